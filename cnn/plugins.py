@@ -1,0 +1,44 @@
+"""Finds backends and data sets by entry point, the package's own exactly like a third party's."""
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from cnn.errors import CnnError, UsageError
+
+BACKENDS = "cnn.backends"
+DATASETS = "cnn.datasets"
+
+
+def _registered(group: str) -> dict[str, EntryPoint]:
+    """The entry points of `group` by name; two distributions that claim one name are an error."""
+    found: dict[str, EntryPoint] = {}
+    for point in entry_points(group=group):
+        other = found.setdefault(point.name, point)
+        if other.value != point.value:
+            raise CnnError(
+                f"Two plug-ins of {group} are called {point.name!r}: {other.value} and {point.value}; "
+                "uninstall one of them."
+            )
+    return found
+
+
+def names(group: str) -> list[str]:
+    """The sorted names registered in `group`; loads nothing."""
+    return sorted(_registered(group))
+
+
+def load(group: str, name: str) -> Any:
+    """The object registered as `name` in `group`.
+
+    Raises UsageError if the name is not registered and CnnError if its module cannot be imported.
+    """
+    found = _registered(group)
+    if name not in found:
+        kind = group.rpartition(".")[2].rstrip("s")
+        raise UsageError(f"There is no {kind} {name!r}; known are: {', '.join(sorted(found)) or 'none'}.")
+    try:
+        return found[name].load()
+    except (ImportError, AttributeError) as error:
+        raise CnnError(
+            f"Plug-in {name!r} of {group} cannot be loaded from {found[name].value}: {error}; reinstall or remove it."
+        ) from error

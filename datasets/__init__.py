@@ -1,0 +1,1 @@
+"""The data sets that come with the library, one file each; reached through the entry-point group `cnn.datasets`."""
