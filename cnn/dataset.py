@@ -1,5 +1,6 @@
 """What a data set is: labelled images in a training and a test split, and the plug-in that brings them."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,33 +10,213 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cnn import plugins
+from cnn.errors import CnnError, DataError, UsageError
+from cnn.fetch import RemoteFile, fetch
 
-@dataclass(frozen=True)
+DEFAULT_DATASET = "mnist-5k"
+
+
+@dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, H, W, C) uint8 and labels (N,) int64."""
+    """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit."""
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
 
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
+            raise DataError(f"Images have shape {images.shape} and type {images.dtype}; give (N, H, W, C) and uint8.")
+        if labels.dtype != np.int64 or labels.ndim != 1:
+            raise DataError(f"Labels have shape {labels.shape} and type {labels.dtype}; give (N,) and int64.")
+        if len(images) != len(labels):
+            raise DataError(f"There are {len(images)} images and {len(labels)} labels; give one an image.")
+        if len(labels) and labels.min() < 0:
+            raise DataError(f"The smallest label is {labels.min()}; number the classes from 0.")
+
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: npt.ArrayLike) -> "Split":
+        """The images and labels at `indices` (M,), copied. Raises UsageError if one does not exist."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        if chosen.ndim != 1:
+            raise UsageError(f"Indices have shape {chosen.shape}; give one dimension.")
+        if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
+            raise UsageError(f"Indices run from {chosen.min()} to {chosen.max()}; give 0 to {len(self) - 1}.")
+        return Split(self.images[chosen], self.labels[chosen])
 
-@dataclass(frozen=True)
+    def hold_out(self, fraction: float, rng: np.random.Generator) -> "tuple[Split, Split]":
+        """Parts the split at random into (training, validation), the latter with `fraction` of the images.
+
+        Raises UsageError if either part would be empty.
+        """
+        held = round(fraction * len(self)) if 0 < fraction < 1 else 0
+        if not 0 < held < len(self):
+            raise UsageError(
+                f"A fraction of {fraction} of {len(self)} images leaves a part empty; "
+                "give a fraction between 0 and 1 that leaves at least one image on both sides."
+            )
+        order = rng.permutation(len(self))
+        # Sorted, so that both parts keep the order of the file: a copy in memory order is twice as fast.
+        return self.take(np.sort(order[held:])), self.take(np.sort(order[:held]))
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
-    """A loaded data set. `notes` are one-line remarks the user must see, such as an unofficial digest."""
+    """A loaded data set.
+
+    `classes` names label 0, 1, ...; `notes` are one-line remarks the user must see, such as a foreign
+    digest; `source` says where the images were read. Raises DataError if a split is empty, if the images of the
+    splits differ in shape, or if a label has no class.
+    """
 
     name: str
     train: Split
     test: Split
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    source: str = "built in"
+
+    def __post_init__(self) -> None:
+        shapes = self.train.images.shape[1:], self.test.images.shape[1:]
+        if shapes[0] != shapes[1]:
+            raise DataError(f"{self.name}: training images are {shapes[0]}, test images {shapes[1]}; make them equal.")
+        for kind, split in (("training", self.train), ("test", self.test)):
+            if not len(split):
+                raise DataError(f"{self.name}: the {kind} split is empty; give it at least one image.")
+            if split.labels.max() >= len(self.classes):
+                raise DataError(
+                    f"{self.name}: a {kind} label is {split.labels.max()}, but there are {len(self.classes)} "
+                    "classes; labels run from 0 to one less than that."
+                )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (H, W, C) of one image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
 
 
 class DatasetPlugin(ABC):
-    """One data set."""
+    """One data set; a subclass says its `name` and implements `load`. It is constructed without arguments."""
 
     name: ClassVar[str]
+    summary: ClassVar[str] = "no description"
+    licence: ClassVar[str] = "not stated"
+    files: ClassVar[tuple[RemoteFile, ...]] = ()
+    """What `download` fetches; empty if the set is built in or cannot be downloaded."""
+    extra_folders: ClassVar[tuple[Path, ...]] = ()
+    """Folders searched last, such as one where an operating system's package installs the set."""
 
     @abstractmethod
-    def load(self, folders: Sequence[Path]) -> Dataset: ...
+    def load(self, folders: Sequence[Path]) -> Dataset:
+        """Reads the set from the first of `folders` that holds it. Raises DataError if none does."""
+
+    def locate(self, folders: Sequence[Path]) -> str:
+        """Where `load` would read from, found without reading images. Raises DataError if nowhere.
+
+        Override it if `load` reads files under other names than those in `files`.
+        """
+        if not self.files:
+            return "built in"
+        for folder in folders:
+            if all((folder / file.path).is_file() for file in self.files):
+                return str(folder)
+        raise self.missing(folders)
+
+    def missing(self, folders: Sequence[Path], found: str = "") -> DataError:
+        """The error for a set that is in none of `folders`; `found` says what was there instead."""
+        places = ", ".join(str(folder) for folder in folders) or "no folder at all"
+        cure = f'run "cnn data get {self.name}" or name its folder' if self.files else "name its folder"
+        return DataError(f"{self.name} is not in {places}{found and f' ({found})'}; {cure} with --data-dir.")
+
+    def download(self, dest: Path) -> None:
+        """Fetches `files` into `dest`. Raises DataError if there are none or if they cannot be had."""
+        if not self.files:
+            raise DataError(f"{self.name} offers no download; load it as it is, or name its folder.")
+        for file in self.files:
+            fetch(file, dest)
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a listing says of one data set: `where` if it is `present`, `reason` (cause and cure) if not."""
+
+    name: str
+    summary: str
+    licence: str
+    present: bool
+    where: str = ""
+    reason: str = ""
+
+
+def cache_folder() -> Path:
+    """Where downloads go: CNN_CACHE_DIR, else cnn in XDG_CACHE_HOME or ~/.cache; data sets lie in `data`."""
+    explicit = os.environ.get("CNN_CACHE_DIR")
+    if explicit:
+        return Path(explicit)
+    # The XDG base directory specification says that a relative path is to be ignored.
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cnn"
+
+
+def search_folders(data_dir: str | Path | None = None, extra: Sequence[Path] = ()) -> list[Path]:
+    """Folders searched for data sets, in order: `data_dir`, CNN_DATA_DIR, the cache, then `extra`."""
+    named = [data_dir, os.environ.get("CNN_DATA_DIR")]
+    return [*(Path(folder) for folder in named if folder), cache_folder() / "data", *extra]
+
+
+def load_dataset(name: str = DEFAULT_DATASET, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
+    """The data set registered as `name`, downloaded first if it is absent and `download` says so.
+
+    Raises UsageError if there is no such name, DataError if the set is absent or not what it should be.
+    """
+    plugin = _plugin(name)
+    folders = search_folders(data_dir, plugin.extra_folders)
+    if download and plugin.files:
+        try:
+            plugin.locate(folders)
+        except DataError:
+            download_dataset(name, data_dir=data_dir)
+    elif data_dir is not None and not Path(data_dir).is_dir():
+        raise DataError(f"The data folder {data_dir} does not exist; correct --data-dir.")
+    return plugin.load(folders)
+
+
+def download_dataset(name: str, *, data_dir: str | Path | None = None) -> Path:
+    """Fetches the files of `name` into `data_dir`, else the cache. Returns the folder; raises DataError."""
+    dest = Path(data_dir) if data_dir is not None else cache_folder() / "data"
+    _plugin(name).download(dest)
+    return dest
+
+
+def dataset_status(name: str, *, data_dir: str | Path | None = None) -> Status:
+    """What is known of `name` without loading it; that its plug-in is broken is a reason, not an error."""
+    try:
+        plugin = _plugin(name)
+    except UsageError:
+        raise
+    except CnnError as error:
+        return Status(name, "plug-in that cannot be loaded", "unknown", present=False, reason=str(error))
+    try:
+        where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
+    except DataError as error:
+        return Status(name, plugin.summary, plugin.licence, present=False, reason=str(error))
+    return Status(name, plugin.summary, plugin.licence, present=True, where=where)
+
+
+def list_datasets(*, data_dir: str | Path | None = None) -> list[Status]:
+    """The status of every registered data set, sorted by name."""
+    return [dataset_status(name, data_dir=data_dir) for name in plugins.names(plugins.DATASETS)]
+
+
+def _plugin(name: str) -> DatasetPlugin:
+    found = plugins.load(plugins.DATASETS, name)
+    if not (isinstance(found, type) and issubclass(found, DatasetPlugin)):
+        raise CnnError(f"Plug-in {name!r} is {found!r}, no subclass of DatasetPlugin; correct or remove it.")
+    try:
+        return found()
+    except TypeError as error:
+        raise CnnError(f"Plug-in {name!r} cannot be constructed: {error}; correct or remove it.") from error

@@ -1,0 +1,36 @@
+"""The `mkl` backend: Intel's Math Kernel Library through its CBLAS interface."""
+
+import ctypes
+from typing import ClassVar
+
+from cnn.backend import Library
+from cnn.cblas import CblasBackend
+from cnn.errors import BackendUnavailable
+from cnn.threads import libraries
+
+
+class MklBackend(CblasBackend):
+    """cblas_?gemm_64 of libmkl_rt, which mkl-service loads and controls."""
+
+    name: ClassVar[str] = "mkl"
+
+    def __init__(self) -> None:
+        try:
+            import mkl  # noqa: F401  loads libmkl_rt for the whole process
+        except ImportError as error:
+            raise BackendUnavailable(
+                f"Backend 'mkl' needs Intel MKL, and mkl-service does not load ({error}); "
+                "install mkl and mkl-service (x86-64 only), or choose another backend."
+            ) from error
+        loaded = next((each for each in libraries() if each.api == "mkl"), None)
+        if loaded is None:
+            raise BackendUnavailable(
+                "Backend 'mkl' found no libmkl_rt in the process although mkl-service is loaded; reinstall mkl."
+            )
+        # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
+        super().__init__(ctypes.CDLL(loaded.filepath), suffix="_64", integer=ctypes.c_int64)
+        self._library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)
+
+    @property
+    def library(self) -> Library:
+        return self._library

@@ -1,0 +1,42 @@
+"""Array types, and named buffers that are allocated once and used again at every step."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from cnn.backend import Backend
+
+# What a backend computes on: a NumPy array for every CPU backend, another array type with the same interface
+# for one that keeps its data elsewhere.
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Buffers:
+    """Named arrays of one backend that keep their memory between calls.
+
+    A buffer grows to the largest shape asked for and is handed out as a contiguous view, so that a smaller last
+    batch costs no allocation. Its content is whatever the last user left.
+    """
+
+    def __init__(self, backend: "Backend", dtype: npt.DTypeLike = np.float32) -> None:
+        self.backend = backend
+        self.dtype = np.dtype(dtype)
+        self._flat: dict[str, Array] = {}
+
+    def get(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+        """The buffer `name` as an array of `shape`; `dtype` defaults to that of the set."""
+        kind = self.dtype if dtype is None else np.dtype(dtype)
+        size = prod(shape)
+        flat = self._flat.get(name)
+        if flat is None or flat.size < size or flat.dtype != kind:
+            flat = self._flat[name] = self.backend.empty((size,), kind)
+        return flat[:size].reshape(tuple(shape))
+
+    def nbytes(self) -> int:
+        """Bytes held by all buffers."""
+        return sum(flat.nbytes for flat in self._flat.values())

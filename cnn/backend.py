@@ -1,0 +1,209 @@
+"""The backend interface: one abstract method, `gemm`; convolution and all else a layer needs is built on it."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn import plugins
+from cnn.arrays import Array, Buffers
+from cnn.errors import BackendUnavailable, CnnError, ShapeError
+from cnn.lowering import Window, col2im, im2col, pad, padded_size
+from cnn.ops.elementwise import Elementwise
+from cnn.ops.losses import Losses
+from cnn.ops.normalization import Normalization
+from cnn.ops.updates import Updates
+
+DEFAULT_ORDER = ("mkl", "numpy")
+"""The first of these that is ready is used where the user names none."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """The BLAS a backend calls: its name, version and file (None where it has none)."""
+
+    name: str
+    version: str
+    path: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}" + (f" ({self.path})" if self.path else "")
+
+
+class Backend(Elementwise, Normalization, Losses, Updates, ABC):
+    """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
+
+    Arrays are row-major with contiguous last axis, images NHWC, filters (R, S, C, K). Every `out` is overwritten
+    whatever it held. Methods keep no state and may be called from several threads with different arguments; temporary
+    space is taken from the caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
+    """
+
+    name: ClassVar[str]
+    dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
+
+    @property
+    @abstractmethod
+    def library(self) -> Library:
+        """What computes the products."""
+
+    @abstractmethod
+    def gemm(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        """out (M, N) = op(a) (M, K) @ op(b) (K, N), or += with accumulate; op transposes where asked.
+
+        Rows may be strided; out overlaps neither a nor b. Element by element the result is within
+        (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
+        Raises ShapeError where shapes, types or strides do not fit.
+        """
+
+    def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        """Copies every window of x (N, H, W, C) into a row of out (N*P*Q, R*S*C); padding reads as zero."""
+        if any(window.padding):
+            padded = scratch.get("padded", (x.shape[0], *padded_size(window), x.shape[3]), x.dtype)
+            pad(x, window, padded)
+            x = padded
+        im2col(x, window, out)
+
+    def col2im(self, columns: Array, window: Window, out: Array) -> None:
+        """Adds every row of columns (N*P*Q, R*S*C) to the pixels it came from; out (N, H, W, C) is overwritten."""
+        col2im(columns, window, out)
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        activation: str | None,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        """out (N, P, Q, K) = activation(x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,))."""
+        filters = w.shape[3]
+        self.gemm(self._columns(x, window, scratch), w.reshape(-1, filters), out=out.reshape(-1, filters))
+        self.bias_activation(out, bias, activation)
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        """out (R, S, C, K) = the gradient of w for dy (N, P, Q, K)."""
+        filters = dy.shape[3]
+        columns = self._columns(x, window, scratch)
+        self.gemm(columns, dy.reshape(-1, filters), transpose_a=True, out=out.reshape(-1, filters))
+
+    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        """out (N, H, W, C) = the gradient of x for dy (N, P, Q, K)."""
+        filters = w.shape[3]
+        slopes, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
+        if window.pointwise:
+            self.gemm(slopes, weights, transpose_b=True, out=out.reshape(len(slopes), -1))
+            return
+        columns = scratch.get("columns", (len(slopes), len(weights)), dy.dtype)
+        self.gemm(slopes, weights, transpose_b=True, out=columns)
+        self.col2im(columns, window, out)
+
+    def _columns(self, x: Array, window: Window, scratch: Buffers) -> Array:
+        """The column matrix of x, (N*P*Q, R*S*C); x itself where every window is one pixel."""
+        n, _, _, channels = x.shape
+        if window.pointwise:
+            return x.reshape(-1, channels)
+        rows, columns = window.out
+        matrix = scratch.get("columns", (n * rows * columns, window.taps * channels), x.dtype)
+        self.im2col(x, window, matrix, scratch)
+        return matrix
+
+
+def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
+    """(M, N, K) of a product; raises ShapeError unless all three are matrices that fit, of one type, in rows."""
+    for name, x in (("a", a), ("b", b), ("out", out)):
+        if x.ndim != 2:
+            raise ShapeError(f"gemm takes matrices; {name} has shape {x.shape}.")
+        if (x.shape[1] > 1 and x.strides[1] != x.itemsize) or (
+            x.shape[0] > 1 and x.strides[0] < x.shape[1] * x.itemsize
+        ):
+            raise ShapeError(f"gemm takes row-major matrices; {name} {x.shape} has strides {x.strides} bytes.")
+    m, k = a.shape[::-1] if transpose_a else a.shape
+    depth, n = b.shape[::-1] if transpose_b else b.shape
+    if k != depth or out.shape != (m, n):
+        raise ShapeError(f"gemm: ({m}, {k}) times ({depth}, {n}) does not give {out.shape}.")
+    if not a.dtype == b.dtype == out.dtype:
+        raise ShapeError(f"gemm takes one type; got {a.dtype}, {b.dtype} and {out.dtype}.")
+    return m, n, k
+
+
+_instances: dict[str, Backend] = {}
+_used: str | None = None
+
+
+def create(name: str) -> Backend:
+    """The backend `name`, made once a process.
+
+    Raises UsageError for a name that is not registered and BackendUnavailable where it cannot run.
+    """
+    if name not in _instances:
+        backend = plugins.load(plugins.BACKENDS, name)()
+        if not isinstance(backend, Backend):
+            raise CnnError(
+                f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point."
+            )
+        _instances[name] = backend
+    return _instances[name]
+
+
+def use(name: str) -> Backend:
+    """Makes `name` the backend of every model built from now on without naming one, and returns it."""
+    global _used
+    backend = create(name)
+    _used = name
+    return backend
+
+
+def current() -> Backend:
+    """The backend of `use`, else of CNN_BACKEND, else the first ready one of DEFAULT_ORDER."""
+    return choose()[0]
+
+
+def choose(name: str | None = None) -> tuple[Backend, str]:
+    """The backend in force and why: `name`, else that of `use`, else CNN_BACKEND, else DEFAULT_ORDER.
+
+    Raises UsageError or BackendUnavailable for a named one, and BackendUnavailable if none of the order is ready.
+    """
+    for chosen, why in ((name, "named"), (_used, "named"), (os.environ.get("CNN_BACKEND"), "CNN_BACKEND")):
+        if chosen:
+            return create(chosen), why
+    reasons = []
+    for candidate in DEFAULT_ORDER:
+        try:
+            return create(candidate), f"first ready of {', '.join(DEFAULT_ORDER)}"
+        except CnnError as error:
+            reasons.append(f"{candidate}: {error}")
+    raise BackendUnavailable("No default backend is ready. " + " ".join(reasons))
+
+
+@dataclass(frozen=True)
+class Status:
+    """Whether a registered backend can run here: its library, or the reason why not."""
+
+    name: str
+    library: Library | None
+    reason: str | None
+
+
+def statuses() -> list[Status]:
+    """Every registered backend, tried."""
+    result = []
+    for name in plugins.names(plugins.BACKENDS):
+        try:
+            result.append(Status(name, create(name).library, None))
+        except CnnError as error:
+            result.append(Status(name, None, str(error)))
+    return result

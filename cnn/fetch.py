@@ -1,0 +1,202 @@
+"""Downloading a file whose size and SHA-256 are known: mirrors, resumed, verified, never half-written."""
+
+import errno
+import hashlib
+import http.client
+import re
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, Protocol
+
+from tqdm import tqdm
+
+from cnn.errors import DataError, UsageError
+
+_BLOCK = 1 << 16
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that can be had from any of `urls`, tried in turn: put the origin last if it is slow or dead.
+
+    `path` is relative to the folder it is fetched into, `size` is in bytes, `sha256` is hexadecimal. Raises
+    UsageError.
+    """
+
+    path: str
+    size: int
+    sha256: str
+    urls: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        parts = PurePosixPath(self.path).parts
+        if not parts or PurePosixPath(self.path).is_absolute() or ".." in parts:
+            raise UsageError(f"The path of a remote file is {self.path!r}; give a relative one without '..'.")
+        if self.size <= 0:
+            raise UsageError(f"{self.path} has a size of {self.size} bytes; give a positive one.")
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise UsageError(f"{self.path} has the SHA-256 {self.sha256!r}; give 64 hexadecimal digits.")
+        if not self.urls or not all(url.startswith(("https://", "http://")) for url in self.urls):
+            raise UsageError(f"{self.path} has the addresses {self.urls}; give one or more, http or https.")
+
+
+class _MirrorFailed(Exception):
+    """One mirror did not deliver; the message says why, and the next mirror is tried."""
+
+
+class _Response(Protocol):
+    """The part of http.client.HTTPResponse that is used here."""
+
+    status: int
+    headers: http.client.HTTPMessage
+
+    def read(self, amount: int, /) -> bytes: ...
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of the file at `path`, hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
+    """Downloads `file` into `folder` and returns its path; does nothing if it is there already.
+
+    What has arrived stays in a file ending in .part until it is complete and its digest is right; a later call
+    resumes it. `timeout` in seconds holds for connecting and for each read. Raises DataError if no mirror
+    delivers, if the disk is full, or if another file has the name.
+    """
+    target = folder / file.path
+    part = target.with_name(target.name + ".part")
+    try:
+        if target.exists():
+            if target.stat().st_size == file.size and sha256_of(target) == file.sha256:
+                return target
+            raise DataError(
+                f"{target} exists but is not the file to be downloaded (its size or SHA-256 differs); "
+                "move it away or name another folder with --data-dir."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(part, file)
+        failures = []
+        for url in file.urls:
+            try:
+                _fetch_from(url, part, file, timeout)
+            except _MirrorFailed as failure:
+                failures.append(f"{url}: {failure}")
+            else:
+                part.replace(target)
+                return target
+    except OSError as error:
+        raise _disk_error(part, file, error) from error
+    raise DataError(
+        f"{file.path} could not be downloaded ({'; '.join(failures)}); check the network and run the command "
+        f"again, or put the file at {target} yourself."
+    )
+
+
+def _fetch_from(url: str, part: Path, file: RemoteFile, timeout: float) -> None:
+    """Completes and verifies `part` from one mirror, from the start if what was there turns out wrong."""
+    while True:
+        have = _size(part)
+        if have > file.size:
+            part.unlink()
+            have = 0
+        if have < file.size:
+            have = _transfer(url, part, have, file, timeout)
+        if sha256_of(part) == file.sha256:
+            return
+        part.unlink()
+        if not have:
+            raise _MirrorFailed("what it sent has the wrong SHA-256")
+
+
+def _transfer(url: str, part: Path, have: int, file: RemoteFile, timeout: float) -> int:
+    """Appends what is missing from byte `have` on; returns the byte it began at, 0 if there is no resume."""
+    with _open(url, have, timeout) as response:
+        begin = have if response.status == 206 else 0
+        if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            raise _MirrorFailed(f"it answered with another range than the one from byte {have} on")
+        length = response.headers.get("Content-Length")
+        if length is not None and length != str(file.size - begin):
+            raise _MirrorFailed(f"it offers {length} bytes where {file.size - begin} are expected")
+        with part.open("ab" if begin else "wb") as out, _progress(file, begin) as bar:
+            _copy(response, out, file.size - begin, bar)
+    arrived = _size(part)
+    if arrived > file.size:
+        part.unlink()
+        raise _MirrorFailed(f"it sends more than the expected {file.size} bytes")
+    if arrived < file.size:
+        raise _MirrorFailed(f"the connection ended after {arrived} of {file.size} bytes")
+    return begin
+
+
+@contextmanager
+def _open(url: str, have: int, timeout: float) -> Iterator[_Response]:
+    """Sends the request, for the bytes from `have` on if there are some."""
+    headers = {"User-Agent": "cnn-blas", "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    try:
+        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+    except urllib.error.HTTPError as error:
+        error.close()
+        raise _MirrorFailed(f"HTTP {error.code} {error.reason}") from None
+    except urllib.error.URLError as error:
+        raise _MirrorFailed(f"no connection ({error.reason})") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise _MirrorFailed(f"no answer ({error!r})") from error
+    with response:
+        yield response
+
+
+def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> None:
+    """Copies at most one block more than `limit` bytes, so that a server without end cannot fill the disk."""
+    copied = 0
+    while copied <= limit:
+        try:
+            block = response.read(_BLOCK)
+        except (OSError, http.client.HTTPException):
+            return  # the caller counts what has arrived and says so
+        if not block:
+            return
+        out.write(block)
+        copied += len(block)
+        bar.update(len(block))
+
+
+@contextmanager
+def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
+    """A bar on a terminal, one plain line elsewhere, on standard error."""
+    terminal = sys.stderr.isatty()
+    if not terminal:
+        resumed = f", resumed at {begin:,}" if begin else ""
+        print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
+    with tqdm(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True, disable=not terminal) as bar:
+        yield bar
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _check_space(part: Path, file: RemoteFile) -> None:
+    needed, free = file.size - _size(part), shutil.disk_usage(part.parent).free
+    if needed > free:
+        raise OSError(errno.ENOSPC, f"{needed:,} bytes are needed and {free:,} are free")
+
+
+def _disk_error(part: Path, file: RemoteFile, error: OSError) -> DataError:
+    """One sentence for what the file system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DataError(
+            f"The disk of {part.parent} is full ({error.strerror}); free {file.size:,} bytes or name another "
+            "folder with --data-dir."
+        )
+    return DataError(f"{part} cannot be written ({error.strerror}); name a writable folder with --data-dir.")

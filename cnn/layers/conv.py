@@ -1,0 +1,87 @@
+"""The convolutional layer."""
+
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from cnn.arrays import Array, Shape
+from cnn.config import require
+from cnn.errors import ShapeError
+from cnn.initializers import Glorot, Initializer
+from cnn.layers.layer import image_shape
+from cnn.layers.weighted import Weighted
+from cnn.lowering import Padding, Window, pair, resolve_padding
+
+
+@dataclass(eq=False)
+class Conv2D(Weighted):
+    """Correlates images (H, W, C) with `filters` kernels to (P, Q, K), adds a bias, applies an activation.
+
+    padding is "valid", "same", one number, (rows, columns) or (top, bottom, left, right). connections, if given,
+    lists for each filter the input channels it sees (LeCun et al. 1998, table I); the others' weights stay zero."""
+
+    filters: int
+    kernel: int | tuple[int, int]
+    stride: int | tuple[int, int] = 1
+    padding: Padding = "valid"
+    bias: bool = True
+    activation: str | None = None
+    weights: Initializer = field(default_factory=Glorot)
+    weight_multipliers: tuple[float, float] = (1.0, 1.0)
+    bias_multipliers: tuple[float, float] = (1.0, 1.0)
+    connections: list[list[int]] | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.filters >= 1, f"Conv2D needs at least 1 filter, not {self.filters}.")
+        self._kernel = pair(self.kernel, "kernel")
+        self._stride = pair(self.stride, "stride")
+        if self.connections is not None and len(self.connections) != self.filters:
+            raise ShapeError(f"connections lists {len(self.connections)} filters; there are {self.filters}.")
+
+    def window_on(self, shape: Shape) -> Window:
+        """The window sliding over an image of `shape`."""
+        height, width, _ = image_shape(self, shape)
+        padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
+        return Window((height, width), self._kernel, self._stride, padding)
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return (*self.window_on(input_shape).out, self.filters)
+
+    def macs(self) -> int:
+        return prod(self.output_shape) * self.window.taps * self.input_shape[2]
+
+    def scratch_elements(self) -> int:
+        return 0 if self.window.pointwise else self.macs() // self.filters
+
+    def _create(self) -> None:
+        self.window = self.window_on(self.input_shape)
+        channels = self.input_shape[2]
+        self._create_weights((*self._kernel, channels, self.filters))
+        self._mask: Array | None = None
+        if self.connections is not None:
+            self._mask = self.backend.asarray(connection_mask(self.connections, channels), self.setting.dtype)
+            self.backend.scale(self.w.value, self._mask, self.w.value)
+
+    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
+        self.backend.conv2d(x, self.w.value, bias, self.window, self.activation, out, self.setting.scratch)
+
+    def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
+        self.backend.conv2d_weight_gradient(x, dz, self.window, out, self.setting.scratch)
+        if self._mask is not None:
+            self.backend.scale(out, self._mask, out)
+
+    def _data_gradient(self, dz: Array, out: Array) -> None:
+        self.backend.conv2d_data_gradient(dz, self.w.value, self.window, out, self.setting.scratch)
+
+
+def connection_mask(connections: list[list[int]], channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """(C, K) of ones where filter k sees channel c and zeros elsewhere. Raises ShapeError for a channel beyond C."""
+    mask = np.zeros((channels, len(connections)))
+    for k, seen in enumerate(connections):
+        if not seen or not all(0 <= c < channels for c in seen):
+            raise ShapeError(f"Filter {k} is connected to channels {seen}; the input has channels 0 to {channels - 1}.")
+        mask[list(seen), k] = 1
+    return mask

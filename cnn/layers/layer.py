@@ -1,0 +1,118 @@
+"""What every layer is: settings, parameters, and a forward and a backward pass through one backend."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.config import Configurable
+from cnn.errors import ShapeError, UsageError
+from cnn.initializers import Initializer
+from cnn.ops.elementwise import ACTIVATIONS, unknown_activation
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a layer is built with: one backend, one number type, one random generator, shared temporary space."""
+
+    backend: Backend
+    dtype: npt.DTypeLike
+    rng: np.random.Generator
+    scratch: Buffers
+
+
+@dataclass
+class Parameter:
+    """A trained array with its gradient, and the factors on its learning rate and weight decay."""
+
+    name: str
+    value: Array
+    gradient: Array
+    lr_multiplier: float = 1.0
+    decay_multiplier: float = 1.0
+
+
+class Layer(Configurable):
+    """One step of a network. Shapes of a single image carry no N; arrays do.
+
+    A concrete layer is a dataclass of its settings. `build` fixes its input shape and makes its parameters;
+    `forward` keeps what `backward` needs; both return buffers that the next call overwrites.
+    """
+
+    name = ""
+
+    def build(self, input_shape: Shape, setting: Setting) -> None:
+        """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
+        self.input_shape = input_shape
+        self.output_shape = self.shape_after(input_shape)
+        self.setting = setting
+        self.backend = setting.backend
+        self.buffers = Buffers(setting.backend, setting.dtype)
+        self.parameters: list[Parameter] = []
+        self.statistics: dict[str, Array] = {}
+        self._create()
+
+    @abstractmethod
+    def shape_after(self, input_shape: Shape) -> Shape:
+        """The shape of one output for one input of `input_shape`. Raises ShapeError if it does not fit."""
+
+    @abstractmethod
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """The output (N, *output_shape) for x (N, *input_shape)."""
+
+    @abstractmethod
+    def backward(self, dy: Array) -> Array:
+        """The gradient of x for that of the last output; fills the gradients of the parameters on the way."""
+
+    def backward_parameters(self, dy: Array) -> None:
+        """Only the gradients of the parameters: all that the first layer is asked for."""
+
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image forward; 1 MAC is 2 FLOP."""
+        return 0
+
+    def scratch_elements(self) -> int:
+        """Elements of shared temporary space for one image."""
+        return 0
+
+    def _create(self) -> None:
+        """Makes parameters and statistics; the default layer has none."""
+
+    def _add_parameter(
+        self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float]
+    ) -> Parameter:
+        value = self.backend.asarray(initializer.draw(shape, self.setting.rng), self.setting.dtype)
+        gradient = self.backend.zeros(shape, self.setting.dtype)
+        parameter = Parameter(f"{self.name}.{name}", value, gradient, *multipliers)
+        self.parameters.append(parameter)
+        return parameter
+
+    def _output(self, batch: int) -> Array:
+        return self.buffers.get("y", (batch, *self.output_shape))
+
+    def _input_gradient(self, batch: int) -> Array:
+        return self.buffers.get("dx", (batch, *self.input_shape))
+
+
+def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:
+    """`shape` as (H, W, C). Raises ShapeError for anything else."""
+    if len(shape) != 3:
+        raise ShapeError(f"{type(layer).__name__} takes images (H, W, C), not {shape}; put it before Flatten.")
+    return shape[0], shape[1], shape[2]
+
+
+def checked_activation(name: str | None) -> None:
+    """Raises UsageError unless `name` is None or an activation."""
+    if name is not None and name not in ACTIVATIONS:
+        raise unknown_activation(name)
+
+
+def checked_multipliers(values: tuple[float, float], what: str) -> tuple[float, float]:
+    """(learning-rate factor, weight-decay factor). Raises UsageError unless they are two numbers of at least 0."""
+    numbers = tuple(values)
+    if len(numbers) != 2 or not all(isinstance(n, int | float) and n >= 0 for n in numbers):
+        raise UsageError(f"{what} must be two numbers of at least 0 (learning rate, weight decay), not {values!r}.")
+    return float(numbers[0]), float(numbers[1])

@@ -1,0 +1,46 @@
+"""The fully connected layer."""
+
+from dataclasses import dataclass, field
+
+from cnn.arrays import Array, Shape
+from cnn.config import require
+from cnn.errors import ShapeError
+from cnn.initializers import Glorot, Initializer
+from cnn.layers.weighted import Weighted
+
+
+@dataclass(eq=False)
+class Linear(Weighted):
+    """activation(x (N, D) @ weight (D, K) + bias (K,)), K being `units`."""
+
+    units: int
+    bias: bool = True
+    activation: str | None = None
+    weights: Initializer = field(default_factory=Glorot)
+    weight_multipliers: tuple[float, float] = (1.0, 1.0)
+    bias_multipliers: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.units >= 1, f"Linear needs at least 1 unit, not {self.units}.")
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        if len(input_shape) != 1:
+            raise ShapeError(f"Linear takes vectors (D,), not {input_shape}; put Flatten before it.")
+        return (self.units,)
+
+    def macs(self) -> int:
+        return self.input_shape[0] * self.units
+
+    def _create(self) -> None:
+        self._create_weights((self.input_shape[0], self.units))
+
+    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
+        self.backend.gemm(x, self.w.value, out=out)
+        self.backend.bias_activation(out, bias, self.activation)
+
+    def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
+        self.backend.gemm(x, dz, transpose_a=True, out=out)
+
+    def _data_gradient(self, dz: Array, out: Array) -> None:
+        self.backend.gemm(dz, self.w.value, transpose_b=True, out=out)

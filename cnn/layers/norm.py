@@ -1,0 +1,129 @@
+"""Normalisation layers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn.arrays import Array, Shape
+from cnn.config import require
+from cnn.initializers import Ones, Zeros
+from cnn.layers.layer import Layer, image_shape
+from cnn.lowering import Window
+
+
+@dataclass(eq=False)
+class BatchNorm(Layer):
+    """Normalises each channel over the batch and its pixels, then scales and shifts it (Ioffe & Szegedy 2015).
+
+    Inference uses running means: running = momentum * running + (1 - momentum) * batch. The variance is the biased one
+    in both.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, not {self.momentum}.")
+        require(self.epsilon > 0, f"epsilon must be above 0, not {self.epsilon}.")
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def _create(self) -> None:
+        shape = self.input_shape[-1:]
+        self.gamma = self._add_parameter("gamma", shape, Ones(), (1.0, 0.0))
+        self.beta = self._add_parameter("beta", shape, Zeros(), (1.0, 0.0))
+        mean = self.backend.zeros(shape, self.setting.dtype)
+        variance = self.backend.asarray(np.ones(shape), self.setting.dtype)
+        self._running = (mean, variance)
+        self.statistics = {f"{self.name}.running_mean": mean, f"{self.name}.running_variance": variance}
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        self._x = x
+        mean, variance = self._running
+        if training:
+            channels = self.input_shape[-1:]
+            mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
+            self.backend.batch_statistics(x, mean, variance)
+            for running, batch in zip(self._running, (mean, variance), strict=True):
+                self.backend.running_mean(running, batch, self.momentum)
+        y = self._output(len(x))
+        self.backend.batch_norm(x, mean, variance, self.gamma.value, self.beta.value, self.epsilon, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        channels = self.input_shape[-1:]
+        dx = self._input_gradient(len(dy))
+        self.backend.batch_norm_gradient(
+            self._x,
+            dy,
+            self.buffers.get("mean", channels),
+            self.buffers.get("variance", channels),
+            self.gamma.value,
+            self.epsilon,
+            dx,
+            self.gamma.gradient,
+            self.beta.gradient,
+            self.setting.scratch,
+        )
+        return dx
+
+    def backward_parameters(self, dy: Array) -> None:
+        self.backward(dy)
+
+
+@dataclass(eq=False)
+class LocalResponseNorm(Layer):
+    """x / (k + alpha * mean of x**2 over a neighbourhood) ** beta, as in cuda-convnet and Caffe.
+
+    The neighbourhood is `size` channels, or with region="within" a size x size square of the same channel.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 1.0
+    region: str = "across"
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"size must be at least 1, not {self.size}.")
+        require(
+            self.k > 0 and self.alpha >= 0,
+            f"k ({self.k}) must be above 0 and alpha ({self.alpha}) at least 0.",
+        )
+        require(self.region in ("across", "within"), f'region must be "across" or "within", not {self.region!r}.')
+        require(self.region == "across" or self.size % 2 == 1, f"A square needs an odd size, not {self.size}.")
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        image_shape(self, input_shape)
+        return input_shape
+
+    def _create(self) -> None:
+        height, width, _ = self.input_shape
+        reach = self.size // 2
+        within = Window((height, width), (self.size, self.size), padding=(reach, reach, reach, reach))
+        self._window = within if self.region == "within" else None
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        self._x, self._y = x, self._output(len(x))
+        self._scale = self.buffers.get("scale", x.shape)
+        scratch = self.setting.scratch
+        self.backend.lrn_scale(x, self.size, self._window, self.alpha, self.k, self._scale, scratch)
+        self.backend.lrn(x, self._scale, self.beta, self._y)
+        return self._y
+
+    def backward(self, dy: Array) -> Array:
+        dx = self._input_gradient(len(dy))
+        self.backend.lrn_gradient(
+            self._x,
+            self._y,
+            dy,
+            self._scale,
+            self.size,
+            self._window,
+            self.alpha,
+            self.beta,
+            dx,
+            self.setting.scratch,
+        )
+        return dx

@@ -1,0 +1,87 @@
+"""Pooling layers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from cnn.arrays import Array, Shape
+from cnn.errors import ShapeError
+from cnn.layers.layer import Layer, image_shape
+from cnn.lowering import Padding, Window, pair, resolve_padding
+
+
+class Pool2D(Layer):
+    """Slides a window over each channel of images (H, W, C) to (P, Q, C).
+
+    stride defaults to the kernel. ceil rounds the number of windows up instead of down (Caffe's way), so that the
+    last ones may hang over the edge.
+    """
+
+    kernel: int | tuple[int, int]
+    stride: int | tuple[int, int] | None
+    padding: Padding
+    ceil: bool
+
+    def __post_init__(self) -> None:
+        self._kernel = pair(self.kernel, "kernel")
+        self._stride = self._kernel if self.stride is None else pair(self.stride, "stride")
+
+    def window_on(self, shape: Shape) -> Window:
+        """The window sliding over an image of `shape`. Raises ShapeError if padding leaves one without a pixel."""
+        height, width, _ = image_shape(self, shape)
+        padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
+        for before, kernel in zip((max(padding[:2]), max(padding[2:])), self._kernel, strict=True):
+            if before >= kernel:
+                raise ShapeError(f"Padding {padding} must be smaller than the pooling kernel {self._kernel}.")
+        return Window((height, width), self._kernel, self._stride, padding, self.ceil)
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return (*self.window_on(input_shape).out, input_shape[2])
+
+    def _create(self) -> None:
+        self.window = self.window_on(self.input_shape)
+
+
+@dataclass(eq=False)
+class MaxPool2D(Pool2D):
+    """The largest element under each window; padding never wins."""
+
+    kernel: int | tuple[int, int]
+    stride: int | tuple[int, int] | None = None
+    padding: Padding = "valid"
+    ceil: bool = False
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        y = self._output(len(x))
+        self._winners = None
+        if training:
+            self._winners = self.buffers.get("winners", y.shape, np.min_scalar_type(self.window.taps - 1))
+        self.backend.max_pool2d(x, self.window, y, self._winners, self.setting.scratch)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        if self._winners is None:
+            raise ShapeError("MaxPool2D.backward needs a forward pass with training=True before it.")
+        dx = self._input_gradient(len(dy))
+        self.backend.max_pool2d_gradient(dy, self._winners, self.window, dx, self.setting.scratch)
+        return dx
+
+
+@dataclass(eq=False)
+class AvgPool2D(Pool2D):
+    """The mean under each window; padding counts as zeros, what hangs over beyond it does not count (Caffe)."""
+
+    kernel: int | tuple[int, int]
+    stride: int | tuple[int, int] | None = None
+    padding: Padding = "valid"
+    ceil: bool = False
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        y = self._output(len(x))
+        self.backend.avg_pool2d(x, self.window, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        dx = self._input_gradient(len(dy))
+        self.backend.avg_pool2d_gradient(dy, self.window, dx, self.setting.scratch)
+        return dx

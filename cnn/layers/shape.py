@@ -1,0 +1,55 @@
+"""Layers that reshape or drop elements."""
+
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from cnn.arrays import Array, Shape
+from cnn.config import require
+from cnn.layers.layer import Layer
+
+
+@dataclass(eq=False)
+class Flatten(Layer):
+    """Images (H, W, C) as vectors (H*W*C,), without a copy."""
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return (prod(input_shape),)
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        return x.reshape(len(x), *self.output_shape)
+
+    def backward(self, dy: Array) -> Array:
+        return dy.reshape(len(dy), *self.input_shape)
+
+
+@dataclass(eq=False)
+class Dropout(Layer):
+    """Drops elements with probability `rate` in training and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014)."""
+
+    rate: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.rate < 1, f"rate must be at least 0 and below 1, not {self.rate}.")
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return input_shape
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        self._dropped = training and self.rate > 0
+        if not self._dropped:
+            return x
+        y = self._output(len(x))
+        kept = self.setting.rng.random(x.shape, np.float32) >= self.rate
+        self._mask = self.buffers.get("mask", x.shape)
+        self.backend.copy(kept / np.float32(1 - self.rate), self._mask)
+        self.backend.scale(x, self._mask, y)
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        if not self._dropped:
+            return dy
+        dx = self._input_gradient(len(dy))
+        self.backend.scale(dy, self._mask, dx)
+        return dx

@@ -1,0 +1,70 @@
+"""What convolution and the fully connected layer share: weights, a bias and a fused activation."""
+
+from abc import abstractmethod
+
+from cnn.arrays import Array, Shape
+from cnn.initializers import Initializer, Zeros
+from cnn.layers.layer import Layer, Parameter, checked_activation, checked_multipliers
+
+
+class Weighted(Layer):
+    """activation(product(x, weight) + bias), the product linear in both.
+
+    Multipliers scale the (learning rate, weight decay) of weights and bias.
+    """
+
+    bias: bool
+    activation: str | None
+    weights: Initializer
+    weight_multipliers: tuple[float, float]
+    bias_multipliers: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        checked_activation(self.activation)
+        self.weights = Initializer.from_config(self.weights)
+        self.weight_multipliers = checked_multipliers(self.weight_multipliers, "weight_multipliers")
+        self.bias_multipliers = checked_multipliers(self.bias_multipliers, "bias_multipliers")
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        self._x = x
+        self._y = self._output(len(x))
+        self._product(x, self.b.value if self.b else None, self._y)
+        return self._y
+
+    def backward(self, dy: Array) -> Array:
+        dz = self._before_activation(dy)
+        self._parameter_gradients(dz)
+        dx = self._input_gradient(len(dy))
+        self._data_gradient(dz, dx)
+        return dx
+
+    def backward_parameters(self, dy: Array) -> None:
+        self._parameter_gradients(self._before_activation(dy))
+
+    @abstractmethod
+    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
+        """The layer's output, activation included."""
+
+    @abstractmethod
+    def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None: ...
+
+    @abstractmethod
+    def _data_gradient(self, dz: Array, out: Array) -> None: ...
+
+    def _create_weights(self, shape: Shape) -> None:
+        self.w = self._add_parameter("weight", shape, self.weights, self.weight_multipliers)
+        self.b: Parameter | None = None
+        if self.bias:
+            self.b = self._add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)
+
+    def _before_activation(self, dy: Array) -> Array:
+        if self.activation is None:
+            return dy
+        dz = self.buffers.get("dz", dy.shape)
+        self.backend.activation_gradient(self.activation, self._y, dy, dz)
+        return dz
+
+    def _parameter_gradients(self, dz: Array) -> None:
+        self._weight_gradient(self._x, dz, self.w.gradient)
+        if self.b:
+            self.backend.bias_gradient(dz, self.b.gradient)

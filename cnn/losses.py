@@ -1,0 +1,51 @@
+"""The losses a network is trained on."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from cnn.arrays import Array
+from cnn.backend import Backend
+from cnn.config import Configurable, require
+
+
+class Loss(Configurable):
+    """Compares scores (N, K) with labels (N,)."""
+
+    @abstractmethod
+    def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        """(the loss summed over the images, the number of right answers).
+
+        out (N, K), if given, receives the gradient of the mean loss.
+        """
+
+    @abstractmethod
+    def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
+        """out (N, K) = the scores as shares of one; the largest score stays the largest share."""
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(Loss):
+    """-log softmax(scores)[label], natural logarithm."""
+
+    def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        return backend.softmax_cross_entropy(scores, labels, out)
+
+    def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
+        backend.softmax(scores, out)
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """The mean over the outputs of (score - target)**2; the target is `high` at the label and `low` elsewhere."""
+
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.low < self.high, f"low ({self.low}) must be below high ({self.high}).")
+
+    def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        return backend.squared_error(scores, labels, self.low, self.high, out)
+
+    def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
+        backend.target_shares(scores, self.low, self.high, out)

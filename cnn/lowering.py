@@ -1,0 +1,157 @@
+"""The geometry of sliding windows, and im2col and col2im in NumPy."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from numpy.lib.stride_tricks import sliding_window_view
+
+from cnn.arrays import Array
+from cnn.errors import ShapeError
+
+Pair = tuple[int, int]
+Padding = str | int | tuple[int, int] | tuple[int, int, int, int]
+
+
+class Tap(NamedTuple):
+    """Where kernel element (r, s) meets the image: output rows and columns, and the input ones they read."""
+
+    r: int
+    s: int
+    p: slice
+    q: slice
+    h: slice
+    w: slice
+
+
+@dataclass(frozen=True)
+class Window:
+    """A kernel sliding over an image: (H, W) in, (P, Q) out.
+
+    padding is (top, bottom, left, right). With ceil (Caffe's pooling), the last window may hang over the bottom and
+    right edge, as long as it starts inside the image or its padding before the end.
+    """
+
+    size: Pair
+    kernel: Pair
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    ceil: bool = False
+
+    def __post_init__(self) -> None:
+        if min(self.kernel) < 1 or min(self.stride) < 1 or min(self.padding) < 0:
+            raise ShapeError(
+                f"Kernel {self.kernel} and stride {self.stride} must be at least 1 and padding {self.padding} at least 0."
+            )
+        if min(self.out) < 1:
+            raise ShapeError(
+                f"A kernel of {self.kernel} does not fit an image of {self.size} with padding {self.padding}; "
+                "use a smaller kernel, more padding, or fewer pooling layers before it."
+            )
+
+    @property
+    def out(self) -> Pair:
+        """Output size (P, Q)."""
+        top, bottom, left, right = self.padding
+        return self._outputs(0, top, bottom), self._outputs(1, left, right)
+
+    def _outputs(self, axis: int, before: int, after: int) -> int:
+        size, kernel, stride = self.size[axis], self.kernel[axis], self.stride[axis]
+        room = size + before + after - kernel
+        if room < 0:
+            return 0
+        if not self.ceil:
+            return room // stride + 1
+        count = -(-room // stride) + 1
+        return count - 1 if (before or after) and (count - 1) * stride >= size + before else count
+
+    @property
+    def taps(self) -> int:
+        """Kernel elements, R * S."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether every output reads just the pixel at its own place: a 1x1 kernel, stride 1, no padding."""
+        return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
+
+    def each_tap(self) -> Iterator[Tap]:
+        """Every kernel element with the part of the output for which it lies inside the image."""
+        for r in range(self.kernel[0]):
+            p, h = self._overlap(0, r, self.padding[0])
+            for s in range(self.kernel[1]):
+                q, w = self._overlap(1, s, self.padding[2])
+                yield Tap(r, s, p, q, h, w)
+
+    def _overlap(self, axis: int, offset: int, before: int) -> tuple[slice, slice]:
+        size, stride = self.size[axis], self.stride[axis]
+        first = max(0, -((offset - before) // stride))
+        end = max(first, min(self.out[axis], (size - 1 + before - offset) // stride + 1))
+        start = first * stride + offset - before
+        return slice(first, end), slice(start, start + (end - first - 1) * stride + 1 if end > first else start, stride)
+
+
+def pair(value: int | tuple[int, ...] | list[int], what: str) -> Pair:
+    """One number or two as (rows, columns). Raises ShapeError naming `what`."""
+    numbers = (value, value) if isinstance(value, int) else tuple(value)
+    if len(numbers) != 2 or not all(isinstance(n, int) for n in numbers):
+        raise ShapeError(f"{what} must be one whole number or two (rows, columns), not {value!r}.")
+    return numbers[0], numbers[1]
+
+
+def resolve_padding(padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> tuple[int, int, int, int]:
+    """(top, bottom, left, right) from "valid", "same", one number, (rows, columns), or all four.
+
+    "same" gives ceil(size / stride) outputs; an odd remainder goes to the bottom and right.
+    """
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding == "same":
+        total = [max((-(-n // t) - 1) * t + k - n, 0) for n, k, t in zip(size, kernel, stride, strict=True)]
+        return total[0] // 2, total[0] - total[0] // 2, total[1] // 2, total[1] - total[1] // 2
+    if isinstance(padding, str):
+        raise ShapeError(f'padding must be "same", "valid" or whole numbers, not {padding!r}.')
+    if not isinstance(padding, int) and len(padding) == 4:
+        top, bottom, left, right = padding
+        return top, bottom, left, right
+    rows, columns = pair(padding, "padding")
+    return rows, rows, columns, columns
+
+
+def pad(x: Array, window: Window, out: Array) -> None:
+    """Copies x (N, H, W, C) into the middle of out (N, H', W', C), the part of the plane that windows read; zeros around.
+
+    H' = (P - 1) * stride + R and W' alike (`padded_size`); what no window reads is left out.
+    """
+    top, _, left, _ = window.padding
+    h = min(window.size[0], out.shape[1] - top)
+    w = min(window.size[1], out.shape[2] - left)
+    out[:, :top].fill(0)
+    out[:, top + h :].fill(0)
+    out[:, top : top + h, :left].fill(0)
+    out[:, top : top + h, left + w :].fill(0)
+    out[:, top : top + h, left : left + w] = x[:, :h, :w]
+
+
+def padded_size(window: Window) -> Pair:
+    """(H', W'): the plane that the windows cover."""
+    (rows, columns), (r, s), (down, right) = window.out, window.kernel, window.stride
+    return (rows - 1) * down + r, (columns - 1) * right + s
+
+
+def im2col(x: Array, window: Window, out: Array) -> None:
+    """Copies every window of the padded plane x (N, H', W', C) into a row of out (N*P*Q, R*S*C)."""
+    # One strided assignment: NumPy merges (S, C) into one run, several times faster than a copy per kernel element.
+    windows = sliding_window_view(x, window.kernel, axis=(1, 2))[:, :: window.stride[0], :: window.stride[1]]
+    rows, columns = window.out
+    windows = windows[:, :rows, :columns].transpose(0, 1, 2, 4, 5, 3)
+    out.reshape(windows.shape)[...] = windows
+
+
+def col2im(columns: Array, window: Window, out: Array) -> None:
+    """Adds every row of columns (N*P*Q, R*S*C) back to the pixels it came from; out (N, H, W, C) is overwritten."""
+    n, _, _, c = out.shape
+    cells = columns.reshape(n, *window.out, *window.kernel, c)
+    out.fill(0)
+    for r, s, p, q, h, w in window.each_tap():
+        out[:, h, w] += cells[:, p, q, r, s]

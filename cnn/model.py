@@ -1,0 +1,212 @@
+"""A network: layers in sequence on one backend, with its parameters, predictions and accuracy."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn import backend as backends
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.dataset import Split
+from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.layers import Layer, Parameter, Setting
+from cnn.losses import Loss, SoftmaxCrossEntropy
+from cnn.preprocessing import Preprocessing
+
+
+class Sequential:
+    """Layers applied one after the other to images (N, H, W, C)."""
+
+    def __init__(
+        self,
+        layers: Iterable[Layer],
+        input_shape: Shape,
+        *,
+        name: str = "net",
+        loss: Loss | None = None,
+        preprocessing: Preprocessing | None = None,
+        classes: Iterable[str] | None = None,
+        backend: Backend | str | None = None,
+        dtype: npt.DTypeLike = np.float32,
+        seed: int | np.random.Generator = 0,
+    ) -> None:
+        """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
+
+        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes to numbers, backend to the one
+        in force (`cnn.backend.choose`).
+        Raises ShapeError naming the layer that does not fit the one before it.
+        """
+        self.name = name
+        self.input_shape = tuple(input_shape)
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ShapeError(f"A network takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
+        self.layers = list(layers)
+        if not self.layers:
+            raise UsageError("A network needs at least one layer.")
+        self.loss = loss or SoftmaxCrossEntropy()
+        self.preprocessing = preprocessing or Preprocessing()
+        self.backend = backend if isinstance(backend, Backend) else backends.choose(backend)[0]
+        self.dtype = np.dtype(dtype)
+        if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
+            raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
+        self.rng = np.random.default_rng(seed)
+        self.buffers = Buffers(self.backend, self.dtype)
+        self.scratch = Buffers(self.backend, self.dtype)
+        self._build()
+        outputs = prod(self.output_shape)
+        self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
+        if len(self.output_shape) != 1 or len(self.classes) != outputs:
+            raise ShapeError(
+                f"The last layer gives {self.output_shape} for {len(self.classes)} classes; "
+                "end with a Linear layer of one unit a class."
+            )
+
+    def _build(self) -> None:
+        setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
+        shape, counts = self.input_shape, dict[str, int]()
+        for layer in self.layers:
+            kind = type(layer).__name__.lower()
+            counts[kind] = counts.get(kind, 0) + 1
+            layer.name = f"{kind}{counts[kind]}"
+            try:
+                layer.build(shape, setting)
+            except ShapeError as error:
+                raise ShapeError(f"{layer.name}: {error}") from error
+            shape = layer.output_shape
+        self.output_shape = shape
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Every trained array, in the order of the layers."""
+        return [parameter for layer in self.layers for parameter in layer.parameters]
+
+    def arrays(self) -> dict[str, Array]:
+        """Every array that makes the model what it is, by name: parameters and running statistics."""
+        found = {parameter.name: parameter.value for parameter in self.parameters}
+        for layer in self.layers:
+            found.update(layer.statistics)
+        return found
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Copies of all `arrays` in host memory."""
+        return {name: self.backend.to_numpy(array) for name, array in self.arrays().items()}
+
+    def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Overwrites all `arrays`. Raises FileFormatError if one is missing, unknown, or of another shape or type."""
+        load_arrays(self.backend, self.arrays(), state, self.name)
+
+    def forward(self, x: Array, *, training: bool = False) -> Array:
+        """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
+        if x.shape[1:] != self.input_shape:
+            raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {x.shape}.")
+        self._outputs = []
+        for layer in self.layers:
+            x = layer.forward(x, training=training)
+            self._outputs.append(x)
+        return x
+
+    def backward(self, dy: Array) -> None:
+        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training."""
+        for layer in reversed(self.layers[1:]):
+            dy = layer.backward(dy)
+        self.layers[0].backward_parameters(dy)
+
+    def load_images(self, images: npt.NDArray[Any]) -> Array:
+        """Images (N, H, W, C) of pixels, preprocessed, as a backend array of the model's type."""
+        if images.shape[1:] != self.input_shape:
+            raise ShapeError(
+                f"{self.name} was built for images of {self.input_shape}, these are {images.shape[1:]}; resize them or build it anew."
+            )
+        x = self.buffers.get("x", images.shape)
+        host = self.backend.staging(x)
+        self.preprocessing.apply(images, out=host)
+        self.backend.copy(host, x)
+        return x
+
+    def train_step(self, images: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> tuple[float, int]:
+        """Forward, loss and backward on one batch: fills the gradients, returns (summed loss, right answers)."""
+        scores = self.forward(self.load_images(images), training=True)
+        slopes = self.buffers.get("slopes", scores.shape)
+        result = self.loss.evaluate(self.backend, scores, self._labels(labels), slopes)
+        self.backward(slopes)
+        return result
+
+    def predict(self, images: npt.NDArray[Any], *, batch_size: int = 256) -> npt.NDArray[Any]:
+        """The probability of each class, (N, K), for images (N, H, W, C) of pixels."""
+        result = np.empty((len(images), len(self.classes)), self.dtype)
+        for start, scores in self._score(images, batch_size):
+            shares = self.buffers.get("shares", scores.shape)
+            self.loss.probabilities(self.backend, scores, shares)
+            result[start : start + len(scores)] = self.backend.to_numpy(shares)
+        return result
+
+    def evaluate(self, split: Split, *, batch_size: int = 256) -> tuple[float, float]:
+        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has labels beyond the classes."""
+        self.check_labels(split)
+        total, right = 0.0, 0
+        for start, scores in self._score(split.images, batch_size):
+            labels = self._labels(split.labels[start : start + len(scores)])
+            loss, correct = self.loss.evaluate(self.backend, scores, labels, None)
+            total, right = total + loss, right + correct
+        return total / len(split), right / len(split)
+
+    def check_labels(self, split: Split) -> None:
+        """Raises UsageError unless the split has images and every label is one of the classes."""
+        if len(split) == 0:
+            raise UsageError("The split holds no image.")
+        if split.labels.max() >= len(self.classes):
+            raise UsageError(
+                f"The data have label {split.labels.max()}; {self.name} knows {len(self.classes)} classes."
+            )
+
+    def _score(self, images: npt.NDArray[Any], batch_size: int) -> Iterator[tuple[int, Array]]:
+        for start in range(0, len(images), batch_size):
+            yield start, self.forward(self.load_images(images[start : start + batch_size]))
+
+    def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
+        buffer = self.buffers.get("labels", labels.shape, np.int64)
+        self.backend.copy(labels, buffer)
+        return buffer
+
+    def first_non_finite(self) -> str | None:
+        """Where NaN or infinity came up first in the last forward pass, or None."""
+        for layer, y in zip(self.layers, self._outputs, strict=True):
+            for parameter in layer.parameters:
+                if not self.backend.all_finite(parameter.value):
+                    return f"the parameter {parameter.name}"
+            if not self.backend.all_finite(y):
+                return f"the output of {layer.name}"
+        return None
+
+    def config(self) -> dict[str, Any]:
+        """The architecture as a table: name, input shape, layers, loss, classes."""
+        return {
+            "name": self.name,
+            "input": list(self.input_shape),
+            "layers": [layer.config() for layer in self.layers],
+            "loss": self.loss.config(),
+            "classes": list(self.classes),
+        }
+
+
+def load_arrays(
+    backend: Backend, arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str
+) -> None:
+    """Copies host arrays into a backend's by name. Raises FileFormatError unless names, shapes and types are the same."""
+    if arrays.keys() != state.keys():
+        odd = ", ".join(sorted(arrays.keys() ^ state.keys()))
+        raise FileFormatError(
+            f"The stored arrays are not those of {owner}: {odd}; load it into the net it was saved from."
+        )
+    for name, array in arrays.items():
+        stored = state[name]
+        if stored.shape != array.shape or stored.dtype != array.dtype:
+            raise FileFormatError(
+                f"{name} is stored as {stored.dtype} {stored.shape}, but {owner} has {array.dtype} {array.shape}; "
+                "load it into the net it was saved from."
+            )
+    for name, array in arrays.items():
+        backend.copy(state[name], array)

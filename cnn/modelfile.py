@@ -1,0 +1,52 @@
+"""Saves a network with its preprocessing in one file, and builds it again from there."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn.backend import Backend
+from cnn.errors import FileFormatError
+from cnn.layers import Layer
+from cnn.losses import Loss
+from cnn.model import Sequential
+from cnn.preprocessing import Preprocessing
+from cnn.storage import read_arrays, save_arrays
+
+KIND = "model"
+_PREPROCESSING = "preprocessing."
+
+
+def save_model(model: Sequential, path: str | Path) -> None:
+    """Writes architecture, weights, classes and preprocessing. Raises CnnError if the file cannot be written."""
+    values, constants = model.preprocessing.to_state()
+    arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
+    table = model.config() | {"preprocessing": values, "dtype": model.dtype.name}
+    save_arrays(Path(path), KIND, arrays, table)
+
+
+def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Sequential:
+    """The network in a file, on `backend` or the one in force. Raises FileFormatError if the file is none."""
+    arrays, table = read_arrays(Path(path), KIND)
+    constants = {
+        name.removeprefix(_PREPROCESSING): arrays.pop(name) for name in list(arrays) if name.startswith(_PREPROCESSING)
+    }
+    try:
+        model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), backend)
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{path} does not describe a network ({error}); restore it or train again.") from error
+    model.load_state(arrays)
+    return model
+
+
+def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend | str | None) -> Sequential:
+    return Sequential(
+        [Layer.from_config(layer) for layer in table["layers"]],
+        tuple(table["input"]),
+        name=table["name"],
+        loss=Loss.from_config(table["loss"]),
+        preprocessing=preprocessing,
+        classes=table["classes"],
+        backend=backend,
+        dtype=np.dtype(table["dtype"]),
+    )

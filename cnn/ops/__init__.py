@@ -1,0 +1,1 @@
+"""What layers need beside convolution, as NumPy methods every backend inherits and may override one by one."""

@@ -1,0 +1,92 @@
+"""Bias, activations, dropout and copies, element by element."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from cnn.arrays import Array
+from cnn.errors import UsageError
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid")
+
+
+class Elementwise:
+    """Arrays in and out of the backend, and operations without neighbours."""
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        """A new array with any content."""
+        return np.empty(shape, dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        """A new array of zeros."""
+        return np.zeros(shape, dtype)
+
+    def asarray(self, host: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
+        """A copy of a host array in the backend's memory."""
+        return np.array(host, dtype, order="C")
+
+    def to_numpy(self, x: Array) -> npt.NDArray[Any]:
+        """A copy of x in host memory."""
+        return np.array(x)
+
+    def staging(self, x: Array) -> npt.NDArray[Any]:
+        """A host array of x's shape and type, to be filled and then given to `copy`; here x itself."""
+        return x
+
+    def copy(self, host: npt.NDArray[Any], out: Array) -> None:
+        """Overwrites out with a host array of its shape."""
+        if host is not out:
+            np.copyto(out, host)
+
+    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+        """running = momentum * running + (1 - momentum) * new, in place."""
+        running *= momentum
+        running += (1 - momentum) * new
+
+    def all_finite(self, x: Array) -> bool:
+        """Whether x holds neither NaN nor infinity."""
+        return bool(np.isfinite(x).all())
+
+    def scale(self, x: Array, factors: Array | float, out: Array) -> None:
+        """out = x * factors, broadcast over the leading axes."""
+        np.multiply(x, factors, out=out)
+
+    def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
+        """y (..., K) = activation(y + bias (K,)), in place."""
+        if bias is not None:
+            np.add(y, bias, out=y)
+        if activation is not None:
+            self.activation(activation, y, y)
+
+    def bias_gradient(self, dy: Array, out: Array) -> None:
+        """out (K,) = the sum of dy (..., K) over all other axes."""
+        np.sum(dy.reshape(-1, dy.shape[-1]), axis=0, out=out)
+
+    def activation(self, name: str, x: Array, out: Array) -> None:
+        """out = relu(x), tanh(x) or sigmoid(x); out may be x. Raises UsageError for another name."""
+        if name == "relu":
+            np.maximum(x, 0, out=out)
+        elif name == "tanh":
+            np.tanh(x, out=out)
+        elif name == "sigmoid":
+            expit(x, out=out)
+        else:
+            raise unknown_activation(name)
+
+    def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
+        """out = dy * activation'(x), from the activation's output y alone; at a relu's zero the slope is 0."""
+        if name == "relu":
+            np.multiply(dy, y > 0, out=out)
+        elif name == "tanh":
+            np.multiply(dy, 1 - y * y, out=out)
+        elif name == "sigmoid":
+            np.multiply(dy, y * (1 - y), out=out)
+        else:
+            raise unknown_activation(name)
+
+
+def unknown_activation(name: str) -> UsageError:
+    """The error for an activation that no backend knows."""
+    return UsageError(f"There is no activation {name!r}; known are: {', '.join(ACTIVATIONS)}.")

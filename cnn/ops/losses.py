@@ -1,0 +1,55 @@
+"""Losses with their gradients, and counts of right answers."""
+
+import numpy as np
+
+from cnn.arrays import Array
+
+
+def count_correct(scores: Array, labels: Array) -> int:
+    """How many rows of scores (N, K) have their largest element at the label; the first one wins a tie."""
+    return int(np.count_nonzero(np.argmax(scores, axis=1) == labels))
+
+
+class Losses:
+    """Each returns (the loss summed over the images, the number of right answers).
+
+    out, if given, receives the gradient of the MEAN loss over the batch, (N, K).
+    """
+
+    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        """-log softmax(scores (N, K))[label], labels (N,) int64; shifted by the row's maximum so that exp is bounded."""
+        rows = np.arange(len(labels))
+        shifted = scores - scores.max(axis=1, keepdims=True)
+        exponentials = np.exp(shifted)
+        totals = exponentials.sum(axis=1, keepdims=True)
+        loss = float(np.sum(np.log(totals[:, 0]) - shifted[rows, labels], dtype=np.float64))
+        if out is not None:
+            np.divide(exponentials, totals, out=out)
+            out[rows, labels] -= 1
+            out /= len(labels)
+        return loss, count_correct(scores, labels)
+
+    def squared_error(
+        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+    ) -> tuple[float, int]:
+        """The mean over the K outputs of (score - target)**2; the target is `high` at the label, `low` elsewhere."""
+        rows = np.arange(len(labels))
+        errors = scores - np.asarray(low, scores.dtype)
+        errors[rows, labels] -= np.asarray(high - low, scores.dtype)
+        loss = float(np.sum(errors * errors, dtype=np.float64)) / scores.shape[1]
+        if out is not None:
+            np.multiply(errors, 2 / errors.size, out=out)
+        return loss, count_correct(scores, labels)
+
+    def softmax(self, scores: Array, out: Array) -> None:
+        """out (N, K) = exp(scores) / sum over the row."""
+        np.subtract(scores, scores.max(axis=1, keepdims=True), out=out)
+        np.exp(out, out=out)
+        out /= out.sum(axis=1, keepdims=True)
+
+    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+        """out (N, K) = scores moved so that `low` is 0 and `high` 1, cut to [0, 1], over the row's sum."""
+        np.subtract(scores, low, out=out)
+        out /= high - low
+        np.clip(out, 0, 1, out=out)
+        out /= np.maximum(out.sum(axis=1, keepdims=True), np.finfo(out.dtype).tiny)

@@ -1,0 +1,116 @@
+"""Batch normalisation and local response normalisation."""
+
+import numpy as np
+
+from cnn.arrays import Array, Buffers
+from cnn.lowering import Window
+from cnn.ops.pooling import Pooling
+
+
+class Normalization(Pooling):
+    """Normalisation over the batch, and over neighbouring channels."""
+
+    def batch_statistics(self, x: Array, mean: Array, variance: Array) -> None:
+        """mean (C,) and biased variance (C,) of x (..., C) over all other axes."""
+        rows = x.reshape(-1, x.shape[-1])
+        np.mean(rows, axis=0, out=mean)
+        np.var(rows, axis=0, mean=mean[None], out=variance)
+
+    def batch_norm(
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+    ) -> None:
+        """out = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe & Szegedy 2015, alg. 1)."""
+        np.subtract(x, mean, out=out)
+        out *= gamma / np.sqrt(variance + epsilon)
+        out += beta
+
+    def batch_norm_gradient(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        epsilon: float,
+        out: Array,
+        dgamma: Array,
+        dbeta: Array,
+        scratch: Buffers,
+    ) -> None:
+        """out = the gradient of x, with dgamma (C,) and dbeta (C,), when mean and variance are those of this x."""
+        channels = x.shape[-1]
+        rows, slopes = x.reshape(-1, channels), dy.reshape(-1, channels)
+        inverse = 1 / np.sqrt(variance + epsilon)
+        normal = scratch.get("normal", rows.shape, x.dtype)
+        np.subtract(rows, mean, out=normal)
+        normal *= inverse
+        np.sum(slopes, axis=0, out=dbeta)
+        np.einsum("mc,mc->c", slopes, normal, out=dgamma)
+        # dx = gamma / sigma * (dy - mean(dy) - normal * mean(dy * normal))
+        normal *= dgamma / len(rows)
+        normal += dbeta / len(rows)
+        result = out.reshape(-1, channels)
+        np.subtract(slopes, normal, out=result)
+        result *= gamma * inverse
+
+    def lrn_scale(
+        self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers
+    ) -> None:
+        """out = k + alpha * the mean of x**2 over a neighbourhood, zeros beyond its edges included.
+
+        The neighbourhood is `size` channels of x (N, H, W, C), or, if a window is given, the pixels under it.
+        """
+        squares = scratch.get("squares", x.shape, x.dtype)
+        np.multiply(x, x, out=squares)
+        if window is None:
+            _channel_means(squares, size, out)
+        else:
+            self.avg_pool2d(squares, window, out)
+        out *= alpha
+        out += k
+
+    def lrn(self, x: Array, scale: Array, beta: float, out: Array) -> None:
+        """out = x * scale ** -beta (Krizhevsky et al. 2012, section 3.3)."""
+        np.power(scale, -beta, out=out)
+        out *= x
+
+    def lrn_gradient(
+        self,
+        x: Array,
+        y: Array,
+        dy: Array,
+        scale: Array,
+        size: int,
+        window: Window | None,
+        alpha: float,
+        beta: float,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        """out = the gradient of x, from scale of `lrn_scale` and y of `lrn`."""
+        ratio = scratch.get("squares", x.shape, x.dtype)
+        np.multiply(dy, y, out=ratio)
+        ratio /= scale
+        spread = scratch.get("spread", x.shape, x.dtype)
+        if window is None:
+            # Channel d reads c exactly when c lies in the reach of d: the transpose mirrors an even neighbourhood.
+            _channel_means(ratio, size, spread, mirrored=True)
+        else:
+            self.avg_pool2d_gradient(ratio, window, spread, scratch)
+        spread *= x
+        spread *= -2 * alpha * beta
+        np.power(scale, -beta, out=out)
+        out *= dy
+        out += spread
+
+
+def _channel_means(x: Array, size: int, out: Array, mirrored: bool = False) -> None:
+    """out[..., c] = sum of x[..., c - size // 2 : c - size // 2 + size] / size, cut at the ends."""
+    channels = x.shape[-1]
+    before = size - 1 - size // 2 if mirrored else size // 2
+    out.fill(0)
+    for offset in range(-before, size - before):
+        first, end = max(0, -offset), min(channels, channels - offset)
+        if first < end:
+            out[..., first:end] += x[..., first + offset : end + offset]
+    out *= 1 / size

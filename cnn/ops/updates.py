@@ -1,0 +1,94 @@
+"""The weight updates of the optimizers, in place."""
+
+import numpy as np
+
+from cnn.arrays import Array, Buffers
+
+
+class Updates:
+    """w and its state arrays are changed in place; g, the gradient, is not. `decay` adds decay * w to g."""
+
+    def sgd_update(
+        self,
+        w: Array,
+        g: Array,
+        velocity: Array,
+        lr: float,
+        momentum: float,
+        decay: float,
+        nesterov: bool,
+        scratch: Buffers,
+    ) -> None:
+        """v = momentum * v + lr * (g + decay * w); w -= v, or with Nesterov w -= momentum * v + lr * (g + decay * w).
+
+        The learning rate is inside v, as in Caffe: a step down of lr leaves the past velocity as it is.
+        """
+        step = scratch.get("step", w.shape, w.dtype)
+        _decayed(w, g, decay, step)
+        step *= lr
+        velocity *= momentum
+        velocity += step
+        if nesterov:
+            w -= step
+            w -= np.multiply(velocity, momentum, out=step)
+        else:
+            w -= velocity
+
+    def rmsprop_update(
+        self,
+        w: Array,
+        g: Array,
+        square: Array,
+        lr: float,
+        rho: float,
+        epsilon: float,
+        decay: float,
+        scratch: Buffers,
+    ) -> None:
+        """s = rho * s + (1 - rho) * g**2; w -= lr * g / (sqrt(s) + epsilon) (Tieleman & Hinton 2012, lecture 6.5)."""
+        step = scratch.get("step", w.shape, w.dtype)
+        divisor = scratch.get("divisor", w.shape, w.dtype)
+        _decayed(w, g, decay, step)
+        square *= rho
+        square += np.multiply(np.square(step, out=divisor), 1 - rho, out=divisor)
+        np.sqrt(square, out=divisor)
+        divisor += epsilon
+        step /= divisor
+        step *= lr
+        w -= step
+
+    def adam_update(
+        self,
+        w: Array,
+        g: Array,
+        first: Array,
+        second: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        decay: float,
+        time: int,
+        scratch: Buffers,
+    ) -> None:
+        """Adam with bias correction at step `time`, counted from 1 (Kingma & Ba 2015, algorithm 1)."""
+        step = scratch.get("step", w.shape, w.dtype)
+        divisor = scratch.get("divisor", w.shape, w.dtype)
+        _decayed(w, g, decay, step)
+        second *= beta2
+        second += np.multiply(np.square(step, out=divisor), 1 - beta2, out=divisor)
+        first *= beta1
+        step *= 1 - beta1
+        first += step
+        np.multiply(second, 1 / (1 - beta2**time), out=divisor)
+        np.sqrt(divisor, out=divisor)
+        divisor += epsilon
+        np.divide(first, divisor, out=step)
+        step *= lr / (1 - beta1**time)
+        w -= step
+
+
+def _decayed(w: Array, g: Array, decay: float, out: Array) -> None:
+    """out = g + decay * w."""
+    np.multiply(w, decay, out=out)
+    out += g

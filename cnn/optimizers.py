@@ -1,0 +1,131 @@
+"""The rules that turn gradients into weight updates."""
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend
+from cnn.config import Configurable, require
+from cnn.layers.layer import Parameter
+
+
+class Optimizer(Configurable):
+    """Updates parameters in place and keeps its own arrays beside each.
+
+    A parameter's multipliers scale the learning rate and the weight decay, as Caffe's lr_mult and decay_mult.
+    """
+
+    slots: tuple[str, ...]
+    weight_decay: float
+
+    def attach(self, backend: Backend, parameters: Iterable[Parameter]) -> None:
+        """Starts afresh: makes zeroed state arrays for the parameters, which `step` will then update."""
+        self.backend = backend
+        self.parameters = list(parameters)
+        self.time = 0
+        self.state: dict[str, Array] = {
+            f"{parameter.name}.{slot}": backend.zeros(parameter.value.shape, parameter.value.dtype)
+            for parameter in self.parameters
+            for slot in self.slots
+        }
+        self._scratch = Buffers(backend)
+
+    def step(self, lr: float) -> None:
+        """Updates every parameter from its gradient with learning rate `lr`."""
+        self.time += 1
+        for parameter in self.parameters:
+            state = [self.state[f"{parameter.name}.{slot}"] for slot in self.slots]
+            decay = self.weight_decay * parameter.decay_multiplier
+            self._update(parameter, state, lr * parameter.lr_multiplier, decay)
+
+    @abstractmethod
+    def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None: ...
+
+
+@dataclass(eq=False)
+class SGD(Optimizer):
+    """Stochastic gradient descent with (Nesterov's) momentum and L2 weight decay, as Caffe counts them."""
+
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    slots = ("velocity",)
+
+    def __post_init__(self) -> None:
+        _check_share("momentum", self.momentum)
+        _check_decay(self.weight_decay)
+
+    def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
+        self.backend.sgd_update(
+            parameter.value,
+            parameter.gradient,
+            state[0],
+            state[1],
+            lr,
+            self.momentum,
+            decay,
+            self.nesterov,
+            self._scratch,
+        )
+
+
+@dataclass(eq=False)
+class RMSprop(Optimizer):
+    """Tieleman & Hinton 2012: the gradient over a running root mean square of it."""
+
+    rho: float = 0.9
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    slots = ("square",)
+
+    def __post_init__(self) -> None:
+        _check_share("rho", self.rho)
+        _check_decay(self.weight_decay)
+
+    def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
+        self.backend.rmsprop_update(
+            parameter.value, parameter.gradient, state[0], lr, self.rho, self.epsilon, decay, self._scratch
+        )
+
+
+@dataclass(eq=False)
+class Adam(Optimizer):
+    """Kingma & Ba 2015, algorithm 1; weight decay is added to the gradient."""
+
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+
+    slots = ("first", "second")
+
+    def __post_init__(self) -> None:
+        _check_share("beta1", self.beta1)
+        _check_share("beta2", self.beta2)
+        _check_decay(self.weight_decay)
+
+    def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
+        self.backend.adam_update(
+            parameter.value,
+            parameter.gradient,
+            state[0],
+            state[1],
+            lr,
+            self.beta1,
+            self.beta2,
+            self.epsilon,
+            decay,
+            self.time,
+            self._scratch,
+        )
+
+
+def _check_share(name: str, value: float) -> None:
+    require(0 <= value < 1, f"{name} must be at least 0 and below 1, not {value}.")
+
+
+def _check_decay(value: float) -> None:
+    require(0 <= value < float("inf"), f"weight_decay must be at least 0 and finite, not {value}.")

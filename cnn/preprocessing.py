@@ -1,0 +1,136 @@
+"""From stored pixels to the network's input: scale, subtract a mean, divide by a standard deviation."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.dataset import Split
+from cnn.errors import FileFormatError, ShapeError, UsageError
+
+Floats = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Preprocessing:
+    """Input = (pixels * scale - mean) / std.
+
+    `mean` is None, one value a channel (C,), or an image (H, W, C); `std` is None or one a channel (C,). Both are
+    kept as float32 and in units of scaled pixels. Raises UsageError if a value is not finite, or std or scale is
+    not positive, ShapeError if the shapes do not fit together.
+    """
+
+    scale: float = 1 / 256
+    mean: npt.NDArray[np.float32] | None = None
+    std: npt.NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.scale) and self.scale > 0):
+            raise UsageError(f"The scale is {self.scale}; give a positive, finite one.")
+        for field, dimensions in (("mean", (1, 3)), ("std", (1,))):
+            value = getattr(self, field)
+            if value is None:
+                continue
+            array = np.array(value, dtype=np.float32)
+            if array.ndim not in dimensions or array.size == 0:
+                shapes = "(C,) or (H, W, C)" if field == "mean" else "(C,)"
+                raise ShapeError(f"The {field} has shape {array.shape}; give {shapes}.")
+            if not np.isfinite(array).all():
+                raise UsageError(f"The {field} has a value that is not finite; give finite ones.")
+            if field == "std" and array.min() <= 0:
+                raise UsageError(f"The smallest std is {array.min()}; give values above 0.")
+            array.flags.writeable = False
+            object.__setattr__(self, field, array)
+        if self.mean is not None and self.std is not None and self.mean.shape[-1] != self.std.shape[-1]:
+            raise ShapeError(f"The mean has shape {self.mean.shape}, std {self.std.shape}; make the channels agree.")
+
+    @classmethod
+    def scale_only(cls, scale: float = 1 / 256) -> "Preprocessing":
+        """Pixels times `scale`, nothing else."""
+        return cls(scale)
+
+    @classmethod
+    def mean_image(cls, split: Split, scale: float = 1 / 256) -> "Preprocessing":
+        """Subtracts the mean image of `split`, usually the training split."""
+        _not_empty(split)
+        return cls(scale, (split.images.mean(axis=0, dtype=np.float64) * scale).astype(np.float32))
+
+    @classmethod
+    def standardise(cls, split: Split, scale: float = 1 / 256) -> "Preprocessing":
+        """Mean 0 and standard deviation 1 a channel over `split`; a constant channel is only centred."""
+        _not_empty(split)
+        values = np.arange(256) * scale
+        means, deviations = [], []
+        for channel in range(split.images.shape[-1]):
+            # The histogram of 256 values gives both moments without a copy of all pixels as floats.
+            counts = np.bincount(split.images[..., channel].ravel(), minlength=256)
+            mean = float(np.average(values, weights=counts))
+            deviation = math.sqrt(np.average((values - mean) ** 2, weights=counts))
+            means.append(mean)
+            deviations.append(deviation if np.count_nonzero(counts) > 1 else 1.0)
+        return cls(scale, np.array(means, dtype=np.float32), np.array(deviations, dtype=np.float32))
+
+    def apply(
+        self, images: npt.NDArray[np.uint8], out: Floats | None = None, dtype: npt.DTypeLike = np.float32
+    ) -> Floats:
+        """The network's input (N, H, W, C) for `images` (N, H, W, C) uint8, written to `out` if given.
+
+        `out` decides the type of the result, else `dtype` does. Raises ShapeError if the shapes do not fit.
+        """
+        if images.ndim != 4 or images.dtype != np.uint8:
+            raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give (N, H, W, C) and uint8.")
+        self.check(images.shape[1:])
+        if out is None:
+            out = np.empty(images.shape, dtype=dtype)
+        elif out.shape != images.shape:
+            raise ShapeError(f"The output has shape {out.shape}, the images {images.shape}; make them equal.")
+        np.multiply(images, self.scale, out=out, dtype=out.dtype, casting="unsafe")
+        if self.mean is not None:
+            np.subtract(out, self.mean, out=out)
+        if self.std is not None:
+            np.divide(out, self.std, out=out)
+        return out
+
+    def check(self, shape: tuple[int, ...]) -> None:
+        """Raises ShapeError if images of `shape` (H, W, C) do not fit the mean and std."""
+        for field in ("mean", "std"):
+            value = getattr(self, field)
+            if value is not None and value.shape != shape[-value.ndim :]:
+                raise ShapeError(f"Images of {shape} do not fit the {field} of shape {value.shape}.")
+
+    def to_state(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.float32]]]:
+        """A dict of JSON values and a dict of arrays, to be stored in a model file."""
+        arrays = {"mean": self.mean, "std": self.std}
+        return {"scale": self.scale}, {name: value for name, value in arrays.items() if value is not None}
+
+    @classmethod
+    def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> "Preprocessing":
+        """The inverse of to_state. Raises FileFormatError if the state is not of that form."""
+        if set(config) != {"scale"} or isinstance(config["scale"], bool) or set(arrays) - {"mean", "std"}:
+            raise FileFormatError(
+                f"Stored preprocessing has the values {sorted(config)} and the arrays {sorted(arrays)} where "
+                "scale, mean and std are expected; the model file is damaged or of another version."
+            )
+        try:
+            return cls(float(config["scale"]), arrays.get("mean"), arrays.get("std"))
+        except (TypeError, ValueError) as error:
+            raise FileFormatError(f"Stored preprocessing is invalid: {error}") from error
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Preprocessing):
+            return NotImplemented
+        return self.scale == other.scale and _same(self.mean, other.mean) and _same(self.std, other.std)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def _same(a: npt.NDArray[np.float32] | None, b: npt.NDArray[np.float32] | None) -> bool:
+    return a is b if a is None or b is None else np.array_equal(a, b)
+
+
+def _not_empty(split: Split) -> None:
+    if not len(split):
+        raise UsageError("The mean of 0 images does not exist; give a split with at least one.")

@@ -1,0 +1,123 @@
+"""The learning rate as a function of the step, with Caffe's policies and a cosine with warm-up."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from math import cos, pi
+
+from cnn.config import Configurable, require
+
+
+class Schedule(Configurable):
+    """Gives the learning rate at a step, counted from 0; a step is one batch."""
+
+    @abstractmethod
+    def rate(self, step: int) -> float:
+        """The learning rate."""
+
+
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """lr."""
+
+    lr: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def rate(self, step: int) -> float:
+        return self.lr
+
+
+@dataclass(frozen=True)
+class Step(Schedule):
+    """lr * gamma ** floor(step / every)."""
+
+    lr: float
+    every: int
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        require(self.every >= 1, f"every must be at least 1 step, not {self.every}.")
+
+    def rate(self, step: int) -> float:
+        return self.lr * self.gamma ** (step // self.every)
+
+
+@dataclass(frozen=True)
+class MultiStep(Schedule):
+    """lr * gamma ** (the number of milestones reached)."""
+
+    lr: float
+    milestones: tuple[int, ...]
+    gamma: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        require(
+            list(self.milestones) == sorted(set(self.milestones)) and min(self.milestones, default=1) > 0,
+            f"milestones must be steps above 0 in rising order, not {self.milestones}.",
+        )
+
+    def rate(self, step: int) -> float:
+        return self.lr * self.gamma ** sum(step >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class Inv(Schedule):
+    """lr * (1 + gamma * step) ** -power."""
+
+    lr: float
+    gamma: float = 1e-4
+    power: float = 0.75
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def rate(self, step: int) -> float:
+        return float(self.lr * (1 + self.gamma * step) ** -self.power)
+
+
+@dataclass(frozen=True)
+class Exponential(Schedule):
+    """lr * gamma ** step."""
+
+    lr: float
+    gamma: float
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+
+    def rate(self, step: int) -> float:
+        return float(self.lr * self.gamma**step)
+
+
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """Rises in a line over `warmup` steps to lr, then falls as half a cosine to `floor` at `steps`.
+
+    Loshchilov & Hutter 2017, eq. 5, without restarts.
+    """
+
+    lr: float
+    steps: int
+    warmup: int = 0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        require(
+            0 <= self.warmup < self.steps,
+            f"warmup ({self.warmup}) must be at least 0 and below steps ({self.steps}).",
+        )
+
+    def rate(self, step: int) -> float:
+        if step < self.warmup:
+            return self.lr * (step + 1) / self.warmup
+        done = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
+        return self.floor + (self.lr - self.floor) * (1 + cos(pi * done)) / 2
+
+
+def _check_rate(lr: float) -> None:
+    require(0 < lr < float("inf"), f"The learning rate must be above 0 and finite, not {lr}.")

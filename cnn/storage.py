@@ -1,0 +1,71 @@
+"""Named arrays and a table of plain values in one safetensors file, written whole or not at all."""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from cnn.errors import CnnError, FileFormatError
+
+# safetensors keeps strings only, so the table travels as one JSON text in the header. One file, so that arrays and
+# table can never be of different ages.
+_TABLE = "cnn"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes `content` to a new file beside `path` and renames it: a crash leaves the old file or the new one.
+
+    Raises CnnError naming the cause, such as a full disk; the old file is then untouched.
+    """
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise CnnError(
+            f"{path} could not be written ({error.strerror or error}); free space or choose another folder. "
+            "What was saved before is unchanged."
+        ) from error
+
+
+def save_arrays(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> None:
+    """Writes arrays and table as a file of `kind`. Raises CnnError if it cannot be written."""
+    text = json.dumps({"kind": kind, "version": 1, **table}, sort_keys=True)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_atomically(path, save(contiguous, metadata={_TABLE: text}))
+
+
+def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
+    """The arrays and table of a file of `kind`.
+
+    Raises FileFormatError if there is no such file, or it is truncated, corrupt, or of another kind or version.
+    """
+    if not path.is_file():
+        raise FileFormatError(f"There is no {kind} file {path}; check the path.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            table = json.loads((file.metadata() or {}).get(_TABLE, "null"))
+            if not isinstance(table, dict) or table.get("kind") != kind:
+                found = table.get("kind") if isinstance(table, dict) else "a file of another program"
+                raise FileFormatError(f"{path} is no {kind} file ({found}); give one that cnn wrote.")
+            if table.get("version") != 1:
+                raise FileFormatError(
+                    f"{path} has format version {table.get('version')}; this release reads version 1."
+                )
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
+    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+        raise FileFormatError(f"{path} is damaged or no {kind} file ({error}); restore it or train again.") from error
+    return arrays, table

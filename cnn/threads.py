@@ -1,0 +1,172 @@
+"""Decides how many threads a run gets, and sets the BLAS and OpenMP pools of the process to that number."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from cnn.errors import UsageError
+from cnn.machine import system_text
+
+VARIABLE = "CNN_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class ThreadBudget:
+    """How many threads a run gets (`count`), and why: CPUs it may run on, CPUs' worth of quota, request."""
+
+    affinity: int
+    quota: float | None
+    requested: int | None
+    count: int
+
+    def describe(self) -> str:
+        """One line: the count, whether that is less than was asked for, and the limits."""
+        quota = "no cgroup quota" if self.quota is None else f"cgroup quota {self.quota:g} CPUs"
+        limits = f"affinity {self.affinity}, {quota}"
+        noun = "thread" if self.count == 1 else "threads"
+        if self.requested is None:
+            return f"{self.count} {noun} ({limits})"
+        if self.requested == self.count:
+            return f"{self.count} {noun} (as requested: {limits})"
+        return f"{self.count} {noun} (of {self.requested} requested: {limits})"
+
+
+@dataclass(frozen=True)
+class LoadedLibrary:
+    """One BLAS or OpenMP library in the process; `api` is openblas, mkl, blis, flexiblas or openmp.
+
+    `threads` is the most that a call from this thread would use. None: the library does not tell.
+    """
+
+    filepath: str
+    api: str
+    version: str | None
+    threads: int | None
+    threading_layer: str | None
+    architecture: str | None
+
+
+def affinity_count() -> int:
+    """The number of CPUs this process may run on; all there are, where the system keeps no such set."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cgroup_quota(root: Path = Path("/")) -> float | None:
+    """The CPUs' worth of time the process may use, None without a limit; reads `proc` and `sys` under `root`.
+
+    Every group from the process's own up to the top counts, as a parent's quota holds for its children too.
+    """
+    quotas = []
+    for folder in _cpu_groups(root):
+        limit, period = _quota_and_period(folder)
+        # "max" in version 2 and -1 in version 1 mean no limit.
+        if limit.isdecimal() and period.isdecimal() and int(limit) and int(period):
+            quotas.append(int(limit) / int(period))
+    return min(quotas, default=None)
+
+
+def budget(requested: int | None = None) -> ThreadBudget:
+    """The threads a run gets: `requested`, else CNN_NUM_THREADS, else all, but never more than are available.
+
+    A quota that is not whole is rounded down, though never below 1: threads that spin at a barrier spend
+    quota like those that work, and one that is throttled keeps all others waiting. Raises UsageError for a
+    request or variable that is not a whole number from 1 up.
+    """
+    if requested is None:
+        requested = _requested_by_environment()
+    elif requested < 1:
+        raise UsageError(f"{requested} threads were requested; ask for at least 1.")
+    affinity, quota = affinity_count(), cgroup_quota()
+    most = affinity if quota is None else max(1, min(affinity, int(quota)))
+    return ThreadBudget(affinity, quota, requested, most if requested is None else min(requested, most))
+
+
+@contextmanager
+def limit(count: int) -> Iterator[None]:
+    """Sets every BLAS and OpenMP pool of the process to `count` threads, up or down, and restores them after.
+
+    Enter it once around a run, after the backend is loaded and in the thread that computes: a library loaded
+    later is not limited, MKL and OpenMP keep a number for each calling thread, and OpenBLAS takes orders from
+    one thread only. What is restored for MKL is this thread's number, which hides later changes to its global
+    one. A pool that a backend runs itself is not seen: such a backend takes the count from the budget. A
+    library that was built or set to be sequential stays so. Raises UsageError for a count below 1.
+    """
+    if count < 1:
+        raise UsageError(f"The thread pools cannot be limited to {count} threads; the least is 1.")
+    with threadpool_limits(limits=count):
+        yield
+
+
+def libraries() -> list[LoadedLibrary]:
+    """The BLAS and OpenMP libraries loaded in the process now, by file path.
+
+    Asking counts as a call: MKL fixes its threading layer at the first one, and loads the OpenMP runtime of
+    that layer, so a backend must have chosen its layer before. The same goes for `limit`.
+    """
+    loaded = [
+        LoadedLibrary(
+            filepath=found["filepath"],
+            api=found["internal_api"],
+            version=found["version"],
+            threads=found["num_threads"],
+            threading_layer=found.get("threading_layer"),
+            architecture=found.get("architecture"),
+        )
+        for found in threadpool_info()
+    ]
+    return sorted(loaded, key=lambda library: library.filepath)
+
+
+def openmp_warning(loaded: list[LoadedLibrary]) -> str | None:
+    """One sentence if more than one OpenMP runtime is among the libraries `loaded`, else None."""
+    runtimes = sorted(Path(library.filepath).name for library in loaded if library.api == "openmp")
+    if len(runtimes) < 2:
+        return None
+    return (
+        f"{len(runtimes)} OpenMP runtimes are in this process ({', '.join(runtimes)}), which is slow and can "
+        "crash or hang; use packages or threading layers that share one."
+    )
+
+
+def _requested_by_environment() -> int | None:
+    text = os.environ.get(VARIABLE)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"{VARIABLE} is {text!r}; set it to a whole number from 1 up, or unset it to use every CPU.")
+    return int(text)
+
+
+def _cpu_groups(root: Path) -> Iterator[Path]:
+    """The folders of the process's own CPU group and of its parents, in whichever hierarchies are mounted."""
+    mounts = root / "sys/fs/cgroup"
+    for line in system_text(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            # Version 2, which a system that keeps version 1 beside it mounts one folder down.
+            tops = [mounts, mounts / "unified"]
+        elif "cpu" in controllers.split(","):
+            tops = [mounts / controllers, mounts / "cpu"]
+        else:
+            continue
+        own = PurePosixPath(path.lstrip("/"))
+        # A container may see a path that lies outside of what is mounted in it; then only the top is its own.
+        groups = [PurePosixPath()] if ".." in own.parts else [own, *own.parents]
+        yield from (top / group for top in tops for group in groups)
+
+
+def _quota_and_period(folder: Path) -> tuple[str, str]:
+    """Microseconds of CPU time in each period, and the period, as written there; empty where they are not."""
+    unified = system_text(folder / "cpu.max").split()
+    if len(unified) == 2:
+        return unified[0], unified[1]
+    return (
+        system_text(folder / "cpu.cfs_quota_us").strip(),
+        system_text(folder / "cpu.cfs_period_us").strip(),
+    )

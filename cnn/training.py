@@ -1,0 +1,249 @@
+"""The training loop: epochs of shuffled batches, validation, early stopping, and stopping where it must."""
+
+import math
+import time
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.augment import Augmentation
+from cnn.checkpoint import read_checkpoint, write_checkpoint
+from cnn.config import require
+from cnn.dataset import Split
+from cnn.errors import Interrupted, NonFiniteError, UsageError
+from cnn.model import Sequential
+from cnn.optimizers import SGD, Optimizer
+from cnn.schedules import Constant, Schedule
+
+
+@dataclass(frozen=True)
+class EpochResult:
+    """One epoch: losses are means over images, accuracies in 0..1, None without a validation split.
+
+    Training loss and accuracy are those met while the weights were changing. `seconds` counts the training steps,
+    without validation and saving.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
+    learning_rate: float
+    images_per_second: float
+    seconds: float
+
+    def row(self) -> dict[str, Any]:
+        """The result as JSON values."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
+
+
+@dataclass
+class Position:
+    """How far a training run has come; with the arrays and the random state, all a checkpoint needs.
+
+    epoch and batch count what is done; the sums are those of the epoch begun; `best_loss` is the lowest validation
+    loss and `stale` the epochs since.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    stale: int = 0
+
+
+class Callback:
+    """Is told what happens in a run; override what you need."""
+
+    def on_batch(self, trainer: "Trainer") -> None:
+        """After each step."""
+
+    def on_epoch(self, trainer: "Trainer", result: EpochResult) -> None:
+        """After each epoch and its validation."""
+
+
+@dataclass
+class Trainer:
+    """A run of training that can be stopped, saved, and continued to the same bytes.
+
+    patience, if given, stops after that many epochs without a lower validation loss and brings the best weights back.
+    checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. Raises UsageError for
+    settings that cannot be.
+    """
+
+    model: Sequential
+    train: Split
+    validation: Split | None = None
+    optimizer: Optimizer = field(default_factory=SGD)
+    schedule: Schedule = field(default_factory=Constant)
+    batch_size: int = 64
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    patience: int | None = None
+    checkpoint: Path | None = None
+    checkpoint_every: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
+        require(self.patience is None or self.patience >= 1, f"patience must be at least 1, not {self.patience}.")
+        require(
+            self.checkpoint_every is None or self.checkpoint_every >= 1,
+            f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.",
+        )
+        if self.patience is not None and self.validation is None:
+            raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
+        self.model.check_labels(self.train)
+        if self.validation is not None:
+            self.model.check_labels(self.validation)
+        self.optimizer.attach(self.model.backend, self.model.parameters)
+        self.position = Position()
+        self.order: npt.NDArray[np.int64] | None = None
+        self.best: dict[str, npt.NDArray[Any]] | None = None
+        self.steps_per_epoch = -(-len(self.train) // self.batch_size)
+        self._stop_reason: str | None = None
+        self._fingerprints = [_fingerprint(self.train), _fingerprint(self.validation)]
+
+    def settings(self) -> dict[str, Any]:
+        """All that must be the same for a checkpoint to be continued."""
+        return {
+            "net": self.model.config(),
+            "optimizer": self.optimizer.config(),
+            "schedule": self.schedule.config(),
+            "batch size": self.batch_size,
+            "augmentation": self.augmentation.to_config(),
+            "training images": self._fingerprints[0],
+            "validation images": self._fingerprints[1],
+        }
+
+    def resume(self) -> None:
+        """Continues from the checkpoint. Raises FileFormatError or UsageError if it is not one of this run."""
+        if self.checkpoint is None:
+            raise UsageError("There is no checkpoint to resume from; name one.")
+        read_checkpoint(self, self.checkpoint)
+
+    def save(self) -> None:
+        """Writes the checkpoint, if there is to be one."""
+        if self.checkpoint is not None:
+            write_checkpoint(self, self.checkpoint)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the run to save and stop after the step it is in; may be called from a signal handler."""
+        self._stop_reason = reason
+
+    def run(self, epochs: int, callbacks: Iterable[Callback] = ()) -> list[EpochResult]:
+        """Trains until `epochs` are done in all, or patience runs out; returns the epochs of this call.
+
+        Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
+        """
+        require(epochs >= 1, f"The number of epochs must be at least 1, not {epochs}.")
+        listeners, results = list(callbacks), []
+        while self.position.epoch < epochs and not self._out_of_patience():
+            if self.order is None:
+                self.order = self.model.rng.permutation(len(self.train))
+            while self.position.batch < self.steps_per_epoch:
+                self._step(self.order)
+                for listener in listeners:
+                    listener.on_batch(self)
+                self._save_or_stop()
+            results.append(self._finish_epoch())
+            for listener in listeners:
+                listener.on_epoch(self, results[-1])
+            self.save()
+        if self.patience is not None and self.best is not None:
+            self.model.load_state(self.best)
+        return results
+
+    def _step(self, order: npt.NDArray[np.int64]) -> None:
+        position = self.position
+        started = time.perf_counter()
+        chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
+        images = self.augmentation.apply(self.train.images[chosen], self.model.rng)
+        loss, correct = self.model.train_step(images, self.train.labels[chosen])
+        rate = self.schedule.rate(position.step)
+        if not math.isfinite(loss):
+            place = self.model.first_non_finite() or "the loss"
+            raise NonFiniteError(
+                f"The loss became {loss} at step {position.step + 1} (epoch {position.epoch + 1}), first in {place}; "
+                f"lower the learning rate, now {rate:g}. The last checkpoint is unchanged."
+            )
+        self.optimizer.step(rate)
+        position.batch += 1
+        position.step += 1
+        position.loss += loss
+        position.correct += correct
+        position.seen += len(chosen)
+        position.seconds += time.perf_counter() - started
+
+    def _save_or_stop(self) -> None:
+        if self._stop_reason is not None:
+            self.save()
+            kept = f"its state is saved in {self.checkpoint}" if self.checkpoint else "nothing was saved"
+            raise Interrupted(f"Stopped by {self._stop_reason} at step {self.position.step}; {kept}.")
+        if self.checkpoint_every and self.position.step % self.checkpoint_every == 0:
+            self.save()
+
+    def _finish_epoch(self) -> EpochResult:
+        position = self.position
+        position.epoch += 1
+        val_loss, val_accuracy = self.model.evaluate(self.validation) if self.validation else (None, None)
+        if val_loss is not None:
+            self._remember(val_loss)
+        result = EpochResult(
+            position.epoch,
+            position.loss / position.seen,
+            position.correct / position.seen,
+            val_loss,
+            val_accuracy,
+            self.schedule.rate(position.step - 1),
+            position.seen / position.seconds,
+            position.seconds,
+        )
+        position.batch = position.correct = position.seen = 0
+        position.loss = position.seconds = 0.0
+        self.order = None
+        return result
+
+    def _remember(self, val_loss: float) -> None:
+        if val_loss < self.position.best_loss:
+            self.position.best_loss, self.position.best_epoch, self.position.stale = (
+                val_loss,
+                self.position.epoch,
+                0,
+            )
+            if self.patience is not None:
+                self.best = self.model.state()
+        else:
+            self.position.stale += 1
+
+    def _out_of_patience(self) -> bool:
+        return self.patience is not None and self.position.stale >= self.patience
+
+
+def fit(
+    model: Sequential,
+    train: Split,
+    *,
+    epochs: int,
+    callbacks: Iterable[Callback] = (),
+    **settings: Any,
+) -> list[EpochResult]:
+    """Trains `model` on `train` and returns a result an epoch; `settings` are those of `Trainer`."""
+    return Trainer(model, train, **settings).run(epochs, callbacks)
+
+
+def _fingerprint(split: Split | None) -> str | None:
+    """Number of images and a checksum, to tell one split from another."""
+    if split is None:
+        return None
+    checksum = zlib.crc32(np.ascontiguousarray(split.labels).data, zlib.crc32(np.ascontiguousarray(split.images).data))
+    return f"{len(split)} images, crc {checksum:08x}"
