@@ -68,8 +68,8 @@ class Dataset:
     """A loaded data set.
 
     `classes` names label 0, 1, ...; `notes` are one-line remarks the user must see, such as a foreign
-    digest; `source` says where the images were read. Raises DataError if a split is empty, if the images of the
-    splits differ in shape, or if a label has no class.
+    digest; `source` says where the images were read. Raises DataError if a split is empty, if the images of
+    the splits differ in shape, or if a label has no class.
     """
 
     name: str

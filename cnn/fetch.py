@@ -68,9 +68,9 @@ def sha256_of(path: Path) -> str:
 def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
     """Downloads `file` into `folder` and returns its path; does nothing if it is there already.
 
-    What has arrived stays in a file ending in .part until it is complete and its digest is right; a later call
-    resumes it. `timeout` in seconds holds for connecting and for each read. Raises DataError if no mirror
-    delivers, if the disk is full, or if another file has the name.
+    What has arrived stays in a file ending in .part until it is complete and its digest is right; a later
+    call resumes it. `timeout` in seconds holds for connecting and for each read. Raises DataError if no
+    mirror delivers, if the disk is full, or if another file has the name.
     """
     target = folder / file.path
     part = target.with_name(target.name + ".part")

@@ -41,7 +41,7 @@ class Window:
     def __post_init__(self) -> None:
         if min(self.kernel) < 1 or min(self.stride) < 1 or min(self.padding) < 0:
             raise ShapeError(
-                f"Kernel {self.kernel} and stride {self.stride} must be at least 1 and padding {self.padding} at least 0."
+                f"Kernel {self.kernel} and stride {self.stride} must be at least 1, padding {self.padding} at least 0."
             )
         if min(self.out) < 1:
             raise ShapeError(
@@ -119,9 +119,9 @@ def resolve_padding(padding: Padding, size: Pair, kernel: Pair, stride: Pair) ->
 
 
 def pad(x: Array, window: Window, out: Array) -> None:
-    """Copies x (N, H, W, C) into the middle of out (N, H', W', C), the part of the plane that windows read; zeros around.
+    """Copies x (N, H, W, C) into out (N, H', W', C), the padded plane that the windows cover, with zeros around it.
 
-    H' = (P - 1) * stride + R and W' alike (`padded_size`); what no window reads is left out.
+    (H', W') is `padded_size`; what no window reads is left out.
     """
     top, _, left, _ = window.padding
     h = min(window.size[0], out.shape[1] - top)

@@ -118,7 +118,8 @@ class Sequential:
         """Images (N, H, W, C) of pixels, preprocessed, as a backend array of the model's type."""
         if images.shape[1:] != self.input_shape:
             raise ShapeError(
-                f"{self.name} was built for images of {self.input_shape}, these are {images.shape[1:]}; resize them or build it anew."
+                f"{self.name} was built for images of {self.input_shape}, these are {images.shape[1:]}; "
+                "resize them or build it anew."
             )
         x = self.buffers.get("x", images.shape)
         host = self.backend.staging(x)
@@ -144,7 +145,7 @@ class Sequential:
         return result
 
     def evaluate(self, split: Split, *, batch_size: int = 256) -> tuple[float, float]:
-        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has labels beyond the classes."""
+        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels."""
         self.check_labels(split)
         total, right = 0.0, 0
         for start, scores in self._score(split.images, batch_size):
@@ -195,7 +196,7 @@ class Sequential:
 def load_arrays(
     backend: Backend, arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str
 ) -> None:
-    """Copies host arrays into a backend's by name. Raises FileFormatError unless names, shapes and types are the same."""
+    """Copies host arrays into a backend's by name. Raises FileFormatError unless names, shapes and types agree."""
     if arrays.keys() != state.keys():
         odd = ", ".join(sorted(arrays.keys() ^ state.keys()))
         raise FileFormatError(

@@ -62,7 +62,6 @@ class SGD(Optimizer):
             parameter.value,
             parameter.gradient,
             state[0],
-            state[1],
             lr,
             self.momentum,
             decay,

@@ -18,9 +18,9 @@ Floats = npt.NDArray[np.floating[Any]]
 class Preprocessing:
     """Input = (pixels * scale - mean) / std.
 
-    `mean` is None, one value a channel (C,), or an image (H, W, C); `std` is None or one a channel (C,). Both are
-    kept as float32 and in units of scaled pixels. Raises UsageError if a value is not finite, or std or scale is
-    not positive, ShapeError if the shapes do not fit together.
+    `mean` is None, one value a channel (C,), or an image (H, W, C); `std` is None or one a channel (C,). Both
+    are kept as float32 and in units of scaled pixels. Raises UsageError if a value is not finite, or std or
+    scale is not positive, ShapeError if the shapes do not fit together.
     """
 
     scale: float = 1 / 256

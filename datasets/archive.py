@@ -4,8 +4,9 @@ import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Buffer, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from cnn.errors import DataError
 
@@ -17,8 +18,8 @@ _CURE = "download or copy it again"
 def read_members(path: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
     """The content of the members named in `limits`, each at most so many bytes long.
 
-    Members of other names are passed over, whatever they are. Raises DataError if the archive is damaged or unpacks
-    to far more than the limits, or if a member is absent, too long, a link, or there twice.
+    Members of other names are passed over, whatever they are. Raises DataError if the archive is damaged or
+    unpacks to far more than the limits, or if a member is absent, too long, a link, or there twice.
     """
     contents: dict[str, bytes] = {}
     try:
@@ -33,9 +34,7 @@ def read_members(path: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
                 if not member.isreg() or member.name in contents:
                     raise DataError(f"{source} is a link or is there twice; {_CURE}.")
                 if member.size > limits[member.name]:
-                    raise DataError(
-                        f"{source} has {member.size:,} bytes, more than {limits[member.name]:,}; {_CURE}."
-                    )
+                    raise DataError(f"{source} has {member.size:,} bytes, more than {limits[member.name]:,}; {_CURE}.")
                 stream = archive.extractfile(member)
                 contents[member.name] = stream.read() if stream else b""
     except (OSError, EOFError, ValueError, zlib.error, tarfile.TarError) as error:
@@ -55,7 +54,7 @@ class _Bounded(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Buffer, /) -> int:
+    def readinto(self, buffer: Any, /) -> int:
         view = memoryview(buffer).cast("B")
         block = self._stream.read(len(view))
         self._left -= len(block)

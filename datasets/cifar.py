@@ -22,11 +22,11 @@ _PICKLE_OVERHEAD = 256  # bytes an image that a pickled batch may take beside it
 _FINE_LABELS = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster
-    man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck
-    pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk
-    skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger
-    tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+    lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
+    shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+    telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm
 """
 _TORONTO = "https://www.cs.toronto.edu/~kriz"
 _MINDSPORE = "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/notebook/datasets"
@@ -68,8 +68,8 @@ class Cifar10(DatasetPlugin):
     # In the binary layout this many label bytes stand before the pixels; the last one is used.
     label_bytes: ClassVar[int] = 1
     label_key: ClassVar[str] = "labels"
-    # Size and digest: the checksum file cifar10.txt of TensorFlow Datasets. The second address is the one that
-    # MindSpore's tutorials name.
+    # Size and digest: the checksum file cifar10.txt of TensorFlow Datasets. The second address is the one
+    # that MindSpore's tutorials name.
     files = (
         RemoteFile(
             "cifar-10-binary.tar.gz",
@@ -78,8 +78,8 @@ class Cifar10(DatasetPlugin):
             (f"{_TORONTO}/cifar-10-binary.tar.gz", f"{_MINDSPORE}/cifar-10-binary.tar.gz"),
         ),
     )
-    # MD5 of the batches: pickled, torchvision's cifar.py; binary, the data-set packages of the RAI project, with
-    # which, for CIFAR-10, other projects' CMake files agree.
+    # MD5 of the batches: pickled, torchvision's cifar.py; binary, the data-set packages of the RAI project,
+    # with which, for CIFAR-10, other projects' CMake files agree.
     layouts: ClassVar[tuple[Layout, ...]] = (
         Layout(
             "cifar-10-batches-bin",
@@ -145,17 +145,11 @@ class Cifar10(DatasetPlugin):
 
     def _count(self, layout: Layout, name: str) -> int:
         """Images in the batch `name`."""
-        return (
-            self.test_size
-            if name == list(layout.batches)[-1]
-            else self.train_size // (len(layout.batches) - 1)
-        )
+        return self.test_size if name == list(layout.batches)[-1] else self.train_size // (len(layout.batches) - 1)
 
     def _limit(self, layout: Layout, name: str) -> int:
         """Bytes of the batch `name`: exact if it is binary, at most if it is pickled."""
-        return self._count(layout, name) * (
-            PIXELS + (_PICKLE_OVERHEAD if layout.pickled else self.label_bytes)
-        )
+        return self._count(layout, name) * (PIXELS + (_PICKLE_OVERHEAD if layout.pickled else self.label_bytes))
 
     def _read(self, layout: Layout, path: Path) -> bytes:
         """The batch in the file `path`."""
@@ -165,9 +159,7 @@ class Cifar10(DatasetPlugin):
                 raise DataError(f"{path} has {size:,} bytes, more than {limit:,}; {_CURE}.")
             return path.read_bytes()
         except OSError as error:
-            raise DataError(
-                f"{path} cannot be read ({error}); check the file and its permissions."
-            ) from error
+            raise DataError(f"{path} cannot be read ({error}); check the file and its permissions.") from error
 
     def _parse(self, layout: Layout, name: str, raw: bytes, source: str) -> Split:
         """One batch as images (N, 32, 32, 3) and labels; `source` names it in errors."""
@@ -178,9 +170,7 @@ class Cifar10(DatasetPlugin):
         else:
             record = self.label_bytes + PIXELS
             if len(raw) != count * record:
-                raise DataError(
-                    f"{source} has {len(raw):,} bytes where {count * record:,} are expected; {_CURE}."
-                )
+                raise DataError(f"{source} has {len(raw):,} bytes where {count * record:,} are expected; {_CURE}.")
             records = np.frombuffer(raw, dtype=np.uint8).reshape(count, record)
             rows, labels = records[:, self.label_bytes :], records[:, self.label_bytes - 1].astype(np.int64)
         if not len(rows) == len(labels) == count:
@@ -193,9 +183,7 @@ class Cifar10(DatasetPlugin):
                 f"are expected; {_CURE}."
             )
         # From planar red, green, blue to NHWC.
-        return Split(
-            np.ascontiguousarray(rows.reshape(count, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)), labels
-        )
+        return Split(np.ascontiguousarray(rows.reshape(count, CHANNELS, SIDE, SIDE).transpose(0, 2, 3, 1)), labels)
 
 
 class Cifar100(Cifar10):

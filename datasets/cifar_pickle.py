@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cnn.errors import DataError
 
-# What may stand in a pickle. None of it is run as itself: each name gets a stand-in of ours, which keeps NumPy
-# from allocating what a hostile shape asks for.
+# What may stand in a pickle. None of it is run as itself: each name gets a stand-in of ours, which keeps
+# NumPy from allocating what a hostile shape asks for.
 _MOST = 1 << 31
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
@@ -59,9 +59,7 @@ class _Foreign(Exception):
     """The pickle names something that is not on the list."""
 
 
-def read_batch(
-    raw: bytes, source: str, label_key: str, pixels: int
-) -> tuple[npt.NDArray[np.uint8], list[int]]:
+def read_batch(raw: bytes, source: str, label_key: str, pixels: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """The rows (N, `pixels`) uint8 and the N labels of a pickled batch; `source` names it in errors.
 
     Raises DataError if it is damaged, names a foreign global, or does not hold what it should.
@@ -70,20 +68,14 @@ def read_batch(
         _check_opcodes(raw)
         batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except _Foreign as error:
-        raise DataError(
-            f"{source} asks for {error}, which a batch has no use for; do not trust it."
-        ) from error
+        raise DataError(f"{source} asks for {error}, which a batch has no use for; do not trust it.") from error
     except Exception as error:
         # A damaged pickle raises whatever its opcodes trip over: EOFError, KeyError, UnpicklingError, ...
-        raise DataError(
-            f"{source} is not a readable pickle ({error!r}); download or copy it again."
-        ) from error
+        raise DataError(f"{source} is not a readable pickle ({error!r}); download or copy it again.") from error
     if not isinstance(batch, dict):
         raise _invalid(source, f"a {type(batch).__name__} instead of a dict")
     labels, data = _get(batch, label_key), _get(batch, "data")
-    if not isinstance(labels, list) or not all(
-        type(label) is int and abs(label) <= _MOST for label in labels
-    ):
+    if not isinstance(labels, list) or not all(type(label) is int and abs(label) <= _MOST for label in labels):
         raise _invalid(source, f"no list of whole numbers under {label_key!r}")
     return _rows(data, source, pixels), labels
 

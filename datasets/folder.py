@@ -24,9 +24,10 @@ class _Item(NamedTuple):
 class Folder(DatasetPlugin):
     """A folder of one's own, the first of those searched: --data-dir, else CNN_DATA_DIR.
 
-    Images of other sizes than the most common one are resized to it, or all to `size` (H, W) if that is given;
-    grey among colour images become colour; with `strict`, either is a DataError instead. Without a test folder,
-    a fifth of each class, chosen by a fixed seed, is for testing. All of this is said in the notes.
+    Images of other sizes than the most common one are resized to it, or all to `size` (H, W) if that is
+    given; grey among colour images become colour; with `strict`, either is a DataError instead. Without a
+    test folder, a fifth of each class, chosen by a fixed seed, is for testing. All of this is said in the
+    notes.
     """
 
     name = "folder"
@@ -83,9 +84,7 @@ class Folder(DatasetPlugin):
             train += [item for i, item in enumerate(items) if i not in held]
             test += [item for i, item in enumerate(items) if i in held]
         if not test:
-            raise DataError(
-                f"{root} has too few images to hold some out for testing; give 3 or more a class."
-            )
+            raise DataError(f"{root} has too few images to hold some out for testing; give 3 or more a class.")
         note = f"no test folder: {len(test)} of {len(train) + len(test)} images held out for testing, seed {_SEED}"
         return tuple(names), train, test, [note]
 

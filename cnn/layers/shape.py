@@ -26,7 +26,10 @@ class Flatten(Layer):
 
 @dataclass(eq=False)
 class Dropout(Layer):
-    """Drops elements with probability `rate` in training and scales the rest by 1 / (1 - rate) (Srivastava et al. 2014)."""
+    """Drops elements with probability `rate` in training and scales the rest by 1 / (1 - rate).
+
+    Srivastava et al. 2014, section 10.
+    """
 
     rate: float = 0.5
 

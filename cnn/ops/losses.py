@@ -17,7 +17,7 @@ class Losses:
     """
 
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        """-log softmax(scores (N, K))[label], labels (N,) int64; shifted by the row's maximum so that exp is bounded."""
+        """-log softmax(scores (N, K))[label], labels (N,) int64; the row's maximum is taken off so exp is bounded."""
         rows = np.arange(len(labels))
         shifted = scores - scores.max(axis=1, keepdims=True)
         exponentials = np.exp(shifted)
