@@ -16,7 +16,7 @@ class MklBackend(CblasBackend):
 
     def __init__(self) -> None:
         try:
-            import mkl  # noqa: F401  loads libmkl_rt for the whole process
+            import mkl  # loads libmkl_rt for the whole process
         except ImportError as error:
             raise BackendUnavailable(
                 f"Backend 'mkl' needs Intel MKL, and mkl-service does not load ({error}); "
@@ -27,6 +27,8 @@ class MklBackend(CblasBackend):
             raise BackendUnavailable(
                 "Backend 'mkl' found no libmkl_rt in the process although mkl-service is loaded; reinstall mkl."
             )
+        # MKL may otherwise use fewer threads than it was given, which changes the order of additions.
+        mkl.set_dynamic(0)
         # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
         super().__init__(ctypes.CDLL(loaded.filepath), suffix="_64", integer=ctypes.c_int64)
         self._library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)

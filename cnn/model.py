@@ -83,6 +83,14 @@ class Sequential:
         """Every trained array, in the order of the layers."""
         return [parameter for layer in self.layers for parameter in layer.parameters]
 
+    def parameter_count(self) -> int:
+        """Trained numbers in all."""
+        return sum(int(parameter.value.size) for parameter in self.parameters)
+
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image forward, as executed."""
+        return sum(layer.macs() for layer in self.layers)
+
     def arrays(self) -> dict[str, Array]:
         """Every array that makes the model what it is, by name: parameters and running statistics."""
         found = {parameter.name: parameter.value for parameter in self.parameters}

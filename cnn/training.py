@@ -72,6 +72,9 @@ class Callback:
     def on_epoch(self, trainer: "Trainer", result: EpochResult) -> None:
         """After each epoch and its validation."""
 
+    def on_end(self) -> None:
+        """When the run is over or has failed."""
+
 
 @dataclass
 class Trainer:
@@ -147,21 +150,29 @@ class Trainer:
         """
         require(epochs >= 1, f"The number of epochs must be at least 1, not {epochs}.")
         listeners, results = list(callbacks), []
-        while self.position.epoch < epochs and not self._out_of_patience():
-            if self.order is None:
-                self.order = self.model.rng.permutation(len(self.train))
-            while self.position.batch < self.steps_per_epoch:
-                self._step(self.order)
-                for listener in listeners:
-                    listener.on_batch(self)
-                self._save_or_stop()
-            results.append(self._finish_epoch())
+        try:
+            while self.position.epoch < epochs and not self._out_of_patience():
+                results.append(self._epoch(listeners))
+                self.save()
+        finally:
             for listener in listeners:
-                listener.on_epoch(self, results[-1])
-            self.save()
+                listener.on_end()
         if self.patience is not None and self.best is not None:
             self.model.load_state(self.best)
         return results
+
+    def _epoch(self, listeners: list[Callback]) -> EpochResult:
+        if self.order is None:
+            self.order = self.model.rng.permutation(len(self.train))
+        while self.position.batch < self.steps_per_epoch:
+            self._step(self.order)
+            for listener in listeners:
+                listener.on_batch(self)
+            self._save_or_stop()
+        result = self._finish_epoch()
+        for listener in listeners:
+            listener.on_epoch(self, result)
+        return result
 
     def _step(self, order: npt.NDArray[np.int64]) -> None:
         position = self.position

@@ -91,10 +91,7 @@ class Folder(DatasetPlugin):
     def _common_form(self, items: list[_Item]) -> tuple[tuple[int, int], int, list[str]]:
         """The size (H, W) and channels all images get, and notes on those that do not have them."""
         forms = {item.path: image_header(item.path) for item in items}
-        sizes, kinds = (
-            Counter(form[0] for form in forms.values()),
-            Counter(form[1] for form in forms.values()),
-        )
+        sizes = Counter(form[0] for form in forms.values())
         # Ties go to the larger size: which file comes first must not decide.
         size = self.size or max(sizes, key=lambda found: (sizes[found], found))
         channels = max(form[1] for form in forms.values())

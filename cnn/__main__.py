@@ -1,0 +1,7 @@
+"""`python -m cnn` is the command `cnn`."""
+
+import sys
+
+from cnn.cli import main
+
+sys.exit(main())

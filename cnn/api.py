@@ -1,0 +1,76 @@
+"""Every name the package `cnn` offers."""
+
+from cnn.augment import Augmentation
+from cnn.backend import Backend, Library, current, use
+from cnn.cblas import CblasBackend
+from cnn.dataset import Dataset, DatasetPlugin, Split, load_dataset
+from cnn.errors import CnnError
+from cnn.layers import (
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2D,
+    ReLU,
+    Sigmoid,
+    Tanh,
+)
+from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model import Sequential
+from cnn.modelfile import load_model, save_model
+from cnn.optimizers import SGD, Adam, RMSprop
+from cnn.preprocessing import Preprocessing
+from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Step
+from cnn.threads import limit
+from cnn.training import Callback, Trainer, fit
+from cnn.zoo import architecture
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "Augmentation",
+    "AvgPool2D",
+    "Backend",
+    "BatchNorm",
+    "Callback",
+    "CblasBackend",
+    "CnnError",
+    "Constant",
+    "Conv2D",
+    "Cosine",
+    "Dataset",
+    "DatasetPlugin",
+    "Dropout",
+    "Exponential",
+    "Flatten",
+    "Inv",
+    "Layer",
+    "Library",
+    "Linear",
+    "LocalResponseNorm",
+    "MaxPool2D",
+    "MeanSquaredError",
+    "MultiStep",
+    "Preprocessing",
+    "RMSprop",
+    "ReLU",
+    "Sequential",
+    "Sigmoid",
+    "SoftmaxCrossEntropy",
+    "Split",
+    "Step",
+    "Tanh",
+    "Trainer",
+    "architecture",
+    "current",
+    "fit",
+    "limit",
+    "load_dataset",
+    "load_model",
+    "save_model",
+    "use",
+]

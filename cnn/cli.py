@@ -1,0 +1,80 @@
+"""The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import cnn
+from cnn.errors import CnnError, UsageError
+
+COMMANDS = {
+    "train": "train a network and save it",
+    "eval": "measure a saved network's accuracy on a data set",
+    "predict": "classify image files with a saved network",
+    "summary": "show a network's layers, parameters, operations and memory",
+    "profile": "show where the time of a training step goes, layer by layer",
+    "data": "list and download data sets",
+    "info": "show backends, libraries, threads, processor and data sets",
+    "bench": "compare layers and networks across backends and threads",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        options = _parser(given).parse_args(given)
+        return int(options.run(options) or 0)
+    except CnnError as error:
+        print(f"cnn: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("cnn: interrupted", file=sys.stderr)
+        return 130
+    except MemoryError:
+        print("cnn: there is not enough memory; use a smaller batch or data set", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; what is buffered can go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser; only the subcommand asked for is imported, so that `cnn --help` is quick."""
+    parser = _Parser(
+        prog="cnn",
+        description="Convolutional networks on CPUs, on the BLAS you name.",
+        epilog="cnn COMMAND --help says more.",
+    )
+    parser.add_argument("--version", action="version", version=f"cnn-blas {cnn.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in COMMANDS.items():
+        asked = name in given[:1]
+        module = import_module(f"cnn.commands.{name}") if asked else None
+        command = commands.add_parser(
+            name, help=summary, description=module.__doc__ if module else None, formatter_class=_Formatter
+        )
+        if module:
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports wrong usage as every other failure: in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help.")
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Descriptions as written, and every default that is not None."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default in (None, False, argparse.SUPPRESS):
+            return action.help
+        return super()._get_help_string(action)

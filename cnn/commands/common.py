@@ -1,0 +1,145 @@
+"""Options that several subcommands share, and the backend and threads they run on."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from cnn import backend as backends
+from cnn import threads
+from cnn.backend import Backend
+from cnn.dataset import Dataset, load_dataset
+from cnn.threads import ThreadBudget
+from cnn.zoo import Architecture, architecture
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a command runs on, and why."""
+
+    backend: Backend
+    why: str
+    budget: ThreadBudget
+
+    def describe(self) -> dict[str, str]:
+        """Lines of a header, by title."""
+        return {
+            "backend": f"{self.backend.name} ({self.why})",
+            "library": str(self.backend.library),
+            "threads": self.budget.describe(),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "backend": self.backend.name,
+            "library": str(self.backend.library),
+            "threads": self.budget.count,
+        }
+
+
+def add_resource_options(parser: argparse.ArgumentParser) -> None:
+    """--backend and --threads."""
+    parser.add_argument(
+        "--backend", metavar="NAME", help="backend to compute on (default: CNN_BACKEND, else the best ready)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=whole_number,
+        metavar="N",
+        help="threads (default: CNN_NUM_THREADS, else all this process may use)",
+    )
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """--data-dir and --download."""
+    parser.add_argument(
+        "--data-dir", metavar="DIR", help="folder that holds the data set (before CNN_DATA_DIR and the cache)"
+    )
+    parser.add_argument("--download", action="store_true", help="download the data set if it is not there")
+
+
+def add_json_option(parser: argparse.ArgumentParser) -> None:
+    """--json."""
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
+
+
+@contextmanager
+def resources(backend: str | None, count: int | None) -> Iterator[Resources]:
+    """The backend and the thread limit, in force until the end of the block."""
+    # The backend first: a limit reaches only the libraries that are loaded.
+    chosen, why = backends.choose(backend)
+    budget = threads.budget(count)
+    with threads.limit(budget.count):
+        yield Resources(chosen, why, budget)
+
+
+def dataset_of(options: argparse.Namespace) -> Dataset:
+    """The data set the options name."""
+    return load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
+
+
+def fitting_architecture(name: str | None, data: Dataset) -> Architecture:
+    """The network called `name`, or else the first of the zoo made for images of this shape, or else LeNet."""
+    classes = len(data.classes)
+    if name is not None:
+        return architecture(name, classes)
+    return architecture("cifar10_quick" if data.shape[2] == 3 else "lenet", classes)
+
+
+def print_lines(lines: dict[str, str]) -> None:
+    """Titles and texts in two columns."""
+    width = max(map(len, lines))
+    for title, text in lines.items():
+        print(f"{title:<{width}}  {text}", flush=True)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on standard output; NaN is refused."""
+    print(json.dumps(value, indent=2, allow_nan=False))
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """A table, its first column left, the others right."""
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    for row in [head, *rows]:
+        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        print("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
+
+
+def whole_number(text: str) -> int:
+    """An argument of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def whole_number_or_zero(text: str) -> int:
+    """An argument of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
+    return int(text)
+
+
+def number(text: str) -> float:
+    """An argument above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return value
+
+
+def share(text: str) -> float:
+    """An argument of at least 0 and below 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 and below 1")
+    return value

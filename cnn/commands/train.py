@@ -1,0 +1,248 @@
+"""Trains a network on a data set and saves it.
+
+Without arguments: LeNet on mnist-5k, which comes with the package, on the best backend that is ready.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cnn.commands import common
+from cnn.dataset import DEFAULT_DATASET, Dataset, Split, load_dataset
+from cnn.errors import FileFormatError, UsageError
+from cnn.metrics import MetricsFile
+from cnn.model import Sequential
+from cnn.modelfile import save_model
+from cnn.optimizers import Optimizer
+from cnn.progress import progress
+from cnn.schedules import Schedule
+from cnn.signals import stop_on_signals
+from cnn.storage import write_atomically
+from cnn.training import Trainer
+from cnn.zoo import Architecture
+
+VALIDATION = 0.05
+SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (
+    "settings.json",
+    "checkpoint.safetensors",
+    "metrics.jsonl",
+    "model.safetensors",
+    "summary.json",
+)
+REMEMBERED = {
+    "dataset": DEFAULT_DATASET,
+    "data_dir": None,
+    "model": None,
+    "epochs": None,
+    "batch_size": None,
+    "lr": None,
+    "optimizer": None,
+    "weight_decay": None,
+    "flip": None,
+    "pad_crop": None,
+    "validation": VALIDATION,
+    "patience": None,
+    "backend": None,
+    "threads": None,
+    "seed": 0,
+    "checkpoint_every": None,
+}
+"""What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
+    parser.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help=f"see `cnn data list` (default: {DEFAULT_DATASET})"
+    )
+    parser.add_argument("--model", metavar="NAME", help="lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp or a .toml file "
+                        "(default: lenet, for colour images cifar10_quick)")  # fmt: skip
+    recipe = parser.add_argument_group("the recipe (default: the one the network was published with)")
+    recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
+    recipe.add_argument("--batch-size", type=common.whole_number, metavar="N", help="images a step")
+    recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
+    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
+    recipe.add_argument("--weight-decay", type=common.share, metavar="X", help="L2 weight decay")
+    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
+    recipe.add_argument(
+        "--pad-crop", type=common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument("--validation", type=common.share, metavar="X",
+                        help=f"share of the training images held out for validation (default: {VALIDATION})")  # fmt: skip
+    recipe.add_argument("--patience", type=common.whole_number, metavar="N",
+                        help="stop after N epochs without a lower validation loss and keep the best weights")  # fmt: skip
+    recipe.add_argument(
+        "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
+    )
+    common.add_resource_options(parser)
+    common.add_data_options(parser)
+    files = parser.add_argument_group("the run's folder")
+    files.add_argument(
+        "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
+    )
+    files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
+    files.add_argument("--checkpoint-every", type=common.whole_number, metavar="N",
+                       help="write the checkpoint every N steps too, not only after each epoch")  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Trains, tests and saves."""
+    _recall(options)
+    data = load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
+    architecture = _adjusted(common.fitting_architecture(options.model, data), options)
+    with common.resources(options.backend, options.threads) as resources:
+        rng = np.random.default_rng(options.seed)
+        train, validation = data.train.hold_out(options.validation, rng) if options.validation else (data.train, None)
+        model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
+        out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
+        trainer = _trainer(model, train, validation, architecture, options, out)
+        epochs = options.epochs or architecture.recipe.epochs
+        _open(out, options, resources, trainer)
+        common.print_lines(_header(data, trainer, resources, options.seed, epochs, out))
+        for note in data.notes:
+            print(f"note: {note}")
+        metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
+        with stop_on_signals(trainer):
+            trainer.run(epochs, [progress(epochs), metrics])
+        _finish(trainer, data, metrics.rows, resources, options.seed, out)
+
+
+def _recall(options: argparse.Namespace) -> None:
+    """Fills in what was not given: from the run that is resumed, or the defaults."""
+    stored: dict[str, Any] = {}
+    if options.resume:
+        if options.out is None:
+            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
+        path = Path(options.out) / SETTINGS
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(
+                f"{path} cannot be read ({error}); there is no run to resume in that folder."
+            ) from error
+    elif options.out is not None and (Path(options.out) / SETTINGS).exists():
+        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+    for name, default in REMEMBERED.items():
+        if getattr(options, name) is None:
+            setattr(options, name, stored.get(name, default))
+    if options.model is not None and options.model.endswith(".toml"):
+        options.model = str(Path(options.model).absolute())
+
+
+def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
+    """The architecture with its recipe changed as the options ask."""
+    recipe = architecture.recipe
+    optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
+    if options.weight_decay is not None:
+        optimizer.weight_decay = options.weight_decay
+    augmentation = recipe.augmentation
+    if options.flip is not None:
+        augmentation = replace(augmentation, flip=options.flip)
+    if options.pad_crop is not None:
+        augmentation = replace(augmentation, pad_crop=options.pad_crop)
+    schedule: Schedule = recipe.schedule
+    if options.lr is not None:
+        schedule = replace(schedule, lr=options.lr)  # type: ignore[type-var]
+    return replace(
+        architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
+    )
+
+
+def _trainer(
+    model: Sequential,
+    train: Split,
+    validation: Split | None,
+    architecture: Architecture,
+    options: argparse.Namespace,
+    out: Path,
+) -> Trainer:
+    recipe = architecture.recipe
+    return Trainer(
+        model,
+        train,
+        validation,
+        recipe.optimizer,
+        recipe.schedule,
+        options.batch_size or recipe.batch_size,
+        recipe.augmentation,
+        options.patience,
+        out / CHECKPOINT,
+        options.checkpoint_every,
+    )
+
+
+def _open(out: Path, options: argparse.Namespace, resources: common.Resources, trainer: Trainer) -> None:
+    """Brings a resumed run back, or records the settings of a new one."""
+    if options.resume:
+        if (out / CHECKPOINT).exists():
+            trainer.resume()
+        return
+    settings = {name: getattr(options, name) for name in REMEMBERED}
+    settings |= {"backend": resources.backend.name, "threads": resources.budget.count}
+    write_atomically(out / SETTINGS, json.dumps(settings, indent=2).encode())
+
+
+def _header(
+    data: Dataset, trainer: Trainer, resources: common.Resources, seed: int, epochs: int, out: Path
+) -> dict[str, str]:
+    model = trainer.model
+    counts = f"{len(trainer.train):,} training, "
+    if trainer.validation:
+        counts += f"{len(trainer.validation):,} validation, "
+    shape = "x".join(map(str, data.shape))
+    lines = {
+        "data": f"{data.name}: {counts}{len(data.test):,} test images {shape}, {len(data.classes)} classes ({data.source})",
+        "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
+        **resources.describe(),
+        "seed": str(seed),
+        "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {_words(trainer.optimizer)}, {_words(trainer.schedule)}",
+        "folder": str(out),
+    }
+    if trainer.position.step:
+        lines["resumed"] = f"after {trainer.position.epoch} epochs, {trainer.position.step} steps"
+    return lines
+
+
+def _words(part: Optimizer | Schedule) -> str:
+    settings = ", ".join(f"{each.name} {getattr(part, each.name)}" for each in fields(part))  # type: ignore[arg-type]
+    return f"{type(part).__name__} ({settings})"
+
+
+def _finish(
+    trainer: Trainer,
+    data: Dataset,
+    rows: list[dict[str, Any]],
+    resources: common.Resources,
+    seed: int,
+    out: Path,
+) -> None:
+    """Tests the network, saves it, and says what came out."""
+    model = trainer.model
+    test_loss, test_accuracy = model.evaluate(data.test)
+    save_model(model, out / MODEL)
+    seconds = sum(row["seconds"] for row in rows)
+    images = sum(row["seconds"] * row["images_per_second"] for row in rows)
+    summary = {
+        "dataset": data.name,
+        "model": model.name,
+        **resources.to_dict(),
+        "seed": seed,
+        "epochs": len(rows),
+        "test_accuracy": test_accuracy,
+        "test_loss": test_loss,
+        "images_per_second": images / seconds,
+        "seconds": seconds,
+    }
+    write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
+    common.print_lines(
+        {
+            "test accuracy": f"{test_accuracy:.2%} of {len(data.test):,} images",
+            "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
+            "saved": str(out / MODEL),
+        }
+    )

@@ -1,0 +1,75 @@
+"""Augmentation: each image of the result is one of the allowed changes of its original, and the seed decides which."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cnn.augment import Augmentation
+from cnn.errors import FileFormatError, ShapeError, UsageError
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(1).integers(0, 256, (64, 6, 5, 3), dtype=np.uint8)
+
+
+def test_off_by_default(images):
+    assert not Augmentation()
+    assert Augmentation().apply(images, np.random.default_rng(0)) is images
+
+
+def test_flip_mirrors_about_half_left_to_right(images):
+    got = Augmentation(flip=True).apply(images, np.random.default_rng(0))
+    mirrored = [np.array_equal(new, old[:, ::-1]) for new, old in zip(got, images, strict=True)]
+    kept = [np.array_equal(new, old) for new, old in zip(got, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_pad_crop_shifts_with_zeros_and_reaches_every_offset(images):
+    got = Augmentation(pad_crop=1).apply(images, np.random.default_rng(0))
+    offsets = set()
+    for new, old in zip(got, images, strict=True):
+        padded = np.zeros((8, 7, 3), dtype=np.uint8)
+        padded[1:7, 1:6] = old
+        found = [(r, c) for r in range(3) for c in range(3) if np.array_equal(new, padded[r : r + 6, c : c + 5])]
+        assert len(found) == 1
+        offsets.add(found[0])
+    assert len(offsets) == 9
+
+
+def test_same_seed_same_bytes_and_input_untouched(images):
+    before = images.copy()
+    augmentation = Augmentation(flip=True, pad_crop=2)
+    first = augmentation.apply(images, np.random.default_rng(7))
+    second = augmentation.apply(images, np.random.default_rng(7))
+    other = augmentation.apply(images, np.random.default_rng(8))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, other)
+    np.testing.assert_array_equal(images, before)
+    assert first.dtype == np.uint8
+
+
+def test_config_goes_through_json():
+    augmentation = Augmentation(flip=True, pad_crop=4)
+    assert Augmentation.from_config(json.loads(json.dumps(augmentation.to_config()))) == augmentation
+
+
+@pytest.mark.parametrize("arguments", [{"flip": 1}, {"pad_crop": -1}, {"pad_crop": 1.5}, {"pad_crop": True}])
+def test_constructor_refuses(arguments):
+    with pytest.raises(UsageError):
+        Augmentation(**arguments)
+
+
+@pytest.mark.parametrize("config", [{}, {"flip": True}, {"flip": True, "pad_crop": -4}, {"flip": 0, "pad_crop": 0}])
+def test_from_config_refuses(config):
+    with pytest.raises(FileFormatError):
+        Augmentation.from_config(config)
+
+
+def test_apply_refuses_what_does_not_fit(images):
+    with pytest.raises(ShapeError, match="pad_crop is 5"):
+        Augmentation(pad_crop=5).apply(images, np.random.default_rng(0))
+    with pytest.raises(ShapeError, match="N, H, W, C"):
+        Augmentation(flip=True).apply(images[0], np.random.default_rng(0))
