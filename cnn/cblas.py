@@ -69,5 +69,4 @@ class CblasBackend(Backend):
 def leading_dimension(x: Array) -> int:
     """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
     rows, columns = x.shape
-    step = x.strides[0] // x.itemsize if rows > 1 else 0
-    return max(1, columns, int(step))
+    return max(1, int(columns), int(x.strides[0]) // x.itemsize if rows > 1 else 0)

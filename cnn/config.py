@@ -1,7 +1,9 @@
 """Objects that can be written as a table of plain values, in a model file or a user's TOML, and read back."""
 
-from dataclasses import MISSING, Field, fields
-from typing import Any, ClassVar, Self, cast
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import UnionType
+from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin
 
 from cnn.errors import UsageError
 
@@ -43,16 +45,14 @@ class Configurable:
             table = {"type": table}
         if not isinstance(table, dict) or not isinstance(table.get("type"), str):
             raise UsageError(f"A {cls._family} is described by a table with a `type`, not by {table!r}.")
-        known = cls._members.get(table["type"])
+        # What is no dataclass is a common base such as Pool2D, no member of its own.
+        members = {name: member for name, member in cls._members.items() if is_dataclass(member)}
+        known = members.get(table["type"])
         if known is None:
-            raise UsageError(
-                f"There is no {cls._family} {table['type']!r}; known are: {', '.join(sorted(cls._members))}."
-            )
+            raise UsageError(f"There is no {cls._family} {table['type']!r}; known are: {', '.join(sorted(members))}.")
         allowed = {field.name: field for field in fields(cast(Any, known)) if field.init}
         values = {key: value for key, value in table.items() if key != "type"}
-        for key in values:
-            if key not in allowed:
-                raise UsageError(f"{table['type']} has no setting {key!r}; known are: {', '.join(allowed) or 'none'}.")
+        check_values(table["type"], values, allowed)
         missing = [name for name, field in allowed.items() if _default(field) is MISSING and name not in values]
         if missing:
             raise UsageError(f"{table['type']} needs {', '.join(missing)}.")
@@ -60,6 +60,37 @@ class Configurable:
             return cast(Self, known(**values))
         except TypeError as error:
             raise UsageError(f"{table['type']} cannot be made of {values}: {error}.") from error
+
+
+def check_values(owner: str, values: Mapping[str, Any], allowed: "Mapping[str, Field[Any]]") -> None:
+    """Raises UsageError unless every key is the name of a field and every value of the field's type.
+
+    A list may stand for a tuple, a whole number for a float, a table or a name for an object.
+    """
+    for key, value in values.items():
+        if key not in allowed:
+            raise UsageError(f"{owner} has no setting {key!r}; known are: {', '.join(allowed) or 'none'}.")
+        kind = allowed[key].type
+        if not _fits(value, kind):
+            text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+            raise UsageError(f"{owner}: {key} must be {text}, not {value!r}.")
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    origin, args = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in args)
+    if origin in (tuple, list):
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = args[:1] * len(value) if origin is list or args[-1] is Ellipsis else args
+        return len(value) == len(kinds) and all(_fits(*each) for each in zip(value, kinds, strict=True))
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    if kind in (bool, str, type(None)):
+        return isinstance(value, kind)
+    # An object of another class checks itself when it is made.
+    return isinstance(value, (kind, dict, str)) if isinstance(kind, type) else True
 
 
 def _default(field: "Field[Any]") -> Any:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import inf
 
 from cnn.arrays import Array
 from cnn.backend import Backend
@@ -42,7 +43,10 @@ class MeanSquaredError(Loss):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        require(self.low < self.high, f"low ({self.low}) must be below high ({self.high}).")
+        require(
+            -inf < self.low < self.high < inf,
+            f"low ({self.low}) must be below high ({self.high}), both finite.",
+        )
 
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         return backend.squared_error(scores, labels, self.low, self.high, out)

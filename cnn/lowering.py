@@ -63,7 +63,7 @@ class Window:
         if not self.ceil:
             return room // stride + 1
         count = -(-room // stride) + 1
-        return count - 1 if (before or after) and (count - 1) * stride >= size + before else count
+        return count - 1 if (count - 1) * stride >= size + before else count
 
     @property
     def taps(self) -> int:
@@ -124,8 +124,8 @@ def pad(x: Array, window: Window, out: Array) -> None:
     (H', W') is `padded_size`; what no window reads is left out.
     """
     top, _, left, _ = window.padding
-    h = min(window.size[0], out.shape[1] - top)
-    w = min(window.size[1], out.shape[2] - left)
+    h = max(0, min(window.size[0], out.shape[1] - top))
+    w = max(0, min(window.size[1], out.shape[2] - left))
     out[:, :top].fill(0)
     out[:, top + h :].fill(0)
     out[:, top : top + h, :left].fill(0)

@@ -91,6 +91,20 @@ class Sequential:
         """Multiply-accumulate operations for one image forward, as executed."""
         return sum(layer.macs() for layer in self.layers)
 
+    def memory(self, batch: int, *, training: bool) -> int:
+        """Bytes for a batch: parameters, activations and temporary space, in training their gradients too.
+
+        The optimizer's state and what the BLAS allocates itself are not counted.
+        """
+        elements = self.parameter_count() + batch * prod(self.input_shape)
+        elements += batch * sum(layer.forward_elements() for layer in self.layers)
+        elements += batch * max(layer.scratch_elements() for layer in self.layers)
+        if training:
+            elements += self.parameter_count() + batch * prod(self.output_shape)
+            elements += batch * sum(layer.backward_elements() for layer in self.layers)
+            elements += batch * sum(layer.input_gradient_elements() for layer in self.layers[1:])
+        return elements * self.dtype.itemsize
+
     def arrays(self) -> dict[str, Array]:
         """Every array that makes the model what it is, by name: parameters and running statistics."""
         found = {parameter.name: parameter.value for parameter in self.parameters}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.backend import Backend
+from cnn.backend import Backend, choose
 from cnn.errors import FileFormatError
 from cnn.layers import Layer
 from cnn.losses import Loss
@@ -27,19 +27,20 @@ def save_model(model: Sequential, path: str | Path) -> None:
 
 def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Sequential:
     """The network in a file, on `backend` or the one in force. Raises FileFormatError if the file is none."""
+    chosen = backend if isinstance(backend, Backend) else choose(backend)[0]
     arrays, table = read_arrays(Path(path), KIND)
     constants = {
         name.removeprefix(_PREPROCESSING): arrays.pop(name) for name in list(arrays) if name.startswith(_PREPROCESSING)
     }
     try:
-        model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), backend)
+        model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen)
     except (KeyError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} does not describe a network ({error}); restore it or train again.") from error
     model.load_state(arrays)
     return model
 
 
-def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend | str | None) -> Sequential:
+def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend) -> Sequential:
     return Sequential(
         [Layer.from_config(layer) for layer in table["layers"]],
         tuple(table["input"]),

@@ -82,6 +82,7 @@ class RMSprop(Optimizer):
 
     def __post_init__(self) -> None:
         _check_share("rho", self.rho)
+        _check_epsilon(self.epsilon)
         _check_decay(self.weight_decay)
 
     def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
@@ -104,6 +105,7 @@ class Adam(Optimizer):
     def __post_init__(self) -> None:
         _check_share("beta1", self.beta1)
         _check_share("beta2", self.beta2)
+        _check_epsilon(self.epsilon)
         _check_decay(self.weight_decay)
 
     def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
@@ -128,3 +130,7 @@ def _check_share(name: str, value: float) -> None:
 
 def _check_decay(value: float) -> None:
     require(0 <= value < float("inf"), f"weight_decay must be at least 0 and finite, not {value}.")
+
+
+def _check_epsilon(value: float) -> None:
+    require(0 < value < float("inf"), f"epsilon must be above 0 and finite, not {value}.")

@@ -38,6 +38,7 @@ class Step(Schedule):
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_factor("gamma", self.gamma)
         require(self.every >= 1, f"every must be at least 1 step, not {self.every}.")
 
     def rate(self, step: int) -> float:
@@ -54,6 +55,7 @@ class MultiStep(Schedule):
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_factor("gamma", self.gamma)
         object.__setattr__(self, "milestones", tuple(self.milestones))
         require(
             list(self.milestones) == sorted(set(self.milestones)) and min(self.milestones, default=1) > 0,
@@ -74,6 +76,8 @@ class Inv(Schedule):
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_factor("gamma", self.gamma)
+        _check_factor("power", self.power)
 
     def rate(self, step: int) -> float:
         return float(self.lr * (1 + self.gamma * step) ** -self.power)
@@ -88,6 +92,7 @@ class Exponential(Schedule):
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
+        _check_factor("gamma", self.gamma)
 
     def rate(self, step: int) -> float:
         return float(self.lr * self.gamma**step)
@@ -111,6 +116,7 @@ class Cosine(Schedule):
             0 <= self.warmup < self.steps,
             f"warmup ({self.warmup}) must be at least 0 and below steps ({self.steps}).",
         )
+        require(0 <= self.floor <= self.lr, f"floor ({self.floor}) must be from 0 to lr ({self.lr}).")
 
     def rate(self, step: int) -> float:
         if step < self.warmup:
@@ -121,3 +127,7 @@ class Cosine(Schedule):
 
 def _check_rate(lr: float) -> None:
     require(0 < lr < float("inf"), f"The learning rate must be above 0 and finite, not {lr}.")
+
+
+def _check_factor(name: str, value: float) -> None:
+    require(0 <= value < float("inf"), f"{name} must be at least 0 and finite, not {value}.")

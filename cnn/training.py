@@ -93,7 +93,7 @@ class Trainer:
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     patience: int | None = None
-    checkpoint: Path | None = None
+    checkpoint: str | Path | None = None
     checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -118,12 +118,14 @@ class Trainer:
 
     def settings(self) -> dict[str, Any]:
         """All that must be the same for a checkpoint to be continued."""
+        scale, constants = self.model.preprocessing.to_state()
         return {
             "net": self.model.config(),
             "optimizer": self.optimizer.config(),
             "schedule": self.schedule.config(),
             "batch size": self.batch_size,
             "augmentation": self.augmentation.to_config(),
+            "preprocessing": scale | {name: zlib.crc32(array.tobytes()) for name, array in constants.items()},
             "training images": self._fingerprints[0],
             "validation images": self._fingerprints[1],
         }
@@ -132,12 +134,12 @@ class Trainer:
         """Continues from the checkpoint. Raises FileFormatError or UsageError if it is not one of this run."""
         if self.checkpoint is None:
             raise UsageError("There is no checkpoint to resume from; name one.")
-        read_checkpoint(self, self.checkpoint)
+        read_checkpoint(self, Path(self.checkpoint))
 
     def save(self) -> None:
         """Writes the checkpoint, if there is to be one."""
         if self.checkpoint is not None:
-            write_checkpoint(self, self.checkpoint)
+            write_checkpoint(self, Path(self.checkpoint))
 
     def request_stop(self, reason: str) -> None:
         """Asks the run to save and stop after the step it is in; may be called from a signal handler."""
@@ -179,15 +181,14 @@ class Trainer:
         started = time.perf_counter()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         images = self.augmentation.apply(self.train.images[chosen], self.model.rng)
-        loss, correct = self.model.train_step(images, self.train.labels[chosen])
+        with np.errstate(all="ignore"):  # what overflows is found below, and told once
+            loss, correct = self.model.train_step(images, self.train.labels[chosen])
         rate = self.schedule.rate(position.step)
         if not math.isfinite(loss):
             place = self.model.first_non_finite() or "the loss"
-            raise NonFiniteError(
-                f"The loss became {loss} at step {position.step + 1} (epoch {position.epoch + 1}), first in {place}; "
-                f"lower the learning rate, now {rate:g}. The last checkpoint is unchanged."
-            )
-        self.optimizer.step(rate)
+            raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
+        with np.errstate(all="ignore"):
+            self.optimizer.step(rate)
         position.batch += 1
         position.step += 1
         position.loss += loss
@@ -195,16 +196,31 @@ class Trainer:
         position.seen += len(chosen)
         position.seconds += time.perf_counter() - started
 
+    def _non_finite(self, event: str, place: str, step: int) -> NonFiniteError:
+        return NonFiniteError(
+            f"{event} at step {step} (epoch {self.position.epoch + 1}){place}; lower the learning rate, now "
+            f"{self.schedule.rate(step - 1):g}. The last checkpoint is unchanged."
+        )
+
+    def _check_weights(self) -> None:
+        """Raises NonFiniteError: weights that overflowed in the last step must reach no checkpoint and no model."""
+        for name, array in self.model.arrays().items():
+            if not self.model.backend.all_finite(array):
+                raise self._non_finite(f"{name} became infinite or NaN", "", self.position.step)
+
     def _save_or_stop(self) -> None:
         if self._stop_reason is not None:
+            self._check_weights()
             self.save()
             kept = f"its state is saved in {self.checkpoint}" if self.checkpoint else "nothing was saved"
             raise Interrupted(f"Stopped by {self._stop_reason} at step {self.position.step}; {kept}.")
         if self.checkpoint_every and self.position.step % self.checkpoint_every == 0:
+            self._check_weights()
             self.save()
 
     def _finish_epoch(self) -> EpochResult:
         position = self.position
+        self._check_weights()
         position.epoch += 1
         val_loss, val_accuracy = self.model.evaluate(self.validation) if self.validation else (None, None)
         if val_loss is not None:

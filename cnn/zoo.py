@@ -2,7 +2,8 @@
 
 import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from cnn.augment import Augmentation
 from cnn.backend import Backend
-from cnn.config import require
+from cnn.config import check_values, require
 from cnn.dataset import Dataset
 from cnn.errors import FileFormatError, UsageError
 from cnn.initializers import Gaussian, He, Xavier
@@ -50,6 +51,14 @@ class Recipe:
         require(
             self.preprocessing in PREPROCESSINGS,
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",
+        )
+        require(
+            self.epochs >= 1 and self.batch_size >= 1,
+            f"epochs ({self.epochs}) and batch_size ({self.batch_size}) must be at least 1.",
+        )
+        require(
+            self.pixel_scale > 0 and isfinite(self.pixel_scale),
+            f"pixel_scale must be above 0 and finite, not {self.pixel_scale}.",
         )
 
     def preprocess(self, data: Dataset) -> Preprocessing:
@@ -168,7 +177,7 @@ def cifar10_quick(classes: int = 10) -> Architecture:
         ],
         (32, 32, 3),
         Recipe(
-            epochs=11,
+            epochs=10,
             batch_size=100,
             optimizer=SGD(0.9, 0.004),
             schedule=MultiStep(1e-3, (4000,)),
@@ -284,7 +293,10 @@ def read_architecture(path: Path) -> Architecture:
         raise UsageError(f"{path}: input must be three whole numbers [height, width, channels], not {shape!r}.")
     if not isinstance(layers, list) or not layers:
         raise UsageError(f"{path} needs at least one [[layers]] table.")
+    if not isinstance(recipe, dict):
+        raise UsageError(f"{path}: recipe must be a table [recipe], not {recipe!r}.")
     try:
+        check_values("recipe", recipe, {each.name: each for each in fields(Recipe)})
         return Architecture(
             str(table.get("name", path.stem)),
             [Layer.from_config(layer) for layer in layers],

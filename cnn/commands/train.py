@@ -24,7 +24,7 @@ from cnn.schedules import Schedule
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
 from cnn.training import Trainer
-from cnn.zoo import Architecture
+from cnn.zoo import ZOO, Architecture
 
 VALIDATION = 0.05
 SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (
@@ -57,12 +57,13 @@ REMEMBERED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"see cnn data list (default: {DEFAULT_DATASET})")
     parser.add_argument(
-        "dataset", nargs="?", metavar="DATASET", help=f"see `cnn data list` (default: {DEFAULT_DATASET})"
+        "--model",
+        metavar="NAME",
+        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
     )
-    parser.add_argument("--model", metavar="NAME", help="lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp or a .toml file "
-                        "(default: lenet, for colour images cifar10_quick)")  # fmt: skip
-    recipe = parser.add_argument_group("the recipe (default: the one the network was published with)")
+    recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
     recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
     recipe.add_argument("--batch-size", type=common.whole_number, metavar="N", help="images a step")
     recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
@@ -72,22 +73,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument(
         "--pad-crop", type=common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
     )
-    recipe.add_argument("--validation", type=common.share, metavar="X",
-                        help=f"share of the training images held out for validation (default: {VALIDATION})")  # fmt: skip
-    recipe.add_argument("--patience", type=common.whole_number, metavar="N",
-                        help="stop after N epochs without a lower validation loss and keep the best weights")  # fmt: skip
+    recipe.add_argument(
+        "--validation",
+        type=common.share,
+        metavar="X",
+        help=f"share of the training images held out for validation (default: {VALIDATION})",
+    )
+    recipe.add_argument(
+        "--patience",
+        type=common.whole_number,
+        metavar="N",
+        help="stop after N epochs without a lower validation loss and keep the best weights",
+    )
     recipe.add_argument(
         "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     common.add_resource_options(parser)
     common.add_data_options(parser)
-    files = parser.add_argument_group("the run's folder")
+    files = parser.add_argument_group("folder of the run")
     files.add_argument(
         "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
     )
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
-    files.add_argument("--checkpoint-every", type=common.whole_number, metavar="N",
-                       help="write the checkpoint every N steps too, not only after each epoch")  # fmt: skip
+    files.add_argument(
+        "--checkpoint-every",
+        type=common.whole_number,
+        metavar="N",
+        help="write the checkpoint every N steps too, not only after each epoch",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -190,17 +203,16 @@ def _open(out: Path, options: argparse.Namespace, resources: common.Resources, t
 def _header(
     data: Dataset, trainer: Trainer, resources: common.Resources, seed: int, epochs: int, out: Path
 ) -> dict[str, str]:
-    model = trainer.model
-    counts = f"{len(trainer.train):,} training, "
-    if trainer.validation:
-        counts += f"{len(trainer.validation):,} validation, "
-    shape = "x".join(map(str, data.shape))
+    model, shape = trainer.model, "x".join(map(str, data.shape))
+    held = f"{len(trainer.validation):,} validation, " if trainer.validation else ""
+    counts = f"{len(trainer.train):,} training, {held}{len(data.test):,} test images {shape}"
+    optimizer, schedule = _words(trainer.optimizer), _words(trainer.schedule)
     lines = {
-        "data": f"{data.name}: {counts}{len(data.test):,} test images {shape}, {len(data.classes)} classes ({data.source})",
+        "data": f"{data.name}: {counts}, {len(data.classes)} classes ({data.source})",
         "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
         **resources.describe(),
         "seed": str(seed),
-        "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {_words(trainer.optimizer)}, {_words(trainer.schedule)}",
+        "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {optimizer}, {schedule}",
         "folder": str(out),
     }
     if trainer.position.step:

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
@@ -76,6 +77,18 @@ class Layer(Configurable):
 
     def scratch_elements(self) -> int:
         """Elements of shared temporary space for one image."""
+        return 0
+
+    def forward_elements(self) -> int:
+        """Elements that the layer keeps of one image going forward."""
+        return prod(self.output_shape)
+
+    def input_gradient_elements(self) -> int:
+        """Elements of the gradient of one image's input."""
+        return prod(self.input_shape)
+
+    def backward_elements(self) -> int:
+        """Elements beside the input's gradient that one image takes going backward."""
         return 0
 
     def _create(self) -> None:

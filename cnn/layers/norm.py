@@ -1,6 +1,7 @@
 """Normalisation layers."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -28,6 +29,9 @@ class BatchNorm(Layer):
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
+
+    def scratch_elements(self) -> int:
+        return prod(self.output_shape)
 
     def _create(self) -> None:
         shape = self.input_shape[-1:]
@@ -97,6 +101,12 @@ class LocalResponseNorm(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
         return input_shape
+
+    def forward_elements(self) -> int:
+        return 2 * prod(self.output_shape)
+
+    def scratch_elements(self) -> int:
+        return 2 * prod(self.output_shape)
 
     def _create(self) -> None:
         height, width, _ = self.input_shape

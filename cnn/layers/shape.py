@@ -17,6 +17,12 @@ class Flatten(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)
 
+    def forward_elements(self) -> int:
+        return 0
+
+    def input_gradient_elements(self) -> int:
+        return 0
+
     def forward(self, x: Array, *, training: bool) -> Array:
         return x.reshape(len(x), *self.output_shape)
 

@@ -1,6 +1,7 @@
 """What convolution and the fully connected layer share: weights, a bias and a fused activation."""
 
 from abc import abstractmethod
+from math import prod
 
 from cnn.arrays import Array, Shape
 from cnn.initializers import Initializer, Zeros
@@ -40,6 +41,9 @@ class Weighted(Layer):
 
     def backward_parameters(self, dy: Array) -> None:
         self._parameter_gradients(self._before_activation(dy))
+
+    def backward_elements(self) -> int:
+        return prod(self.output_shape) if self.activation else 0
 
     @abstractmethod
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:

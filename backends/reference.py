@@ -1,0 +1,341 @@
+"""The `reference` backend: every operation straight from its definition, in float64, slowly; the truth for all others."""
+
+from collections.abc import Iterator
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend, Library, gemm_sizes
+from cnn.lowering import Window
+from cnn.ops.elementwise import unknown_activation
+
+
+class Pixel(NamedTuple):
+    """Output pixel (p, q): the image rows and columns its window covers, and the kernel's part that covers them."""
+
+    p: int
+    q: int
+    h: slice
+    w: slice
+    r: slice
+    s: slice
+
+
+class ReferenceBackend(Backend):
+    """Loops over output pixels and explicit sums: no BLAS, no column matrix, and nothing shared with the defaults."""
+
+    name: ClassVar[str] = "reference"
+
+    @property
+    def library(self) -> Library:
+        return Library("NumPy loops in float64", np.__version__)
+
+    def gemm(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        gemm_sizes(a, b, out, transpose_a, transpose_b)
+        left, right = "km" if transpose_a else "mk", "nk" if transpose_b else "kn"
+        product = np.einsum(f"{left},{right}->mn", wide(a), wide(b))
+        out[...] = wide(out) + product if accumulate else product
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        activation: str | None,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        x, w, y = wide(x), wide(w), np.zeros(out.shape)
+        for at in pixels(window):
+            y[:, at.p, at.q] = np.einsum("nrsc,rsck->nk", x[:, at.h, at.w], w[at.r, at.s])
+        self.bias_activation(y, bias, activation)
+        out[...] = y
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        x, dy, dw = wide(x), wide(dy), np.zeros(out.shape)
+        for at in pixels(window):
+            dw[at.r, at.s] += np.einsum("nrsc,nk->rsck", x[:, at.h, at.w], dy[:, at.p, at.q])
+        out[...] = dw
+
+    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        dy, w, dx = wide(dy), wide(w), np.zeros(out.shape)
+        for at in pixels(window):
+            dx[:, at.h, at.w] += np.einsum("nk,rsck->nrsc", dy[:, at.p, at.q], w[at.r, at.s])
+        out[...] = dx
+
+    def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
+        n, _, _, c = x.shape
+        for at in pixels(window):
+            patch = x[:, at.h, at.w]
+            first = patch.reshape(n, -1, c).argmax(axis=1)
+            row, column = np.divmod(first, patch.shape[2])
+            out[:, at.p, at.q] = patch.max(axis=(1, 2))
+            if winners is not None:
+                winners[:, at.p, at.q] = (at.r.start + row) * window.kernel[1] + at.s.start + column
+
+    def max_pool2d_gradient(self, dy: Array, winners: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        dx = np.zeros(out.shape)
+        for n, p, q, c in np.ndindex(dy.shape):
+            r, s = divmod(int(winners[n, p, q, c]), window.kernel[1])
+            h = p * window.stride[0] - window.padding[0] + r
+            w = q * window.stride[1] - window.padding[2] + s
+            dx[n, h, w, c] += float(dy[n, p, q, c])
+        out[...] = dx
+
+    def avg_pool2d(self, x: Array, window: Window, out: Array) -> None:
+        x = wide(x)
+        for at in pixels(window):
+            out[:, at.p, at.q] = x[:, at.h, at.w].sum(axis=(1, 2)) / area(window, at)
+
+    def avg_pool2d_gradient(self, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        dy, dx = wide(dy), np.zeros(out.shape)
+        for at in pixels(window):
+            dx[:, at.h, at.w] += dy[:, at.p, at.q][:, None, None] / area(window, at)
+        out[...] = dx
+
+    def scale(self, x: Array, factors: Array | float, out: Array) -> None:
+        out[...] = wide(x) * factors
+
+    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+        running[...] = momentum * wide(running) + (1 - momentum) * wide(new)
+
+    def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
+        z = wide(y) if bias is None else wide(y) + wide(bias)
+        y[...] = z if activation is None else activated(activation, z)
+
+    def bias_gradient(self, dy: Array, out: Array) -> None:
+        out[...] = wide(dy).sum(axis=tuple(range(dy.ndim - 1)))
+
+    def activation(self, name: str, x: Array, out: Array) -> None:
+        out[...] = activated(name, wide(x))
+
+    def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
+        y = wide(y)
+        if name == "relu":
+            slope = np.where(y > 0, 1.0, 0.0)
+        elif name == "tanh":
+            slope = 1 - y**2
+        elif name == "sigmoid":
+            slope = y - y**2
+        else:
+            raise unknown_activation(name)
+        out[...] = slope * wide(dy)
+
+    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        loss, right = 0.0, 0
+        for n, (row, label) in enumerate(zip(wide(scores), labels, strict=True)):
+            shares = softmax(row)
+            loss += float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[label])
+            right += int(row.argmax() == label)
+            if out is not None:
+                shares[label] -= 1
+                out[n] = shares / len(labels)
+        return loss, right
+
+    def squared_error(
+        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+    ) -> tuple[float, int]:
+        loss, right = 0.0, 0
+        for n, (row, label) in enumerate(zip(wide(scores), labels, strict=True)):
+            target = np.full(len(row), low)
+            target[label] = high
+            loss += float(((row - target) ** 2).mean())
+            right += int(row.argmax() == label)
+            if out is not None:
+                out[n] = 2 * (row - target) / scores.size
+        return loss, right
+
+    def softmax(self, scores: Array, out: Array) -> None:
+        for n, row in enumerate(wide(scores)):
+            out[n] = softmax(row)
+
+    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+        for n, row in enumerate(wide(scores)):
+            reached = ((row - low) / (high - low)).clip(0, 1)
+            out[n] = reached / reached.sum() if reached.any() else 0
+
+    def batch_statistics(self, x: Array, mean: Array, variance: Array) -> None:
+        rows = wide(x).reshape(-1, x.shape[-1])
+        centre = rows.sum(axis=0) / len(rows)
+        mean[...] = centre
+        variance[...] = ((rows - centre) ** 2).sum(axis=0) / len(rows)
+
+    def batch_norm(
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+    ) -> None:
+        normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
+        out[...] = wide(gamma) * normal + wide(beta)
+
+    def batch_norm_gradient(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        epsilon: float,
+        out: Array,
+        dgamma: Array,
+        dbeta: Array,
+        scratch: Buffers,
+    ) -> None:
+        # Ioffe & Szegedy 2015, section 3, in the paper's own steps: through the variance, the mean, and x itself.
+        x, dy, deviation = wide(x), wide(dy), np.sqrt(wide(variance) + epsilon)
+        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
+        centred, dnormal = x - wide(mean), dy * wide(gamma)
+        dvariance = (dnormal * centred).sum(axis=axes) * -0.5 / deviation**3
+        dmean = -dnormal.sum(axis=axes) / deviation - 2 * dvariance * centred.sum(axis=axes) / count
+        dgamma[...] = (dy * centred / deviation).sum(axis=axes)
+        dbeta[...] = dy.sum(axis=axes)
+        out[...] = dnormal / deviation + dvariance * 2 * centred / count + dmean / count
+
+    def lrn_scale(
+        self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers
+    ) -> None:
+        x, total = wide(x), np.zeros(x.shape)
+        if window is None:
+            for c, near in neighbours(x.shape[-1], size):
+                total[..., c] = (x[..., near] ** 2).sum(axis=-1) / size
+        else:
+            for at in pixels(window):
+                total[:, at.p, at.q] = (x[:, at.h, at.w] ** 2).sum(axis=(1, 2)) / area(window, at)
+        out[...] = k + alpha * total
+
+    def lrn(self, x: Array, scale: Array, beta: float, out: Array) -> None:
+        out[...] = wide(x) / wide(scale) ** beta
+
+    def lrn_gradient(
+        self,
+        x: Array,
+        y: Array,
+        dy: Array,
+        scale: Array,
+        size: int,
+        window: Window | None,
+        alpha: float,
+        beta: float,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        # Each output reads its neighbourhood through its scale: hand its slope back to every element it read.
+        x, scale = wide(x), wide(scale)
+        dscale = -beta * wide(dy) * wide(y) / scale
+        dx = wide(dy) / scale**beta
+        if window is None:
+            for c, near in neighbours(x.shape[-1], size):
+                dx[..., near] += dscale[..., c, None] * 2 * alpha * x[..., near] / size
+        else:
+            for at in pixels(window):
+                slope = dscale[:, at.p, at.q][:, None, None]
+                dx[:, at.h, at.w] += slope * 2 * alpha * x[:, at.h, at.w] / area(window, at)
+        out[...] = dx
+
+    def sgd_update(
+        self,
+        w: Array,
+        g: Array,
+        velocity: Array,
+        lr: float,
+        momentum: float,
+        decay: float,
+        nesterov: bool,
+        scratch: Buffers,
+    ) -> None:
+        step = lr * (wide(g) + decay * wide(w))
+        v = momentum * wide(velocity) + step
+        velocity[...] = v
+        w[...] = wide(w) - (momentum * v + step if nesterov else v)
+
+    def rmsprop_update(
+        self,
+        w: Array,
+        g: Array,
+        square: Array,
+        lr: float,
+        rho: float,
+        epsilon: float,
+        decay: float,
+        scratch: Buffers,
+    ) -> None:
+        slope = wide(g) + decay * wide(w)
+        s = rho * wide(square) + (1 - rho) * slope**2
+        square[...] = s
+        w[...] = wide(w) - lr * slope / (np.sqrt(s) + epsilon)
+
+    def adam_update(
+        self,
+        w: Array,
+        g: Array,
+        first: Array,
+        second: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        decay: float,
+        time: int,
+        scratch: Buffers,
+    ) -> None:
+        slope = wide(g) + decay * wide(w)
+        m = beta1 * wide(first) + (1 - beta1) * slope
+        v = beta2 * wide(second) + (1 - beta2) * slope**2
+        first[...], second[...] = m, v
+        w[...] = wide(w) - lr * (m / (1 - beta1**time)) / (np.sqrt(v / (1 - beta2**time)) + epsilon)
+
+
+def wide(x: Array) -> Array:
+    """x in float64."""
+    return x.astype(np.float64)
+
+
+def pixels(window: Window) -> Iterator[Pixel]:
+    """Every output pixel with its window cut to the image."""
+    for p, q in np.ndindex(window.out):
+        top = p * window.stride[0] - window.padding[0]
+        left = q * window.stride[1] - window.padding[2]
+        r = slice(max(0, -top), min(window.kernel[0], window.size[0] - top))
+        s = slice(max(0, -left), min(window.kernel[1], window.size[1] - left))
+        yield Pixel(p, q, slice(top + r.start, top + r.stop), slice(left + s.start, left + s.stop), r, s)
+
+
+def area(window: Window, at: Pixel) -> int:
+    """Pixels that a mean divides by: padding counts, what hangs over beyond it does not (Caffe's rule)."""
+    top, bottom, left, right = window.padding
+    rows = min(at.p * window.stride[0] + window.kernel[0], top + window.size[0] + bottom) - at.p * window.stride[0]
+    columns = min(at.q * window.stride[1] + window.kernel[1], left + window.size[1] + right) - at.q * window.stride[1]
+    return rows * columns
+
+
+def neighbours(channels: int, size: int) -> Iterator[tuple[int, slice]]:
+    """Every channel c with the channels c - size // 2 to c - size // 2 + size - 1 that exist."""
+    for c in range(channels):
+        first = c - size // 2
+        yield c, slice(max(0, first), min(channels, first + size))
+
+
+def activated(name: str, x: Array) -> Array:
+    """relu(x), tanh(x) or sigmoid(x). Raises UsageError for another name."""
+    if name == "relu":
+        return np.where(x > 0, x, 0.0)
+    if name == "tanh":
+        return np.tanh(x)
+    if name == "sigmoid":
+        return 1 / (1 + np.exp(-x))
+    raise unknown_activation(name)
+
+
+def softmax(row: Array) -> Array:
+    """exp(row) / its sum; the largest score is taken off first so that exp stays finite."""
+    exponentials = np.exp(row - row.max())
+    return exponentials / exponentials.sum()

@@ -1,0 +1,69 @@
+"""What is measured, by `cnn bench` and by the files in bench/: layers and whole training steps of networks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+
+from cnn.backend import Backend
+from cnn.optimizers import SGD
+from cnn.zoo import Architecture
+
+
+@dataclass(frozen=True)
+class Job:
+    """Something to time: what it is, the backend it runs on, FLOP of its products and images of one run."""
+
+    group: str
+    backend: str
+    run: Callable[[], object]
+    flop: int
+    images: int
+
+
+def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iterator[Job]:
+    """Every layer with weights or a window of the network, forward and backward, on random images."""
+    model = architecture.build(backend=backend)
+    rng = np.random.default_rng(0)
+    x = model.load_images(rng.integers(0, 256, (batch, *model.input_shape), np.uint8))
+    for layer in model.layers:
+        y = layer.forward(x, training=True)
+        dy = backend.asarray(rng.standard_normal(y.shape), model.dtype)
+        flop = 2 * batch * layer.macs()
+        name = f"{model.name} {layer.name}"
+        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), flop, batch)
+        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), 2 * flop, batch)
+        x = y
+
+
+def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
+    """A whole training step: batch in, forward, loss, backward, update."""
+    model = architecture.build(backend=backend)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
+    labels = rng.integers(0, len(model.classes), batch)
+    optimizer = SGD(0.9)
+    optimizer.attach(backend, model.parameters)
+
+    def step() -> None:
+        model.train_step(images, labels)
+        # So small a rate keeps the weights, and with them the time of every step, as they are.
+        optimizer.step(1e-12)
+
+    return Job(f"{model.name} training step", backend.name, step, 6 * batch * model.macs(), batch)
+
+
+def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
+    """The median seconds of each job over `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
+    for job in jobs:
+        job.run()
+    times: list[list[float]] = [[] for _ in jobs]
+    for _ in range(rounds):
+        for job, series in zip(jobs, times, strict=True):
+            started = perf_counter()
+            job.run()
+            series.append(perf_counter() - started)
+    return [median(series) for series in times]

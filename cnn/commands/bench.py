@@ -1,0 +1,107 @@
+"""Compares layers and training steps across backends and thread counts, the backends under one another.
+
+Every job is run once to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
+2 FLOP a multiply-accumulate; the backward pass of a layer has two products.
+"""
+
+import argparse
+from typing import Any
+
+from cnn import backend as backends
+from cnn import threads
+from cnn.benchmark import Job, layer_jobs, measure, step_job
+from cnn.commands import common
+from cnn.errors import UsageError
+from cnn.threads import limit
+from cnn.zoo import architecture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--model", default="lenet", metavar="NAMES", help="networks or .toml files, commas between")
+    parser.add_argument(
+        "--backend", metavar="NAMES", help="backends, commas between (default: every ready one but reference)"
+    )
+    parser.add_argument(
+        "--threads", metavar="COUNTS", help="thread counts, commas between (default: what this process may use)"
+    )
+    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--rounds", type=common.whole_number, default=7, metavar="N", help="runs of each job")
+    parser.add_argument("--steps-only", action="store_true", help="only whole training steps, no single layers")
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures and prints the table."""
+    if options.backend is None:
+        ready = [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+    else:
+        ready = options.backend.split(",")
+    chosen = [backends.create(name) for name in ready]
+    counts = _thread_counts(options.threads)
+    results: list[dict[str, Any]] = []
+    for name in options.model.split(","):
+        for count in counts:
+            with limit(count):
+                jobs: list[Job] = []
+                for backend in chosen:
+                    if not options.steps_only:
+                        jobs += layer_jobs(architecture(name), backend, options.batch_size)
+                    jobs.append(step_job(architecture(name), backend, options.batch_size))
+                seconds = measure(jobs, options.rounds)
+            results += [_result(job, count, time) for job, time in zip(jobs, seconds, strict=True)]
+    order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
+    results.sort(key=lambda result: order[result["group"]])
+    if options.json:
+        common.print_json(
+            {
+                "batch_size": options.batch_size,
+                "rounds": options.rounds,
+                "libraries": {backend.name: str(backend.library) for backend in chosen},
+                "results": results,
+            }
+        )
+        return
+    for backend in chosen:
+        print(f"{backend.name}: {backend.library}")
+    print(f"batch {options.batch_size}, medians of {options.rounds} rounds")
+    rows, group = [], None
+    for result in results:
+        rows.append(
+            [
+                result["group"] if result["group"] != group else "",
+                result["backend"],
+                str(result["threads"]),
+                f"{result['seconds'] * 1e3:.3f}",
+                f"{result['gflops']:.1f}" if result["gflops"] else "-",
+                f"{result['images_per_second']:,.0f}",
+            ]
+        )
+        group = result["group"]
+    common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s"], rows)
+
+
+def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
+    return {
+        "group": job.group,
+        "backend": job.backend,
+        "threads": count,
+        "seconds": seconds,
+        "gflops": job.flop / seconds / 1e9,
+        "images_per_second": job.images / seconds,
+    }
+
+
+def _thread_counts(text: str | None) -> list[int]:
+    """The counts asked for. Raises UsageError for one that is no number or more than there are threads."""
+    if text is None:
+        return [threads.budget().count]
+    counts = []
+    for part in text.split(","):
+        if not part.isdecimal() or int(part) < 1:
+            raise UsageError(f"--threads takes whole numbers of at least 1 with commas between, not {text!r}.")
+        budget = threads.budget(int(part))
+        if budget.count < int(part):
+            raise UsageError(f"--threads {part} cannot be measured here: {budget.describe()}.")
+        counts.append(budget.count)
+    return counts

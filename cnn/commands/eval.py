@@ -1,0 +1,65 @@
+"""Measures a saved network on the test images of a data set: loss, accuracy, and which class is taken for which."""
+
+import argparse
+
+import numpy as np
+
+from cnn.commands import common
+from cnn.errors import UsageError
+from cnn.modelfile import load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, DATASET and the options."""
+    parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
+    parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
+    parser.add_argument("--batch-size", type=common.whole_number, default=256, metavar="N", help="images at a time")
+    common.add_resource_options(parser)
+    common.add_data_options(parser)
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints accuracy and confusion matrix."""
+    data = common.dataset_of(options)
+    split = data.test if options.split == "test" else data.train
+    with common.resources(options.backend, options.threads) as resources:
+        model = load_model(options.model, backend=resources.backend)
+        if len(data.classes) != len(model.classes):
+            raise UsageError(
+                f"{options.model} tells {len(model.classes)} classes apart, {data.name} has {len(data.classes)}; "
+                "evaluate it on the data it was trained for."
+            )
+        loss, accuracy = model.evaluate(split, batch_size=options.batch_size)
+        guesses = model.predict(split.images, batch_size=options.batch_size).argmax(axis=1)
+        described = resources.to_dict()
+    confusion = np.zeros((len(data.classes), len(data.classes)), np.int64)
+    np.add.at(confusion, (split.labels, guesses), 1)
+    if options.json:
+        common.print_json(
+            {
+                "model": options.model,
+                "dataset": data.name,
+                "split": options.split,
+                "images": len(split),
+                "accuracy": accuracy,
+                "loss": loss,
+                "classes": list(data.classes),
+                "confusion": confusion.tolist(),
+                **described,
+            }
+        )
+        return
+    for note in data.notes:
+        print(f"note: {note}")
+    print(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
+    print("rows: true class, columns: predicted")
+    names = list(data.classes)
+    common.print_table(
+        ["", *names, "right"],
+        [
+            [name, *map(str, row), f"{row[k] / max(1, row.sum()):.1%}"]
+            for k, (name, row) in enumerate(zip(names, confusion, strict=True))
+        ],
+    )

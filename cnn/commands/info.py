@@ -1,0 +1,75 @@
+"""Shows what a run would use here: backends and why not, libraries, threads, processor, data sets."""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+import cnn
+from cnn import backend as backends
+from cnn import threads
+from cnn.commands import common
+from cnn.dataset import list_datasets
+from cnn.errors import CnnError
+from cnn.machine import this_machine
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    common.add_resource_options(parser)
+    parser.add_argument("--data-dir", metavar="DIR", help="folder to look for data sets in first")
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints all of it."""
+    found = backends.statuses()
+    try:
+        chosen, why = backends.choose(options.backend)
+        in_force = f"{chosen.name} ({why})"
+    except CnnError as error:
+        in_force = f"none: {error}"
+    budget = threads.budget(options.threads)
+    machine = this_machine()
+    with threads.limit(budget.count):
+        libraries = threads.libraries()
+    data = list_datasets(data_dir=options.data_dir)
+    warning = threads.openmp_warning(libraries)
+    if options.json:
+        result: dict[str, Any] = {
+            "version": cnn.__version__,
+            "backend": in_force,
+            "backends": [
+                {
+                    "name": each.name,
+                    "ready": each.library is not None,
+                    "library": asdict(each.library) if each.library else None,
+                    "reason": each.reason,
+                }
+                for each in found
+            ],
+            "libraries": [asdict(each) for each in libraries],
+            "openmp_warning": warning,
+            "threads": asdict(budget),
+            "machine": machine.to_dict(),
+            "datasets": [asdict(each) for each in data],
+        }
+        common.print_json(result)
+        return
+    print(f"cnn-blas {cnn.__version__}")
+    print(f"\nbackend in force: {in_force}")
+    for each in found:
+        print(f"  {each.name}: {'ready, ' + str(each.library) if each.library else 'not ready: ' + str(each.reason)}")
+    print(f"\nthreads: {budget.describe()}")
+    print("libraries loaded:")
+    for library in libraries:
+        facts = [library.api, library.version, library.threading_layer, library.architecture]
+        counted = f"{library.threads} threads" if library.threads else None
+        print(f"  {library.filepath}: {', '.join(str(fact) for fact in [*facts, counted] if fact)}")
+    if warning:
+        print(f"  warning: {warning}")
+    print()
+    for line in machine.describe():
+        print(line)
+    print("\ndata sets:")
+    for item in data:
+        print(f"  {item.name}: {item.where if item.present else 'absent: ' + item.reason}")

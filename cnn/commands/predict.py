@@ -1,0 +1,48 @@
+"""Classifies image files with a saved network, after the same preprocessing as in training.
+
+An image of another size is resized, colour is turned to grey or grey to colour as the network needs.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from cnn.commands import common
+from cnn.images import read_image
+from cnn.modelfile import load_model
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL, IMAGE... and the options."""
+    parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    parser.add_argument("--top", type=common.whole_number, default=3, metavar="N", help="classes shown an image")
+    parser.add_argument("--invert", action="store_true", help="swap dark and light: MNIST's digits are white on black")
+    common.add_resource_options(parser)
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the likeliest classes of each image."""
+    with common.resources(options.backend, options.threads) as resources:
+        model = load_model(options.model, backend=resources.backend)
+        height, width, channels = model.input_shape
+        pixels = np.stack([read_image(path, size=(height, width), channels=channels) for path in options.images])
+        probabilities = model.predict(255 - pixels if options.invert else pixels)
+    results = []
+    for path, row in zip(options.images, probabilities, strict=True):
+        order = np.argsort(-row, kind="stable")
+        results.append(
+            {
+                "image": str(path),
+                "class": model.classes[order[0]],
+                "probabilities": {model.classes[k]: float(row[k]) for k in order},
+            }
+        )
+    if options.json:
+        common.print_json(results)
+        return
+    for result in results:
+        likeliest = list(result["probabilities"].items())[: options.top]
+        print(f"{result['image']}: " + ", ".join(f"{name} {value:.2%}" for name, value in likeliest))

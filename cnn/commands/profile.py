@@ -1,0 +1,86 @@
+"""Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
+
+GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate. Times are medians over the repeats.
+"""
+
+import argparse
+
+import numpy as np
+
+from cnn.commands import common
+from cnn.profiler import Line, profile_step
+from cnn.zoo import architecture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
+    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=common.whole_number, default=20, metavar="N", help="steps measured")
+    common.add_resource_options(parser)
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the table."""
+    with common.resources(options.backend, options.threads) as resources:
+        model = architecture(options.model).build(backend=resources.backend)
+        rng = np.random.default_rng(0)
+        images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)
+        labels = rng.integers(0, len(model.classes), options.batch_size)
+        lines = profile_step(model, images, labels, repeats=options.repeats)
+        header = resources.describe()
+        described = resources.to_dict()
+    total = sum(line.seconds for line in lines)
+    if options.json:
+        common.print_json(
+            {
+                "model": model.name,
+                "batch_size": options.batch_size,
+                **described,
+                "seconds": total,
+                "images_per_second": options.batch_size / total,
+                "lines": [
+                    {
+                        "layer": line.layer,
+                        "direction": line.direction,
+                        "seconds": line.seconds,
+                        "im2col_seconds": line.im2col,
+                        "gemm_seconds": line.gemm,
+                        "rest_seconds": line.rest,
+                        "gemm_flop": line.flop,
+                        "gemm_gflops": _gflops(line),
+                    }
+                    for line in lines
+                ],
+            }
+        )
+        return
+    common.print_lines({"net": f"{model.name}, batch {options.batch_size}", **header})
+    rows = [_row(line, total) for line in lines]
+    overall = Line(
+        "all",
+        "",
+        total,
+        sum(line.im2col for line in lines),
+        sum(line.gemm for line in lines),
+        sum(line.flop for line in lines),
+    )
+    head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
+    common.print_table(head, [*rows, _row(overall, total)])
+    print(f"{options.batch_size / total:,.0f} images/s without the weight update")
+
+
+def _row(line: Line, total: float) -> list[str]:
+    rate = _gflops(line)
+    return [
+        line.layer,
+        line.direction,
+        *(f"{line.seconds * 1e3:.2f}", f"{line.seconds / total:.1%}"),
+        *(f"{each * 1e3:.2f}" for each in (line.im2col, line.gemm, line.rest)),
+        "-" if rate is None else f"{rate:.0f}",
+    ]
+
+
+def _gflops(line: Line) -> float | None:
+    return line.flop / line.gemm / 1e9 if line.gemm else None

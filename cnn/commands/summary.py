@@ -1,0 +1,85 @@
+"""Shows a network's layers with their output shapes, parameters, operations and memory."""
+
+import argparse
+from typing import Any
+
+from cnn.commands import common
+from cnn.model import Sequential
+from cnn.modelfile import load_model
+from cnn.zoo import architecture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and the options."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        default="lenet",
+        help="a network's name, a .toml file or a .safetensors model",
+    )
+    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="for the memory")
+    parser.add_argument("--backend", metavar="NAME", help="backend to build it on")
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the table."""
+    with common.resources(options.backend, None) as resources:
+        if options.model.endswith(".safetensors"):
+            model = load_model(options.model, backend=resources.backend)
+        else:
+            model = architecture(options.model).build(backend=resources.backend)
+    table = summarise(model, options.batch_size)
+    if options.json:
+        common.print_json(table)
+        return
+    shape = "x".join(map(str, model.input_shape))
+    print(f"{model.name} on images {shape}, {len(model.classes)} classes")
+    common.print_table(
+        ["layer", "output", "parameters", "MAC", "activations"],
+        [
+            [
+                layer["name"],
+                "x".join(map(str, layer["output"])),
+                f"{layer['parameters']:,}",
+                f"{layer['macs']:,}",
+                f"{layer['activation_bytes'] / 1024:,.1f} KiB",
+            ]
+            for layer in table["layers"]
+        ],
+    )
+    print(f"{table['parameters']:,} parameters, {table['macs']:,} MAC an image forward (1 MAC = 2 FLOP)")
+    print(
+        f"memory at batch {options.batch_size}: {_mebibytes(table['inference_bytes'])} to classify, "
+        f"{_mebibytes(table['training_bytes'])} to train, without optimizer state and the BLAS's own"
+    )
+
+
+def summarise(model: Sequential, batch: int) -> dict[str, Any]:
+    """The table as JSON values; activations an image, memory for `batch` images in bytes."""
+    itemsize = model.dtype.itemsize
+    return {
+        "name": model.name,
+        "input": list(model.input_shape),
+        "batch_size": batch,
+        "layers": [
+            {
+                "name": layer.name,
+                "type": type(layer).__name__,
+                "output": list(layer.output_shape),
+                "parameters": sum(int(p.value.size) for p in layer.parameters),
+                "macs": layer.macs(),
+                "activation_bytes": layer.forward_elements() * itemsize,
+            }
+            for layer in model.layers
+        ],
+        "parameters": model.parameter_count(),
+        "macs": model.macs(),
+        "inference_bytes": model.memory(batch, training=False),
+        "training_bytes": model.memory(batch, training=True),
+    }
+
+
+def _mebibytes(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"

@@ -1,0 +1,134 @@
+"""One operation of a backend on one set of arrays: its inputs, its call, and how wrong its result may be."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn import backend as backends
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+
+Arrays = dict[str, Array]
+Scores = tuple[float, int] | None
+Call = Callable[[Backend, Arrays, Buffers], Scores]
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation written once, for tests and for benches.
+
+    `make` draws the host inputs; `outputs` gives the shape of each array the operation overwrites, `whole` names
+    those that hold whole numbers (uint8); `updated` names the inputs it changes in place, and no other may change.
+    `bound` takes inputs and expected results in float64 and gives each result's allowed error, element by element, in
+    units of the machine epsilon of the type that is tested. `flops` counts a multiply-accumulate as 2, all else as 0.
+    """
+
+    name: str
+    operation: str
+    make: Callable[[np.random.Generator, npt.DTypeLike], Arrays]
+    call: Call
+    bound: Callable[[Arrays, Arrays], Arrays]
+    outputs: Mapping[str, Shape] = field(default_factory=dict)
+    whole: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
+    flops: int = 0
+
+    def bind(self, backend: Backend, inputs: Arrays, scratch: Buffers | None = None) -> "Bound":
+        """The case ready to run on `backend`, with all arrays allocated and the inputs copied in."""
+        return Bound(self, backend, inputs, scratch)
+
+    def expected(self, inputs: Arrays) -> Arrays:
+        """What the reference backend gives for the inputs, taken as float64."""
+        return run_reference(self, inputs)
+
+    def allowed(self, inputs: Arrays, expected: Arrays, dtype: npt.DTypeLike) -> Arrays:
+        """The error allowed for each element of each result computed in `dtype`.
+
+        In float64 the reference errs by as much as what it judges, so that the bound is doubled.
+        """
+        bound = self.bound({name: widened(x) for name, x in inputs.items()}, expected)
+        unit = float(np.finfo(dtype).eps) * (2 if np.dtype(dtype) == np.float64 else 1)
+        return {name: np.broadcast_to(value * unit, expected[name].shape) for name, value in bound.items()}
+
+
+class Bound:
+    """A case on one backend. `run` computes; results are read by `results`, in host memory."""
+
+    def __init__(self, case: Case, backend: Backend, inputs: Arrays, scratch: Buffers | None = None) -> None:
+        self.case = case
+        self.backend = backend
+        self.hosts = inputs
+        self.dtype = float_type(inputs)
+        self.scratch = scratch or Buffers(backend, self.dtype)
+        self.arrays = {name: backend.asarray(x, x.dtype) for name, x in inputs.items()}
+        self.arrays |= {name: backend.asarray(x, x.dtype) for name, x in poisoned(case, self.dtype).items()}
+        self.scores: Scores = None
+
+    def run(self) -> None:
+        """Computes once; an array that is updated in place moves on with every run."""
+        self.scores = self.case.call(self.backend, self.arrays, self.scratch)
+
+    def reset(self) -> None:
+        """Puts all arrays back: inputs as they were made, outputs full of NaN."""
+        for name, host in (self.hosts | poisoned(self.case, self.dtype)).items():
+            self.backend.copy(host, self.arrays[name])
+
+    def results(self) -> Arrays:
+        """Every output and updated array, and the sums that a loss returns as `loss` and `correct`."""
+        names = (*self.case.outputs, *self.case.updated)
+        return with_scores({name: self.backend.to_numpy(self.arrays[name]) for name in names}, self.scores)
+
+    def changed(self) -> list[str]:
+        """The inputs that no longer hold what they were made with, though the operation may not touch them."""
+        kept = (name for name in self.hosts if name not in self.case.updated)
+        return [n for n in kept if self.backend.to_numpy(self.arrays[n]).tobytes() != self.hosts[n].tobytes()]
+
+
+def run_reference(case: Case, inputs: Arrays, call: Call | None = None) -> Arrays:
+    """The results of the case, or of another call in its place, on the reference backend in float64."""
+    reference = backends.create("reference")
+    arrays = {name: widened(x) for name, x in inputs.items()} | poisoned(case, np.float64)
+    scores = (call or case.call)(reference, arrays, Buffers(reference, np.float64))
+    return with_scores({name: arrays[name] for name in (*case.outputs, *case.updated)}, scores)
+
+
+def exact(inputs: Arrays, expected: Arrays) -> Arrays:
+    """No error at all: the operation only chooses among its inputs."""
+    return {name: np.zeros(x.shape) for name, x in expected.items()}
+
+
+def normal(**shapes: Shape) -> Callable[[np.random.Generator, npt.DTypeLike], Arrays]:
+    """Makes arrays of these names and shapes with standard normal elements."""
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return {name: rng.standard_normal(shape).astype(dtype) for name, shape in shapes.items()}
+
+    return make
+
+
+def poisoned(case: Case, dtype: npt.DTypeLike) -> Arrays:
+    """Arrays for the case's outputs that hold what no result may keep: NaN, or 255 in whole numbers."""
+    return {
+        name: np.full(shape, 255, np.uint8) if name in case.whole else np.full(shape, np.nan, dtype)
+        for name, shape in case.outputs.items()
+    }
+
+
+def widened(x: Array) -> Array:
+    """A float array in float64, another as it is; always a copy."""
+    return x.astype(np.float64 if x.dtype.kind == "f" else x.dtype)
+
+
+def float_type(arrays: Arrays) -> np.dtype[Any]:
+    """The type of the first array of floating point numbers."""
+    return next(x.dtype for x in arrays.values() if x.dtype.kind == "f")
+
+
+def with_scores(results: Arrays, scores: Scores) -> Arrays:
+    """The results and, as arrays without axes, what a loss returned."""
+    if scores is None:
+        return results
+    return results | {"loss": np.array(scores[0]), "correct": np.array(scores[1])}

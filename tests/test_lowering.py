@@ -1,0 +1,198 @@
+"""Windows, im2col and col2im: sizes counted by hand, and every element compared with plain loops."""
+
+import numpy as np
+import pytest
+
+from cnn.arrays import Buffers
+from cnn.backend import create
+from cnn.errors import ShapeError
+from cnn.lowering import Window, col2im, im2col, pad, padded_size, pair, resolve_padding
+
+# size, kernel, stride, (before, after), outputs rounding down, outputs rounding up
+SIZES = [
+    (28, 5, 1, (0, 0), 24, 24),
+    (28, 5, 1, (2, 2), 28, 28),
+    (24, 2, 2, (0, 0), 12, 12),
+    (32, 3, 2, (0, 0), 15, 16),
+    (7, 3, 2, (0, 0), 3, 3),
+    (8, 3, 2, (0, 0), 3, 4),
+    (5, 5, 3, (0, 0), 1, 1),
+    (6, 2, 3, (1, 0), 2, 3),
+    # Caffe's clip: with padding 1 the third window would start at row 4 + 1, past image and padding before.
+    (4, 2, 3, (1, 1), 2, 2),
+    # The third window would start at 6, past an image of 5: it would see no pixel at all.
+    (5, 1, 3, (0, 0), 2, 2),
+    (6, 1, 3, (0, 0), 2, 2),
+    (7, 1, 3, (0, 0), 3, 3),
+    # The last window starts at row 2 of the padded 3, the last pixel: it stays.
+    (2, 2, 2, (1, 1), 2, 2),
+    (3, 2, 2, (1, 0), 2, 2),
+    (3, 2, 2, (1, 1), 2, 2),
+    (4, 2, 2, (1, 0), 2, 3),
+]
+
+WINDOWS = [
+    Window((5, 6), (3, 2)),
+    Window((5, 6), (3, 3), padding=(1, 1, 1, 1)),
+    Window((7, 5), (3, 2), (2, 3), (1, 0, 0, 2)),
+    Window((6, 7), (1, 1), (2, 2)),
+    Window((4, 4), (1, 1)),
+    Window((4, 5), (4, 5)),
+    Window((8, 3), (1, 1), (20, 1), (5, 0, 0, 0)),
+    Window((6, 6), (2, 2), (3, 3)),
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "floor", "ceil"), SIZES)
+def test_output_sizes_are_those_counted_by_hand(size, kernel, stride, padding, floor, ceil):
+    for rounded_up, expected in ((False, floor), (True, ceil)):
+        rows = Window((size, 9), (kernel, 1), (stride, 1), (*padding, 0, 0), rounded_up)
+        columns = Window((9, size), (1, kernel), (1, stride), (0, 0, *padding), rounded_up)
+        assert rows.out == (expected, 9)
+        assert columns.out == (9, expected)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_every_window_sees_at_least_one_pixel_when_padding_is_below_the_kernel(ceil):
+    for size in range(1, 9):
+        for kernel in range(1, size + 1):
+            for stride in range(1, 5):
+                for before in range(kernel):
+                    window = Window((size, 1), (kernel, 1), (stride, 1), (before, before, 0, 0), ceil)
+                    starts = [p * stride - before for p in range(window.out[0])]
+                    assert all(start < size and start + kernel > 0 for start in starts), window
+
+
+@pytest.mark.parametrize(
+    ("padding", "expected"),
+    [
+        ("valid", (0, 0, 0, 0)),
+        ("same", (1, 1, 1, 2)),
+        (2, (2, 2, 2, 2)),
+        ((1, 2), (1, 1, 2, 2)),
+        ([1, 2], (1, 1, 2, 2)),
+        ((1, 2, 3, 4), (1, 2, 3, 4)),
+    ],
+)
+def test_padding_is_resolved_to_four_sides(padding, expected):
+    assert resolve_padding(padding, (8, 8), (3, 4), (1, 1)) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "stride", "sides", "outputs"),
+    [(7, 3, 2, (1, 1), 4), (8, 3, 2, (0, 1), 4), (5, 1, 2, (0, 0), 3), (28, 5, 1, (2, 2), 28), (3, 2, 5, (0, 0), 1)],
+)
+def test_same_padding_gives_size_over_stride_rounded_up(size, kernel, stride, sides, outputs):
+    padding = resolve_padding("same", (size, size), (kernel, kernel), (stride, stride))
+    assert padding == (*sides, *sides)
+    assert Window((size, size), (kernel, kernel), (stride, stride), padding).out == (outputs, outputs)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_im2col_copies_what_loops_copy(window):
+    x = np.random.default_rng(1).normal(size=(2, *window.size, 3))
+    expected = columns_by_loops(x, window)
+    padded = np.full((2, *padded_size(window), 3), np.nan)
+    pad(x, window, padded)
+    got = np.full(expected.shape, np.nan)
+    im2col(padded, window, got)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_the_backend_pads_with_zeros_whatever_its_buffers_held(window):
+    backend = create("numpy")
+    x = np.random.default_rng(2).normal(size=(2, *window.size, 3))
+    scratch = Buffers(backend, np.float64)
+    scratch.get("padded", (10_000,)).fill(np.nan)
+    expected = columns_by_loops(x, window)
+    got = np.full(expected.shape, np.nan)
+    backend.im2col(x, window, got, scratch)
+    np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_col2im_adds_what_loops_add(window):
+    rng = np.random.default_rng(3)
+    columns = rng.integers(-9, 10, (2 * window.out[0] * window.out[1], window.taps * 3)).astype(float)
+    got = np.full((2, *window.size, 3), np.nan)
+    col2im(columns, window, got)
+    np.testing.assert_array_equal(got, image_by_loops(columns, window, got.shape))
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+def test_col2im_is_the_adjoint_of_im2col(window):
+    backend, rng = create("numpy"), np.random.default_rng(4)
+    x = rng.integers(-9, 10, (2, *window.size, 3)).astype(float)
+    c = rng.integers(-9, 10, (2 * window.out[0] * window.out[1], window.taps * 3)).astype(float)
+    columns, image = np.empty_like(c), np.empty_like(x)
+    backend.im2col(x, window, columns, Buffers(backend, np.float64))
+    backend.col2im(c, window, image)
+    assert np.vdot(columns, c) == np.vdot(x, image)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+def test_taps_meet_exactly_the_pixels_that_loops_meet(ceil):
+    window = Window((5, 4), (3, 2), (2, 3), (1, 1, 1, 1), ceil)
+    met = set()
+    for r, s, p, q, h, w in window.each_tap():
+        rows = zip(range(9)[p], range(5)[h], strict=True)
+        pairs = list(zip(range(9)[q], range(4)[w], strict=True))
+        met |= {(r, s, a, b, c, d) for a, c in rows for b, d in pairs}
+    expected = set()
+    for r, s, p, q in np.ndindex(3, 2, *window.out):
+        h, w = 2 * p - 1 + r, 3 * q - 1 + s
+        if 0 <= h < 5 and 0 <= w < 4:
+            expected.add((r, s, p, q, h, w))
+    assert met == expected
+
+
+def test_taps_and_pointwise_windows():
+    assert Window((9, 9), (3, 5)).taps == 15
+    assert Window((9, 9), (1, 1)).pointwise
+    for other in ({"stride": (1, 2)}, {"padding": (0, 0, 0, 1)}, {"kernel": (1, 2)}):
+        assert not Window(**({"size": (9, 9), "kernel": (1, 1)} | other)).pointwise
+
+
+@pytest.mark.parametrize(
+    ("make", "numbers"),
+    [
+        (lambda: Window((4, 4), (5, 5)), ["(5, 5)", "(4, 4)", "(0, 0, 0, 0)"]),
+        (lambda: Window((4, 4), (5, 5), ceil=True), ["(5, 5)", "(4, 4)"]),
+        (lambda: Window((4, 4), (0, 1)), ["(0, 1)", "at least 1"]),
+        (lambda: Window((4, 4), (1, 1), (1, 0)), ["(1, 0)", "at least 1"]),
+        (lambda: Window((4, 4), (1, 1), padding=(0, 0, -1, 0)), ["(0, 0, -1, 0)", "at least 0"]),
+        (lambda: pair((1, 2, 3), "stride"), ["stride", "(1, 2, 3)"]),
+        (lambda: pair((1, 2.5), "kernel"), ["kernel", "(1, 2.5)"]),
+        (lambda: resolve_padding("some", (4, 4), (1, 1), (1, 1)), ["'some'"]),
+        (lambda: resolve_padding((1, 2, 3), (4, 4), (1, 1), (1, 1)), ["padding", "(1, 2, 3)"]),
+    ],
+)
+def test_errors_say_the_numbers(make, numbers):
+    with pytest.raises(ShapeError) as caught:
+        make()
+    assert all(number in str(caught.value) for number in numbers)
+
+
+def columns_by_loops(x, window):
+    """The rows of im2col, one element at a time."""
+    rows = []
+    for n, p, q in np.ndindex(len(x), *window.out):
+        row = []
+        for r, s, c in np.ndindex(*window.kernel, x.shape[3]):
+            h, w = p * window.stride[0] - window.padding[0] + r, q * window.stride[1] - window.padding[2] + s
+            inside = 0 <= h < window.size[0] and 0 <= w < window.size[1]
+            row.append(x[n, h, w, c] if inside else 0.0)
+        rows.append(row)
+    return np.array(rows)
+
+
+def image_by_loops(columns, window, shape):
+    """What col2im gives, one element at a time."""
+    image = np.zeros(shape)
+    cells = columns.reshape(shape[0], *window.out, *window.kernel, shape[3])
+    for n, p, q, r, s, c in np.ndindex(cells.shape):
+        h, w = p * window.stride[0] - window.padding[0] + r, q * window.stride[1] - window.padding[2] + s
+        if 0 <= h < window.size[0] and 0 <= w < window.size[1]:
+            image[n, h, w, c] += cells[n, p, q, r, s, c]
+    return image
