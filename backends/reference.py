@@ -1,4 +1,4 @@
-"""The `reference` backend: every operation straight from its definition, in float64, slowly; the truth for all others."""
+"""The `reference` backend: each operation from its definition, in float64 and slowly; the truth for all others."""
 
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
@@ -338,4 +338,5 @@ def activated(name: str, x: Array) -> Array:
 def softmax(row: Array) -> Array:
     """exp(row) / its sum; the largest score is taken off first so that exp stays finite."""
     exponentials = np.exp(row - row.max())
-    return exponentials / exponentials.sum()
+    shares: Array = exponentials / exponentials.sum()
+    return shares

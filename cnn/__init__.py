@@ -5,6 +5,7 @@ The names are those of `cnn.api`, imported at first use, so that `import cnn` lo
 
 from importlib import import_module
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,7 +15,8 @@ __version__ = version("cnn-blas")
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):
+    # A module of the package must not be asked of cnn.api: `from cnn import plugins` would then import in a circle.
+    if name.startswith("_") or find_spec(f"cnn.{name}"):
         raise AttributeError(f"module 'cnn' has no attribute {name!r}")
     return getattr(import_module("cnn.api"), name)
 

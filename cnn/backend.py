@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cnn import plugins
+import cnn.plugins as plugins
 from cnn.arrays import Array, Buffers
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size

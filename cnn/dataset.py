@@ -10,9 +10,10 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cnn import plugins
 from cnn.errors import CnnError, DataError, UsageError
 from cnn.fetch import RemoteFile, fetch
+from cnn.plugins import DATASETS, names
+from cnn.plugins import load as load_plugin
 
 DEFAULT_DATASET = "mnist-5k"
 
@@ -209,11 +210,11 @@ def dataset_status(name: str, *, data_dir: str | Path | None = None) -> Status:
 
 def list_datasets(*, data_dir: str | Path | None = None) -> list[Status]:
     """The status of every registered data set, sorted by name."""
-    return [dataset_status(name, data_dir=data_dir) for name in plugins.names(plugins.DATASETS)]
+    return [dataset_status(name, data_dir=data_dir) for name in names(DATASETS)]
 
 
 def _plugin(name: str) -> DatasetPlugin:
-    found = plugins.load(plugins.DATASETS, name)
+    found = load_plugin(DATASETS, name)
     if not (isinstance(found, type) and issubclass(found, DatasetPlugin)):
         raise CnnError(f"Plug-in {name!r} is {found!r}, no subclass of DatasetPlugin; correct or remove it.")
     try:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn import backend as backends
+import cnn.backend as backends
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 from cnn.dataset import Split
@@ -68,7 +68,7 @@ class Sequential:
         setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
         shape, counts = self.input_shape, dict[str, int]()
         for layer in self.layers:
-            kind = type(layer).__name__.lower()
+            kind = type(layer).__name__.lower().removesuffix("2d")
             counts[kind] = counts.get(kind, 0) + 1
             layer.name = f"{kind}{counts[kind]}"
             try:

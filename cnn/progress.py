@@ -1,5 +1,6 @@
 """Shows a training run: a bar on a terminal, plain lines elsewhere."""
 
+import shutil
 import sys
 from typing import TextIO
 
@@ -31,23 +32,19 @@ class Bar(Callback):
         self.epochs = epochs
         self.stream = stream
         self.bar: tqdm[None] | None = None
-        self.seen = 0
 
     def on_batch(self, trainer: Trainer) -> None:
         position = trainer.position
-        if self.bar is None:
-            total = self.epochs * len(trainer.train)
-            done = position.epoch * len(trainer.train) + position.seen
-            self.bar = tqdm(
-                total=total, initial=done, file=self.stream, unit=" images", leave=False, dynamic_ncols=True
-            )
-            self.seen = done
         done = position.epoch * len(trainer.train) + position.seen
+        if self.bar is None:
+            # A terminal may say that it is 0 columns wide; tqdm would then show nothing.
+            width = shutil.get_terminal_size().columns
+            total = self.epochs * len(trainer.train)
+            self.bar = tqdm(total=total, initial=done, file=self.stream, unit=" images", leave=False, ncols=width)
         loss, accuracy = position.loss / position.seen, position.correct / position.seen
         self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs}", refresh=False)
         self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.2%}", refresh=False)
-        self.bar.update(done - self.seen)
-        self.seen = done
+        self.bar.update(done - self.bar.n)
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
         tqdm.write(epoch_line(result, self.epochs))
@@ -59,7 +56,8 @@ class Bar(Callback):
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
     """One epoch in words."""
-    line = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}  loss {result.train_loss:.4f}  accuracy {result.train_accuracy:.2%}"
+    line = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
+    line += f"  loss {result.train_loss:.4f}  accuracy {result.train_accuracy:.2%}"
     if result.val_loss is not None and result.val_accuracy is not None:
         line += f"  validation loss {result.val_loss:.4f}  accuracy {result.val_accuracy:.2%}"
     return f"{line}  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s"

@@ -120,7 +120,7 @@ class Cifar10(DatasetPlugin):
         archived = read_members(where, limits) if where.is_file() else None
         batches, other = [], []
         for name, known in layout.batches.items():
-            raw = archived.pop(f"{layout.folder}/{name}") if archived else self._read(layout, where / name)
+            raw = archived.pop(f"{layout.folder}/{name}") if archived is not None else self._read(layout, where / name)
             if hashlib.md5(raw, usedforsecurity=False).hexdigest() != known:
                 other.append(name)
             batches.append(self._parse(layout, name, raw, f"{where}/{name}"))

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from cnn import plugins
+import cnn.plugins as plugins
 from cnn.dataset import Dataset
 from cnn.errors import DataError
 

@@ -1,6 +1,5 @@
-"""Data sets as a user meets them: splits, where they are looked for, what is said when they are absent, and real files."""
+"""Data sets as a user meets them: splits, where they are looked for, what is said if they are absent, real files."""
 
-import gzip
 import hashlib
 import os
 import struct
@@ -10,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn import dataset as dataset_module
-from cnn import plugins
+import cnn.dataset as dataset_module
+import cnn.plugins as plugins
 from cnn.dataset import (
     DEFAULT_DATASET,
     Dataset,
@@ -155,10 +154,9 @@ def test_absent_set_names_folders_and_cure(no_folders):
     (write_mnist(no_folders / "cache/data/mnist") / MNIST_NAMES[1]).unlink()
     with pytest.raises(DataError, match="has only train-images-idx3-ubyte, t10k-images-idx3-ubyte, t10k-labels"):
         load_dataset("mnist")
-    with pytest.raises(DataError, match="lacks data_batch_2.bin, data_batch_3.bin"):
-        folder = no_folders / "cifar-10-batches-bin"
-        folder.mkdir()
-        (folder / "data_batch_1.bin").touch()
+    (no_folders / "cifar-10-batches-bin").mkdir()
+    (no_folders / "cifar-10-batches-bin" / "data_batch_1.bin").touch()
+    with pytest.raises(DataError, match=r"lacks data_batch_2\.bin, data_batch_3\.bin"):
         load_dataset("cifar10", data_dir=no_folders)
 
 
@@ -168,7 +166,7 @@ def test_named_folder_that_does_not_exist(no_folders):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(UsageError, match="no dataset 'mnits'; known are: .*mnist-5k"):
+    with pytest.raises(UsageError, match=r"no dataset 'mnits'; known are: .*mnist-5k"):
         load_dataset("mnits")
 
 
@@ -183,7 +181,7 @@ def test_mnist_files_are_not_taken_for_fashion_mnist(no_folders, monkeypatch):
         load_dataset("fashion-mnist", data_dir=no_folders / "flat")
 
 
-# ------------------------------------------------------------------------------------------------------ status, download
+# ---------------------------------------------------------------------------------------------------- status, download
 
 
 def test_status_of_every_set_without_loading_one(no_folders, monkeypatch):
@@ -283,7 +281,7 @@ def test_mnist_5k_is_the_default_and_needs_nothing(no_folders):
     # The digits take turns, so that any stretch of the file is balanced.
     assert dataset.train.labels[:12].tolist() == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 0, 1]
     digests = [hashlib.sha256(split.images.tobytes()).hexdigest()[:16] for split in (dataset.train, dataset.test)]
-    assert digests == ["@TRAIN@", "@TEST@"]
+    assert digests == ["5e77c51b65c39a4c", "e496e676b11588f6"]
     assert len({image.tobytes() for split in (dataset.train, dataset.test) for image in split.images}) == 5000
 
 
@@ -293,7 +291,7 @@ def test_mnist_5k_files_are_packed_without_a_time_stamp():
     assert len(packed) == 4
     for path in packed:
         assert path.read_bytes()[4:8] == bytes(4)
-    assert "CC BY-SA" in (folder / "LICENSE").read_text() or "ShareAlike" in (folder / "LICENSE").read_text()
+    assert "Attribution-ShareAlike 3.0" in " ".join((folder / "LICENSE").read_text().split())
 
 
 def test_synthetic_is_seeded_and_can_be_learnt():
@@ -420,7 +418,4 @@ def test_real_cifar10():
     # The channel means that the field has long published: red, green, blue.
     means = dataset.train.images.mean(axis=(0, 1, 2)) / 255
     np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=2e-4)
-    official = not dataset.notes
-    digest = hashlib.sha256(gzip.compress(dataset.train.images[:1].tobytes(), mtime=0)).hexdigest()
-    assert official or "not the official files of cifar10 (MD5)" in dataset.notes[0]
-    assert digest
+    assert all("not the official files of cifar10 (MD5)" in note for note in dataset.notes)

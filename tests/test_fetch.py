@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cnn import fetch as fetch_module
+import cnn.fetch as fetch_module
 from cnn.errors import DataError, UsageError
 from cnn.fetch import RemoteFile, fetch
 

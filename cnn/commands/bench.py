@@ -7,8 +7,8 @@ Every job is run once to warm up and then in turns; times are medians. GFLOP/s c
 import argparse
 from typing import Any
 
-from cnn import backend as backends
-from cnn import threads
+import cnn.backend as backends
+import cnn.threads as threads
 from cnn.benchmark import Job, layer_jobs, measure, step_job
 from cnn.commands import common
 from cnn.errors import UsageError

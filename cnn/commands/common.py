@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from cnn import backend as backends
-from cnn import threads
+import cnn.backend as backends
+import cnn.threads as threads
 from cnn.backend import Backend
 from cnn.dataset import Dataset, load_dataset
 from cnn.threads import ThreadBudget

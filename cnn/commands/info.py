@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 import cnn
-from cnn import backend as backends
-from cnn import threads
+import cnn.backend as backends
+import cnn.threads as threads
 from cnn.commands import common
 from cnn.dataset import list_datasets
 from cnn.errors import CnnError

@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn import backend as backends
+import cnn.backend as backends
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 
 Arrays = dict[str, Array]
+Make = Callable[[np.random.Generator, npt.DTypeLike], Arrays]
 Scores = tuple[float, int] | None
 Call = Callable[[Backend, Arrays, Buffers], Scores]
 
@@ -28,7 +29,7 @@ class Case:
 
     name: str
     operation: str
-    make: Callable[[np.random.Generator, npt.DTypeLike], Arrays]
+    make: Make
     call: Call
     bound: Callable[[Arrays, Arrays], Arrays]
     outputs: Mapping[str, Shape] = field(default_factory=dict)
@@ -100,7 +101,21 @@ def exact(inputs: Arrays, expected: Arrays) -> Arrays:
     return {name: np.zeros(x.shape) for name, x in expected.items()}
 
 
-def normal(**shapes: Shape) -> Callable[[np.random.Generator, npt.DTypeLike], Arrays]:
+def linear_case(name: str, operation: str, make: Make, call: Call, out: Shape, *, terms: int, flops: int = 0) -> Case:
+    """A case whose `out` is a sum of at most `terms` products or quotients of its inputs.
+
+    It may err by terms + 2 epsilon times the same sum of absolute values; why is said in `products`.
+    """
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        sums = run_reference(case, {name: np.abs(x) for name, x in inputs.items()})["out"]
+        return {"out": (terms + 2) * sums}
+
+    case = Case(name, operation, make, call, bound, outputs={"out": out}, flops=flops)
+    return case
+
+
+def normal(**shapes: Shape) -> Make:
     """Makes arrays of these names and shapes with standard normal elements."""
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:

@@ -7,15 +7,15 @@ terms of higher order. A convolution is such a product of depth R*S*C, its weigh
 data gradient sums R*S*K terms; the bias is one term more.
 """
 
+from functools import partial
 from itertools import product
 
 import numpy as np
-import numpy.typing as npt
 
-from cnn.arrays import Array, Buffers
+from cnn.arrays import Buffers, Shape
 from cnn.backend import Backend
 from cnn.lowering import Window
-from cnn.testing.case import Arrays, Call, Case, normal, run_reference
+from cnn.testing.case import Arrays, Case, linear_case, normal, run_reference
 
 SIZES = (
     (1, 1, 1),
@@ -49,19 +49,16 @@ def gemm_case(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, accu
         )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        # On zeros, the sum of magnitudes alone; the gap between the rows stays zero, where no error is allowed.
-        magnitudes = {name: np.abs(inputs[name]) for name in ("a", "b")}
-        sums = np.zeros(out)
-        run_reference(case, magnitudes | {"out": sums}, lambda backend, arrays, scratch: _add(call, backend, arrays))
-        arrays = run_reference(case, magnitudes | {"out": sums})["out"]
-        arrays[:, n:] = 0
-        allowed = (k + 2) * arrays
+        left, right = np.abs(inputs["a"][:, :columns_a]), np.abs(inputs["b"][:, :columns_b])
+        # Between the rows, where the result must be what was there before, no error is allowed.
+        allowed = np.zeros(out)
+        allowed[:, :n] = (k + 2) * ((left.T if transpose_a else left) @ (right.T if transpose_b else right))
         if accumulate:
             allowed[:, :n] += np.abs(inputs["out"][:, :n])
         return {"out": allowed}
 
     name = f"{m}x{n}x{k} {'t' if transpose_a else 'n'}{'t' if transpose_b else 'n'}"
-    case = Case(
+    return Case(
         name + (" accumulate" if accumulate else "") + (f" gap {gap}" if gap else ""),
         "gemm",
         normal(a=a, b=b, out=out) if accumulate else normal(a=a, b=b),
@@ -71,4 +68,122 @@ def gemm_case(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, accu
         updated=("out",) if accumulate else (),
         flops=2 * m * n * k,
     )
+
+
+def gemm_cases() -> list[Case]:
+    """Every size in all four transpositions, overwriting and accumulating, with rows that touch and rows apart."""
+    flags = (False, True)
+    return [
+        gemm_case(m, n, k, transpose_a, transpose_b, accumulate, gap)
+        for m, n, k in SIZES
+        for transpose_a, transpose_b, accumulate, gap in product(flags, flags, flags, (0, 3))
+    ]
+
+
+def conv_forward_case(
+    name: str, window: Window, n: int, c: int, k: int, bias: bool = True, activation: str | None = None
+) -> Case:
+    """N images with C channels under K filters.
+
+    The slopes of all activations are at most 1, so that the sum's error does not grow on its way through them; their
+    own rounding is that of `elementwise.activation_case`.
+    """
+    w: Shape = (*window.kernel, c, k)
+
+    def call_with(activation: str | None, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        bias_array = arrays["bias"] if bias else None
+        backend.conv2d(arrays["x"], arrays["w"], bias_array, window, activation, arrays["out"], scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        magnitudes = {name: np.abs(x) for name, x in inputs.items()}
+        sums = run_reference(case, magnitudes, partial(call_with, None))["out"]
+        rounding = 0 if activation in (None, "relu") else 8 * np.abs(expected["out"])
+        return {"out": (window.taps * c + bias + 2) * sums + rounding}
+
+    shapes = {"x": (n, *window.size, c), "w": w} | ({"bias": (k,)} if bias else {})
+    case = Case(
+        " ".join([name, *(["bias"] if bias else []), *([activation] if activation else [])]),
+        "conv2d",
+        normal(**shapes),
+        partial(call_with, activation),
+        bound,
+        outputs={"out": (n, *window.out, k)},
+        flops=conv_flops(window, n, c, k),
+    )
     return case
+
+
+def conv_weight_case(name: str, window: Window, n: int, c: int, k: int) -> Case:
+    """The gradient of the filters, summed over N images."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.conv2d_weight_gradient(arrays["x"], arrays["dy"], window, arrays["out"], scratch)
+
+    return linear_case(
+        name,
+        "conv2d_weight_gradient",
+        normal(x=(n, *window.size, c), dy=(n, *window.out, k)),
+        call,
+        (*window.kernel, c, k),
+        terms=n * window.out[0] * window.out[1],
+        flops=conv_flops(window, n, c, k),
+    )
+
+
+def conv_data_case(name: str, window: Window, n: int, c: int, k: int) -> Case:
+    """The gradient of N images."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.conv2d_data_gradient(arrays["dy"], arrays["w"], window, arrays["out"], scratch)
+
+    return linear_case(
+        name,
+        "conv2d_data_gradient",
+        normal(dy=(n, *window.out, k), w=(*window.kernel, c, k)),
+        call,
+        (n, *window.size, c),
+        terms=window.taps * k,
+        flops=conv_flops(window, n, c, k),
+    )
+
+
+def conv_cases(name: str, window: Window, n: int, c: int, k: int) -> list[Case]:
+    """Forward with a bias, weight gradient and data gradient of one convolution: N images, C channels, K filters."""
+    return [make(name, window, n, c, k) for make in (conv_forward_case, conv_weight_case, conv_data_case)]
+
+
+def conv_flops(window: Window, n: int, c: int, k: int) -> int:
+    """FLOP of one of the three products, padding counted."""
+    return 2 * n * window.out[0] * window.out[1] * window.taps * c * k
+
+
+WINDOWS = {
+    "1x1": Window((5, 6), (1, 1)),
+    "1x1 stride 2": Window((6, 5), (1, 1), (2, 2)),
+    "1x1 padded": Window((3, 4), (1, 1), padding=(1, 1, 1, 1)),
+    "3x3 valid": Window((7, 6), (3, 3)),
+    "3x3 same": Window((6, 7), (3, 3), padding=(1, 1, 1, 1)),
+    "3x3 stride 2 same, even": Window((8, 8), (3, 3), (2, 2), (0, 1, 0, 1)),
+    "3x3 stride 2, last row and column unread": Window((8, 10), (3, 3), (2, 2)),
+    "3x3 stride 4 with gaps, last two unread": Window((9, 13), (3, 3), (4, 4)),
+    "5x5 valid": Window((9, 8), (5, 5)),
+    "5x5 same": Window((6, 6), (5, 5), padding=(2, 2, 2, 2)),
+    "2x4 kernel, 2x1 stride": Window((7, 8), (2, 4), (2, 1)),
+    "3x1 kernel, asymmetric padding": Window((5, 6), (3, 1), (1, 2), (2, 0, 1, 3)),
+    "kernel as large as the image": Window((4, 5), (4, 5)),
+    "kernel larger than the image": Window((2, 3), (5, 5), padding=(2, 2, 2, 2)),
+}
+"""Windows of every kind for convolutions; batch and channels vary over them in `all_conv_cases`."""
+
+
+def all_conv_cases() -> list[Case]:
+    """Every window with several channels; batch 1, one channel, one filter, no bias and each activation with some."""
+    cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, window, n=2, c=3, k=5)]
+    small = WINDOWS["3x3 same"]
+    for n, c, k in ((1, 1, 1), (1, 1, 8), (1, 4, 1), (3, 1, 7), (5, 17, 9)):
+        cases += conv_cases(f"3x3 same, {n} images, {c} channels, {k} filters", small, n, c, k)
+    for name in ("1x1", "3x3 same", "5x5 valid"):
+        for bias, activation in product((False, True), (None, "relu", "tanh", "sigmoid")):
+            if (bias, activation) != (True, None):
+                cases.append(conv_forward_case(name, WINDOWS[name], 2, 3, 4, bias, activation))
+    return cases

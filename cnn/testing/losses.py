@@ -1,0 +1,118 @@
+"""Cases of the losses and of the shares that predictions are made of.
+
+A softmax errs by K roundings in its sum, and by the rounding of each difference of scores, which the exponential turns
+from absolute into relative error: 2 * max |score| epsilon.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend
+from cnn.testing.case import Arrays, Case, Make, run_reference
+
+LOW, HIGH = -0.8, 0.8
+
+
+def scored(n: int, k: int, spread: float, ties: bool = False) -> Make:
+    """Makes scores (N, K) of deviation `spread`, or whole numbers with ties, and labels (N,)."""
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        scores = rng.integers(-2, 3, (n, k)) if ties else spread * rng.standard_normal((n, k))
+        return {"scores": scores.astype(dtype), "labels": rng.integers(0, k, n)}
+
+    return make
+
+
+def softmax_cross_entropy_case(name: str, make: Make, n: int, k: int, gradient: bool = True) -> Case:
+    """The loss as a sum over the images, its mean's gradient, and the count, which must be exact."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
+        out = arrays["out"] if gradient else None
+        return backend.softmax_cross_entropy(arrays["scores"], arrays["labels"], out)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        reach = np.abs(inputs["scores"]).max()
+        result = {"loss": (n + k + 8) * n * (1 + 2 * reach), "correct": np.zeros(())}
+        if gradient:
+            # The gradient is (share - 1 at the label) / N: its two parts' magnitudes.
+            parts = shares(inputs["scores"])
+            parts[np.arange(n), inputs["labels"]] += 1
+            result["out"] = (k + 8 + 4 * reach) * parts / n
+        return result
+
+    return Case(name, "softmax_cross_entropy", make, call, bound, outputs={"out": (n, k)} if gradient else {})
+
+
+def squared_error_case(name: str, make: Make, n: int, k: int, gradient: bool = True) -> Case:
+    """A difference, its square and its sum over all scores."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
+        out = arrays["out"] if gradient else None
+        return backend.squared_error(arrays["scores"], arrays["labels"], LOW, HIGH, out)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        # A target may be reached in two steps, low and then high - low.
+        sizes = np.abs(inputs["scores"]) + abs(LOW) + abs(HIGH - LOW)
+        result = {"loss": (n * k + 8) * np.square(sizes).sum() / k, "correct": np.zeros(())}
+        if gradient:
+            result["out"] = 4 * 2 * sizes / sizes.size
+        return result
+
+    return Case(name, "squared_error", make, call, bound, outputs={"out": (n, k)} if gradient else {})
+
+
+def softmax_case(n: int, k: int, spread: float) -> Case:
+    """Shares of one."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.softmax(arrays["scores"], arrays["out"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"out": (k + 8 + 4 * np.abs(inputs["scores"]).max()) * expected["out"]}
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return {"scores": (spread * rng.standard_normal((n, k))).astype(dtype)}
+
+    return Case(f"{n}x{k}, deviation {spread:g}", "softmax", make, call, bound, outputs={"out": (n, k)})
+
+
+def target_shares_case(n: int, k: int) -> Case:
+    """Scores between the targets, cut and divided by their sum; one of a row is near `high`, so the sum is not small.
+
+    A score moved and scaled errs by 3 epsilon of |score| + |low|, which is then divided by the row's sum.
+    """
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        scores = rng.uniform(1.5 * LOW, 1.5 * HIGH, (n, k))
+        scores[np.arange(n), rng.integers(0, k, n)] = HIGH
+        return {"scores": scores.astype(dtype)}
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.target_shares(arrays["scores"], LOW, HIGH, arrays["out"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        sizes = (np.abs(inputs["scores"]) + abs(LOW)) / (HIGH - LOW)
+        total = ((inputs["scores"] - LOW) / (HIGH - LOW)).clip(0, 1).sum(axis=1, keepdims=True)
+        moved = 4 * (sizes + expected["out"] * sizes.sum(axis=1, keepdims=True)) / total
+        return {"out": moved + (k + 4) * expected["out"]}
+
+    return Case(f"{n}x{k}", "target_shares", make, call, bound, outputs={"out": (n, k)})
+
+
+def shares(scores: Array) -> Array:
+    """The softmax of scores (N, K), as the reference finds it."""
+    case = softmax_case(*scores.shape, spread=1)
+    return run_reference(case, {"scores": scores})["out"]
+
+
+def loss_cases() -> list[Case]:
+    """Small and large scores, scores whose exponential overflows, ties, one image, and no gradient asked for."""
+    cases: list[Case] = []
+    for loss in (softmax_cross_entropy_case, squared_error_case):
+        for n, k, spread in ((1, 2, 1.0), (7, 10, 1.0), (5, 3, 30.0), (4, 10, 300.0)):
+            cases.append(loss(f"{n}x{k}, deviation {spread:g}", scored(n, k, spread), n, k))
+        cases.append(loss("9x4, ties", scored(9, 4, 1.0, ties=True), 9, 4))
+        cases.append(loss("6x5, loss alone", scored(6, 5, 1.0), 6, 5, gradient=False))
+    cases += [softmax_case(n, k, spread) for n, k, spread in ((1, 1, 1.0), (7, 10, 1.0), (5, 3, 300.0))]
+    return [*cases, target_shares_case(1, 2), target_shares_case(7, 10)]

@@ -1,0 +1,164 @@
+"""Cases of batch normalisation and local response normalisation.
+
+The bounds count the roundings of the textbook formula, each on the largest magnitude it can meet. A variance taken as
+the mean of squares less the square of the mean is refused: on inputs with an offset it loses the digits that count.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.lowering import Window
+from cnn.testing.case import Arrays, Case, normal, run_reference
+
+ALPHA, BETA, K, EPSILON = 0.3, 0.75, 1.5, 1e-3
+
+
+def batch_statistics_case(shape: Shape) -> Case:
+    """Inputs around 20 with deviation 1: the mean errs as a sum of M terms does, and the variance by its square."""
+    channels, count = shape[-1:], int(np.prod(shape[:-1]))
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return {"x": (20 + rng.standard_normal(shape)).astype(dtype)}
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.batch_statistics(arrays["x"], arrays["mean"], arrays["variance"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        mean = (count + 2) * np.abs(inputs["x"]).reshape(count, -1).mean(axis=0)
+        # A mean that is off by e adds e**2 to the variance: e is 1 epsilon times `mean`, and epsilon at most 2**-23.
+        return {"mean": mean, "variance": (count + 4) * expected["variance"] + mean**2 * 2.0**-23}
+
+    return Case(f"{shape}", "batch_statistics", make, call, bound, outputs={"mean": channels, "variance": channels})
+
+
+def batch_norm_inputs(shape: Shape, rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+    """x with its own statistics, gamma and beta."""
+    x = 0.5 + rng.standard_normal(shape)
+    axes = tuple(range(len(shape) - 1))
+    gamma, beta = rng.standard_normal((2, shape[-1]))
+    arrays = {"x": x, "mean": x.mean(axis=axes), "variance": x.var(axis=axes), "gamma": gamma, "beta": beta}
+    return {name: array.astype(dtype) for name, array in arrays.items()}
+
+
+def batch_norm_case(shape: Shape) -> Case:
+    """A difference, a root, a quotient, a product and a sum; the scale and shift may be combined first."""
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return batch_norm_inputs(shape, rng, dtype)
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        parameters = [arrays[name] for name in ("mean", "variance", "gamma", "beta")]
+        backend.batch_norm(arrays["x"], *parameters, EPSILON, arrays["out"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"out": 8 * (magnitude(inputs) * np.abs(inputs["gamma"]) + np.abs(inputs["beta"]))}
+
+    return Case(f"{shape}", "batch_norm", make, call, bound, outputs={"out": shape})
+
+
+def batch_norm_gradient_case(shape: Shape) -> Case:
+    """Two sums of M terms, and a difference of three parts that each sum enters divided by M."""
+    channels, count = shape[-1:], int(np.prod(shape[:-1]))
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return batch_norm_inputs(shape, rng, dtype) | {"dy": rng.standard_normal(shape).astype(dtype)}
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        given = [arrays[name] for name in ("x", "dy", "mean", "variance", "gamma")]
+        backend.batch_norm_gradient(*given, EPSILON, arrays["out"], arrays["dgamma"], arrays["dbeta"], scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        dy, x = np.abs(inputs["dy"]).reshape(count, -1), magnitude(inputs).reshape(count, -1)
+        dbeta, dgamma = dy.sum(axis=0), (dy * x).sum(axis=0)
+        parts = dy + dbeta / count + x * dgamma / count
+        slope = np.abs(inputs["gamma"]) / np.sqrt(inputs["variance"] + EPSILON)
+        dx = ((count + 12) * slope * parts).reshape(shape)
+        return {"out": dx, "dgamma": (count + 8) * dgamma, "dbeta": (count + 2) * dbeta}
+
+    outputs = {"out": shape, "dgamma": channels, "dbeta": channels}
+    return Case(f"{shape}", "batch_norm_gradient", make, call, bound, outputs=outputs)
+
+
+def magnitude(inputs: Arrays) -> Array:
+    """(|x| + |mean|) / deviation: what the normalised x is a difference of."""
+    sizes: Array = np.abs(inputs["x"]) + np.abs(inputs["mean"])
+    return sizes / np.sqrt(inputs["variance"] + EPSILON)
+
+
+def lrn_scale_case(name: str, shape: Shape, size: int, window: Window | None) -> Case:
+    """A sum of squares, all of one sign: the error is relative, an epsilon a term and a few more."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.lrn_scale(arrays["x"], size, window, ALPHA, K, arrays["out"], scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"out": (terms(size, window) + 4) * expected["out"]}
+
+    return Case(name, "lrn_scale", normal(x=shape), call, bound, outputs={"out": shape})
+
+
+def lrn_case(shape: Shape) -> Case:
+    """A power, at 8 epsilon of its value, and a product."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.lrn(arrays["x"], arrays["scale"], BETA, arrays["out"])
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        return {"x": rng.standard_normal(shape).astype(dtype), "scale": (1 + 3 * rng.random(shape)).astype(dtype)}
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"out": 10 * np.abs(expected["out"])}
+
+    return Case(f"{shape}", "lrn", make, call, bound, outputs={"out": shape})
+
+
+def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None) -> Case:
+    """The direct part, and a sum over all outputs that read the pixel; both roundings on magnitudes."""
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        x, dy = rng.standard_normal((2, *shape))
+        scale = run_reference(lrn_scale_case(name, shape, size, window), {"x": x})["out"]
+        arrays = {"x": x, "y": x * scale**-BETA, "dy": dy, "scale": scale}
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        given = [arrays[name] for name in ("x", "y", "dy", "scale")]
+        backend.lrn_gradient(*given, size, window, ALPHA, BETA, arrays["out"], scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        sizes = {name: np.abs(x) for name, x in inputs.items()}
+        direct = sizes["dy"] * inputs["scale"] ** -BETA
+        # dy is -|dy| where the sum enters with a minus: all terms but the direct one are then positive.
+        spread = run_reference(case, sizes | {"dy": -sizes["dy"]})["out"] + direct
+        return {"out": (terms(size, window) + 12) * (direct + spread)}
+
+    case = Case(name, "lrn_gradient", make, call, bound, outputs={"out": shape})
+    return case
+
+
+def terms(size: int, window: Window | None) -> int:
+    """Elements of a neighbourhood."""
+    return size if window is None else window.taps
+
+
+def normalization_cases() -> list[Case]:
+    """Few and many rows; across an odd and an even number of channels, and more than there are; within squares."""
+    shapes: tuple[Shape, ...] = ((6, 1), (16, 5), (3, 5, 4, 7))
+    cases = [
+        make(shape) for shape in shapes for make in (batch_statistics_case, batch_norm_case, batch_norm_gradient_case)
+    ]
+    cases += [lrn_case(shape) for shape in shapes]
+    image: Shape = (2, 5, 6, 9)
+    for name, size, window in (
+        ("across 5", 5, None),
+        ("across 4, even", 4, None),
+        ("across 2, even", 2, None),
+        ("across 12, more than there are", 12, None),
+        ("across 1", 1, None),
+        ("within 3", 3, Window((5, 6), (3, 3), padding=(1, 1, 1, 1))),
+        ("within 5", 5, Window((5, 6), (5, 5), padding=(2, 2, 2, 2))),
+    ):
+        cases += [lrn_scale_case(name, image, size, window), lrn_gradient_case(name, image, size, window)]
+    return cases

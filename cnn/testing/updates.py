@@ -1,0 +1,98 @@
+"""Cases of the optimizers' updates, in place.
+
+Each result is a handful of roundings, counted on magnitudes: where a difference loses digits, the bound is of what it
+is a difference of.
+"""
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend
+from cnn.testing.case import Arrays, Case
+
+LR, MOMENTUM, RHO, BETA1, BETA2, EPSILON = 0.05, 0.9, 0.95, 0.9, 0.999, 1e-8
+
+
+def make_state(squares: tuple[str, ...], others: tuple[str, ...], shape: tuple[int, ...]) -> Any:
+    """Makes normal arrays `others` and positive ones `squares`."""
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        arrays = {name: rng.standard_normal(shape) for name in others}
+        arrays |= {name: 0.1 + rng.random(shape) for name in squares}
+        return {name: array.astype(dtype) for name, array in arrays.items()}
+
+    return make
+
+
+def slopes(inputs: Arrays, decay: float) -> Array:
+    """|g| + decay * |w|."""
+    sizes: Array = np.abs(inputs["g"]) + decay * np.abs(inputs["w"])
+    return sizes
+
+
+def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bool) -> Case:
+    """At most six roundings an element in the velocity, and two more in the weight."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        given = [arrays[name] for name in ("w", "g", "velocity")]
+        backend.sgd_update(*given, LR, momentum, decay, nesterov, scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        step = momentum * np.abs(inputs["velocity"]) + LR * slopes(inputs, decay)
+        return {"velocity": 6 * step, "w": 2 * np.abs(inputs["w"]) + 8 * (1 + momentum) * step}
+
+    name = f"{shape}, momentum {momentum:g}, decay {decay:g}" + (", nesterov" if nesterov else "")
+    make = make_state((), ("w", "g", "velocity"), shape)
+    return Case(name, "sgd_update", make, call, bound, updated=("w", "velocity"))
+
+
+def rmsprop_case(shape: tuple[int, ...], decay: float) -> Case:
+    """The mean square errs relatively, as all its terms are positive but for the slope's own difference."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        given = [arrays[name] for name in ("w", "g", "square")]
+        backend.rmsprop_update(*given, LR, RHO, EPSILON, decay, scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        slope, square = slopes(inputs, decay), expected["square"]
+        square_size = RHO * inputs["square"] + (1 - RHO) * slope**2
+        step = LR * slope / (np.sqrt(square) + EPSILON) * square_size / square
+        return {"square": 8 * square_size, "w": 2 * np.abs(inputs["w"]) + 16 * step}
+
+    make = make_state(("square",), ("w", "g"), shape)
+    return Case(f"{shape}, decay {decay:g}", "rmsprop_update", make, call, bound, updated=("w", "square"))
+
+
+def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
+    """As RMSprop, with a mean of the slope too; 1 - beta and the corrections are to be taken in float64."""
+
+    def call(time: int, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        given = [arrays[name] for name in ("w", "g", "first", "second")]
+        backend.adam_update(*given, LR, BETA1, BETA2, EPSILON, decay, time, scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        slope, second = slopes(inputs, decay), expected["second"]
+        first_size = BETA1 * np.abs(inputs["first"]) + (1 - BETA1) * slope
+        second_size = BETA2 * inputs["second"] + (1 - BETA2) * slope**2
+        rate = LR / (1 - BETA1**time)
+        step = rate * first_size / (np.sqrt(second / (1 - BETA2**time)) + EPSILON) * second_size / second
+        return {"first": 8 * first_size, "second": 8 * second_size, "w": 2 * np.abs(inputs["w"]) + 16 * step}
+
+    make = make_state(("second",), ("w", "g", "first"), shape)
+    name, updated = f"{shape}, decay {decay:g}, step {time}", ("w", "first", "second")
+    return Case(name, "adam_update", make, partial(call, time), bound, updated=updated)
+
+
+def update_cases() -> list[Case]:
+    """With and without momentum, decay and Nesterov; early and late steps; a vector and a filter."""
+    cases: list[Case] = []
+    for shape in ((7,), (3, 3, 4, 6)):
+        for momentum, decay, nesterov in ((0.0, 0.0, False), (MOMENTUM, 0.01, False), (MOMENTUM, 0.01, True)):
+            cases.append(sgd_case(shape, momentum, decay, nesterov))
+        cases += [rmsprop_case(shape, 0.0), rmsprop_case(shape, 0.01)]
+        cases += [adam_case(shape, 0.0, 1), adam_case(shape, 0.01, 3), adam_case(shape, 0.0, 1000)]
+    return cases

@@ -1,0 +1,373 @@
+"""The command line as a user meets it: what it prints, writes, and answers to mistakes."""
+
+import json
+import os
+import pty
+import resource
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cnn.cli import COMMANDS, main
+
+NET = """
+name = "tiny"
+input = [28, 28, 1]
+
+[[layers]]
+type = "Conv2D"
+filters = 4
+kernel = 5
+stride = 2
+activation = "relu"
+
+[[layers]]
+type = "Flatten"
+
+[[layers]]
+type = "Linear"
+units = 10
+
+[recipe]
+epochs = 2
+schedule = {type = "Constant", lr = 0.05}
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(NET)
+    return str(path)
+
+
+def cnn(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "cnn", *arguments]
+
+
+def train(net: str, out: Path, *more: str) -> list[str]:
+    return ["train", "mnist-5k", "--model", net, "--out", str(out), "--backend", "numpy", *more]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of the tiny net."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "tiny.toml").write_text(NET)
+    assert main(train(str(folder / "tiny.toml"), folder / "run")) == 0
+    return folder / "run"
+
+
+def test_training_leaves_every_file_of_a_run(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"checkpoint.safetensors", "metrics.jsonl", "model.safetensors", "settings.json", "summary.json"}
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row in rows:
+        assert set(row) == {
+            "epoch",
+            "train_loss",
+            "train_accuracy",
+            "val_loss",
+            "val_accuracy",
+            "learning_rate",
+            "images_per_second",
+            "seconds",
+        }
+    summary = json.loads((trained / "summary.json").read_text())
+    assert {"dataset", "model", "backend", "library", "threads", "seed", "test_accuracy", "images_per_second"} <= set(
+        summary
+    )
+    assert summary["dataset"] == "mnist-5k"
+    assert 0.8 < summary["test_accuracy"] <= 1
+
+
+def test_the_header_says_what_runs(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(train(net, tmp_path / "run", "--epochs", "1", "--seed", "7", "--threads", "1")) == 0
+    printed = capsys.readouterr().out
+    for words in (
+        "mnist-5k: 3,800 training, 200 validation, 1,000 test",
+        "tiny",
+        "numpy (named)",
+        "1 thread",
+        "7",
+        "epoch 1/1",
+    ):
+        assert words in printed
+    assert "test accuracy" in printed
+    assert "model.safetensors" in printed
+
+
+def test_eval_agrees_with_the_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k", "--backend", "numpy", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["accuracy"] == json.loads((trained / "summary.json").read_text())["test_accuracy"]
+    confusion = np.array(result["confusion"])
+    assert confusion.sum(axis=1).tolist() == [100] * 10
+    assert np.trace(confusion) == round(result["accuracy"] * 1000)
+
+
+def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k"]) == 0
+    assert "rows: true class" in capsys.readouterr().out
+
+
+def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from cnn.dataset import load_dataset
+    from cnn.modelfile import load_model
+
+    test = load_dataset("mnist-5k").test
+    model = load_model(trained / "model.safetensors", backend="numpy")
+    likeliest = model.predict(test.images).max(axis=1).argmax()
+    path = tmp_path / "digit.png"
+    Image.fromarray(test.images[likeliest, :, :, 0]).save(path)
+    Image.fromarray(255 - test.images[likeliest, :, :, 0]).convert("RGB").resize((56, 56)).save(tmp_path / "big.png")
+    assert main(["predict", str(trained / "model.safetensors"), str(path), "--json"]) == 0
+    (result,) = json.loads(capsys.readouterr().out)
+    assert result["class"] == str(test.labels[likeliest])
+    assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert main(["predict", str(trained / "model.safetensors"), str(tmp_path / "big.png"), "--invert"]) == 0
+    assert f"big.png: {test.labels[likeliest]} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["lenet", "lenet5", "cifar10_quick", "cifar10_full", "vgg6", "mlp"])
+def test_summary_of_each_network(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["summary", name, "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    assert table["parameters"] == sum(layer["parameters"] for layer in table["layers"])
+    assert table["training_bytes"] > table["inference_bytes"] > 4 * table["parameters"]
+    assert main(["summary", name]) == 0
+    assert f"{table['parameters']:,} parameters" in capsys.readouterr().out
+
+
+def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "--backend", "numpy", "--batch-size", "4", "--repeats", "3", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    lines = {(line["layer"], line["direction"]): line for line in result["lines"]}
+    assert result["seconds"] == pytest.approx(sum(line["seconds"] for line in result["lines"]))
+    assert lines["conv2", "forward"]["gemm_flop"] == 2 * 4 * 8 * 8 * 500 * 50
+    # The first layer's data gradient is never asked for.
+    assert lines["conv1", "backward"]["gemm_flop"] == 2 * 4 * 24 * 24 * 25 * 20
+    assert lines["conv2", "backward"]["gemm_flop"] == 2 * lines["conv2", "forward"]["gemm_flop"]
+    for line in result["lines"]:
+        assert line["im2col_seconds"] + line["gemm_seconds"] <= line["seconds"] * 1.001 + 1e-6
+    assert main(["profile", "--batch-size", "4", "--repeats", "1"]) == 0
+    assert "GEMM GFLOP/s" in capsys.readouterr().out
+
+
+def test_bench_puts_backends_under_one_another(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    options = [
+        "bench",
+        "--model",
+        net,
+        "--backend",
+        "numpy,reference",
+        "--threads",
+        "1",
+        "--batch-size",
+        "2",
+        "--rounds",
+        "1",
+    ]
+    assert main([*options, "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    pairs = [(result["group"], result["backend"]) for result in results]
+    assert pairs[:2] == [("tiny conv1 forward", "numpy"), ("tiny conv1 forward", "reference")]
+    assert pairs[-2:] == [("tiny training step", "numpy"), ("tiny training step", "reference")]
+    assert main([*options, "--steps-only"]) == 0
+    assert "tiny training step" in capsys.readouterr().out
+
+
+def test_info_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    backends = {each["name"]: each for each in result["backends"]}
+    assert {"reference", "numpy", "mkl"} <= set(backends)
+    assert backends["numpy"]["ready"]
+    if backends["mkl"]["ready"]:
+        assert "libmkl_rt" in backends["mkl"]["library"]["path"]
+        assert any(library["filepath"] == backends["mkl"]["library"]["path"] for library in result["libraries"])
+    assert {"version", "backend", "threads", "machine", "datasets", "openmp_warning"} <= set(result)
+    assert main(["info"]) == 0
+    assert "backend in force" in capsys.readouterr().out
+
+
+def test_data_list_names_every_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "list", "--json"]) == 0
+    found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+    assert {"mnist-5k", "mnist", "fashion-mnist", "cifar10", "cifar100", "folder", "synthetic"} <= set(found)
+    assert found["mnist-5k"]["present"]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([name, "--help"])
+    assert stop.value.code == 0
+    assert f"usage: cnn {name}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "required: COMMAND"),
+        (["fly"], 2, "invalid choice: 'fly'"),
+        (["train", "nodata"], 2, "There is no dataset 'nodata'; known are: "),
+        (["train", "--model", "alexnet"], 2, "There is no network 'alexnet'; known are: lenet"),
+        (["train", "--model", "absent.toml"], 1, "absent.toml cannot be read"),
+        (["train", "--backend", "cublas"], 2, "There is no backend 'cublas'; known are: "),
+        (["train", "--epochs", "0"], 2, "'0' is no whole number of at least 1"),
+        (["train", "--lr", "nan"], 2, "'nan' is no number above 0"),
+        (["train", "--optimizer", "Adagrad"], 2, "There is no optimizer 'Adagrad'; known are: Adam, RMSprop, SGD"),
+        (["train", "--resume"], 2, "--resume needs --out"),
+        (["train", "--resume", "--out", "nowhere"], 1, "there is no run to resume"),
+        (["train", "cifar10", "--data-dir", "nowhere"], 1, "nowhere"),
+        (["train", "--pad-crop", "40"], 2, "pad_crop is 40"),
+        (["train", "--threads", "two"], 2, "'two' is no whole number"),
+        (["eval", "absent.safetensors", "mnist-5k"], 1, "There is no model file absent.safetensors"),
+        (["predict", "absent.safetensors", "x.png"], 1, "There is no model file"),
+        (["summary", "vgg16"], 2, "There is no network 'vgg16'"),
+        (["bench", "--threads", "0"], 2, "--threads takes whole numbers"),
+        (["bench", "--threads", "100000"], 2, "cannot be measured here"),
+        (["data", "get", "synthetic"], 1, "no download"),
+        (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),
+    ],
+)
+def test_a_mistake_gets_one_sentence(
+    arguments: list[str],
+    code: int,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cnn: ")
+    assert words in line
+
+
+def test_a_model_of_other_classes_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for k in range(5):
+            Image.fromarray(np.full((28, 28), 40 * k, np.uint8)).save(tmp_path / "pets" / name / f"{k}.png")
+    options = ["eval", str(trained / "model.safetensors"), "folder", "--data-dir", str(tmp_path / "pets")]
+    assert main(options) == 2
+    assert "tells 10 classes apart, folder has 2" in capsys.readouterr().err
+
+
+def test_a_second_run_does_not_overwrite_the_first(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "model.safetensors").read_bytes()
+    assert main(["train", "--out", str(trained)]) == 2
+    assert "holds a run already" in capsys.readouterr().err
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_divergence_names_the_layer_and_keeps_the_checkpoint(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(train(net, tmp_path / "run", "--lr", "1e30")) == 1
+    error = capsys.readouterr().err
+    assert "conv1" in error or "linear1" in error
+    assert "lower the learning rate" in error
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_resumes_to_the_same_bytes(number: signal.Signals, net: str, tmp_path: Path) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert main(train(net, whole, "--epochs", "3")) == 0
+    process = subprocess.Popen(
+        cnn(*train(net, stopped, "--epochs", "3")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (stopped / "metrics.jsonl").exists() and (stopped / "metrics.jsonl").read_text())
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "its state is saved in" in error
+    assert main(["train", "--out", str(stopped), "--resume"]) == 0
+    assert (stopped / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert len((stopped / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_a_killed_run_resumes_to_the_same_bytes(net: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(train(net, whole, "--epochs", "2")) == 0
+    process = subprocess.Popen(
+        cnn(*train(net, killed, "--epochs", "2", "--checkpoint-every", "3")),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for((killed / "checkpoint.safetensors").exists)
+    time.sleep(np.random.default_rng().uniform(0, 0.3))
+    process.kill()
+    process.communicate()
+    assert main(["train", "--out", str(killed), "--resume"]) == 0
+    assert (killed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_full_disk_loses_nothing(net: str, tmp_path: Path, trained: Path) -> None:
+    out = tmp_path / "run"
+    assert main(train(net, out, "--epochs", "1")) == 0
+    before = (out / "checkpoint.safetensors").read_bytes()
+
+    def small_files() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+
+    result = subprocess.run(
+        cnn("train", "--out", str(out), "--resume", "--epochs", "2"),
+        preexec_fn=small_files,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 1
+    assert "could not be written" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert (out / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_terminal_gets_a_bar(net: str, tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        cnn(*train(net, tmp_path / "run", "--epochs", "8")),
+        stdout=slave,
+        stderr=slave,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(slave)
+    shown = b""
+    while select.select([master], [], [], 60)[0]:
+        try:
+            shown += os.read(master, 65536)
+        except OSError:
+            break
+    os.close(master)
+    assert process.wait(timeout=60) == 0
+    for words in (b"epoch 8/8: ", b"images/s", b"loss ", b"accuracy "):
+        assert words in shown
+
+
+def test_without_a_terminal_there_is_no_bar(net: str, tmp_path: Path) -> None:
+    result = subprocess.run(
+        cnn(*train(net, tmp_path / "run", "--epochs", "1")), capture_output=True, text=True, check=True
+    )
+    assert result.stderr == ""
+    assert "\r" not in result.stdout
+    assert "epoch 1/1  loss" in result.stdout
+
+
+def wait_for(condition: object, seconds: float = 60) -> None:
+    assert callable(condition)
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "nothing happened in time"
+        time.sleep(0.005)
