@@ -16,6 +16,7 @@ from typing import BinaryIO, Protocol
 
 from tqdm import tqdm
 
+from cnn.bar import progress_bar
 from cnn.errors import DataError, UsageError
 
 _BLOCK = 1 << 16
@@ -174,11 +175,10 @@ def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> 
 @contextmanager
 def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
     """A bar on a terminal, one plain line elsewhere, on standard error."""
-    terminal = sys.stderr.isatty()
-    if not terminal:
+    if not sys.stderr.isatty():
         resumed = f", resumed at {begin:,}" if begin else ""
         print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
-    with tqdm(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True, disable=not terminal) as bar:
+    with progress_bar(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True) as bar:
         yield bar
 
 

@@ -1,18 +1,18 @@
 """Shows a training run: a bar on a terminal, plain lines elsewhere."""
 
-import shutil
 import sys
-from typing import TextIO
 
 from tqdm import tqdm
 
+from cnn.bar import progress_bar
 from cnn.training import Callback, EpochResult, Trainer
 
+BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 
-def progress(epochs: int, stream: TextIO | None = None) -> Callback:
-    """A bar if `stream` (standard error) is a terminal, else plain lines."""
-    stream = sys.stderr if stream is None else stream
-    return Bar(epochs, stream) if stream.isatty() else PlainLines(epochs)
+
+def progress(epochs: int) -> Callback:
+    """A bar if standard error is a terminal, else plain lines."""
+    return Bar(epochs) if sys.stderr.isatty() else PlainLines(epochs)
 
 
 class PlainLines(Callback):
@@ -28,22 +28,19 @@ class PlainLines(Callback):
 class Bar(Callback):
     """One bar over the whole run: images done, images/s, time left, loss and accuracy of the epoch so far."""
 
-    def __init__(self, epochs: int, stream: TextIO) -> None:
+    def __init__(self, epochs: int) -> None:
         self.epochs = epochs
-        self.stream = stream
         self.bar: tqdm[None] | None = None
 
     def on_batch(self, trainer: Trainer) -> None:
         position = trainer.position
         done = position.epoch * len(trainer.train) + position.seen
         if self.bar is None:
-            # A terminal may say that it is 0 columns wide; tqdm would then show nothing.
-            width = shutil.get_terminal_size().columns
             total = self.epochs * len(trainer.train)
-            self.bar = tqdm(total=total, initial=done, file=self.stream, unit=" images", leave=False, ncols=width)
+            self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
         loss, accuracy = position.loss / position.seen, position.correct / position.seen
         self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs}", refresh=False)
-        self.bar.set_postfix_str(f"loss {loss:.4f}, accuracy {accuracy:.2%}", refresh=False)
+        self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
         self.bar.update(done - self.bar.n)
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:

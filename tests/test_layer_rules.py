@@ -138,15 +138,15 @@ def test_the_last_images_of_a_prediction_do_not_depend_on_the_batch_size():
 @pytest.mark.parametrize(
     ("layers", "expected"),
     [
-        ([Conv2D(4, 9)], ["conv2d1", "(9, 9)", "(8, 8)"]),
-        ([Conv2D(4, 3), Conv2D(4, 3, padding="wide")], ["conv2d2", "'wide'"]),
-        ([Flatten(), Conv2D(4, 3)], ["conv2d1", "(128,)", "Flatten"]),
-        ([MaxPool2D(2), MaxPool2D(5)], ["maxpool2d2", "(5, 5)", "(4, 4)"]),
-        ([AvgPool2D(2, padding=2)], ["avgpool2d1", "(2, 2, 2, 2)", "(2, 2)"]),
+        ([Conv2D(4, 9)], ["conv1", "(9, 9)", "(8, 8)"]),
+        ([Conv2D(4, 3), Conv2D(4, 3, padding="wide")], ["conv2", "'wide'"]),
+        ([Flatten(), Conv2D(4, 3)], ["conv1", "(128,)", "Flatten"]),
+        ([MaxPool2D(2), MaxPool2D(5)], ["maxpool2", "(5, 5)", "(4, 4)"]),
+        ([AvgPool2D(2, padding=2)], ["avgpool1", "(2, 2, 2, 2)", "(2, 2)"]),
         ([Linear(3)], ["linear1", "(8, 8, 2)", "Flatten"]),
         ([Flatten(), LocalResponseNorm()], ["localresponsenorm1", "(128,)"]),
-        ([Conv2D(2, 3, connections=[[0], [2]])], ["conv2d1", "[2]", "0 to 1"]),
-        ([Conv2D(2, 3, connections=[[0], []])], ["conv2d1", "[]", "0 to 1"]),
+        ([Conv2D(2, 3, connections=[[0], [2]])], ["conv1", "[2]", "0 to 1"]),
+        ([Conv2D(2, 3, connections=[[0], []])], ["conv1", "[]", "0 to 1"]),
     ],
 )
 def test_a_layer_that_does_not_fit_is_named_with_the_numbers(layers, expected):

@@ -48,11 +48,16 @@ class Case:
     def allowed(self, inputs: Arrays, expected: Arrays, dtype: npt.DTypeLike) -> Arrays:
         """The error allowed for each element of each result computed in `dtype`.
 
-        In float64 the reference errs by as much as what it judges, so that the bound is doubled.
+        In float64 the reference errs by as much as what it judges, so that the bound is doubled. What is not exact may
+        also lose whatever is below the type's smallest normal number.
         """
+        limits = np.finfo(np.dtype(dtype))
+        unit = float(limits.eps) * (2 if limits.dtype == np.float64 else 1)
         bound = self.bound({name: widened(x) for name, x in inputs.items()}, expected)
-        unit = float(np.finfo(dtype).eps) * (2 if np.dtype(dtype) == np.float64 else 1)
-        return {name: np.broadcast_to(value * unit, expected[name].shape) for name, value in bound.items()}
+        return {
+            name: np.broadcast_to(value * unit + np.where(value > 0, float(limits.tiny), 0), expected[name].shape)
+            for name, value in bound.items()
+        }
 
 
 class Bound:

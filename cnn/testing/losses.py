@@ -102,7 +102,7 @@ def target_shares_case(n: int, k: int) -> Case:
 
 def shares(scores: Array) -> Array:
     """The softmax of scores (N, K), as the reference finds it."""
-    case = softmax_case(*scores.shape, spread=1)
+    case = softmax_case(scores.shape[0], scores.shape[1], spread=1)
     return run_reference(case, {"scores": scores})["out"]
 
 

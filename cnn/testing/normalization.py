@@ -49,8 +49,8 @@ def batch_norm_case(shape: Shape) -> Case:
         return batch_norm_inputs(shape, rng, dtype)
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        parameters = [arrays[name] for name in ("mean", "variance", "gamma", "beta")]
-        backend.batch_norm(arrays["x"], *parameters, EPSILON, arrays["out"])
+        a = arrays
+        backend.batch_norm(a["x"], a["mean"], a["variance"], a["gamma"], a["beta"], EPSILON, a["out"])
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"out": 8 * (magnitude(inputs) * np.abs(inputs["gamma"]) + np.abs(inputs["beta"]))}
@@ -66,8 +66,10 @@ def batch_norm_gradient_case(shape: Shape) -> Case:
         return batch_norm_inputs(shape, rng, dtype) | {"dy": rng.standard_normal(shape).astype(dtype)}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        given = [arrays[name] for name in ("x", "dy", "mean", "variance", "gamma")]
-        backend.batch_norm_gradient(*given, EPSILON, arrays["out"], arrays["dgamma"], arrays["dbeta"], scratch)
+        a = arrays
+        backend.batch_norm_gradient(
+            a["x"], a["dy"], a["mean"], a["variance"], a["gamma"], EPSILON, a["out"], a["dgamma"], a["dbeta"], scratch
+        )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         dy, x = np.abs(inputs["dy"]).reshape(count, -1), magnitude(inputs).reshape(count, -1)
@@ -124,8 +126,8 @@ def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None)
         return {name: array.astype(dtype) for name, array in arrays.items()}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        given = [arrays[name] for name in ("x", "y", "dy", "scale")]
-        backend.lrn_gradient(*given, size, window, ALPHA, BETA, arrays["out"], scratch)
+        a = arrays
+        backend.lrn_gradient(a["x"], a["y"], a["dy"], a["scale"], size, window, ALPHA, BETA, a["out"], scratch)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(x) for name, x in inputs.items()}

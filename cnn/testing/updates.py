@@ -38,8 +38,8 @@ def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bo
     """At most six roundings an element in the velocity, and two more in the weight."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        given = [arrays[name] for name in ("w", "g", "velocity")]
-        backend.sgd_update(*given, LR, momentum, decay, nesterov, scratch)
+        a = arrays
+        backend.sgd_update(a["w"], a["g"], a["velocity"], LR, momentum, decay, nesterov, scratch)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         step = momentum * np.abs(inputs["velocity"]) + LR * slopes(inputs, decay)
@@ -54,8 +54,8 @@ def rmsprop_case(shape: tuple[int, ...], decay: float) -> Case:
     """The mean square errs relatively, as all its terms are positive but for the slope's own difference."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        given = [arrays[name] for name in ("w", "g", "square")]
-        backend.rmsprop_update(*given, LR, RHO, EPSILON, decay, scratch)
+        a = arrays
+        backend.rmsprop_update(a["w"], a["g"], a["square"], LR, RHO, EPSILON, decay, scratch)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         slope, square = slopes(inputs, decay), expected["square"]
@@ -71,8 +71,8 @@ def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
     """As RMSprop, with a mean of the slope too; 1 - beta and the corrections are to be taken in float64."""
 
     def call(time: int, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        given = [arrays[name] for name in ("w", "g", "first", "second")]
-        backend.adam_update(*given, LR, BETA1, BETA2, EPSILON, decay, time, scratch)
+        a = arrays
+        backend.adam_update(a["w"], a["g"], a["first"], a["second"], LR, BETA1, BETA2, EPSILON, decay, time, scratch)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         slope, second = slopes(inputs, decay), expected["second"]

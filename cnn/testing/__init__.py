@@ -1,0 +1,33 @@
+"""What the author of a backend or a layer tests it with; no test runner is needed.
+
+    from cnn.testing import check_backend, check_gradients
+
+    print(check_backend("mine"))               # the contract of cnn.backend.Backend, case by case
+    check_gradients(MyLayer(3), (8, 8, 2))     # backward against differences of forward
+
+`CASES` is every operation on every kind of shape, written once; benches time the same cases. `conv_cases` makes those
+of one convolution. `Recorder` lists the matrix products a backend is asked for.
+"""
+
+from cnn.testing.case import Bound, Case
+from cnn.testing.cases import CASES
+from cnn.testing.contract import ContractViolation, Report, check_backend, check_case, check_threads
+from cnn.testing.gradients import check_gradients
+from cnn.testing.products import conv_cases, gemm_case
+from cnn.testing.recorder import Product, Recorder
+
+__all__ = [
+    "CASES",
+    "Bound",
+    "Case",
+    "ContractViolation",
+    "Product",
+    "Recorder",
+    "Report",
+    "check_backend",
+    "check_case",
+    "check_gradients",
+    "check_threads",
+    "conv_cases",
+    "gemm_case",
+]

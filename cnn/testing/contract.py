@@ -1,0 +1,271 @@
+"""Holds a backend to its contract: right numbers, inputs left alone, no state, threads, errors instead of crashes."""
+
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn import backend as backends
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend
+from cnn.errors import ShapeError
+from cnn.testing.case import Arrays, Bound, Case
+from cnn.testing.cases import CASES
+
+THREADS = 4
+REPETITIONS = 60
+
+
+class ContractViolation(AssertionError):
+    """A backend or a layer that does not do what is promised; the message says where and by how much."""
+
+
+@dataclass
+class Report:
+    """What a check ran, and the largest error of each operation as a part of what is allowed (1 is the limit)."""
+
+    backend: str
+    runs: int = 0
+    worst: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.backend}: {self.runs} runs within the contract; largest error / bound:"]
+        return "\n".join([*lines, *(f"  {name:24} {worst:.3f}" for name, worst in sorted(self.worst.items()))])
+
+
+class PoisonedBuffers(Buffers):
+    """Buffers that hold NaN, or the largest whole number, whenever `poison` was called since."""
+
+    def __init__(self, backend: Backend, dtype: npt.DTypeLike) -> None:
+        super().__init__(backend, dtype)
+        self._clean: set[str] = set()
+
+    def poison(self) -> None:
+        """Has every buffer filled anew when it is next asked for."""
+        self._clean.clear()
+
+    def get(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+        before = self._flat.get(name)
+        array = super().get(name, shape, dtype)
+        flat = self._flat[name]
+        if name not in self._clean or flat is not before:
+            self._clean.add(name)
+            rubbish: Any = np.nan if flat.dtype.kind == "f" else np.bitwise_not(np.zeros((), flat.dtype))
+            self.backend.copy(np.full(flat.shape, rubbish, flat.dtype), flat)
+        return array
+
+
+def check_backend(backend: Backend | str, cases: Iterable[Case] = CASES, *, seed: int = 0) -> Report:
+    """Runs every case in each of the backend's types, then the checks of memory, errors and threads.
+
+    Raises ContractViolation with the case, the type, the element, what it is,
+    what was expected and the bound; UsageError or BackendUnavailable for a name that cannot be had.
+    """
+    chosen = list(cases)
+    backend = backends.create(backend) if isinstance(backend, str) else backend
+    report = Report(backend.name)
+    check_memory(backend)
+    check_errors(backend)
+    for dtype in backend.dtypes:
+        for case in chosen:
+            check_case(backend, case, dtype, report, seed)
+    check_threads(backend, chosen, seed)
+    return report
+
+
+def check_case(backend: Backend, case: Case, dtype: npt.DTypeLike, report: Report | None = None, seed: int = 0) -> None:
+    """One case in one type: its numbers, its inputs afterwards, and the same bytes a second time."""
+    where = f"{backend.name}: {case.operation} ({case.name}) in {np.dtype(dtype)}"
+    inputs = case.make(np.random.default_rng(seed), dtype)
+    expected = case.expected(inputs)
+    allowed = case.allowed(inputs, expected, dtype)
+    scratch = PoisonedBuffers(backend, dtype)
+    bound = case.bind(backend, inputs, scratch)
+    runs = []
+    for _ in range(2):
+        bound.reset()
+        scratch.poison()
+        bound.run()
+        runs.append(bound.results())
+        worst = compare(where, runs[-1], expected, allowed)
+        changed = bound.changed()
+        if changed:
+            raise ContractViolation(f"{where}: the input {', '.join(changed)} was changed; only `out` may be.")
+    for name, first in runs[0].items():
+        if first.tobytes() != runs[1][name].tobytes():
+            raise ContractViolation(f"{where}: {name} differs from one run to the next on the same inputs.")
+    if report is not None:
+        report.runs += 1
+        report.worst[case.operation] = max(worst, report.worst.get(case.operation, 0.0))
+
+
+def compare(where: str, results: Arrays, expected: Arrays, allowed: Arrays) -> float:
+    """The largest error as a part of its bound. Raises ContractViolation for one beyond it.
+
+    NaN must stand where it is expected (what lies between strided rows) and nowhere else.
+    """
+    worst = 0.0
+    for name, right in expected.items():
+        got = results[name].astype(np.float64)
+        error = np.where((got == right) | (np.isnan(got) & np.isnan(right)), 0.0, np.abs(got - right))
+        share = np.divide(error, allowed[name], out=np.where(error == 0, 0.0, np.inf), where=allowed[name] > 0)
+        share = np.where(np.isnan(share), np.inf, share)
+        if share.size and share.max() > 1:
+            at = np.unravel_index(int(share.argmax()), share.shape)
+            place = name + (str([int(i) for i in at]) if at else "")
+            raise ContractViolation(
+                f"{where}: {place} is {got[at]:.9g}, expected {right[at]:.9g} within {allowed[name][at]:.3g}; "
+                f"{np.count_nonzero(share > 1)} of {share.size} elements are wrong."
+            )
+        worst = max(worst, float(share.max(initial=0)))
+    return worst
+
+
+def check_memory(backend: Backend) -> None:
+    """Arrays go in and out unchanged and as copies, zeros are zero, and NaN and infinity are found."""
+    for dtype in backend.dtypes:
+        host = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
+        where = f"{backend.name} in {host.dtype}"
+        array = backend.asarray(host, dtype)
+        kept = host.copy()
+        host += 1
+        _require(_same(backend.to_numpy(array), kept), f"{where}: asarray does not copy, or changes the numbers.")
+        backend.to_numpy(array)[...] = 0
+        _require(_same(backend.to_numpy(array), kept), f"{where}: to_numpy does not copy.")
+        _require(_same(backend.to_numpy(backend.zeros((2, 3), dtype)), np.zeros((2, 3), dtype)), f"{where}: zeros.")
+        other = backend.empty((3, 5), dtype)
+        _require(other.shape == (3, 5) and other.dtype == host.dtype, f"{where}: empty gives {other.shape}.")
+        backend.copy(kept, other)
+        _require(_same(backend.to_numpy(other), kept), f"{where}: copy changes the numbers.")
+        staging = backend.staging(other)
+        staging[...] = host
+        backend.copy(staging, other)
+        _require(_same(backend.to_numpy(other), host), f"{where}: what was put into staging does not arrive.")
+        for value, finite in ((0.0, True), (np.nan, False), (np.inf, False), (-np.inf, False)):
+            kept[1, 2] = value
+            said = backend.all_finite(backend.asarray(kept, dtype))
+            _require(said is finite, f"{where}: all_finite says {said} of an array that holds {value}.")
+
+
+def check_errors(backend: Backend) -> None:
+    """gemm refuses what does not fit with ShapeError instead of reading or writing beyond an array."""
+    dtype = np.dtype(backend.dtypes[0])
+    others = [np.dtype(each) for each in backend.dtypes[1:]]
+
+    def make(*shape: int, dtype: npt.DTypeLike = dtype) -> Array:
+        return backend.zeros(shape, dtype)
+
+    wrong: dict[str, tuple[Array, Array, Array]] = {
+        "depths 3 and 4": (make(2, 3), make(4, 5), make(2, 5)),
+        "out of other rows": (make(2, 3), make(3, 5), make(3, 5)),
+        "out of other columns": (make(2, 3), make(3, 5), make(2, 4)),
+        "a vector": (make(3), make(3, 5), make(1, 5)),
+        "a stack of matrices": (make(1, 2, 3), make(3, 5), make(2, 5)),
+        "a column-major matrix": (make(3, 2).T, make(3, 5), make(2, 5)),
+        "every other column": (make(2, 6)[:, ::2], make(3, 5), make(2, 5)),
+        "rows backwards": (make(2, 3)[::-1], make(3, 5), make(2, 5)),
+        "column-major out": (make(2, 3), make(3, 5), make(5, 2).T),
+        **{f"b in {other}": (make(2, 3), make(3, 5, dtype=other), make(2, 5)) for other in others},
+        **{f"out in {other}": (make(2, 3), make(3, 5), make(2, 5, dtype=other)) for other in others},
+    }
+    for what, (a, b, out) in wrong.items():
+        try:
+            backend.gemm(a, b, out=out)
+        except ShapeError:
+            continue
+        except Exception as error:
+            raise ContractViolation(
+                f"{backend.name}: gemm with {what} raises {type(error).__name__}, not ShapeError."
+            ) from error
+        raise ContractViolation(f"{backend.name}: gemm with {what} raises no ShapeError.")
+
+
+def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repetitions: int = REPETITIONS) -> None:
+    """Threads that run one case at once, each on arrays and scratch of its own, must not see one another's numbers.
+
+    Of each operation, the case with the largest results runs: the longer a call, the surer two of them meet. All
+    threads start every repetition together, and Python switches between them as often as it can.
+    """
+    largest: dict[str, Case] = {}
+    for case in cases:
+        other = largest.setdefault(case.operation, case)
+        if _elements(case) > _elements(other):
+            largest[case.operation] = case
+    dtype = backend.dtypes[0]
+    for case in largest.values():
+        where = f"{backend.name}: {case.operation} ({case.name}) in {np.dtype(dtype)}, {THREADS} threads at once"
+        workers = [_Worker(backend, case, dtype, seed + 1 + each, where) for each in range(THREADS)]
+        with _busy_switching():
+            _together([worker.step for worker in workers], repetitions)
+
+
+class _Worker:
+    """One thread's inputs, arrays and expected results of a case."""
+
+    def __init__(self, backend: Backend, case: Case, dtype: npt.DTypeLike, seed: int, where: str) -> None:
+        inputs = case.make(np.random.default_rng(seed), dtype)
+        self.where = where
+        self.expected = case.expected(inputs)
+        self.allowed = case.allowed(inputs, self.expected, dtype)
+        self.bound: Bound = case.bind(backend, inputs)
+
+    def step(self, start: Callable[[], Any]) -> None:
+        """One repetition; `start` returns when all threads are ready."""
+        self.bound.reset()
+        start()
+        self.bound.run()
+        compare(self.where, self.bound.results(), self.expected, self.allowed)
+
+
+def _together(steps: Sequence[Callable[[Callable[[], Any]], None]], repetitions: int) -> None:
+    """Runs each step in a thread of its own, all starting together each time; raises the first error of any."""
+    barrier = threading.Barrier(len(steps))
+    errors: list[BaseException] = []
+
+    def work(step: Callable[[Callable[[], Any]], None]) -> None:
+        try:
+            for _ in range(repetitions):
+                step(barrier.wait)
+        except threading.BrokenBarrierError:
+            pass
+        except BaseException as error:
+            errors.append(error)
+            barrier.abort()
+
+    threads = [threading.Thread(target=work, args=(step,)) for step in steps]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+@contextmanager
+def _busy_switching() -> Iterator[None]:
+    """Has Python change threads after a microsecond instead of five thousand."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+
+
+def _elements(case: Case) -> int:
+    arrays = case.make(np.random.default_rng(0), np.float64)
+    return sum(int(np.prod(shape)) for shape in case.outputs.values()) + sum(arrays[name].size for name in case.updated)
+
+
+def _same(a: Array, b: Array) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ContractViolation(message)

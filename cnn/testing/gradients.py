@@ -1,0 +1,218 @@
+"""Compares backward passes with differences of forward passes, in float64."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn import backend as backends
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.errors import UsageError
+from cnn.layers import Layer, Setting
+from cnn.model import Sequential
+from cnn.testing.contract import ContractViolation
+
+STEP = 1e-5
+"""h of (f(x + h) - f(x - h)) / 2h. Its error is h**2 / 6 of the third derivative, 2e-11 of it, plus the rounding of f
+over h, 2e-11 of f: the step that makes both small is the cube root of epsilon, about this."""
+
+TOLERANCE = 1e-6
+"""Allowed of an array's largest slope: far above the error of the difference, far below that of a wrong formula."""
+
+Host = npt.NDArray[Any]
+
+
+def check_gradients(
+    subject: Layer | Sequential,
+    input_shape: Shape | None = None,
+    *,
+    backend: Backend | str | None = None,
+    batch: int = 2,
+    elements: int = 60,
+    seed: int = 0,
+) -> float:
+    """Checks `backward` for the inputs and every parameter, and `backward_parameters` or the model's own pass.
+
+    A layer is built here, for inputs (batch, *input_shape) on `backend`; a model must be built in float64, and its loss
+    is what is differentiated. All parameters are given new random values. Of each array at most `elements` are checked,
+    chosen at random. Inputs are distinct and evenly spaced, far apart against the step, and none is near zero: no
+    window has a tie and no relu of the input a kink within reach.
+    Returns the largest error as a part of what is allowed. Raises ContractViolation with the numbers beyond it.
+    """
+    rng = np.random.default_rng(seed)
+    if isinstance(subject, Sequential):
+        if subject.dtype != np.float64:
+            raise UsageError(f"Gradients are checked in float64; build {subject.name} with dtype=numpy.float64.")
+        model = _ModelUnderTest(subject, batch, rng)
+        return _check(model, rng, elements)
+    if input_shape is None:
+        raise UsageError(f"Give the shape of one input of {type(subject).__name__}, without N.")
+    chosen = backend if isinstance(backend, Backend) else backends.choose(backend)[0]
+    return _check(_LayerUnderTest(subject, input_shape, chosen, batch, rng), rng, elements)
+
+
+class _UnderTest:
+    """A function of one input and some parameters, to a number."""
+
+    name: str
+    backend: Backend
+    x: Host
+    rng: np.random.Generator
+
+    def parameters(self) -> dict[str, tuple[Array, Array]]:
+        """Value and gradient of each parameter, by name."""
+        raise NotImplementedError
+
+    def value(self) -> float:
+        """The function, in training."""
+        raise NotImplementedError
+
+    def slope(self) -> Host:
+        """The gradient of x by the backward pass; fills those of the parameters."""
+        raise NotImplementedError
+
+    def slope_of_parameters(self) -> None:
+        """Fills the gradients of the parameters alone."""
+        raise NotImplementedError
+
+    def repeatable(self, function: Callable[[], Any]) -> Any:
+        """What the function returns, with the random numbers drawn (dropout) given back afterwards."""
+        state = self.rng.bit_generator.state
+        result = function()
+        self.rng.bit_generator.state = state
+        return result
+
+
+class _LayerUnderTest(_UnderTest):
+    """The sum of a layer's outputs, each times a fixed random number."""
+
+    def __init__(self, layer: Layer, shape: Shape, backend: Backend, batch: int, rng: np.random.Generator) -> None:
+        self.layer, self.backend, self.rng = layer, backend, rng
+        layer.name = layer.name or type(layer).__name__.lower()
+        self.name = f"{type(layer).__name__} on {backend.name}"
+        layer.build(shape, Setting(backend, np.float64, rng, Buffers(backend, np.float64)))
+        self.x = spaced((batch, *shape), rng)
+        self.weights = rng.standard_normal((batch, *layer.output_shape))
+        _randomize(backend, [parameter.value for parameter in layer.parameters], rng)
+
+    def parameters(self) -> dict[str, tuple[Array, Array]]:
+        return {each.name: (each.value, each.gradient) for each in self.layer.parameters}
+
+    def value(self) -> float:
+        y = self.layer.forward(self.backend.asarray(self.x), training=True)
+        return float(np.sum(self.backend.to_numpy(y) * self.weights))
+
+    def slope(self) -> Host:
+        self.value()
+        return self.backend.to_numpy(self.layer.backward(self.backend.asarray(self.weights)))
+
+    def slope_of_parameters(self) -> None:
+        self.value()
+        self.layer.backward_parameters(self.backend.asarray(self.weights))
+
+
+class _ModelUnderTest(_UnderTest):
+    """A model's mean loss on random labels."""
+
+    def __init__(self, model: Sequential, batch: int, rng: np.random.Generator) -> None:
+        self.model, self.backend, self.rng, self.name = model, model.backend, model.rng, model.name
+        self.x = spaced((batch, *model.input_shape), rng)
+        self.labels = self.backend.asarray(rng.integers(0, len(model.classes), batch))
+        self.slopes = self.backend.empty((batch, len(model.classes)), np.float64)
+        _randomize(self.backend, [parameter.value for parameter in model.parameters], rng)
+
+    def parameters(self) -> dict[str, tuple[Array, Array]]:
+        return {each.name: (each.value, each.gradient) for each in self.model.parameters}
+
+    def value(self) -> float:
+        scores = self.model.forward(self.backend.asarray(self.x), training=True)
+        total, _ = self.model.loss.evaluate(self.backend, scores, self.labels, self.slopes)
+        return total / len(self.x)
+
+    def slope(self) -> Host:
+        self.value()
+        dy = self.slopes
+        for layer in reversed(self.model.layers):
+            dy = layer.backward(dy)
+        return self.backend.to_numpy(dy)
+
+    def slope_of_parameters(self) -> None:
+        self.value()
+        self.model.backward(self.slopes)
+
+
+def _check(subject: _UnderTest, rng: np.random.Generator, elements: int) -> float:
+    dx = subject.repeatable(subject.slope)
+    parameters = subject.parameters()
+    gradients = {name: subject.backend.to_numpy(gradient) for name, (_, gradient) in parameters.items()}
+    for _, gradient in parameters.values():
+        subject.backend.copy(np.full(gradient.shape, np.nan), gradient)
+    subject.repeatable(subject.slope_of_parameters)
+    for name, (_, gradient) in parameters.items():
+        if not np.array_equal(subject.backend.to_numpy(gradient), gradients[name]):
+            raise ContractViolation(f"{subject.name}: the gradient of {name} is another where that of x is not wanted.")
+
+    def store_x(host: Host) -> None:
+        subject.x = host
+
+    worst = _compare(subject, "x", subject.x.copy(), dx, store_x, rng, elements)
+    for name, (array, _) in parameters.items():
+
+        def store(host: Host, array: Array = array) -> None:
+            subject.backend.copy(host, array)
+
+        value = subject.backend.to_numpy(array)
+        worst = max(worst, _compare(subject, name, value, gradients[name], store, rng, elements))
+    return worst
+
+
+def _compare(
+    subject: _UnderTest,
+    name: str,
+    start: Host,
+    analytic: Host,
+    store: Callable[[Host], None],
+    rng: np.random.Generator,
+    elements: int,
+) -> float:
+    """The largest error of `analytic`, the gradient at `start`, as a part of what is allowed; `store` sets the array.
+
+    The difference itself is rounded to a few epsilon of the function over the step, which is allowed beside.
+    """
+    rounding = 64 * np.finfo(np.float64).eps * max(1.0, abs(subject.repeatable(subject.value))) / STEP
+    allowed = TOLERANCE * float(np.abs(analytic).max()) + rounding
+    worst = 0.0
+    for flat in rng.permutation(start.size)[:elements]:
+        at = np.unravel_index(int(flat), start.shape)
+        values = []
+        for step in (STEP, -STEP):
+            moved = start.copy()
+            moved[at] += step
+            store(moved)
+            values.append(subject.repeatable(subject.value))
+        numeric = (values[0] - values[1]) / (2 * STEP)
+        error = abs(numeric - float(analytic[at]))
+        if not error <= allowed:
+            place = ", ".join(str(int(i)) for i in at)
+            raise ContractViolation(
+                f"{subject.name}: the gradient of {name}[{place}] is {analytic[at]:.9g}, "
+                f"differences give {numeric:.9g} (allowed {allowed:.3g})."
+            )
+        worst = max(worst, error / allowed)
+    store(start)
+    return worst
+
+
+def spaced(shape: Shape, rng: np.random.Generator) -> Host:
+    """Numbers from -1 to 1 in random order: evenly spaced, so all distinct, and none closer to 0 than half a space."""
+    count = int(np.prod(shape))
+    order = rng.permutation(2 * ((count + 1) // 2))[:count]
+    return (2 * (order + 0.5) / (2 * ((count + 1) // 2)) - 1).reshape(shape)
+
+
+def _randomize(backend: Backend, arrays: list[Array], rng: np.random.Generator) -> None:
+    """Gives parameters values of every sign around those they have: a bias or shift that is zero would hide errors."""
+    for array in arrays:
+        backend.copy(backend.to_numpy(array) + 0.3 * rng.standard_normal(array.shape), array)
