@@ -30,9 +30,5 @@ class MklBackend(CblasBackend):
         # MKL may otherwise use fewer threads than it was given, which changes the order of additions.
         mkl.set_dynamic(0)
         # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
-        super().__init__(ctypes.CDLL(loaded.filepath), suffix="_64", integer=ctypes.c_int64)
-        self._library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)
-
-    @property
-    def library(self) -> Library:
-        return self._library
+        super().__init__(loaded.filepath, suffix="_64", integer=ctypes.c_int64)
+        self.library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)

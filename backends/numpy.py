@@ -13,11 +13,10 @@ class NumpyBackend(Backend):
 
     name: ClassVar[str] = "numpy"
 
-    @property
-    def library(self) -> Library:
+    def __init__(self) -> None:
         config = cast(dict[str, Any], np.show_config(mode="dicts"))
         blas = config["Build Dependencies"]["blas"]
-        return Library(f"NumPy {np.__version__} with {blas['name']}", str(blas["version"]))
+        self.library = Library(f"NumPy {np.__version__} with {blas['name']}", str(blas["version"]))
 
     def gemm(
         self,

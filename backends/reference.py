@@ -26,10 +26,7 @@ class ReferenceBackend(Backend):
     """Loops over output pixels and explicit sums: no BLAS, no column matrix, and nothing shared with the defaults."""
 
     name: ClassVar[str] = "reference"
-
-    @property
-    def library(self) -> Library:
-        return Library("NumPy loops in float64", np.__version__)
+    library = Library("NumPy loops in float64", np.__version__)
 
     def gemm(
         self,
@@ -162,8 +159,8 @@ class ReferenceBackend(Backend):
 
     def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
         for n, row in enumerate(wide(scores)):
-            reached = ((row - low) / (high - low)).clip(0, 1)
-            out[n] = reached / reached.sum() if reached.any() else 0
+            heights = (row + max(high - row.max(), 0) - low).clip(min=0)
+            out[n] = heights / heights.sum()
 
     def batch_statistics(self, x: Array, mean: Array, variance: Array) -> None:
         rows = wide(x).reshape(-1, x.shape[-1])

@@ -42,12 +42,9 @@ class Backend(Elementwise, Normalization, Losses, Updates, ABC):
     """
 
     name: ClassVar[str]
+    library: Library
+    """What computes the products."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
-
-    @property
-    @abstractmethod
-    def library(self) -> Library:
-        """What computes the products."""
 
     @abstractmethod
     def gemm(
@@ -127,9 +124,8 @@ def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: b
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:
             raise ShapeError(f"gemm takes matrices; {name} has shape {x.shape}.")
-        if (x.shape[1] > 1 and x.strides[1] != x.itemsize) or (
-            x.shape[0] > 1 and x.strides[0] < x.shape[1] * x.itemsize
-        ):
+        step, remainder = divmod(x.strides[0], x.itemsize)
+        if (x.shape[1] > 1 and x.strides[1] != x.itemsize) or (x.shape[0] > 1 and (step < x.shape[1] or remainder)):
             raise ShapeError(f"gemm takes row-major matrices; {name} {x.shape} has strides {x.strides} bytes.")
     m, k = a.shape[::-1] if transpose_a else a.shape
     depth, n = b.shape[::-1] if transpose_b else b.shape

@@ -13,13 +13,20 @@ ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 
 class CblasBackend(Backend):
-    """Calls cblas_sgemm and cblas_dgemm of one library. A subclass loads it and says how its symbols are called."""
+    """Calls cblas_sgemm and cblas_dgemm of one library; a subclass says which, and how its symbols are called."""
 
-    def __init__(self, library: ctypes.CDLL, *, suffix: str = "", integer: type[Any] = ctypes.c_int) -> None:
-        """`suffix` follows the symbols' names; `integer` is the library's index type (c_int64 for ILP64).
+    def __init__(self, path: str, *, suffix: str = "", integer: type[Any] = ctypes.c_int) -> None:
+        """Loads the library at `path`, or by a name the system's loader finds.
 
-        Raises BackendUnavailable if a symbol is missing.
+        `suffix` follows the symbols' names; `integer` is the library's index type (c_int64 for ILP64). Raises
+        BackendUnavailable if the library cannot be loaded or lacks a symbol.
         """
+        try:
+            library = ctypes.CDLL(path)
+        except OSError as error:
+            raise BackendUnavailable(
+                f"Backend {self.name!r} cannot load {path} ({error}); install it or choose another backend."
+            ) from error
         self._gemm = {}
         for dtype, symbol, real in (
             (np.dtype(np.float32), f"cblas_sgemm{suffix}", ctypes.c_float),
@@ -28,7 +35,9 @@ class CblasBackend(Backend):
             try:
                 function = getattr(library, symbol)
             except AttributeError:
-                raise BackendUnavailable(f"{library._name} exports no {symbol}; it is not a CBLAS library.") from None
+                raise BackendUnavailable(
+                    f"Backend {self.name!r} cannot use {path}: it exports no {symbol}; choose a CBLAS library."
+                ) from None
             matrix = [ctypes.c_void_p, integer]
             function.argtypes = [ctypes.c_int] * 3 + [integer] * 3 + [real, *matrix, *matrix, real, *matrix]
             function.restype = None

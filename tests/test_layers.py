@@ -161,9 +161,7 @@ def test_dropout_keeps_the_mean_and_drops_the_share_it_should():
 
 def test_dropout_is_decided_by_the_seed_and_does_nothing_at_inference():
     x = np.ones((8, 50))
-    first, again, other = (
-        built(Dropout(0.5), (50,), seed=seed).forward(x, training=True).copy() for seed in (1, 1, 2)
-    )
+    first, again, other = (built(Dropout(0.5), (50,), seed=seed).forward(x, training=True).copy() for seed in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
     layer = built(Dropout(0.5), (50,))

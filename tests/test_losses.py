@@ -107,9 +107,11 @@ def test_softmax_of_extreme_scores(scores, expected):
 
 
 def test_target_shares_worked_by_hand():
-    # Moved to 0, 0.5, 1, 1 (cut) and 0 (cut).
-    got = shares(MeanSquaredError(-0.8, 0.8), [[-0.8, 0, 0.8, 3, -3]], np.float64)
-    np.testing.assert_allclose(got, [[0, 0.2, 0.4, 0.4, 0]], rtol=1e-14)
+    # Heights 0, 0.75, 1.5, 3.75 and 0 (below the low target); the second row is lifted by 1 until 0 reaches 1.
+    got = shares(MeanSquaredError(-0.5, 1), [[-0.5, 0.25, 1, 3.25, -3], [0, -1, -2, -1.5, 0]], np.float64)
+    np.testing.assert_allclose(
+        got, [[0, 0.125, 0.25, 0.625, 0], [0.375, 0.125, 0, 0, 0.375]] / np.array([[1], [0.875]])
+    )
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError(-0.8, 0.8)], ids=str)
@@ -121,12 +123,15 @@ def test_probabilities_sum_to_one_and_the_largest_score_keeps_the_largest_share(
     assert got.min() >= 0
     rows = np.arange(200)
     assert (got[rows, scores.argmax(axis=1)] == got.max(axis=1)).all()
+    if isinstance(loss, MeanSquaredError):
+        assert (got.argmax(axis=1) == scores.argmax(axis=1)).all()
 
 
-def test_probabilities_sum_to_one_where_every_score_is_at_or_below_the_low_target():
-    got = shares(MeanSquaredError(-0.8, 0.8), [[-0.8, -1.0, -0.9, -2.0]])
+@pytest.mark.parametrize("scores", [[-0.8, -1, -0.9, -2], [-3, -2, -3, -3], [0.9, 1, 0.95, 0.8]])
+def test_the_largest_score_wins_beyond_the_targets_too(scores):
+    got = shares(MeanSquaredError(-0.8, 0.8), [scores])
     np.testing.assert_allclose(got.sum(axis=1), 1, atol=1e-6)
-    assert got[0].argmax() == 0
+    assert got[0].argmax() == np.argmax(scores)
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError(-0.8, 0.8)], ids=str)

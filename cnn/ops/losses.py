@@ -48,8 +48,11 @@ class Losses:
         out /= out.sum(axis=1, keepdims=True)
 
     def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
-        """out (N, K) = scores moved so that `low` is 0 and `high` 1, cut to [0, 1], over the row's sum."""
-        np.subtract(scores, low, out=out)
-        out /= high - low
-        np.clip(out, 0, 1, out=out)
-        out /= np.maximum(out.sum(axis=1, keepdims=True), np.finfo(out.dtype).tiny)
+        """out (N, K) = each score's height above `low`, not below 0, over the row's sum.
+
+        A row that does not reach `high` is lifted until its largest score does, so that the sum is never 0.
+        """
+        lift = np.maximum(high - scores.max(axis=1, keepdims=True), 0)
+        np.add(scores, lift - low, out=out)
+        np.maximum(out, 0, out=out)
+        out /= out.sum(axis=1, keepdims=True)

@@ -169,6 +169,7 @@ def check_errors(backend: Backend) -> None:
         "a column-major matrix": (make(3, 2).T, make(3, 5), make(2, 5)),
         "every other column": (make(2, 6)[:, ::2], make(3, 5), make(2, 5)),
         "rows backwards": (make(2, 3)[::-1], make(3, 5), make(2, 5)),
+        "the same row again and again": (np.broadcast_to(make(1, 3), (2, 3)), make(3, 5), make(2, 5)),
         "column-major out": (make(2, 3), make(3, 5), make(5, 2).T),
         **{f"b in {other}": (make(2, 3), make(3, 5, dtype=other), make(2, 5)) for other in others},
         **{f"out in {other}": (make(2, 3), make(3, 5), make(2, 5, dtype=other)) for other in others},

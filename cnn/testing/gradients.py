@@ -89,10 +89,11 @@ class _LayerUnderTest(_UnderTest):
     """The sum of a layer's outputs, each times a fixed random number."""
 
     def __init__(self, layer: Layer, shape: Shape, backend: Backend, batch: int, rng: np.random.Generator) -> None:
-        self.layer, self.backend, self.rng = layer, backend, rng
+        # A generator of its own, which only forward passes move on: dropout must drop the same elements each time.
+        self.layer, self.backend, self.rng = layer, backend, np.random.default_rng(rng.integers(2**32))
         layer.name = layer.name or type(layer).__name__.lower()
         self.name = f"{type(layer).__name__} on {backend.name}"
-        layer.build(shape, Setting(backend, np.float64, rng, Buffers(backend, np.float64)))
+        layer.build(shape, Setting(backend, np.float64, self.rng, Buffers(backend, np.float64)))
         self.x = spaced((batch, *shape), rng)
         self.weights = rng.standard_normal((batch, *layer.output_shape))
         _randomize(backend, [parameter.value for parameter in layer.parameters], rng)

@@ -77,27 +77,27 @@ def softmax_case(n: int, k: int, spread: float) -> Case:
     return Case(f"{n}x{k}, deviation {spread:g}", "softmax", make, call, bound, outputs={"out": (n, k)})
 
 
-def target_shares_case(n: int, k: int) -> Case:
-    """Scores between the targets, cut and divided by their sum; one of a row is near `high`, so the sum is not small.
+def target_shares_case(n: int, k: int, spread: float) -> Case:
+    """Scores below and above both targets, at times all far below, which is where a row is lifted.
 
-    A score moved and scaled errs by 3 epsilon of |score| + |low|, which is then divided by the row's sum.
+    A score's height errs by 4 epsilon of all it is made of, and is then divided by the row's sum.
     """
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
-        scores = rng.uniform(1.5 * LOW, 1.5 * HIGH, (n, k))
-        scores[np.arange(n), rng.integers(0, k, n)] = HIGH
-        return {"scores": scores.astype(dtype)}
+        return {"scores": (spread * rng.standard_normal((n, k)) - spread / 2).astype(dtype)}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.target_shares(arrays["scores"], LOW, HIGH, arrays["out"])
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        sizes = (np.abs(inputs["scores"]) + abs(LOW)) / (HIGH - LOW)
-        total = ((inputs["scores"] - LOW) / (HIGH - LOW)).clip(0, 1).sum(axis=1, keepdims=True)
+        scores = inputs["scores"]
+        top = scores.max(axis=1, keepdims=True)
+        sizes = np.abs(scores) + np.abs(top) + abs(LOW) + abs(HIGH)
+        total = (scores + (HIGH - top).clip(0) - LOW).clip(0).sum(axis=1, keepdims=True)
         moved = 4 * (sizes + expected["out"] * sizes.sum(axis=1, keepdims=True)) / total
         return {"out": moved + (k + 4) * expected["out"]}
 
-    return Case(f"{n}x{k}", "target_shares", make, call, bound, outputs={"out": (n, k)})
+    return Case(f"{n}x{k}, deviation {spread:g}", "target_shares", make, call, bound, outputs={"out": (n, k)})
 
 
 def shares(scores: Array) -> Array:
@@ -115,4 +115,4 @@ def loss_cases() -> list[Case]:
         cases.append(loss("9x4, ties", scored(9, 4, 1.0, ties=True), 9, 4))
         cases.append(loss("6x5, loss alone", scored(6, 5, 1.0), 6, 5, gradient=False))
     cases += [softmax_case(n, k, spread) for n, k, spread in ((1, 1, 1.0), (7, 10, 1.0), (5, 3, 300.0))]
-    return [*cases, target_shares_case(1, 2), target_shares_case(7, 10)]
+    return [*cases, target_shares_case(1, 2, 1.0), target_shares_case(7, 10, 1.0), target_shares_case(5, 10, 0.1)]
