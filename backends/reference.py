@@ -43,6 +43,18 @@ class ReferenceBackend(Backend):
         product = np.einsum(f"{left},{right}->mn", wide(a), wide(b))
         out[...] = wide(out) + product if accumulate else product
 
+    def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        rows = out.reshape(len(x), *window.out, *window.kernel, x.shape[3])
+        rows[...] = 0
+        for at in pixels(window):
+            rows[:, at.p, at.q, at.r, at.s] = x[:, at.h, at.w]
+
+    def col2im(self, columns: Array, window: Window, out: Array) -> None:
+        rows, image = wide(columns).reshape(len(out), *window.out, *window.kernel, out.shape[3]), np.zeros(out.shape)
+        for at in pixels(window):
+            image[:, at.h, at.w] += rows[:, at.p, at.q, at.r, at.s]
+        out[...] = image
+
     def conv2d(
         self,
         x: Array,

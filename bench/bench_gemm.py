@@ -1,23 +1,37 @@
-"""The products of every network's layers, as bare GEMMs: the BLAS alone, without im2col."""
+"""The products of every network's training step as bare GEMMs: the BLAS alone, without im2col."""
 
 import numpy as np
 import pytest
-from pytest_benchmark.fixture import BenchmarkFixture
+from conftest import Timer
 
 from cnn.backend import Backend
-from cnn.testing import Recorder
+from cnn.testing import Recorder, gemm_case
+from cnn.testing.recorder import Product
 from cnn.zoo import ZOO
 
 BATCH = 64
 
 
-def products() -> dict[str, tuple[int, int, int, bool, bool]]:
-    """Every distinct (M, N, K, transpose a, transpose b) of a training step, named by the first network that has it."""
-    found: dict[tuple[int, int, int, bool, bool], str] = {}
+def products() -> dict[Product, str]:
+    """Every distinct product of a step, with the first network that has it."""
+    found: dict[Product, str] = {}
     for name, build in ZOO.items():
         model = build(10).build(backend="numpy")
         with Recorder(model.backend) as recorder:
             model.train_step(np.zeros((BATCH, *model.input_shape), np.uint8), np.zeros(BATCH, np.int64))
-        for call in recorder.calls:
-            found.setdefault((call.m, call.n, call.k, call.transpose_a, call.transpose_b), name)
-    return {f"{name} {m}x{n}x{k}{' At' * ta}{' Bt' * tb}": (m, n, k, ta, tb) for (m, n, k, ta, tb), name in found.items()}
+        for product in recorder.products:
+            found.setdefault(product, name)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("product", "net"),
+    [
+        pytest.param(product, net, id=f"{net}-{product.m}x{product.n}x{product.k}")
+        for product, net in products().items()
+    ],
+)
+def bench_gemm(product: Product, net: str, backend: Backend, timed: Timer) -> None:
+    case = gemm_case(product.m, product.n, product.k, product.transpose_a, product.transpose_b, product.accumulate)
+    bound = case.bind(backend, case.make(np.random.default_rng(0), np.float32))
+    timed(f"gemm {net} {case.name}", bound.run, case.flops)

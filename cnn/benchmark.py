@@ -20,22 +20,22 @@ class Job:
     group: str
     backend: str
     run: Callable[[], object]
-    flop: int
+    flops: int
     images: int
 
 
 def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iterator[Job]:
-    """Every layer with weights or a window of the network, forward and backward, on random images."""
+    """Every layer of the network forward and backward, each fed what the layers before it make of random images."""
     model = architecture.build(backend=backend)
     rng = np.random.default_rng(0)
     x = model.load_images(rng.integers(0, 256, (batch, *model.input_shape), np.uint8))
     for layer in model.layers:
         y = layer.forward(x, training=True)
         dy = backend.asarray(rng.standard_normal(y.shape), model.dtype)
-        flop = 2 * batch * layer.macs()
+        flops = 2 * batch * layer.macs()
         name = f"{model.name} {layer.name}"
-        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), flop, batch)
-        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), 2 * flop, batch)
+        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), flops, batch)
+        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), 2 * flops, batch)
         x = y
 
 
@@ -53,7 +53,9 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
         # So small a rate keeps the weights, and with them the time of every step, as they are.
         optimizer.step(1e-12)
 
-    return Job(f"{model.name} training step", backend.name, step, 6 * batch * model.macs(), batch)
+    # Forward, weight gradient and data gradient are a product each; the first layer has no data gradient.
+    flops = 2 * batch * (3 * model.macs() - model.layers[0].macs())
+    return Job(f"{model.name} training step", backend.name, step, flops, batch)
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:

@@ -24,7 +24,7 @@ class Line:
     seconds: float
     im2col: float
     gemm: float
-    flop: int
+    flops: int
 
     @property
     def rest(self) -> float:
@@ -35,7 +35,7 @@ class Line:
 @dataclass
 class _Tally:
     seconds: dict[tuple[str, str, str], float] = field(default_factory=dict)
-    flop: dict[tuple[str, str], int] = field(default_factory=dict)
+    flops: dict[tuple[str, str], int] = field(default_factory=dict)
     place: tuple[str, str] = ("", "")
 
     def add(self, phase: str, seconds: float) -> None:
@@ -68,7 +68,7 @@ def profile_step(
             seconds=_median(tallies, *place, "all"),
             im2col=_median(tallies, *place, "im2col"),
             gemm=_median(tallies, *place, "gemm"),
-            flop=tallies[0].flop.get(place, 0),
+            flops=tallies[0].flops.get(place, 0),
         )
         for place in places
     ]
@@ -111,7 +111,7 @@ def _phase(method: Callable[..., Any], phase: str, tally: _Tally) -> Callable[..
         if phase == "gemm":
             rows, columns = options["out"].shape
             depth = arguments[0].size // rows
-            tally.flop[tally.place] = tally.flop.get(tally.place, 0) + 2 * rows * columns * depth
+            tally.flops[tally.place] = tally.flops.get(tally.place, 0) + 2 * rows * columns * depth
         return result
 
     return timed

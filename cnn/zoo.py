@@ -289,8 +289,8 @@ def read_architecture(path: Path) -> Architecture:
     if unknown:
         raise UsageError(f"{path} has unknown entries {sorted(unknown)}; known are name, input, layers and recipe.")
     shape, layers, recipe = table.get("input"), table.get("layers"), table.get("recipe", {})
-    if not isinstance(shape, list) or len(shape) != 3 or not all(isinstance(n, int) for n in shape):
-        raise UsageError(f"{path}: input must be three whole numbers [height, width, channels], not {shape!r}.")
+    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
+        raise UsageError(f"{path}: input must be three whole numbers above 0 [height, width, channels], not {shape!r}.")
     if not isinstance(layers, list) or not layers:
         raise UsageError(f"{path} needs at least one [[layers]] table.")
     if not isinstance(recipe, dict):

@@ -141,5 +141,5 @@ def test_a_configuration_makes_the_same_loss(loss):
 
 @pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (1.0, 0.0), (float("nan"), 1.0), (0.0, float("inf"))])
 def test_targets_that_cannot_be_are_refused(low, high):
-    with pytest.raises(UsageError, match="low .* must be below high"):
+    with pytest.raises(UsageError, match=r"low .* must be below high"):
         MeanSquaredError(low, high)

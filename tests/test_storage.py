@@ -129,7 +129,7 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(damage, message, tmp_pa
     assert "\n" not in str(caught.value)
 
 
-def test_every_truncation_and_every_flipped_byte_of_the_header_is_refused_or_read(tmp_path):
+def test_every_truncation_and_every_changed_byte_is_refused(tmp_path):
     path = tmp_path / "file"
     save_arrays(path, "model", ARRAYS, {})
     content = path.read_bytes()
@@ -137,9 +137,11 @@ def test_every_truncation_and_every_flipped_byte_of_the_header_is_refused_or_rea
         path.write_bytes(content[:length])
         with pytest.raises(FileFormatError):
             read_arrays(path, "model")
+    names = {name.encode() for name in ARRAYS}
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
-            read_arrays(path, "model")
+            arrays, _ = read_arrays(path, "model")
         except FileFormatError:
-            pass
+            continue
+        assert arrays.keys() != ARRAYS.keys(), (place, content[place - 5 : place + 5])

@@ -87,7 +87,7 @@ def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
         "backend": job.backend,
         "threads": count,
         "seconds": seconds,
-        "gflops": job.flop / seconds / 1e9,
+        "gflops": job.flops / seconds / 1e9,
         "images_per_second": job.images / seconds,
     }
 

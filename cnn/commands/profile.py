@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
                         "im2col_seconds": line.im2col,
                         "gemm_seconds": line.gemm,
                         "rest_seconds": line.rest,
-                        "gemm_flop": line.flop,
+                        "gemm_flops": line.flops,
                         "gemm_gflops": _gflops(line),
                     }
                     for line in lines
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
         total,
         sum(line.im2col for line in lines),
         sum(line.gemm for line in lines),
-        sum(line.flop for line in lines),
+        sum(line.flops for line in lines),
     )
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     common.print_table(head, [*rows, _row(overall, total)])
@@ -83,4 +83,4 @@ def _row(line: Line, total: float) -> list[str]:
 
 
 def _gflops(line: Line) -> float | None:
-    return line.flop / line.gemm / 1e9 if line.gemm else None
+    return line.flops / line.gemm / 1e9 if line.gemm else None

@@ -2,7 +2,8 @@
 
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,9 @@ from cnn.testing.case import Arrays, Bound, Case
 from cnn.testing.cases import CASES
 
 THREADS = 4
-REPETITIONS = 60
+REPETITIONS = 250
+PATIENCE = 0.5
+"""How many threads run an operation at once; how often each runs it, and for how many seconds at most."""
 
 
 class ContractViolation(AssertionError):
@@ -189,8 +192,9 @@ def check_errors(backend: Backend) -> None:
 def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repetitions: int = REPETITIONS) -> None:
     """Threads that run one case at once, each on arrays and scratch of its own, must not see one another's numbers.
 
-    Of each operation, the case with the largest results runs: the longer a call, the surer two of them meet. All
-    threads start every repetition together, and Python switches between them as often as it can.
+    Of each operation the case with the largest results runs, as often as `repetitions` says or PATIENCE seconds allow.
+    Python is told to change threads all the time; no thread waits for another, so that they meet at every point of a
+    call sooner or later, and one that is interrupted between writing and reading shared memory finds the others' there.
     """
     largest: dict[str, Case] = {}
     for case in cases:
@@ -200,51 +204,48 @@ def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repeti
     dtype = backend.dtypes[0]
     for case in largest.values():
         where = f"{backend.name}: {case.operation} ({case.name}) in {np.dtype(dtype)}, {THREADS} threads at once"
-        workers = [_Worker(backend, case, dtype, seed + 1 + each, where) for each in range(THREADS)]
+        workers = [_Worker(backend, case, dtype, seed + 1 + each, repetitions) for each in range(THREADS)]
         with _busy_switching():
-            _together([worker.step for worker in workers], repetitions)
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                worker.join()
+        for worker in workers:
+            worker.judge(where)
 
 
-class _Worker:
-    """One thread's inputs, arrays and expected results of a case."""
+class _Worker(threading.Thread):
+    """Runs a case on arrays of its own again and again, and keeps every result."""
 
-    def __init__(self, backend: Backend, case: Case, dtype: npt.DTypeLike, seed: int, where: str) -> None:
+    start_line = threading.Barrier(THREADS)
+
+    def __init__(self, backend: Backend, case: Case, dtype: npt.DTypeLike, seed: int, repetitions: int) -> None:
+        super().__init__()
         inputs = case.make(np.random.default_rng(seed), dtype)
-        self.where = where
         self.expected = case.expected(inputs)
         self.allowed = case.allowed(inputs, self.expected, dtype)
         self.bound: Bound = case.bind(backend, inputs)
+        self.repetitions = repetitions
+        self.results: list[Arrays] = []
+        self.error: Exception | None = None
 
-    def step(self, start: Callable[[], Any]) -> None:
-        """One repetition; `start` returns when all threads are ready."""
-        self.bound.reset()
-        start()
-        self.bound.run()
-        compare(self.where, self.bound.results(), self.expected, self.allowed)
-
-
-def _together(steps: Sequence[Callable[[Callable[[], Any]], None]], repetitions: int) -> None:
-    """Runs each step in a thread of its own, all starting together each time; raises the first error of any."""
-    barrier = threading.Barrier(len(steps))
-    errors: list[BaseException] = []
-
-    def work(step: Callable[[Callable[[], Any]], None]) -> None:
+    def run(self) -> None:
+        self.start_line.wait()
+        end = time.monotonic() + PATIENCE
         try:
-            for _ in range(repetitions):
-                step(barrier.wait)
-        except threading.BrokenBarrierError:
-            pass
-        except BaseException as error:
-            errors.append(error)
-            barrier.abort()
+            while len(self.results) < self.repetitions and time.monotonic() < end:
+                self.bound.reset()
+                self.bound.run()
+                self.results.append(self.bound.results())
+        except Exception as error:
+            self.error = error
 
-    threads = [threading.Thread(target=work, args=(step,)) for step in steps]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    def judge(self, where: str) -> None:
+        """Raises ContractViolation for a wrong result, or a call that failed."""
+        if self.error is not None:
+            raise ContractViolation(f"{where}: {type(self.error).__name__}: {self.error}") from self.error
+        for results in self.results:
+            compare(where, results, self.expected, self.allowed)
 
 
 @contextmanager

@@ -27,6 +27,19 @@ def activation_case(name: str, shape: Shape) -> Case:
     return Case(f"{name} {shape}", "activation", normal(x=shape), call, chosen, outputs={"out": shape})
 
 
+def activation_in_place_case(name: str, shape: Shape) -> Case:
+    """As `activation_case`, with out being x."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.activation(name, arrays["x"], arrays["x"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"x": 8 * np.abs(expected["x"])}
+
+    chosen = exact if name == "relu" else bound
+    return Case(f"{name} {shape} in place", "activation", normal(x=shape), call, chosen, updated=("x",))
+
+
 def activation_gradient_case(name: str, shape: Shape) -> Case:
     """The slope from the output: 1 - y * y or y - y * y errs by an epsilon of 1, then the product by half of one."""
 
@@ -94,12 +107,8 @@ def running_mean_case(shape: Shape) -> Case:
 
 def elementwise_cases() -> list[Case]:
     """Every activation on every shape, and the rest."""
-    cases = [
-        make(name, shape)
-        for make in (activation_case, activation_gradient_case)
-        for name in ACTIVATIONS
-        for shape in SHAPES
-    ]
+    makers = (activation_case, activation_in_place_case, activation_gradient_case)
+    cases = [make(name, shape) for make in makers for name in ACTIVATIONS for shape in SHAPES]
     cases += [bias_activation_case(name, shape) for name in (None, *ACTIVATIONS) for shape in SHAPES]
     cases += [bias_gradient_case(shape) for shape in SHAPES]
     cases += [scale_case(shape, shape) for shape in SHAPES]

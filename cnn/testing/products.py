@@ -15,7 +15,7 @@ import numpy as np
 from cnn.arrays import Buffers, Shape
 from cnn.backend import Backend
 from cnn.lowering import Window
-from cnn.testing.case import Arrays, Case, linear_case, normal, run_reference
+from cnn.testing.case import Arrays, Case, exact, linear_case, normal, run_reference
 
 SIZES = (
     (1, 1, 1),
@@ -147,6 +147,31 @@ def conv_data_case(name: str, window: Window, n: int, c: int, k: int) -> Case:
     )
 
 
+def im2col_case(name: str, window: Window, n: int, c: int) -> Case:
+    """The column matrix of N images: copies and zeros, exact."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.im2col(arrays["x"], window, arrays["out"], scratch)
+
+    make = normal(x=(n, *window.size, c))
+    return Case(name, "im2col", make, call, exact, outputs={"out": columns_shape(window, n, c)})
+
+
+def col2im_case(name: str, window: Window, n: int, c: int) -> Case:
+    """Its transpose: a pixel sums at most R*S elements."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.col2im(arrays["columns"], window, arrays["out"])
+
+    make = normal(columns=columns_shape(window, n, c))
+    return linear_case(name, "col2im", make, call, (n, *window.size, c), terms=window.taps)
+
+
+def columns_shape(window: Window, n: int, c: int) -> Shape:
+    """(N*P*Q, R*S*C)."""
+    return n * window.out[0] * window.out[1], window.taps * c
+
+
 def conv_cases(name: str, window: Window, n: int, c: int, k: int) -> list[Case]:
     """Forward with a bias, weight gradient and data gradient of one convolution: N images, C channels, K filters."""
     return [make(name, window, n, c, k) for make in (conv_forward_case, conv_weight_case, conv_data_case)]
@@ -179,6 +204,7 @@ WINDOWS = {
 def all_conv_cases() -> list[Case]:
     """Every window with several channels; batch 1, one channel, one filter, no bias and each activation with some."""
     cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, window, n=2, c=3, k=5)]
+    cases += [make(name, window, 2, 3) for name, window in WINDOWS.items() for make in (im2col_case, col2im_case)]
     small = WINDOWS["3x3 same"]
     for n, c, k in ((1, 1, 1), (1, 1, 8), (1, 4, 1), (3, 1, 7), (5, 17, 9)):
         cases += conv_cases(f"3x3 same, {n} images, {c} channels, {k} filters", small, n, c, k)

@@ -1,0 +1,18 @@
+"""Whole training steps: batch in, forward, loss, backward, update; images per second beside the time."""
+
+import pytest
+from conftest import Timer
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from cnn.backend import Backend
+from cnn.benchmark import step_job
+from cnn.zoo import ZOO
+
+
+@pytest.mark.parametrize("batch", [1, 64])
+@pytest.mark.parametrize("net", ZOO)
+def bench_training(net: str, batch: int, backend: Backend, timed: Timer, benchmark: BenchmarkFixture) -> None:
+    job = step_job(ZOO[net](10), backend, batch)
+    timed(f"{job.group}, batch {batch}", job.run, job.flops)
+    if benchmark.stats:
+        benchmark.extra_info["images_per_second"] = round(batch / benchmark.stats.stats.median, 1)

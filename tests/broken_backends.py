@@ -1,0 +1,309 @@
+"""Backends with one planted fault each, which the contract must reject; and where its message must point."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cnn import plugins
+from cnn.backend import gemm_sizes
+
+NumpyBackend: Any = plugins.load(plugins.BACKENDS, "numpy")
+
+
+class WrongTranspose(NumpyBackend):
+    """Takes a square b as it lies, where its transpose is asked for."""
+
+    def gemm(self, a, b, *, out, transpose_a=False, transpose_b=False, accumulate=False):
+        transpose_b = transpose_b and b.shape[0] != b.shape[1]
+        super().gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+
+
+class IgnoredAccumulate(NumpyBackend):
+    """Overwrites out where it should add."""
+
+    def gemm(self, a, b, *, accumulate=False, **options):
+        super().gemm(a, b, **options)
+
+
+class StaleOut(NumpyBackend):
+    """Adds to out where it should overwrite, as BLAS does with beta 1, or with NaN times a beta of 0 done by hand."""
+
+    def gemm(self, a, b, *, out, accumulate=False, **options):
+        if not accumulate:
+            out *= 0
+        super().gemm(a, b, out=out, accumulate=True, **options)
+
+
+class StaleScratch(NumpyBackend):
+    """Counts on the scratch being zero where no pixel is copied to."""
+
+    def im2col(self, x, window, out, scratch):
+        top, _, left, _ = window.padding
+        h, w = window.size
+        padded = scratch.get("padded", (len(x), h + sum(window.padding[:2]), w + sum(window.padding[2:]), x.shape[3]))
+        padded[:, top : top + h, left : left + w] = x
+        super().im2col(padded, replace(window, size=padded.shape[1:3], padding=(0, 0, 0, 0)), out, scratch)
+
+
+class GapBetweenRows(NumpyBackend):
+    """Reads strided rows as if they touched."""
+
+    def gemm(self, a, b, **options):
+        touching = np.lib.stride_tricks.as_strided(b, b.shape, (b.shape[1] * b.itemsize, b.itemsize))
+        super().gemm(a, touching, **options)
+
+
+class WrittenGap(NumpyBackend):
+    """Writes beyond the end of out's rows, into what lies between them."""
+
+    def gemm(self, a, b, *, out, **options):
+        super().gemm(a, b, out=out, **options)
+        if len(out) > 1 and out.strides[0] > out.shape[1] * out.itemsize:
+            np.lib.stride_tricks.as_strided(out, (1, out.shape[1] + 1), out.strides)[0, -1] = 0
+
+
+class PaddingOffByOne(NumpyBackend):
+    """Pads below where it should pad above."""
+
+    def im2col(self, x, window, out, scratch):
+        top, bottom, left, right = window.padding
+        if top:
+            window = replace(window, padding=(top - 1, bottom + 1, left, right))
+        super().im2col(x, window, out, scratch)
+
+
+class WrongStride(NumpyBackend):
+    """Moves sideways by the stride that is meant for down."""
+
+    def col2im(self, columns, window, out):
+        if window.stride[1] < window.stride[0]:
+            wider = window.size[1] + (window.out[1] - 1) * (window.stride[0] - window.stride[1])
+            window = replace(window, size=(window.size[0], wider), stride=(window.stride[0], window.stride[0]))
+            whole = np.empty((len(out), *window.size, out.shape[3]), out.dtype)
+            super().col2im(columns, window, whole)
+            out[...] = whole[:, :, : out.shape[2]]
+        else:
+            super().col2im(columns, window, out)
+
+
+class HalfPrecision(NumpyBackend):
+    """Keeps sums in float16."""
+
+    def gemm(self, a, b, *, out, **options):
+        super().gemm(a, b, out=out, **options)
+        out[...] = out.astype(np.float16)
+
+
+class SinglePrecisionAlways(NumpyBackend):
+    """Computes float64 in float32."""
+
+    def conv2d_weight_gradient(self, x, dy, window, out, scratch):
+        result = np.empty(out.shape, np.float32)
+        super().conv2d_weight_gradient(x.astype(np.float32), dy.astype(np.float32), window, result, scratch)
+        out[...] = result
+
+
+class InputChanged(NumpyBackend):
+    """Applies the slope to dy itself."""
+
+    def activation_gradient(self, name, y, dy, out):
+        super().activation_gradient(name, y, dy, dy)
+        out[...] = dy
+
+
+class SharedBuffer(NumpyBackend):
+    """Keeps one column matrix a shape for all callers: right with one thread, wrong with two."""
+
+    buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
+
+    def _columns(self, x, window, scratch):
+        private = super()._columns(x, window, scratch)
+        shared = self.buffers.setdefault((private.shape, private.dtype), np.empty_like(private))
+        shared[...] = private
+        return shared
+
+
+class SharedProduct(NumpyBackend):
+    """Multiplies into one matrix a shape for all callers and copies from there."""
+
+    buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
+
+    def gemm(self, a, b, *, out, accumulate=False, **options):
+        gemm_sizes(a, b, out, options.get("transpose_a", False), options.get("transpose_b", False))
+        shared = self.buffers.setdefault((out.shape, out.dtype), np.empty(out.shape, out.dtype))
+        super().gemm(a, b, out=shared, **options)
+        out[...] = out + shared if accumulate else shared
+
+
+class NotRepeatable(NumpyBackend):
+    """Sums in another order each time."""
+
+    def bias_gradient(self, dy, out):
+        rows = dy.reshape(-1, dy.shape[-1])
+        super().bias_gradient(np.random.default_rng().permutation(rows), out)
+
+
+class WholeWindowMean(NumpyBackend):
+    """Divides by the whole window where it hangs over the edge."""
+
+    def avg_pool2d(self, x, window, out):
+        super().avg_pool2d(x, window, out)
+        for axis in (0, 1):
+            start = np.arange(window.out[axis]) * window.stride[axis]
+            room = window.size[axis] + sum(window.padding[2 * axis : 2 * axis + 2]) - start
+            share = np.minimum(room, window.kernel[axis]) / window.kernel[axis]
+            out *= share.astype(out.dtype).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+
+
+class LastTieWins(NumpyBackend):
+    """Gives the slope to the last of the largest elements."""
+
+    def max_pool2d(self, x, window, out, winners, scratch):
+        super().max_pool2d(x, window, out, winners, scratch)
+        if winners is not None:
+            for r, s, p, q, h, w in window.each_tap():
+                winners[:, p, q][x[:, h, w] == out[:, p, q]] = r * window.kernel[1] + s
+
+
+class PaddingWins(NumpyBackend):
+    """Pads with zeros before it takes the largest element."""
+
+    def max_pool2d(self, x, window, out, winners, scratch):
+        super().max_pool2d(x, window, out, winners, scratch)
+        if window.padding[0]:
+            np.maximum(out[:, 0], 0, out=out[:, 0])
+
+
+class LostOverlap(NumpyBackend):
+    """Lets the last window that covers a pixel overwrite what the others gave it."""
+
+    def max_pool2d_gradient(self, dy, winners, window, out, scratch):
+        out.fill(0)
+        for r, s, p, q, h, w in window.each_tap():
+            won = winners[:, p, q] == r * window.kernel[1] + s
+            np.copyto(out[:, h, w], dy[:, p, q], where=won)
+
+
+class BiasByRow(NumpyBackend):
+    """Adds the bias along the rows of the image where their number is that of the filters."""
+
+    def bias_activation(self, y, bias, activation):
+        if bias is not None and y.ndim == 4 and y.shape[2] == len(bias):
+            bias = bias[:, None]
+        super().bias_activation(y, bias, activation)
+
+
+class SlopeAtZero(NumpyBackend):
+    """Lets slopes through where relu gave zero."""
+
+    def activation_gradient(self, name, y, dy, out):
+        super().activation_gradient(name, y, dy, out)
+        if name == "relu":
+            out[...] = np.where(y >= 0, dy, 0)
+
+
+class NesterovIgnored(NumpyBackend):
+    """Takes plain momentum for Nesterov's."""
+
+    def sgd_update(self, w, g, velocity, lr, momentum, decay, nesterov, scratch):
+        super().sgd_update(w, g, velocity, lr, momentum, decay, False, scratch)
+
+
+class EvenNeighbourhoodNotMirrored(NumpyBackend):
+    """Hands slopes back to the channels it reads, which are not those that read it when their number is even."""
+
+    def lrn_gradient(self, x, y, dy, scale, size, window, alpha, beta, out, scratch):
+        super().lrn_gradient(x, y, dy, scale, size, window, alpha, beta, out, scratch)
+        if window is None and size % 2 == 0:
+            mirrored = [each[..., ::-1].copy() for each in (x, y, dy, scale)]
+            super().lrn_gradient(*mirrored, size, window, alpha, beta, out, scratch)
+            out[...] = out[..., ::-1].copy()
+
+
+class UnbiasedVariance(NumpyBackend):
+    """Divides by M - 1."""
+
+    def batch_statistics(self, x, mean, variance):
+        super().batch_statistics(x, mean, variance)
+        count = x.size // x.shape[-1]
+        variance *= count / (count - 1)
+
+
+class OnePassVariance(NumpyBackend):
+    """The mean of squares less the square of the mean, which cancels."""
+
+    def batch_statistics(self, x, mean, variance):
+        rows = x.reshape(-1, x.shape[-1])
+        np.mean(rows, axis=0, out=mean)
+        np.subtract(np.mean(rows * rows, axis=0), mean * mean, out=variance)
+
+
+class OverflowingSoftmax(NumpyBackend):
+    """Does not take the largest score off."""
+
+    def softmax(self, scores, out):
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.exp(scores, out=out)
+            out /= out.sum(axis=1, keepdims=True)
+
+
+class SummedGradient(NumpyBackend):
+    """Gives the gradient of the sum over the batch, not of the mean."""
+
+    def softmax_cross_entropy(self, scores, labels, out):
+        result = super().softmax_cross_entropy(scores, labels, out)
+        if out is not None:
+            out *= len(labels)
+        return result
+
+
+class NoChecks(NumpyBackend):
+    """Reads beyond the end of what it is given; here it merely does nothing."""
+
+    def gemm(self, a, b, *, out, **options):
+        if a.ndim == b.ndim == 2:
+            try:
+                super().gemm(a, b, out=out, **options)
+            except ValueError:
+                return
+
+
+class NoCopy(NumpyBackend):
+    """Hands out the caller's own array."""
+
+    def asarray(self, host, dtype=None):
+        return np.asarray(host, dtype)
+
+
+FAULTS: list[tuple[type[Any], str]] = [
+    (WrongTranspose, r"gemm \(16x16x16 nt\).*elements are wrong"),
+    (IgnoredAccumulate, r"gemm \(1x1x1 nn accumulate\).*elements are wrong"),
+    (StaleOut, r"gemm \(1x1x1 nn\).*is nan, expected"),
+    (StaleScratch, r"conv2d \(1x1 padded bias\).*is nan, expected"),
+    (GapBetweenRows, r"gemm \(1x7x3 nn gap 3\).*elements are wrong"),
+    (WrittenGap, r"gemm \(5x1x4 nn gap 3\).*is 0, expected nan"),
+    (PaddingOffByOne, r"conv2d \(1x1 padded bias\).*elements are wrong"),
+    (WrongStride, r"conv2d_data_gradient \(2x4 kernel, 2x1 stride\).*elements are wrong"),
+    (HalfPrecision, r"gemm .* in float32: .*elements are wrong"),
+    (SinglePrecisionAlways, r"conv2d_weight_gradient .* in float64: .*elements are wrong"),
+    (InputChanged, r"activation_gradient .*the input dy was changed"),
+    (SharedBuffer, r"conv2d.*4 threads at once: .*elements are wrong"),
+    (SharedProduct, r"4 threads at once: .*elements are wrong"),
+    (NotRepeatable, r"bias_gradient .*differs from one run to the next"),
+    (WholeWindowMean, r"avg_pool2d \(2/2 ceil\).*elements are wrong"),
+    (LastTieWins, r"max_pool2d \(.* ties\).*winners\["),
+    (PaddingWins, r"max_pool2d \(3/2 padded\).*is 0, expected -1"),
+    (LostOverlap, r"max_pool2d_gradient \(3/2 overlapping\).*elements are wrong"),
+    (BiasByRow, r"bias_activation \(None \(2, 3, 5, 4\)\)|conv2d .*elements are wrong"),
+    (SlopeAtZero, r"activation_gradient \(relu .*elements are wrong"),
+    (NesterovIgnored, r"sgd_update \(.*nesterov\).*: w\["),
+    (EvenNeighbourhoodNotMirrored, r"lrn_gradient \(across 4, even\).*elements are wrong"),
+    (UnbiasedVariance, r"batch_statistics .*: variance\["),
+    (OnePassVariance, r"batch_statistics .*: variance\["),
+    (OverflowingSoftmax, r"softmax \(5x3, deviation 300\).*is nan, expected"),
+    (SummedGradient, r"softmax_cross_entropy \(7x10.*: out\["),
+    (NoChecks, r"raises no ShapeError"),
+    (NoCopy, r"asarray does not copy"),
+]
+"""Each fault with the pattern that the contract's message must match."""

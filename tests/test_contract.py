@@ -1,0 +1,158 @@
+"""Every backend keeps the contract, and each planted fault is rejected for what it is."""
+
+import numpy as np
+import pytest
+from broken_backends import FAULTS
+
+from cnn import backend as backends
+from cnn.arrays import Buffers
+from cnn.lowering import Window
+from cnn.testing import (
+    CASES,
+    ContractViolation,
+    Product,
+    Recorder,
+    check_backend,
+    check_threads,
+    conv_cases,
+    gemm_case,
+)
+from cnn.zoo import architecture
+
+STATUSES = {status.name: status for status in backends.statuses()}
+
+
+def ready(name: str) -> backends.Backend:
+    """The backend, or a skip that says why there is none."""
+    if STATUSES[name].reason:
+        pytest.skip(f"backend {name!r} is not ready: {STATUSES[name].reason}")
+    return backends.create(name)
+
+
+@pytest.mark.parametrize("name", STATUSES)
+def test_backend_keeps_the_contract(name):
+    backend = ready(name)
+    report = check_backend(backend)
+    assert report.runs == len(CASES) * len(backend.dtypes)
+    assert set(report.worst) == {case.operation for case in CASES}
+    assert max(report.worst.values()) <= 1
+    assert name in str(report)
+
+
+@pytest.mark.parametrize(("broken", "message"), FAULTS, ids=[broken.__name__ for broken, _ in FAULTS])
+def test_planted_fault_is_rejected(broken, message):
+    with pytest.raises(ContractViolation, match=message):
+        check_backend(broken())
+
+
+@pytest.mark.parametrize("broken", [broken for broken, message in FAULTS if "threads" in message])
+def test_shared_state_is_found_time_and_again(broken):
+    for seed in range(5):
+        with pytest.raises(ContractViolation, match="threads at once"):
+            check_threads(broken(), CASES, seed)
+
+
+def test_every_overridable_operation_has_a_case():
+    # Those left out are checked without a case: memory, and the pieces that others are made of.
+    memory = {"empty", "zeros", "asarray", "to_numpy", "staging", "copy", "all_finite"}
+    methods = {name for name in dir(backends.Backend) if not name.startswith("_")}
+    methods -= {"name", "dtypes", "library", *memory}
+    assert {case.operation for case in CASES} == methods
+
+
+def test_cases_have_names_of_their_own():
+    names = [(case.operation, case.name) for case in CASES]
+    assert len(names) == len(set(names))
+
+
+def test_bound_of_a_product_is_the_stated_one():
+    case = gemm_case(3, 4, 5, transpose_a=True, transpose_b=False, accumulate=True)
+    inputs = case.make(np.random.default_rng(0), np.float32)
+    a, b, out = (inputs[name].astype(np.float64) for name in ("a", "b", "out"))
+    expected = case.expected(inputs)
+    np.testing.assert_allclose(expected["out"], out + a.T @ b, rtol=1e-14)
+    eps = 2.0**-23
+    stated = (5 + 2) * eps * (np.abs(a.T) @ np.abs(b)) + eps * np.abs(out)
+    np.testing.assert_allclose(case.allowed(inputs, expected, np.float32)["out"], stated, rtol=1e-14)
+
+
+def test_conv_cases_count_flops_and_can_be_timed():
+    window = Window((6, 5), (3, 3), padding=(1, 1, 1, 1))
+    forward, weight, data = conv_cases("a layer", window, n=2, c=3, k=4)
+    assert [case.operation for case in (forward, weight, data)] == [
+        "conv2d",
+        "conv2d_weight_gradient",
+        "conv2d_data_gradient",
+    ]
+    assert {case.flops for case in (forward, weight, data)} == {2 * 2 * 6 * 5 * 9 * 3 * 4}
+    bound = forward.bind(backends.create("numpy"), forward.make(np.random.default_rng(0), np.float32))
+    bound.run()
+    first = bound.results()["out"]
+    bound.run()
+    np.testing.assert_array_equal(bound.results()["out"], first)
+    assert bound.scratch.nbytes() > 0
+
+
+def test_recorder_sees_the_products_of_lenet():
+    batch, single = 4, np.dtype(np.float32)
+    model = architecture("lenet").build(backend="numpy")
+
+    def product(m: int, n: int, k: int, *, a: bool = False, b: bool = False) -> Product:
+        return Product(m, n, k, a, b, False, single)
+
+    forward = [
+        product(batch * 24 * 24, 20, 25),
+        product(batch * 8 * 8, 50, 500),
+        product(batch, 500, 800),
+        product(batch, 10, 500),
+    ]
+    # The gradient of each weight, then that of the input; none of the images.
+    backward = [
+        product(500, 10, batch, a=True),
+        product(batch, 500, 10, b=True),
+        product(800, 500, batch, a=True),
+        product(batch, 800, 500, b=True),
+        product(500, 50, batch * 8 * 8, a=True),
+        product(batch * 8 * 8, 500, 50, b=True),
+        product(25, 20, batch * 24 * 24, a=True),
+    ]
+    images = np.zeros((batch, 28, 28, 1), np.uint8)
+    with Recorder(model.backend) as recorder:
+        model.forward(model.load_images(images))
+    assert recorder.products == forward
+    assert recorder.flops == 2 * batch * sum(layer.macs() for layer in model.layers)
+    with Recorder(model.backend) as recorder:
+        model.train_step(images, np.zeros(batch, np.int64))
+    assert recorder.products == forward + backward
+
+
+def test_recorder_puts_gemm_back_and_may_be_nested():
+    backend = backends.create("numpy")
+    a, out = np.ones((2, 3), np.float32), np.empty((2, 2), np.float32)
+    with Recorder(backend) as outer, Recorder(backend) as inner:
+        backend.gemm(a, a, out=out, transpose_b=True)
+    assert outer.products == inner.products == [Product(2, 2, 3, False, True, False, np.dtype(np.float32))]
+    np.testing.assert_array_equal(out, np.full((2, 2), 3.0))
+    with pytest.raises(RuntimeError, match="in between"), Recorder(backend) as recorder:
+        raise RuntimeError("in between")
+    assert "gemm" not in vars(backend)
+    backend.gemm(a, a, out=out, transpose_b=True)
+    assert recorder.products == []
+
+
+def test_accumulated_product_is_recorded_in_its_type():
+    backend = backends.create("numpy")
+    a, out = np.ones((2, 3)), np.zeros((3, 3))
+    with Recorder(backend) as recorder:
+        backend.gemm(a, a, out=out, transpose_a=True, accumulate=True)
+    assert recorder.products == [Product(3, 3, 2, True, False, True, np.dtype(np.float64))]
+
+
+def test_pointwise_convolution_makes_no_column_matrix():
+    backend = backends.create("numpy")
+    scratch = Buffers(backend)
+    x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (1, 1, 3, 6), (2, 4, 4, 6)))
+    with Recorder(backend) as recorder:
+        backend.conv2d(x, w, None, Window((4, 4), (1, 1)), None, out, scratch)
+    assert [(each.m, each.n, each.k) for each in recorder.products] == [(32, 6, 3)]
+    assert scratch.nbytes() == 0

@@ -1,0 +1,216 @@
+"""The training loop: it learns, repeats itself to the byte, stops where it should, and reports what happened."""
+
+from itertools import chain
+from math import log
+
+import numpy as np
+import pytest
+
+from cnn.augment import Augmentation
+from cnn.backend import create
+from cnn.dataset import Split, load_dataset
+from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from cnn.model import Sequential
+from cnn.optimizers import SGD, Adam
+from cnn.schedules import Constant, Step
+from cnn.training import Callback, Trainer, fit
+
+
+def net(seed=0, backend="numpy"):
+    layers = [Conv2D(4, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dropout(0.25), Linear(3)]
+    return Sequential(layers, (8, 8, 1), backend=backend, seed=seed)
+
+
+def linear(classes=2):
+    """Scores are linear in the four pixels of an image; the first weights are zero."""
+    return Sequential([Flatten(), Linear(classes, weights="Zeros")], (2, 2, 1), backend="numpy")
+
+
+def split(count, shape=(8, 8, 1), classes=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return Split(rng.integers(0, 256, (count, *shape), dtype=np.uint8), rng.integers(0, classes, count))
+
+
+def weights(model):
+    return b"".join(array.tobytes() for _, array in sorted(model.state().items()))
+
+
+def test_a_small_network_learns_the_synthetic_patterns():
+    data = load_dataset("synthetic")
+    layers = [Conv2D(8, 5, stride=2, activation="relu"), MaxPool2D(2), Flatten(), Linear(10)]
+    model = Sequential(layers, data.shape, backend="numpy")
+    assert model.evaluate(data.test)[1] < 0.3
+    results = fit(model, data.train, epochs=6, schedule=Constant(0.05))
+    assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
+    assert results[-1].train_loss < 0.3 * results[0].train_loss
+    assert model.evaluate(data.test)[1] > 0.9
+
+
+@pytest.mark.parametrize("backend", ["numpy", "mkl"])
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backend):
+    try:
+        create(backend)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    found = []
+    for seed in (1, 1, 2):
+        model = net(seed, backend)
+        settings = {"batch_size": 16, "augmentation": Augmentation(True, 1), "optimizer": Adam()}
+        results = fit(model, split(50), epochs=2, validation=split(20, seed=1), **settings)
+        measured = [(each.train_loss, each.train_accuracy, each.val_loss, each.val_accuracy) for each in results]
+        found.append((weights(model), measured))
+    assert found[0] == found[1]
+    assert found[0][0] != found[2][0]
+
+
+def test_the_results_of_an_epoch_are_those_worked_by_hand():
+    # A learning rate of 1e-30 leaves the zero weights as good as they are: all scores 0, every share 1 in 4, and
+    # class 0 the answer throughout.
+    data = Split(np.ones((5, 2, 2, 1), np.uint8), np.array([0, 1, 0, 3, 2]))
+    held = Split(np.ones((4, 2, 2, 1), np.uint8), np.array([0, 0, 0, 3]))
+    (result,) = fit(linear(4), data, epochs=1, validation=held, batch_size=2, schedule=Constant(1e-30))
+    assert result.epoch == 1
+    assert result.train_loss == pytest.approx(log(4), rel=1e-6)
+    assert result.train_accuracy == 2 / 5
+    assert result.val_loss == pytest.approx(log(4), rel=1e-6)
+    assert result.val_accuracy == 3 / 4
+    assert result.learning_rate == 1e-30
+    assert result.images_per_second == pytest.approx(5 / result.seconds)
+    assert result.row()["train_accuracy"] == 2 / 5
+
+
+def test_without_validation_its_figures_are_none_and_the_rate_is_that_of_the_last_step():
+    results = fit(net(), split(10), epochs=2, batch_size=4, schedule=Step(0.01, 2))
+    assert [(each.val_loss, each.val_accuracy) for each in results] == [(None, None)] * 2
+    assert [each.learning_rate for each in results] == pytest.approx([1e-3, 1e-4])
+
+
+def test_one_step_of_plain_descent_worked_by_hand():
+    # Scores 0, shares 1/2: the gradient of the mean loss is 1/2 - 1 for the right class, times pixel / 256.
+    model = linear()
+    data = Split(np.array([0, 64, 128, 255], np.uint8).reshape(1, 2, 2, 1), np.array([1]))
+    fit(model, data, epochs=1, optimizer=SGD(0.0), schedule=Constant(0.1))
+    steps = 0.1 * 0.5 * np.array([0, 64, 128, 255]) / 256
+    np.testing.assert_allclose(model.state()["linear1.weight"], np.stack([-steps, steps], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(model.state()["linear1.bias"], [-0.05, 0.05], rtol=1e-6)
+
+
+def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
+    data = Split(
+        np.arange(10, dtype=np.uint8).reshape(10, 1, 1, 1) * np.ones((1, 2, 2, 1), np.uint8), np.arange(10) % 2
+    )
+    model, seen = linear(), []
+    step = model.train_step
+    monkeypatch.setattr(model, "train_step", lambda x, y: seen.append(x[:, 0, 0, 0].tolist()) or step(x, y))
+    fit(model, data, epochs=2, batch_size=4)
+    assert [len(batch) for batch in seen] == [4, 4, 2] * 2
+    epochs = [list(chain(*seen[:3])), list(chain(*seen[3:]))]
+    assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
+    assert epochs[0] != epochs[1]
+
+
+class Log(Callback):
+    def __init__(self, name, events):
+        self.name, self.events = name, events
+
+    def on_batch(self, trainer):
+        self.events.append((self.name, trainer.position.epoch, trainer.position.batch, trainer.position.step))
+
+    def on_epoch(self, trainer, result):
+        assert (result.val_loss is None) == (trainer.validation is None)
+        self.events.append((self.name, f"epoch {result.epoch}"))
+
+
+def test_callbacks_are_told_of_each_step_and_epoch_in_turn():
+    events = []
+    fit(net(), split(10), epochs=2, batch_size=5, callbacks=[Log("a", events), Log("b", events)])
+    expected = [(0, 1, 1), (0, 2, 2), "epoch 1", (1, 1, 3), (1, 2, 4), "epoch 2"]
+    pairs = [(name, event) if isinstance(event, str) else (name, *event) for event in expected for name in "ab"]
+    assert events == pairs
+
+
+def opposites():
+    """Training images whose lesson is wrong for the validation images, so that each epoch makes those worse."""
+    images = np.full((8, 2, 2, 1), 255, np.uint8)
+    return Split(images, np.ones(8, np.int64)), Split(images, np.zeros(8, np.int64))
+
+
+@pytest.mark.parametrize("patience", [1, 3])
+def test_patience_stops_the_run_and_brings_the_best_weights_back(patience):
+    train, validation = opposites()
+    after = []
+
+    class Keep(Callback):
+        def on_epoch(self, trainer, result):
+            after.append(weights(trainer.model))
+
+    model = linear()
+    results = fit(model, train, epochs=50, validation=validation, patience=patience, callbacks=[Keep()])
+    assert len(results) == 1 + patience
+    losses = [each.val_loss for each in results]
+    assert losses == sorted(losses)
+    assert weights(model) == after[0]
+    assert len(set(after)) == len(after)
+    assert model.evaluate(validation)[0] == losses[0]
+
+
+def test_a_run_whose_validation_improves_goes_on_to_its_end_and_keeps_the_last_weights():
+    train, _ = opposites()
+    model, plain = linear(), linear()
+    assert len(fit(model, train, epochs=6, validation=train, patience=1)) == 6
+    fit(plain, train, epochs=6)
+    assert weights(model) == weights(plain)
+
+
+def test_a_rate_that_is_too_high_is_an_error_with_the_place_and_leaves_the_checkpoint(tmp_path):
+    trainer = Trainer(net(), split(50), batch_size=16, schedule=Constant(0.01), checkpoint=tmp_path / "run")
+    trainer.run(1)
+    kept = (tmp_path / "run").read_bytes()
+    trainer.schedule = Constant(1e30)
+    with pytest.raises(
+        NonFiniteError, match=r"at step \d+ \(epoch 2\), first in the \w+.* (conv1|batchnorm1|linear1)"
+    ) as caught:
+        trainer.run(5)
+    assert "lower the learning rate, now 1e+30" in str(caught.value)
+    assert (tmp_path / "run").read_bytes() == kept
+
+
+@pytest.mark.parametrize("every", [None, 1])
+def test_weights_that_overflow_in_the_last_step_reach_no_checkpoint_and_end_in_an_error(every, tmp_path):
+    # The loss of the only step is fine; the step itself sends the weights to infinity.
+    data = Split(np.full((4, 2, 2, 1), 255, np.uint8), np.zeros(4, np.int64))
+    trainer = Trainer(
+        linear(),
+        data,
+        optimizer=SGD(0.0),
+        schedule=Constant(1e300),
+        checkpoint=tmp_path / "run",
+        checkpoint_every=every,
+    )
+    with pytest.raises(NonFiniteError, match=r"linear1\.weight became infinite or NaN at step 1 \(epoch 1\)"):
+        trainer.run(1)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch size must be at least 1, not 0"),
+        ({"patience": 0, "validation": split(4)}, "patience must be at least 1, not 0"),
+        ({"patience": 1}, "needs a validation split"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, not 0"),
+        ({"validation": split(9, classes=9)}, "label 8; net knows 3 classes"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(UsageError, match=message):
+        fit(net(), split(10), **{"epochs": 1, **settings})
+
+
+def test_training_data_that_cannot_be_are_refused():
+    with pytest.raises(UsageError, match="holds no image"):
+        fit(net(), split(0), epochs=1)
+    with pytest.raises(UsageError, match="label 8; net knows 3 classes"):
+        fit(net(), split(90, classes=9), epochs=1)
