@@ -36,9 +36,10 @@ class Library:
 class Backend(Elementwise, Normalization, Losses, Updates, ABC):
     """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
 
-    Arrays are row-major with contiguous last axis, images NHWC, filters (R, S, C, K). Every `out` is overwritten
-    whatever it held. Methods keep no state and may be called from several threads with different arguments; temporary
-    space is taken from the caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
+    Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
+    apart. Every `out` is overwritten whatever it held. Methods keep no state and may be called from several threads
+    with different arguments; temporary space is taken from the caller's `scratch`. Constructing a backend that cannot
+    run here raises BackendUnavailable.
     """
 
     name: ClassVar[str]

@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn.backend import Backend
 from cnn.optimizers import SGD
-from cnn.zoo import Architecture
+from cnn.recipe import Architecture
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
 
     def step() -> None:
         model.train_step(images, labels)
-        # So small a rate keeps the weights, and with them the time of every step, as they are.
-        optimizer.step(1e-12)
+        # A rate of 0 costs as much as any and keeps the weights, and with them the time of every step, as they are.
+        optimizer.step(0.0)
 
-    # Forward, weight gradient and data gradient are a product each; the first layer has no data gradient.
-    flops = 2 * batch * (3 * model.macs() - model.layers[0].macs())
+    # Forward, weight gradient and data gradient are a product each; the first trained layer has no data gradient.
+    flops = 2 * batch * (3 * model.macs() - model.layers[model.first_trained].macs())
     return Job(f"{model.name} training step", backend.name, step, flops, batch)
 
 

@@ -56,6 +56,8 @@ class Sequential:
         self.buffers = Buffers(self.backend, self.dtype)
         self.scratch = Buffers(self.backend, self.dtype)
         self._build()
+        # Nothing before the first layer with parameters needs a gradient.
+        self.first_trained = next((k for k, layer in enumerate(self.layers) if layer.parameters), 0)
         outputs = prod(self.output_shape)
         self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
         if len(self.output_shape) != 1 or len(self.classes) != outputs:
@@ -70,6 +72,10 @@ class Sequential:
         for layer in self.layers:
             kind = type(layer).__name__.lower().removesuffix("2d")
             counts[kind] = counts.get(kind, 0) + 1
+            if layer.name:
+                raise UsageError(
+                    f"{layer.name} is part of a network already; make a new {type(layer).__name__} for this one."
+                )
             layer.name = f"{kind}{counts[kind]}"
             try:
                 layer.build(shape, setting)
@@ -102,7 +108,7 @@ class Sequential:
         if training:
             elements += self.parameter_count() + batch * prod(self.output_shape)
             elements += batch * sum(layer.backward_elements() for layer in self.layers)
-            elements += batch * sum(layer.input_gradient_elements() for layer in self.layers[1:])
+            elements += batch * sum(layer.input_gradient_elements() for layer in self.layers[self.first_trained + 1 :])
         return elements * self.dtype.itemsize
 
     def arrays(self) -> dict[str, Array]:
@@ -132,9 +138,9 @@ class Sequential:
 
     def backward(self, dy: Array) -> None:
         """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training."""
-        for layer in reversed(self.layers[1:]):
+        for layer in reversed(self.layers[self.first_trained + 1 :]):
             dy = layer.backward(dy)
-        self.layers[0].backward_parameters(dy)
+        self.layers[self.first_trained].backward_parameters(dy)
 
     def load_images(self, images: npt.NDArray[Any]) -> Array:
         """Images (N, H, W, C) of pixels, preprocessed, as a backend array of the model's type."""
@@ -157,7 +163,7 @@ class Sequential:
         self.backward(slopes)
         return result
 
-    def predict(self, images: npt.NDArray[Any], *, batch_size: int = 256) -> npt.NDArray[Any]:
+    def predict(self, images: npt.NDArray[Any], *, batch_size: int = 64) -> npt.NDArray[Any]:
         """The probability of each class, (N, K), for images (N, H, W, C) of pixels."""
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start, scores in self._score(images, batch_size):
@@ -166,7 +172,7 @@ class Sequential:
             result[start : start + len(scores)] = self.backend.to_numpy(shares)
         return result
 
-    def evaluate(self, split: Split, *, batch_size: int = 256) -> tuple[float, float]:
+    def evaluate(self, split: Split, *, batch_size: int = 64) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels."""
         self.check_labels(split)
         total, right = 0.0, 0

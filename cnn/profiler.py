@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cnn.model import Sequential
+from cnn.optimizers import SGD
 
 PHASES = {"im2col": "im2col", "col2im": "im2col", "gemm": "gemm"}
 """Backend methods that are timed, and the phase each belongs to."""
@@ -46,11 +47,14 @@ class _Tally:
 def profile_step(
     model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
 ) -> list[Line]:
-    """The lines of a forward and backward step on one batch, after one step to warm up.
+    """The lines of a training step with SGD on one batch, after one step to warm up.
 
-    The loss and the reading of the batch are lines of their own. Weights are not changed.
+    Reading the batch and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
     """
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.parameters)
     model.train_step(images, labels)
+    optimizer.step(0.0)
     tallies = []
     for _ in range(repeats):
         tally = _Tally()
@@ -58,8 +62,13 @@ def profile_step(
             started = perf_counter()
             model.train_step(images, labels)
             elapsed = perf_counter() - started
-        tally.place = ("input and loss", "")
-        tally.add("all", elapsed - sum(value for key, value in tally.seconds.items() if key[2] == "all"))
+            in_layers = sum(value for key, value in tally.seconds.items() if key[2] == "all")
+            tally.place = ("input and loss", "")
+            tally.add("all", elapsed - in_layers)
+            started = perf_counter()
+            optimizer.step(0.0)
+            tally.place = ("update", "")
+            tally.add("all", perf_counter() - started)
         tallies.append(tally)
     places = list(dict.fromkeys((layer, direction) for layer, direction, _ in tallies[0].seconds))
     return [

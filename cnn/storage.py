@@ -45,7 +45,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 def save_arrays(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> None:
     """Writes arrays and table as a file of `kind`. Raises CnnError if it cannot be written."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    text = json.dumps({"kind": kind, "version": 1, "crc": _checksum(contiguous), **table}, sort_keys=True)
+    table = {"kind": kind, "version": 1, **table}
+    text = json.dumps({**table, "crc": _checksum(contiguous, table)}, sort_keys=True)
     write_atomically(path, save(contiguous, metadata={_TABLE: text}))
 
 
@@ -67,16 +68,16 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dic
                     f"{path} has format version {table.get('version')}; this release reads version 1."
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            if table.pop("crc", None) != _checksum(arrays):
+            if table.pop("crc", None) != _checksum(arrays, table):
                 raise FileFormatError(f"{path} is damaged (its checksum is wrong); restore it or train again.")
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
         raise FileFormatError(f"{path} is damaged or no {kind} file ({error}); restore it or train again.") from error
     return arrays, table
 
 
-def _checksum(arrays: Mapping[str, npt.NDArray[Any]]) -> int:
-    """CRC-32 of all elements, by name: safetensors finds a file that was cut, but no changed byte."""
-    total = 0
+def _checksum(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> int:
+    """CRC-32 of the table and all elements: safetensors finds a file that was cut, but no changed byte."""
+    total = zlib.crc32(json.dumps(table, sort_keys=True).encode())
     for name in sorted(arrays):
         total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)
     return total

@@ -1,102 +1,17 @@
-"""Published networks, one builder each, with the recipe each was trained by; and a user's own from a TOML file."""
+"""Published networks, one builder each, with the recipe each was trained by."""
 
-import tomllib
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cnn.augment import Augmentation
-from cnn.backend import Backend
-from cnn.config import check_values, require
-from cnn.dataset import Dataset
-from cnn.errors import FileFormatError, UsageError
+from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
-from cnn.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
-from cnn.model import Sequential
-from cnn.optimizers import SGD, Optimizer
-from cnn.preprocessing import Preprocessing
-from cnn.schedules import Constant, Inv, MultiStep, Schedule
-
-PREPROCESSINGS = ("scale", "mean_image", "standardise")
-
-
-@dataclass
-class Recipe:
-    """How a network is trained: what `cnn train` takes unless told otherwise.
-
-    preprocessing is "scale" (pixels * pixel_scale), "mean_image" (minus the training images' mean) or "standardise"
-    (mean 0, deviation 1 a channel).
-    """
-
-    epochs: int = 10
-    batch_size: int = 64
-    optimizer: Optimizer = field(default_factory=SGD)
-    schedule: Schedule = field(default_factory=Constant)
-    loss: Loss = field(default_factory=SoftmaxCrossEntropy)
-    preprocessing: str = "scale"
-    pixel_scale: float = 1 / 256
-    augmentation: Augmentation = field(default_factory=Augmentation)
-
-    def __post_init__(self) -> None:
-        self.optimizer = Optimizer.from_config(self.optimizer)
-        self.schedule = Schedule.from_config(self.schedule)
-        self.loss = Loss.from_config(self.loss)
-        if isinstance(self.augmentation, dict):
-            self.augmentation = Augmentation(**self.augmentation)
-        require(
-            self.preprocessing in PREPROCESSINGS,
-            f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",
-        )
-        require(
-            self.epochs >= 1 and self.batch_size >= 1,
-            f"epochs ({self.epochs}) and batch_size ({self.batch_size}) must be at least 1.",
-        )
-        require(
-            self.pixel_scale > 0 and isfinite(self.pixel_scale),
-            f"pixel_scale must be above 0 and finite, not {self.pixel_scale}.",
-        )
-
-    def preprocess(self, data: Dataset) -> Preprocessing:
-        """The preprocessing, with its constants taken from the training images."""
-        if self.preprocessing == "mean_image":
-            return Preprocessing.mean_image(data.train, self.pixel_scale)
-        if self.preprocessing == "standardise":
-            return Preprocessing.standardise(data.train, self.pixel_scale)
-        return Preprocessing.scale_only(self.pixel_scale)
-
-
-@dataclass
-class Architecture:
-    """A network before it is built: a name, its layers, the image shape it was published for, its recipe."""
-
-    name: str
-    layers: list[Layer]
-    input_shape: tuple[int, int, int]
-    recipe: Recipe
-
-    def build(
-        self,
-        *,
-        data: Dataset | None = None,
-        backend: Backend | str | None = None,
-        seed: int | np.random.Generator = 0,
-    ) -> Sequential:
-        """The network with fresh weights, for the images and classes of `data` or else as published."""
-        return Sequential(
-            self.layers,
-            data.shape if data else self.input_shape,
-            name=self.name,
-            loss=self.recipe.loss,
-            preprocessing=self.recipe.preprocess(data) if data else None,
-            classes=data.classes if data else None,
-            backend=backend,
-            seed=seed,
-        )
+from cnn.losses import MeanSquaredError
+from cnn.optimizers import SGD
+from cnn.recipe import Architecture, Recipe, read_architecture
+from cnn.schedules import Constant, Inv, MultiStep
 
 
 def lenet(classes: int = 10) -> Architecture:
@@ -274,34 +189,3 @@ def architecture(name: str, classes: int = 10) -> Architecture:
     if name.endswith(".toml"):
         return read_architecture(Path(name))
     raise UsageError(f"There is no network {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")
-
-
-def read_architecture(path: Path) -> Architecture:
-    """A network described in TOML: `input`, `[[layers]]` tables and an optional `[recipe]`.
-
-    Raises UsageError for an unknown layer or setting, FileFormatError for a file that is missing or no TOML.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as TOML ({error}); correct it.") from error
-    unknown = set(table) - {"name", "input", "layers", "recipe"}
-    if unknown:
-        raise UsageError(f"{path} has unknown entries {sorted(unknown)}; known are name, input, layers and recipe.")
-    shape, layers, recipe = table.get("input"), table.get("layers"), table.get("recipe", {})
-    if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
-        raise UsageError(f"{path}: input must be three whole numbers above 0 [height, width, channels], not {shape!r}.")
-    if not isinstance(layers, list) or not layers:
-        raise UsageError(f"{path} needs at least one [[layers]] table.")
-    if not isinstance(recipe, dict):
-        raise UsageError(f"{path}: recipe must be a table [recipe], not {recipe!r}.")
-    try:
-        check_values("recipe", recipe, {each.name: each for each in fields(Recipe)})
-        return Architecture(
-            str(table.get("name", path.stem)),
-            [Layer.from_config(layer) for layer in layers],
-            (shape[0], shape[1], shape[2]),
-            Recipe(**recipe),
-        )
-    except (TypeError, UsageError) as error:
-        raise UsageError(f"{path}: {error}") from error

@@ -136,6 +136,11 @@ def test_batch_norm_normalises_by_the_batch_in_training_and_by_running_means_aft
     np.testing.assert_allclose(layer.statistics["layer1.running_mean"], [1, 3], rtol=1e-15)
 
 
+def test_weight_decay_leaves_the_scale_and_shift_of_batch_norm_alone():
+    layer = built(BatchNorm(), (4, 4, 2))
+    assert [(each.lr_multiplier, each.decay_multiplier) for each in layer.parameters] == [(1, 0), (1, 0)]
+
+
 def test_local_response_norm_across_channels_follows_the_formula():
     x = np.array([1.0, 2, 3, 4]).reshape(1, 1, 1, 4)
     sums = np.array([1 + 4, 1 + 4 + 9, 4 + 9 + 16, 9 + 16])

@@ -225,9 +225,7 @@ def test_describe(tmp_path, monkeypatch):
     assert lines[4].endswith(f"Python {platform.python_version()}, NumPy {np.__version__}")
 
 
-@pytest.mark.parametrize(
-    ("size", "shown"), [(48 * 2**10, "48 KiB"), (1280 * 2**10, "1.25 MiB"), (2**40, "1024.0 GiB")]
-)
+@pytest.mark.parametrize(("size", "shown"), [(48 * 2**10, "48 KiB"), (1280 * 2**10, "1.25 MiB"), (2**40, "1024.0 GiB")])
 def test_sizes_have_units(tmp_path, size, shown):
     write(tmp_path / "proc/meminfo", f"MemTotal: {size // 1024} kB\n")
     assert f"memory: {shown}, unknown available" in this_machine(tmp_path).describe()

@@ -131,13 +131,12 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(damage, message, tmp_pa
 
 def test_every_truncation_and_every_changed_byte_is_refused(tmp_path):
     path = tmp_path / "file"
-    save_arrays(path, "model", ARRAYS, {})
+    save_arrays(path, "model", ARRAYS, {"rate": 0.125, "layers": [1, 2]})
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
         with pytest.raises(FileFormatError):
             read_arrays(path, "model")
-    names = {name.encode() for name in ARRAYS}
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:

@@ -11,8 +11,9 @@ import cnn.backend as backends
 import cnn.threads as threads
 from cnn.backend import Backend
 from cnn.dataset import Dataset, load_dataset
+from cnn.recipe import Architecture
 from cnn.threads import ThreadBudget
-from cnn.zoo import Architecture, architecture
+from cnn.zoo import architecture
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
-    parser.add_argument("--batch-size", type=common.whole_number, default=256, metavar="N", help="images at a time")
+    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images at a time")
     common.add_resource_options(parser)
     common.add_data_options(parser)
     common.add_json_option(parser)

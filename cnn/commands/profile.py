@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     )
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     common.print_table(head, [*rows, _row(overall, total)])
-    print(f"{options.batch_size / total:,.0f} images/s without the weight update")
+    print(f"{options.batch_size / total:,.0f} images/s")
 
 
 def _row(line: Line, total: float) -> list[str]:

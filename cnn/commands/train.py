@@ -20,11 +20,12 @@ from cnn.model import Sequential
 from cnn.modelfile import save_model
 from cnn.optimizers import Optimizer
 from cnn.progress import progress
+from cnn.recipe import Architecture
 from cnn.schedules import Schedule
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
 from cnn.training import Trainer
-from cnn.zoo import ZOO, Architecture
+from cnn.zoo import ZOO
 
 VALIDATION = 0.05
 SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (

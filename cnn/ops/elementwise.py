@@ -74,7 +74,7 @@ class Elementwise:
 
     def bias_gradient(self, dy: Array, out: Array) -> None:
         """out (K,) = the sum of dy (..., K) over all other axes."""
-        np.sum(dy.reshape(-1, dy.shape[-1]), axis=0, out=out)
+        np.einsum("mk->k", dy.reshape(-1, dy.shape[-1]), out=out)
 
     def activation(self, name: str, x: Array, out: Array) -> None:
         """out = relu(x), tanh(x) or sigmoid(x); out may be x. Raises UsageError for another name."""

@@ -58,7 +58,8 @@ class Normalization(Pooling):
     ) -> None:
         """out = k + alpha * the mean of x**2 over a neighbourhood, zeros beyond its edges included.
 
-        The neighbourhood is `size` channels of x (N, H, W, C), or, if a window is given, the pixels under it.
+        The neighbourhood is `size` channels of x (N, H, W, C), from c - size // 2 up for channel c, or, if a window
+        is given, the pixels under it.
         """
         squares = scratch.get("squares", x.shape, x.dtype)
         np.multiply(x, x, out=squares)

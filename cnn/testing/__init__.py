@@ -11,7 +11,9 @@ of one convolution. `Recorder` lists the matrix products a backend is asked for.
 
 from cnn.testing.case import Bound, Case
 from cnn.testing.cases import CASES
-from cnn.testing.contract import ContractViolation, Report, check_backend, check_case, check_threads
+from cnn.testing.comparison import ContractViolation
+from cnn.testing.concurrency import check_threads
+from cnn.testing.contract import Report, check_backend, check_case
 from cnn.testing.gradients import check_gradients
 from cnn.testing.products import conv_cases, gemm_case
 from cnn.testing.recorder import Product, Recorder

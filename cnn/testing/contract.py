@@ -1,10 +1,6 @@
 """Holds a backend to its contract: right numbers, inputs left alone, no state, threads, errors instead of crashes."""
 
-import sys
-import threading
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,17 +11,10 @@ from cnn import backend as backends
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.errors import ShapeError
-from cnn.testing.case import Arrays, Bound, Case
+from cnn.testing.case import Case
 from cnn.testing.cases import CASES
-
-THREADS = 4
-REPETITIONS = 250
-PATIENCE = 0.5
-"""How many threads run an operation at once; how often each runs it, and for how many seconds at most."""
-
-
-class ContractViolation(AssertionError):
-    """A backend or a layer that does not do what is promised; the message says where and by how much."""
+from cnn.testing.comparison import ContractViolation, compare
+from cnn.testing.concurrency import check_threads
 
 
 @dataclass
@@ -107,28 +96,6 @@ def check_case(backend: Backend, case: Case, dtype: npt.DTypeLike, report: Repor
         report.worst[case.operation] = max(worst, report.worst.get(case.operation, 0.0))
 
 
-def compare(where: str, results: Arrays, expected: Arrays, allowed: Arrays) -> float:
-    """The largest error as a part of its bound. Raises ContractViolation for one beyond it.
-
-    NaN must stand where it is expected (what lies between strided rows) and nowhere else.
-    """
-    worst = 0.0
-    for name, right in expected.items():
-        got = results[name].astype(np.float64)
-        error = np.where((got == right) | (np.isnan(got) & np.isnan(right)), 0.0, np.abs(got - right))
-        share = np.divide(error, allowed[name], out=np.where(error == 0, 0.0, np.inf), where=allowed[name] > 0)
-        share = np.where(np.isnan(share), np.inf, share)
-        if share.size and share.max() > 1:
-            at = np.unravel_index(int(share.argmax()), share.shape)
-            place = name + (str([int(i) for i in at]) if at else "")
-            raise ContractViolation(
-                f"{where}: {place} is {got[at]:.9g}, expected {right[at]:.9g} within {allowed[name][at]:.3g}; "
-                f"{np.count_nonzero(share > 1)} of {share.size} elements are wrong."
-            )
-        worst = max(worst, float(share.max(initial=0)))
-    return worst
-
-
 def check_memory(backend: Backend) -> None:
     """Arrays go in and out unchanged and as copies, zeros are zero, and NaN and infinity are found."""
     for dtype in backend.dtypes:
@@ -187,81 +154,6 @@ def check_errors(backend: Backend) -> None:
                 f"{backend.name}: gemm with {what} raises {type(error).__name__}, not ShapeError."
             ) from error
         raise ContractViolation(f"{backend.name}: gemm with {what} raises no ShapeError.")
-
-
-def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repetitions: int = REPETITIONS) -> None:
-    """Threads that run one case at once, each on arrays and scratch of its own, must not see one another's numbers.
-
-    Of each operation the case with the largest results runs, as often as `repetitions` says or PATIENCE seconds allow.
-    Python is told to change threads all the time; no thread waits for another, so that they meet at every point of a
-    call sooner or later, and one that is interrupted between writing and reading shared memory finds the others' there.
-    """
-    largest: dict[str, Case] = {}
-    for case in cases:
-        other = largest.setdefault(case.operation, case)
-        if _elements(case) > _elements(other):
-            largest[case.operation] = case
-    dtype = backend.dtypes[0]
-    for case in largest.values():
-        where = f"{backend.name}: {case.operation} ({case.name}) in {np.dtype(dtype)}, {THREADS} threads at once"
-        workers = [_Worker(backend, case, dtype, seed + 1 + each, repetitions) for each in range(THREADS)]
-        with _busy_switching():
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                worker.join()
-        for worker in workers:
-            worker.judge(where)
-
-
-class _Worker(threading.Thread):
-    """Runs a case on arrays of its own again and again, and keeps every result."""
-
-    start_line = threading.Barrier(THREADS)
-
-    def __init__(self, backend: Backend, case: Case, dtype: npt.DTypeLike, seed: int, repetitions: int) -> None:
-        super().__init__()
-        inputs = case.make(np.random.default_rng(seed), dtype)
-        self.expected = case.expected(inputs)
-        self.allowed = case.allowed(inputs, self.expected, dtype)
-        self.bound: Bound = case.bind(backend, inputs)
-        self.repetitions = repetitions
-        self.results: list[Arrays] = []
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        self.start_line.wait()
-        end = time.monotonic() + PATIENCE
-        try:
-            while len(self.results) < self.repetitions and time.monotonic() < end:
-                self.bound.reset()
-                self.bound.run()
-                self.results.append(self.bound.results())
-        except Exception as error:
-            self.error = error
-
-    def judge(self, where: str) -> None:
-        """Raises ContractViolation for a wrong result, or a call that failed."""
-        if self.error is not None:
-            raise ContractViolation(f"{where}: {type(self.error).__name__}: {self.error}") from self.error
-        for results in self.results:
-            compare(where, results, self.expected, self.allowed)
-
-
-@contextmanager
-def _busy_switching() -> Iterator[None]:
-    """Has Python change threads after a microsecond instead of five thousand."""
-    before = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        yield
-    finally:
-        sys.setswitchinterval(before)
-
-
-def _elements(case: Case) -> int:
-    arrays = case.make(np.random.default_rng(0), np.float64)
-    return sum(int(np.prod(shape)) for shape in case.outputs.values()) + sum(arrays[name].size for name in case.updated)
 
 
 def _same(a: Array, b: Array) -> bool:

@@ -12,7 +12,7 @@ from cnn.backend import Backend
 from cnn.errors import UsageError
 from cnn.layers import Layer, Setting
 from cnn.model import Sequential
-from cnn.testing.contract import ContractViolation
+from cnn.testing.comparison import ContractViolation
 
 STEP = 1e-5
 """h of (f(x + h) - f(x - h)) / 2h. Its error is h**2 / 6 of the third derivative, 2e-11 of it, plus the rounding of f
@@ -36,9 +36,9 @@ def check_gradients(
     """Checks `backward` for the inputs and every parameter, and `backward_parameters` or the model's own pass.
 
     A layer is built here, for inputs (batch, *input_shape) on `backend`; a model must be built in float64, and its loss
-    is what is differentiated. All parameters are given new random values. Of each array at most `elements` are checked,
-    chosen at random. Inputs are distinct and evenly spaced, far apart against the step, and none is near zero: no
-    window has a tie and no relu of the input a kink within reach.
+    is what is differentiated. All parameters are given new random values; weights that a connection table holds at zero
+    stay there. Of each array at most `elements` are checked, chosen at random. Inputs are distinct and evenly spaced,
+    far apart against the step, and none is near zero: no window has a tie and no relu of the input a kink within reach.
     Returns the largest error as a part of what is allowed. Raises ContractViolation with the numbers beyond it.
     """
     rng = np.random.default_rng(seed)
@@ -185,7 +185,9 @@ def _compare(
     rounding = 64 * np.finfo(np.float64).eps * max(1.0, abs(subject.repeatable(subject.value))) / STEP
     allowed = TOLERANCE * float(np.abs(analytic).max()) + rounding
     worst = 0.0
-    for flat in rng.permutation(start.size)[:elements]:
+    if analytic[start == 0].any():
+        raise ContractViolation(f"{subject.name}: {name} has elements held at zero whose gradient is not zero.")
+    for flat in rng.permutation(np.flatnonzero(start))[:elements]:
         at = np.unravel_index(int(flat), start.shape)
         values = []
         for step in (STEP, -STEP):
@@ -214,6 +216,11 @@ def spaced(shape: Shape, rng: np.random.Generator) -> Host:
 
 
 def _randomize(backend: Backend, arrays: list[Array], rng: np.random.Generator) -> None:
-    """Gives parameters values of every sign around those they have: a bias or shift that is zero would hide errors."""
+    """Gives parameters values of every sign around those they have: a bias or shift that is zero would hide errors.
+
+    Zeros among other numbers stay: a connection table holds them, and their gradient at zero with them.
+    """
     for array in arrays:
-        backend.copy(backend.to_numpy(array) + 0.3 * rng.standard_normal(array.shape), array)
+        value = backend.to_numpy(array)
+        moves = (value != 0) | (not value.any())
+        backend.copy(value + moves * 0.3 * rng.standard_normal(array.shape), array)

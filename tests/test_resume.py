@@ -1,0 +1,231 @@
+"""A run that is stopped, even killed, and continued ends with the very bytes of one that never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from cnn.augment import Augmentation
+from cnn.dataset import Split
+from cnn.errors import FileFormatError, Interrupted, UsageError
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from cnn.model import Sequential
+from cnn.modelfile import save_model
+from cnn.optimizers import SGD, Adam, RMSprop
+from cnn.preprocessing import Preprocessing
+from cnn.schedules import Constant, Step
+from cnn.training import Callback, Trainer
+
+EPOCHS, IMAGES, BATCH = 4, 50, 16
+STEPS = 4
+"""Steps an epoch: three batches of 16 and one of 2."""
+
+
+def split(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
+
+
+def trainer(checkpoint=None, *, seed=0, net=None, images=IMAGES, **settings):
+    """A run with all that has a state: dropout, batch statistics, augmentation, momentum, a falling rate."""
+    layers = [Conv2D(4, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dropout(0.25), Linear(3)]
+    model = Sequential(layers, (8, 8, 1), backend="numpy", seed=seed, **(net or {}))
+    defaults = {
+        "validation": split(20, seed=1),
+        "optimizer": SGD(0.9, 5e-4),
+        "schedule": Step(0.02, 6),
+        "batch_size": BATCH,
+        "augmentation": Augmentation(True, 1),
+        "checkpoint": checkpoint,
+    }
+    return Trainer(model, split(images), **(defaults | settings))
+
+
+def weights(run):
+    return b"".join(array.tobytes() for _, array in sorted(run.model.state().items()))
+
+
+def measured(results):
+    return [(r.epoch, r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy, r.learning_rate) for r in results]
+
+
+class StopAt(Callback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_batch(self, trainer):
+        if trainer.position.step == self.step:
+            trainer.request_stop("a test")
+
+
+@pytest.mark.parametrize(
+    "optimizer", [SGD(0.9, 5e-4), SGD(0.5, nesterov=True), RMSprop(), Adam(weight_decay=1e-3)], ids=str
+)
+@pytest.mark.parametrize("stop", [1, STEPS, STEPS + 2, 2 * STEPS, 4 * STEPS], ids="step {}".format)
+def test_a_stopped_run_continues_to_the_same_bytes(optimizer, stop, tmp_path):
+    straight = trainer(optimizer=optimizer)
+    expected = straight.run(EPOCHS)
+    stopped = trainer(tmp_path / "run", optimizer=optimizer)
+    with pytest.raises(Interrupted, match=f"Stopped by a test at step {stop}; its state is saved in .*run"):
+        stopped.run(EPOCHS, [StopAt(stop)])
+    # Other first weights and another random state: all must come from the checkpoint.
+    resumed = trainer(tmp_path / "run", optimizer=optimizer, seed=99)
+    resumed.resume()
+    assert resumed.position.step == stop
+    results = resumed.run(EPOCHS)
+    assert weights(resumed) == weights(straight)
+    assert measured(results) == measured(expected)[(stop - 1) // STEPS :]
+
+
+def test_a_run_can_be_stopped_at_every_step_and_still_end_with_the_same_bytes(tmp_path):
+    straight = trainer()
+    straight.run(2)
+    for stop in range(1, 2 * STEPS + 1):
+        run = trainer(tmp_path / "run", seed=stop - 1)
+        if stop > 1:
+            run.resume()
+        with pytest.raises(Interrupted):
+            run.run(2, [StopAt(stop)])
+    last = trainer(tmp_path / "run")
+    last.resume()
+    last.run(2)
+    assert weights(last) == weights(straight)
+
+
+def test_early_stopping_goes_on_counting_and_remembers_the_best_weights(tmp_path):
+    # The labels are drawn at random: what is learnt of the training images soon makes the others worse.
+    settings = {"schedule": Constant(0.3), "optimizer": Adam(), "patience": 3}
+    straight = trainer(**settings)
+    expected = straight.run(40)
+    assert len(expected) < 40
+    best = min(expected, key=lambda result: result.val_loss).epoch
+    assert len(expected) == best + 3
+    stopped = trainer(tmp_path / "run", **settings)
+    with pytest.raises(Interrupted):
+        stopped.run(40, [StopAt((best + 1) * STEPS + 1)])
+    resumed = trainer(tmp_path / "run", **settings)
+    resumed.resume()
+    results = resumed.run(40)
+    assert results[-1].epoch == len(expected)
+    assert weights(resumed) == weights(straight)
+    assert resumed.model.evaluate(split(20, seed=1))[0] == expected[best - 1].val_loss
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path):
+    straight = trainer()
+    straight.run(3)
+    trainer(tmp_path / "run").run(1)
+    longer = trainer(str(tmp_path / "run"), seed=5)
+    longer.resume()
+    assert [result.epoch for result in longer.run(3)] == [2, 3]
+    assert weights(longer) == weights(straight)
+    assert longer.run(3) == []
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"), [(None, [4, 8]), (1, [1, 2, 3, 4, 4, 5, 6, 7, 8, 8]), (3, [3, 4, 6, 8])]
+)
+def test_the_checkpoint_is_written_as_often_as_asked(every, expected, tmp_path, monkeypatch):
+    saved = []
+    monkeypatch.setattr("cnn.training.write_checkpoint", lambda run, path: saved.append(run.position.step))
+    trainer(tmp_path / "run", checkpoint_every=every).run(2)
+    assert saved == expected
+
+
+def test_without_a_checkpoint_nothing_is_saved_and_nothing_can_be_resumed(tmp_path):
+    run = trainer()
+    with pytest.raises(Interrupted, match="at step 2; nothing was saved"):
+        run.run(1, [StopAt(2)])
+    with pytest.raises(UsageError, match="no checkpoint to resume from"):
+        run.resume()
+    with pytest.raises(FileFormatError, match="There is no checkpoint file"):
+        trainer(tmp_path / "run").resume()
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ({"optimizer": SGD(0.8, 5e-4)}, "optimizer"),
+        ({"optimizer": Adam()}, "optimizer"),
+        ({"schedule": Constant(0.02)}, "schedule"),
+        ({"batch_size": 17}, "batch size"),
+        ({"augmentation": Augmentation(True, 2)}, "augmentation"),
+        ({"images": 51}, "training images"),
+        ({"validation": split(20, seed=2)}, "validation images"),
+        ({"validation": None}, "validation images"),
+        ({"net": {"name": "other"}}, "net"),
+        ({"net": {"preprocessing": Preprocessing(1 / 255)}}, "preprocessing"),
+        ({"net": {"preprocessing": Preprocessing(mean=np.array([0.5]))}}, "preprocessing"),
+    ],
+)
+def test_a_checkpoint_of_a_run_with_other_settings_is_refused_by_the_settings_name(settings, name, tmp_path):
+    trainer(tmp_path / "run").run(1)
+    other = trainer(tmp_path / "run", **settings)
+    before = weights(other)
+    with pytest.raises(UsageError, match=f"run was saved with another {name} .*; resume with the settings it was"):
+        other.resume()
+    assert weights(other) == before
+
+
+@pytest.mark.parametrize("length", [0, 7, 100, 2000, -1])
+def test_a_damaged_checkpoint_is_refused(length, tmp_path):
+    path = tmp_path / "run"
+    trainer(path).run(1)
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(FileFormatError, match="is damaged or no checkpoint file"):
+        trainer(path).resume()
+
+
+def test_a_model_file_or_one_of_another_number_type_is_no_checkpoint(tmp_path):
+    path = tmp_path / "run"
+    run = trainer(path)
+    run.run(1)
+    with pytest.raises(FileFormatError, match="stored as float32"):
+        trainer(path, net={"dtype": np.float64}).resume()
+    save_model(run.model, path)
+    with pytest.raises(FileFormatError, match=r"is no checkpoint file \(model\)"):
+        trainer(path).resume()
+
+
+def train_for_the_kill_test(folder):
+    """Trains to the end, resuming where the last process was killed; slowly, so that most kills hit the training."""
+    path = os.path.join(folder, "run")
+    run = trainer(path, checkpoint_every=1)
+    if os.path.exists(path):
+        run.resume()
+    print("ready", flush=True)
+
+    class Slow(Callback):
+        def on_batch(self, trainer):
+            time.sleep(0.005)
+
+    run.run(EPOCHS * 8, [Slow()])
+    save_model(run.model, os.path.join(folder, "model"))
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path):
+    straight = trainer()
+    straight.run(EPOCHS * 8)
+    save_model(straight.model, tmp_path / "straight")
+    rng, kills = np.random.default_rng(11), 0
+    while not (tmp_path / "model").exists():
+        command = [sys.executable, __file__, str(tmp_path)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "ready\n"
+            try:
+                process.wait(rng.uniform(0.05, 0.6) if kills < 5 else 60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+        assert process.returncode in (0, -signal.SIGKILL)
+    assert kills >= 2
+    assert (tmp_path / "model").read_bytes() == (tmp_path / "straight").read_bytes()
+
+
+if __name__ == "__main__":
+    train_for_the_kill_test(sys.argv[1])
