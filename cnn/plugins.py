@@ -40,5 +40,6 @@ def load(group: str, name: str) -> Any:
         return found[name].load()
     except (ImportError, AttributeError) as error:
         raise CnnError(
-            f"Plug-in {name!r} of {group} cannot be loaded from {found[name].value}: {error}; reinstall or remove it."
+            f"Plug-in {name!r} of {group} cannot be loaded from {found[name].value}: {error}; install it again "
+            "(`pip install -e .` where `cnn` is imported from its source folder) or remove it."
         ) from error

@@ -27,7 +27,7 @@ from cnn.storage import write_atomically
 from cnn.training import Trainer
 from cnn.zoo import ZOO
 
-VALIDATION = 0.05
+VALIDATION, MOST_VALIDATION = 0.05, 1000
 SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (
     "settings.json",
     "checkpoint.safetensors",
@@ -46,7 +46,7 @@ REMEMBERED = {
     "weight_decay": None,
     "flip": None,
     "pad_crop": None,
-    "validation": VALIDATION,
+    "validation": None,
     "patience": None,
     "backend": None,
     "threads": None,
@@ -78,7 +78,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=common.share,
         metavar="X",
-        help=f"share of the training images held out for validation (default: {VALIDATION})",
+        help=f"share of the training images held out for validation (default: {VALIDATION}, "
+        f"at most {MOST_VALIDATION:,} images)",
     )
     recipe.add_argument(
         "--patience",
@@ -111,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     architecture = _adjusted(common.fitting_architecture(options.model, data), options)
     with common.resources(options.backend, options.threads) as resources:
         rng = np.random.default_rng(options.seed)
-        train, validation = data.train.hold_out(options.validation, rng) if options.validation else (data.train, None)
+        train, validation = _held_out(data.train, options.validation, rng)
         model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
         out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
         trainer = _trainer(model, train, validation, architecture, options, out)
@@ -165,6 +166,13 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     return replace(
         architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
     )
+
+
+def _held_out(split: Split, share: float | None, rng: np.random.Generator) -> tuple[Split, Split | None]:
+    """(training, validation) images; none are held out for a share of 0."""
+    if share is None:
+        share = min(VALIDATION, MOST_VALIDATION / len(split))
+    return split.hold_out(share, rng) if share else (split, None)
 
 
 def _trainer(
