@@ -1,6 +1,7 @@
 """The `mkl` backend: Intel's Math Kernel Library through its CBLAS interface."""
 
 import ctypes
+import os
 from typing import ClassVar
 
 from cnn.backend import Library
@@ -15,8 +16,11 @@ class MklBackend(CblasBackend):
     name: ClassVar[str] = "mkl"
 
     def __init__(self) -> None:
+        # MKL reads its layer at the first call. The kernels bring the threads, and without any of its own MKL loads no
+        # second OpenMP runtime beside theirs.
+        os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
         try:
-            import mkl  # loads libmkl_rt for the whole process
+            import mkl  # noqa: F401  loads libmkl_rt for the whole process
         except ImportError as error:
             raise BackendUnavailable(
                 f"Backend 'mkl' needs Intel MKL, and mkl-service does not load ({error}); "
@@ -27,8 +31,6 @@ class MklBackend(CblasBackend):
             raise BackendUnavailable(
                 "Backend 'mkl' found no libmkl_rt in the process although mkl-service is loaded; reinstall mkl."
             )
-        # MKL may otherwise use fewer threads than it was given, which changes the order of additions.
-        mkl.set_dynamic(0)
         # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
-        super().__init__(loaded.filepath, suffix="_64", integer=ctypes.c_int64)
+        super().__init__(loaded.filepath, symbol="cblas_{}gemm_64", integer=ctypes.c_int64)
         self.library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)

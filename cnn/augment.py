@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.ops.input import Changes, change
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,16 @@ class Augmentation:
         """
         if images.ndim != 4:
             raise ShapeError(f"Images have shape {images.shape}; give (N, H, W, C).")
-        count, height, width, _ = images.shape
+        return change(images, self.draw(images.shape, rng))
+
+    def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Changes:
+        """What is to happen to a batch of `shape` (N, H, W, C). Raises ShapeError as `apply` does."""
+        count, height, width, _ = shape
         if self.pad_crop >= min(height, width):
             raise ShapeError(f"pad_crop is {self.pad_crop}, the images are {height} x {width}; give a smaller one.")
-        if self.flip:
-            mirrored = rng.random((count, 1, 1, 1)) < 0.5
-            images = np.where(mirrored, images[:, :, ::-1], images)
-        if self.pad_crop:
-            images = self._shifted(images, rng.integers(0, 2 * self.pad_crop + 1, size=(count, 2)))
-        return images
-
-    def _shifted(self, images: npt.NDArray[np.uint8], corners: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """Cuts (H, W) out of the padded images at `corners` (N, 2), row and column."""
-        pad, (_, height, width, _) = self.pad_crop, images.shape
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-        out = np.empty_like(images)
-        for image, (row, column) in enumerate(corners):
-            out[image] = padded[image, row : row + height, column : column + width]
-        return out
+        mirrored = rng.random(count) < 0.5 if self.flip else None
+        corners = rng.integers(0, 2 * self.pad_crop + 1, size=(count, 2)) if self.pad_crop else None
+        return Changes(mirrored, corners, self.pad_crop)
 
     def to_config(self) -> dict[str, Any]:
         """JSON values for a configuration or checkpoint."""

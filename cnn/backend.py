@@ -2,6 +2,8 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,11 +15,12 @@ from cnn.arrays import Array, Buffers
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
+from cnn.ops.input import Input
 from cnn.ops.losses import Losses
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
 
-DEFAULT_ORDER = ("mkl", "numpy")
+DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 """The first of these that is ready is used where the user names none."""
 
 
@@ -33,7 +36,7 @@ class Library:
         return f"{self.name} {self.version}" + (f" ({self.path})" if self.path else "")
 
 
-class Backend(Elementwise, Normalization, Losses, Updates, ABC):
+class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
 
     Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
@@ -64,6 +67,23 @@ class Backend(Elementwise, Normalization, Losses, Updates, ABC):
         (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
         Raises ShapeError where shapes, types or strides do not fit.
         """
+
+    @contextmanager
+    def without_products(self) -> Iterator[None]:
+        """Makes every product leave `out` as it is, so that a profiler can tell products from what is around them."""
+
+        def nothing(*arrays: Array, **options: object) -> None:
+            pass
+
+        vars(self)["gemm"] = nothing
+        try:
+            yield
+        finally:
+            del vars(self)["gemm"]
+
+    def algorithm_times(self) -> dict[str, dict[str, float]]:
+        """Seconds of each algorithm that was tried for a convolution, by its shape; none where there is no choice."""
+        return {}
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         """Copies every window of x (N, H, W, C) into a row of out (N*P*Q, R*S*C); padding reads as zero."""

@@ -1,47 +1,72 @@
-"""A backend for any shared library that exports the CBLAS interface."""
+"""A backend for any shared library that exports the CBLAS interface: compiled lowering around its sgemm."""
 
 import ctypes
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 
-from cnn.arrays import Array
+import cnn.threads as threads
+from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, gemm_sizes
+from cnn.compiled import convolution
+from cnn.compiled.algorithms import DEFAULT, Chooser
+from cnn.compiled.calls import nothing
+from cnn.compiled.kernels import prepare, thread_count
+from cnn.compiled.ops import CompiledOps
+from cnn.compiled.winograd import UNLIMITED, applies, winograd_data_gradient, winograd_forward, winograd_weight_gradient
 from cnn.errors import BackendUnavailable, ShapeError
+from cnn.lowering import Window
 
 ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
+TILE_BYTES = 1 << 19
+"""Columns of one tile: a quarter or half of the second-level cache of current cores."""
 
-class CblasBackend(Backend):
-    """Calls cblas_sgemm and cblas_dgemm of one library; a subclass says which, and how its symbols are called."""
+STRIP_FLOPS = 1 << 20
+"""The least work worth another thread in a product."""
 
-    def __init__(self, path: str, *, suffix: str = "", integer: type[Any] = ctypes.c_int) -> None:
+
+class CblasBackend(CompiledOps, Backend):
+    """Runs float32 on compiled kernels that call one library's sgemm from each thread; a subclass names the library.
+
+    The threads are the kernels', so the library itself is held at one. float64 is computed as every backend does it,
+    with the library's dgemm.
+    """
+
+    largest_product: ClassVar[int] = UNLIMITED
+    """Multiply-adds that one call of many small products is cut to, where a library is faster on small ones."""
+
+    def __init__(self, path: str, *, symbol: str = "cblas_{}gemm", integer: type[Any] = ctypes.c_int) -> None:
         """Loads the library at `path`, or by a name the system's loader finds.
 
-        `suffix` follows the symbols' names; `integer` is the library's index type (c_int64 for ILP64). Raises
-        BackendUnavailable if the library cannot be loaded or lacks a symbol.
+        `symbol` names its products, with s or d in the braces; `integer` is its index type (c_int64 for ILP64).
+        Raises BackendUnavailable if the library cannot be loaded or lacks a symbol.
         """
         try:
             library = ctypes.CDLL(path)
+            single, double = (getattr(library, symbol.format(letter)) for letter in "sd")
         except OSError as error:
             raise BackendUnavailable(
                 f"Backend {self.name!r} cannot load {path} ({error}); install it or choose another backend."
             ) from error
-        self._gemm = {}
-        for dtype, symbol, real in (
-            (np.dtype(np.float32), f"cblas_sgemm{suffix}", ctypes.c_float),
-            (np.dtype(np.float64), f"cblas_dgemm{suffix}", ctypes.c_double),
-        ):
-            try:
-                function = getattr(library, symbol)
-            except AttributeError:
-                raise BackendUnavailable(
-                    f"Backend {self.name!r} cannot use {path}: it exports no {symbol}; choose a CBLAS library."
-                ) from None
-            matrix = [ctypes.c_void_p, integer]
-            function.argtypes = [ctypes.c_int] * 3 + [integer] * 3 + [real, *matrix, *matrix, real, *matrix]
-            function.restype = None
-            self._gemm[dtype] = function
+        except AttributeError as error:
+            raise BackendUnavailable(
+                f"Backend {self.name!r} cannot use {path} ({error}); choose a library with the CBLAS interface."
+            ) from error
+        matrix = [ctypes.c_void_p, integer]
+        double.argtypes = (
+            [ctypes.c_int] * 3 + [integer] * 3 + [ctypes.c_double, *matrix, *matrix, ctypes.c_double, *matrix]
+        )
+        double.restype = None
+        self._dgemm = double
+        self._sgemm = np.uintp(ctypes.cast(single, ctypes.c_void_p).value or 0)
+        self._chooser = Chooser(self.name)
+        self._chosen: dict[tuple[object, ...], str] = {}
+        threads.hold_at_one(path)
+        prepare()
 
     def gemm(
         self,
@@ -54,28 +79,147 @@ class CblasBackend(Backend):
         accumulate: bool = False,
     ) -> None:
         m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
-        function = self._gemm.get(out.dtype)
-        if function is None:
+        sizes = (TRANSPOSE if transpose_a else NO_TRANSPOSE, TRANSPOSE if transpose_b else NO_TRANSPOSE, m, n, k)
+        left, right, result = ((x.ctypes.data, leading_dimension(x)) for x in (a, b, out))
+        beta = 1.0 if accumulate else 0.0
+        if out.dtype == np.float32:
+            parts = min(thread_count(), max(1, 2 * m * n * k // STRIP_FLOPS))
+            convolution.product(self._sgemm, *sizes, *left, *right, np.float32(beta), *result, parts, m >= n)
+        elif out.dtype == np.float64:
+            self._dgemm(ROW_MAJOR, *sizes, 1.0, *left, *right, beta, *result)
+        else:
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
-        function(
-            ROW_MAJOR,
-            TRANSPOSE if transpose_a else NO_TRANSPOSE,
-            TRANSPOSE if transpose_b else NO_TRANSPOSE,
-            m,
-            n,
-            k,
-            1.0,
-            a.ctypes.data,
-            leading_dimension(a),
-            b.ctypes.data,
-            leading_dimension(b),
-            1.0 if accumulate else 0.0,
-            out.ctypes.data,
-            leading_dimension(out),
-        )
+
+    @contextmanager
+    def without_products(self) -> Iterator[None]:
+        address, self._sgemm = self._sgemm, np.uintp(nothing().address)
+        try:
+            with super().without_products():
+                yield
+        finally:
+            self._sgemm = address
+
+    def algorithm_times(self) -> dict[str, dict[str, float]]:
+        return self._chooser.times()
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        activation: str | None,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        if window.pointwise or not _compiled(x, w, out):
+            super().conv2d(x, w, bias, window, activation, out, scratch)
+            return
+        relu = activation == "relu"
+
+        def tiled() -> None:
+            geometry = convolution.geometry(window, w.shape[2], w.shape[3])
+            rows = len(x) * window.out[0]
+            height, columns = self._tiles(window, w.shape[2], rows, scratch)
+            added = np.zeros(w.shape[3] if relu else 0, np.float32) if bias is None else bias
+            convolution.forward(
+                self._sgemm, _flat(x), _flat(w), added, relu, _flat(out), geometry, rows, height, columns
+            )
+
+        def winograd(tile: int) -> None:
+            winograd_forward(
+                self._sgemm, x, w, bias, window, relu, out, tile, thread_count(), scratch, self.largest_product
+            )
+
+        self._fastest("forward", window, x.shape, w.shape[3], tiled, winograd)
+        if activation is not None and not relu:
+            self.activation(activation, out, out)
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        if window.pointwise or not _compiled(x, dy, out):
+            super().conv2d_weight_gradient(x, dy, window, out, scratch)
+            return
+
+        def tiled() -> None:
+            geometry = convolution.geometry(window, out.shape[2], out.shape[3])
+            rows = len(x) * window.out[0]
+            height, columns = self._tiles(window, out.shape[2], rows, scratch)
+            sums = scratch.get("sums", (len(columns), out.size), np.float32)
+            convolution.weight_gradient(
+                self._sgemm, _flat(x), _flat(dy), geometry, rows, height, columns, sums, _flat(out)
+            )
+
+        def winograd(tile: int) -> None:
+            winograd_weight_gradient(
+                self._sgemm, x, dy, window, out, tile, thread_count(), scratch, self.largest_product
+            )
+
+        self._fastest("weight gradient", window, x.shape, dy.shape[3], tiled, winograd)
+
+    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        if window.pointwise or not _compiled(dy, w, out):
+            super().conv2d_data_gradient(dy, w, window, out, scratch)
+            return
+
+        def tiled() -> None:
+            geometry = convolution.geometry(window, w.shape[2], w.shape[3])
+            height, columns = self._tiles(window, w.shape[2], len(dy) * window.out[0], scratch)
+            convolution.data_gradient(self._sgemm, _flat(dy), _flat(w), geometry, len(dy), height, columns, _flat(out))
+
+        def winograd(tile: int) -> None:
+            winograd_data_gradient(self._sgemm, dy, w, window, out, tile, thread_count(), scratch, self.largest_product)
+
+        self._fastest("data gradient", window, out.shape, w.shape[3], tiled, winograd)
+
+    def _fastest(
+        self,
+        direction: str,
+        window: Window,
+        images: tuple[int, ...],
+        filters: int,
+        tiled: Callable[[], None],
+        winograd: Callable[[int], None],
+    ) -> None:
+        """Runs the algorithm that is the fastest for this shape and number of threads."""
+        key = (direction, window, images, filters, thread_count())
+        chosen = self._chosen.get(key)
+        if chosen is None:
+            candidates = {DEFAULT: tiled}
+            if applies(window, images[3], filters):
+                candidates |= {"winograd2": partial(winograd, 2), "winograd4": partial(winograd, 4)}
+            chosen = self._chosen[key] = self._chooser.choose(_shape_text(*key), candidates)
+        if chosen == DEFAULT:
+            tiled()
+        else:
+            winograd(4 if chosen == "winograd4" else 2)
+
+    def _tiles(self, window: Window, channels: int, rows: int, scratch: Buffers) -> tuple[int, Array]:
+        """Rows of outputs in a tile, and a buffer for the columns of one tile for each thread."""
+        parts = min(thread_count(), rows)
+        row = window.out[1] * window.taps * channels
+        height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
+        return height, scratch.get("tiles", (parts, height * row), np.float32)
 
 
 def leading_dimension(x: Array) -> int:
     """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
     rows, columns = x.shape
     return max(1, int(columns), int(x.strides[0]) // x.itemsize if rows > 1 else 0)
+
+
+def _compiled(*arrays: Array) -> bool:
+    """Whether the kernels can take these arrays: float32, contiguous, with something in them."""
+    return all(x.dtype == np.float32 and x.flags.c_contiguous and x.size for x in arrays)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(-1)
+
+
+def _shape_text(direction: str, window: Window, images: tuple[int, ...], filters: int, threads: int) -> str:
+    """A convolution in words, the same in every process."""
+    size, kernel = "x".join(map(str, images)), "x".join(map(str, window.kernel))
+    count = f"{threads} thread{'s' * (threads > 1)}"
+    return (
+        f"{direction}, {filters} filters {kernel} on {size}, padding {window.padding}, stride {window.stride}, {count}"
+    )

@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cnn.cache import cache_folder
 from cnn.errors import CnnError, DataError, UsageError
 from cnn.fetch import RemoteFile, fetch
 from cnn.plugins import DATASETS, names
@@ -151,16 +152,6 @@ class Status:
     present: bool
     where: str = ""
     reason: str = ""
-
-
-def cache_folder() -> Path:
-    """Where downloads go: CNN_CACHE_DIR, else cnn in XDG_CACHE_HOME or ~/.cache; data sets lie in `data`."""
-    explicit = os.environ.get("CNN_CACHE_DIR")
-    if explicit:
-        return Path(explicit)
-    # The XDG base directory specification says that a relative path is to be ignored.
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "cnn"
 
 
 def search_folders(data_dir: str | Path | None = None, extra: Sequence[Path] = ()) -> list[Path]:

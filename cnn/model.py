@@ -14,6 +14,7 @@ from cnn.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Layer, Parameter, Setting
 from cnn.losses import Loss, SoftmaxCrossEntropy
+from cnn.ops.input import Changes
 from cnn.preprocessing import Preprocessing
 
 
@@ -142,24 +143,43 @@ class Sequential:
             dy = layer.backward(dy)
         self.layers[self.first_trained].backward_parameters(dy)
 
-    def load_images(self, images: npt.NDArray[Any]) -> Array:
-        """Images (N, H, W, C) of pixels, preprocessed, as a backend array of the model's type."""
-        if images.shape[1:] != self.input_shape:
+    def load_images(
+        self,
+        images: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.int64] | None = None,
+        changes: Changes | None = None,
+    ) -> Array:
+        """Images (N, H, W, C) uint8, all or those at `order` (M,), preprocessed, as a backend array.
+
+        `changes` are those of an augmentation. Raises ShapeError for images of another shape or type.
+        """
+        if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
             raise ShapeError(
-                f"{self.name} was built for images of {self.input_shape}, these are {images.shape[1:]}; "
-                "resize them or build it anew."
+                f"{self.name} was built for images of {self.input_shape} uint8, these are {images.shape[1:]} "
+                f"{images.dtype}; resize them or build it anew."
             )
-        x = self.buffers.get("x", images.shape)
-        host = self.backend.staging(x)
-        self.preprocessing.apply(images, out=host)
-        self.backend.copy(host, x)
+        if order is None:
+            order = np.arange(len(images))
+        x = self.buffers.get("x", (len(order), *self.input_shape))
+        pre = self.preprocessing
+        self.backend.load_batch(images, order, changes or Changes(), pre.scale, pre.mean, pre.std, x)
         return x
 
-    def train_step(self, images: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> tuple[float, int]:
-        """Forward, loss and backward on one batch: fills the gradients, returns (summed loss, right answers)."""
-        scores = self.forward(self.load_images(images), training=True)
+    def train_step(
+        self,
+        images: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64] | None = None,
+        changes: Changes | None = None,
+    ) -> tuple[float, int]:
+        """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
+
+        Fills the gradients and returns (summed loss, right answers).
+        """
+        scores = self.forward(self.load_images(images, order, changes), training=True)
         slopes = self.buffers.get("slopes", scores.shape)
-        result = self.loss.evaluate(self.backend, scores, self._labels(labels), slopes)
+        chosen = self._labels(labels if order is None else labels[order])
+        result = self.loss.evaluate(self.backend, scores, chosen, slopes)
         self.backward(slopes)
         return result
 

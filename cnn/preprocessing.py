@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cnn.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.ops.input import normalise
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -87,11 +88,7 @@ class Preprocessing:
             out = np.empty(images.shape, dtype=dtype)
         elif out.shape != images.shape:
             raise ShapeError(f"The output has shape {out.shape}, the images {images.shape}; make them equal.")
-        np.multiply(images, self.scale, out=out, dtype=out.dtype, casting="unsafe")
-        if self.mean is not None:
-            np.subtract(out, self.mean, out=out)
-        if self.std is not None:
-            np.divide(out, self.std, out=out)
+        normalise(images, self.scale, self.mean, self.std, out)
         return out
 
     def check(self, shape: tuple[int, ...]) -> None:

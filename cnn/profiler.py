@@ -1,4 +1,4 @@
-"""Times a training step by layer, direction and phase: im2col (and col2im), GEMM, the rest."""
+"""Times a training step by layer and direction, and parts each time into im2col (and col2im), GEMM and the rest."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,13 +12,15 @@ import numpy as np
 from cnn.model import Sequential
 from cnn.optimizers import SGD
 
-PHASES = {"im2col": "im2col", "col2im": "im2col", "gemm": "gemm"}
-"""Backend methods that are timed, and the phase each belongs to."""
+LOWERING = ("im2col", "col2im")
+"""Backend methods whose time is shown apart; a backend that lowers inside its kernels does not call them."""
+
+Place = tuple[str, str]
 
 
 @dataclass
 class Line:
-    """One layer in one direction: median seconds of a step in all and by phase, and the FLOP its products executed."""
+    """One layer in one direction: median seconds of a step in all and by phase, and the FLOP of its products."""
 
     layer: str
     direction: str
@@ -35,13 +37,17 @@ class Line:
 
 @dataclass
 class _Tally:
-    seconds: dict[tuple[str, str, str], float] = field(default_factory=dict)
-    flops: dict[tuple[str, str], int] = field(default_factory=dict)
-    place: tuple[str, str] = ("", "")
+    """Seconds of one step by layer and direction, and those of them spent in methods of LOWERING."""
 
-    def add(self, phase: str, seconds: float) -> None:
-        key = (*self.place, phase)
-        self.seconds[key] = self.seconds.get(key, 0.0) + seconds
+    seconds: dict[Place, float] = field(default_factory=dict)
+    lowering: dict[Place, float] = field(default_factory=dict)
+    place: Place = ("", "")
+
+    def add(self, seconds: float) -> None:
+        self.seconds[self.place] = self.seconds.get(self.place, 0.0) + seconds
+
+    def add_lowering(self, seconds: float) -> None:
+        self.lowering[self.place] = self.lowering.get(self.place, 0.0) + seconds
 
 
 def profile_step(
@@ -49,42 +55,58 @@ def profile_step(
 ) -> list[Line]:
     """The lines of a training step with SGD on one batch, after one step to warm up.
 
-    Reading the batch and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
+    The time of the products is that of the step less that of the same step without them. Where lowering happens inside
+    kernels, im2col is what a convolution takes without its products: bias and activation are in it. Reading the batch
+    and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
     """
     optimizer = SGD(0.9)
     optimizer.attach(model.backend, model.parameters)
-    model.train_step(images, labels)
+
+    def step() -> _Tally:
+        return _tally(model, optimizer, images, labels)
+
+    step()
+    whole = [step() for _ in range(repeats)]
+    # Without products the arrays hold whatever they held: what overflows then does not matter.
+    with model.backend.without_products(), np.errstate(all="ignore"):
+        bare = [step() for _ in range(repeats)]
+    flops = _flops(model, len(labels))
+    lines = []
+    for place in whole[0].seconds:
+        seconds = median(tally.seconds[place] for tally in whole)
+        around = median(tally.seconds[place] for tally in bare)
+        lowering = median(tally.lowering.get(place, 0.0) for tally in whole)
+        products = flops.get(place, (0, False))
+        if products[1] and not lowering:
+            lowering = min(seconds, around)
+        gemm = max(0.0, min(seconds - around, seconds - lowering)) if products[0] else 0.0
+        lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=products[0]))
+    return lines
+
+
+def _flops(model: Sequential, batch: int) -> dict[Place, tuple[int, bool]]:
+    """FLOP of the products of each layer and direction, and whether the layer lowers its input."""
+    found = {}
+    for k, layer in enumerate(model.layers):
+        forward, lowers = 2 * batch * layer.macs(), layer.macs() > 0 and layer.scratch_elements() > 0
+        found[layer.name, "forward"] = (forward, lowers)
+        found[layer.name, "backward"] = (forward * (1 if k == model.first_trained else 2), lowers)
+    return found
+
+
+def _tally(model: Sequential, optimizer: SGD, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> _Tally:
+    tally = _Tally()
+    with _timed(model, tally):
+        started = perf_counter()
+        model.train_step(images, labels)
+        elapsed = perf_counter() - started
+    tally.place = ("input and loss", "")
+    tally.add(elapsed - sum(tally.seconds.values()))
+    started = perf_counter()
     optimizer.step(0.0)
-    tallies = []
-    for _ in range(repeats):
-        tally = _Tally()
-        with _timed(model, tally):
-            started = perf_counter()
-            model.train_step(images, labels)
-            elapsed = perf_counter() - started
-            in_layers = sum(value for key, value in tally.seconds.items() if key[2] == "all")
-            tally.place = ("input and loss", "")
-            tally.add("all", elapsed - in_layers)
-            started = perf_counter()
-            optimizer.step(0.0)
-            tally.place = ("update", "")
-            tally.add("all", perf_counter() - started)
-        tallies.append(tally)
-    places = list(dict.fromkeys((layer, direction) for layer, direction, _ in tallies[0].seconds))
-    return [
-        Line(
-            *place,
-            seconds=_median(tallies, *place, "all"),
-            im2col=_median(tallies, *place, "im2col"),
-            gemm=_median(tallies, *place, "gemm"),
-            flops=tallies[0].flops.get(place, 0),
-        )
-        for place in places
-    ]
-
-
-def _median(tallies: list[_Tally], layer: str, direction: str, phase: str) -> float:
-    return median(tally.seconds.get((layer, direction, phase), 0.0) for tally in tallies)
+    tally.place = ("update", "")
+    tally.add(perf_counter() - started)
+    return tally
 
 
 @contextmanager
@@ -97,43 +119,36 @@ def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
         shadowed.append((owner, name))
 
     try:
-        for name, phase in PHASES.items():
-            shadow(model.backend, name, _phase(getattr(model.backend, name), phase, tally))
+        for name in LOWERING:
+            shadow(model.backend, name, _lowering(getattr(model.backend, name), tally))
         for layer in model.layers:
-            for name, direction in (
-                ("forward", "forward"),
-                ("backward", "backward"),
-                ("backward_parameters", "backward"),
-            ):
-                shadow(layer, name, _direction(getattr(layer, name), (layer.name, direction), tally))
+            shadow(layer, "forward", _direction(layer.forward, (layer.name, "forward"), tally))
+            for name in ("backward", "backward_parameters"):
+                shadow(layer, name, _direction(getattr(layer, name), (layer.name, "backward"), tally))
         yield
     finally:
         for owner, name in shadowed:
             delattr(owner, name)
 
 
-def _phase(method: Callable[..., Any], phase: str, tally: _Tally) -> Callable[..., Any]:
+def _lowering(method: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
     def timed(*arguments: Any, **options: Any) -> Any:
         started = perf_counter()
         result = method(*arguments, **options)
-        tally.add(phase, perf_counter() - started)
-        if phase == "gemm":
-            rows, columns = options["out"].shape
-            depth = arguments[0].size // rows
-            tally.flops[tally.place] = tally.flops.get(tally.place, 0) + 2 * rows * columns * depth
+        tally.add_lowering(perf_counter() - started)
         return result
 
     return timed
 
 
-def _direction(method: Callable[..., Any], place: tuple[str, str], tally: _Tally) -> Callable[..., Any]:
+def _direction(method: Callable[..., Any], place: Place, tally: _Tally) -> Callable[..., Any]:
     def timed(*arguments: Any, **options: Any) -> Any:
         # backward_parameters may call backward: only the outer call counts.
         outer, tally.place = tally.place, place
         started = perf_counter()
         result = method(*arguments, **options)
         if outer != place:
-            tally.add("all", perf_counter() - started)
+            tally.add(perf_counter() - started)
         tally.place = outer
         return result
 

@@ -1,17 +1,20 @@
 """Decides how many threads a run gets, and sets the BLAS and OpenMP pools of the process to that number."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import ThreadpoolController, threadpool_info
 
 from cnn.errors import UsageError
 from cnn.machine import system_text
 
 VARIABLE = "CNN_NUM_THREADS"
+
+_HELD_AT_ONE: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -89,18 +92,33 @@ def budget(requested: int | None = None) -> ThreadBudget:
 
 @contextmanager
 def limit(count: int) -> Iterator[None]:
-    """Sets every BLAS and OpenMP pool of the process to `count` threads, up or down, and restores them after.
+    """Sets every BLAS, OpenMP and kernel pool of the process to `count` threads and restores them after.
 
     Enter it once around a run, after the backend is loaded and in the thread that computes: a library loaded
     later is not limited, MKL and OpenMP keep a number for each calling thread, and OpenBLAS takes orders from
     one thread only. What is restored for MKL is this thread's number, which hides later changes to its global
-    one. A pool that a backend runs itself is not seen: such a backend takes the count from the budget. A
-    library that was built or set to be sequential stays so. Raises UsageError for a count below 1.
+    one. A library that was built or set to be sequential stays so, and so does one that compiled kernels call
+    from threads of their own. Raises UsageError for a count below 1.
     """
     if count < 1:
         raise UsageError(f"The thread pools cannot be limited to {count} threads; the least is 1.")
-    with threadpool_limits(limits=count):
+    with ExitStack() as stack:
+        pools = ThreadpoolController()
+        stack.enter_context(pools.limit(limits=count))
+        if _HELD_AT_ONE:
+            stack.enter_context(pools.select(filepath=sorted(_HELD_AT_ONE)).limit(limits=1))
+        numba = sys.modules.get("numba")
+        if numba is not None:
+            stack.callback(numba.set_num_threads, numba.get_num_threads())
+            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
         yield
+
+
+def hold_at_one(path: str) -> None:
+    """Keeps the library at `path` at one thread from now on, within `limit` too: its callers are threads themselves."""
+    held = ThreadpoolController().select(filepath=path)
+    held.limit(limits=1)
+    _HELD_AT_ONE.add(path)
 
 
 def libraries() -> list[LoadedLibrary]:

@@ -180,9 +180,9 @@ class Trainer:
         position = self.position
         started = time.perf_counter()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
-        images = self.augmentation.apply(self.train.images[chosen], self.model.rng)
+        changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
         with np.errstate(all="ignore"):  # what overflows is found below, and told once
-            loss, correct = self.model.train_step(images, self.train.labels[chosen])
+            loss, correct = self.model.train_step(self.train.images, self.train.labels, chosen, changes)
         rate = self.schedule.rate(position.step)
         if not math.isfinite(loss):
             place = self.model.first_non_finite() or "the loss"

@@ -47,16 +47,16 @@ class TestChoice:
         assert printed(code, CNN_BACKEND="reference") == "reference\n"
 
     def test_default_is_the_first_ready_of_the_order(self, no_choice):
-        assert backends.DEFAULT_ORDER == ("mkl", "numpy")
+        assert backends.DEFAULT_ORDER == ("mkl", "openblas", "numpy")
         backend, why = backends.choose()
         assert backend.name == ("numpy" if MKL_REASON else "mkl")
-        assert why == "first ready of mkl, numpy"
+        assert why == "first ready of mkl, openblas, numpy"
 
     def test_one_instance_a_process(self):
         assert backends.create("numpy") is backends.create("numpy")
 
     def test_unknown_name_lists_the_known(self, no_choice, monkeypatch):
-        known = r"There is no backend 'cuda'; known are: .*mkl, numpy, reference"
+        known = r"There is no backend 'cuda'; known are: .*mkl, numpy, openblas, reference"
         with pytest.raises(UsageError, match=known):
             backends.create("cuda")
         with pytest.raises(UsageError, match=known):
@@ -97,7 +97,7 @@ class TestAbsentBackend:
 
     def test_not_named_the_next_is_used_and_said(self):
         code = self.missing + "from cnn.backend import choose; b, why = choose(); print(b.name, '-', why)"
-        assert printed(code) == "numpy - first ready of mkl, numpy\n"
+        assert printed(code) == "openblas - first ready of mkl, openblas, numpy\n"
 
     def test_status_gives_the_reason(self):
         code = self.missing + "from cnn.backend import statuses\nfor s in statuses(): print(s.name, s.reason)"
@@ -110,7 +110,9 @@ class TestAbsentBackend:
             raise BackendUnavailable(f"no {name} today.")
 
         monkeypatch.setattr(backends, "create", refuse)
-        with pytest.raises(BackendUnavailable, match=r"mkl: no mkl today. numpy: no numpy today."):
+        with pytest.raises(
+            BackendUnavailable, match=r"mkl: no mkl today. openblas: no openblas today. numpy: no numpy today."
+        ):
             backends.choose()
 
 

@@ -11,11 +11,11 @@ from PIL import Image
 
 import cnn.dataset as dataset_module
 import cnn.plugins as plugins
+from cnn.cache import cache_folder
 from cnn.dataset import (
     DEFAULT_DATASET,
     Dataset,
     Split,
-    cache_folder,
     dataset_status,
     download_dataset,
     list_datasets,

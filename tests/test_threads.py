@@ -7,11 +7,23 @@ import sys
 from ctypes.util import find_library
 from pathlib import Path
 
+import numba
 import pytest
 
-from cnn import threads
+import cnn.threads as threads
+from cnn.backend import create
 from cnn.errors import UsageError
-from cnn.threads import LoadedLibrary, ThreadBudget, budget, cgroup_quota, libraries, limit, openmp_warning
+from cnn.threads import (
+    _HELD_AT_ONE,
+    LoadedLibrary,
+    ThreadBudget,
+    affinity_count,
+    budget,
+    cgroup_quota,
+    libraries,
+    limit,
+    openmp_warning,
+)
 
 needs_mkl = pytest.mark.skipif(importlib.util.find_spec("mkl") is None, reason="mkl-service is not installed")
 
@@ -197,9 +209,10 @@ def run(script: str, **variables: str) -> None:
 
 
 def counts() -> dict[str, int | None]:
-    """Threads by file of every library that can have more than one."""
-    sequential = ("sequential", "disabled")
-    return {found.filepath: found.threads for found in libraries() if found.threading_layer not in sequential}
+    """Threads by file of every library that can have more than one and is not held at one."""
+    fixed = ("sequential", "disabled")
+    free = [each for each in libraries() if each.threading_layer not in fixed and each.filepath not in _HELD_AT_ONE]
+    return {found.filepath: found.threads for found in free}
 
 
 @pytest.fixture
@@ -229,6 +242,17 @@ def test_limit_restores_after_an_exception(before):
     with pytest.raises(ZeroDivisionError), limit(1):
         raise ZeroDivisionError
     assert counts() == before
+
+
+def test_limit_reaches_kernels_and_not_the_library_they_call():
+    backend = create("openblas")
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
+    for count in sorted({1, affinity_count()}):
+        with limit(count):
+            assert numba.get_num_threads() == count
+            (own,) = [each for each in libraries() if each.filepath == backend.library.path]
+            assert own.threads == 1
+    assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
 
 
 @pytest.mark.parametrize("count", [0, -1])

@@ -1,7 +1,8 @@
 """Compares layers and training steps across backends and thread counts, the backends under one another.
 
 Every job is run once to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
-2 FLOP a multiply-accumulate; the backward pass of a layer has two products.
+2 FLOP a multiply-accumulate; the backward pass of a layer has two products. Efficiency is the speed-up over the fewest
+threads asked for, divided by how many times more there are.
 """
 
 import argparse
@@ -50,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
                     jobs.append(step_job(architecture(name), backend, options.batch_size))
                 seconds = measure(jobs, options.rounds)
             results += [_result(job, count, time) for job, time in zip(jobs, seconds, strict=True)]
+    _add_efficiency(results)
     order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
     results.sort(key=lambda result: order[result["group"]])
     if options.json:
@@ -75,10 +77,11 @@ def run(options: argparse.Namespace) -> None:
                 f"{result['seconds'] * 1e3:.3f}",
                 f"{result['gflops']:.1f}" if result["gflops"] else "-",
                 f"{result['images_per_second']:,.0f}",
+                f"{result['efficiency']:.0%}",
             ]
         )
         group = result["group"]
-    common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s"], rows)
+    common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
 
 
 def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
@@ -90,6 +93,15 @@ def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
         "gflops": job.flops / seconds / 1e9,
         "images_per_second": job.images / seconds,
     }
+
+
+def _add_efficiency(results: list[dict[str, Any]]) -> None:
+    """Speed-up over the fewest threads measured, for each thread more: 1 is perfect scaling."""
+    fewest = min(result["threads"] for result in results)
+    base = {(each["group"], each["backend"]): each["seconds"] for each in results if each["threads"] == fewest}
+    for result in results:
+        speed_up = base[result["group"], result["backend"]] / result["seconds"]
+        result["efficiency"] = speed_up * fewest / result["threads"]
 
 
 def _thread_counts(text: str | None) -> list[int]:

@@ -33,14 +33,13 @@ class Weighted(Layer):
         return self._y
 
     def backward(self, dy: Array) -> Array:
-        dz = self._before_activation(dy)
-        self._parameter_gradients(dz)
+        dz = self._parameter_gradients(dy)
         dx = self._input_gradient(len(dy))
         self._data_gradient(dz, dx)
         return dx
 
     def backward_parameters(self, dy: Array) -> None:
-        self._parameter_gradients(self._before_activation(dy))
+        self._parameter_gradients(dy)
 
     def backward_elements(self) -> int:
         return prod(self.output_shape) if self.activation else 0
@@ -61,14 +60,15 @@ class Weighted(Layer):
         if self.bias:
             self.b = self._add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)
 
-    def _before_activation(self, dy: Array) -> Array:
+    def _parameter_gradients(self, dy: Array) -> Array:
+        """Fills the gradients of weights and bias; returns that of the sum before the activation."""
+        dz = dy if self.activation is None else self.buffers.get("dz", dy.shape)
         if self.activation is None:
-            return dy
-        dz = self.buffers.get("dz", dy.shape)
-        self.backend.activation_gradient(self.activation, self._y, dy, dz)
-        return dz
-
-    def _parameter_gradients(self, dz: Array) -> None:
+            if self.b:
+                self.backend.bias_gradient(dz, self.b.gradient)
+        elif self.b:
+            self.backend.activation_bias_gradient(self.activation, self._y, dy, dz, self.b.gradient)
+        else:
+            self.backend.activation_gradient(self.activation, self._y, dy, dz)
         self._weight_gradient(self._x, dz, self.w.gradient)
-        if self.b:
-            self.backend.bias_gradient(dz, self.b.gradient)
+        return dz

@@ -43,14 +43,9 @@ class Elementwise:
         """A copy of x in host memory."""
         return np.array(x)
 
-    def staging(self, x: Array) -> npt.NDArray[Any]:
-        """A host array of x's shape and type, to be filled and then given to `copy`; here x itself."""
-        return x
-
     def copy(self, host: npt.NDArray[Any], out: Array) -> None:
         """Overwrites out with a host array of its shape."""
-        if host is not out:
-            np.copyto(out, host)
+        np.copyto(out, host)
 
     def running_mean(self, running: Array, new: Array, momentum: float) -> None:
         """running = momentum * running + (1 - momentum) * new, in place."""
@@ -97,6 +92,11 @@ class Elementwise:
             np.multiply(dy, y * (1 - y), out=out)
         else:
             raise unknown_activation(name)
+
+    def activation_bias_gradient(self, name: str, y: Array, dy: Array, out: Array, bias: Array) -> None:
+        """`activation_gradient` and, of its result, `bias_gradient` to bias (K,)."""
+        self.activation_gradient(name, y, dy, out)
+        self.bias_gradient(out, bias)
 
 
 def unknown_activation(name: str) -> UsageError:

@@ -11,6 +11,7 @@ from cnn import backend as backends
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.errors import ShapeError
+from cnn.ops.input import Changes, change
 from cnn.testing.case import Case
 from cnn.testing.cases import CASES
 from cnn.testing.comparison import ContractViolation, compare
@@ -62,6 +63,7 @@ def check_backend(backend: Backend | str, cases: Iterable[Case] = CASES, *, seed
     backend = backends.create(backend) if isinstance(backend, str) else backend
     report = Report(backend.name)
     check_memory(backend)
+    check_input(backend)
     check_errors(backend)
     for dtype in backend.dtypes:
         for case in chosen:
@@ -112,14 +114,27 @@ def check_memory(backend: Backend) -> None:
         _require(other.shape == (3, 5) and other.dtype == host.dtype, f"{where}: empty gives {other.shape}.")
         backend.copy(kept, other)
         _require(_same(backend.to_numpy(other), kept), f"{where}: copy changes the numbers.")
-        staging = backend.staging(other)
-        staging[...] = host
-        backend.copy(staging, other)
-        _require(_same(backend.to_numpy(other), host), f"{where}: what was put into staging does not arrive.")
         for value, finite in ((0.0, True), (np.nan, False), (np.inf, False), (-np.inf, False)):
             kept[1, 2] = value
             said = backend.all_finite(backend.asarray(kept, dtype))
             _require(said is finite, f"{where}: all_finite says {said} of an array that holds {value}.")
+
+
+def check_input(backend: Backend) -> None:
+    """Pixels arrive in the batch gathered, mirrored, shifted and normalised, with at most 4 roundings."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (9, 6, 5, 3), np.uint8)
+    order = rng.permutation(9)[:7]
+    changes = Changes(rng.random(7) < 0.5, rng.integers(0, 5, (7, 2)), 2)
+    mean, std = rng.random((6, 5, 3)).astype(np.float32), rng.random(3).astype(np.float32) + 1
+    for chosen in (Changes(), changes):
+        pixels = change(images[order], chosen).astype(np.float64)
+        for dtype in backend.dtypes:
+            out = backend.asarray(np.full((7, 6, 5, 3), np.nan), dtype)
+            backend.load_batch(images, order, chosen, 1 / 256, mean, std, out)
+            error = np.abs(backend.to_numpy(out) - (pixels / 256 - mean) / std)
+            allowed = 4 * float(np.finfo(np.dtype(dtype)).eps) * (pixels / 256 + mean) / std
+            _require(bool((error <= allowed).all()), f"{backend.name}: load_batch is {error.max():.3g} off in {dtype}.")
 
 
 def check_errors(backend: Backend) -> None:

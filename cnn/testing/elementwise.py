@@ -58,6 +58,23 @@ def activation_gradient_case(name: str, shape: Shape) -> Case:
     return Case(f"{name} {shape}", "activation_gradient", make, call, chosen, outputs={"out": shape})
 
 
+def activation_bias_gradient_case(name: str, shape: Shape) -> Case:
+    """`activation_gradient_case`, and the sum of its results over all axes but the last."""
+    slopes = activation_gradient_case(name, shape)
+    terms = int(np.prod(shape[:-1]))
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.activation_bias_gradient(name, arrays["y"], arrays["dy"], arrays["out"], arrays["bias"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        rounding = slopes.bound(inputs, {"out": expected["out"]})["out"]
+        each = rounding + (terms + 2) * np.abs(expected["out"])
+        return {"out": rounding, "bias": each.reshape(-1, shape[-1]).sum(axis=0)}
+
+    outputs = {"out": shape, "bias": shape[-1:]}
+    return Case(f"{name} {shape}", "activation_bias_gradient", slopes.make, call, bound, outputs=outputs)
+
+
 def bias_activation_case(activation: str | None, shape: Shape) -> Case:
     """The sum in place errs by half an epsilon of it, and so does its activation, whose slope is at most 1."""
 
@@ -107,7 +124,7 @@ def running_mean_case(shape: Shape) -> Case:
 
 def elementwise_cases() -> list[Case]:
     """Every activation on every shape, and the rest."""
-    makers = (activation_case, activation_in_place_case, activation_gradient_case)
+    makers = (activation_case, activation_in_place_case, activation_gradient_case, activation_bias_gradient_case)
     cases = [make(name, shape) for make in makers for name in ACTIVATIONS for shape in SHAPES]
     cases += [bias_activation_case(name, shape) for name in (None, *ACTIVATIONS) for shape in SHAPES]
     cases += [bias_gradient_case(shape) for shape in SHAPES]

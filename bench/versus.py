@@ -1,0 +1,202 @@
+"""Images a second of this library and of PyTorch on the same networks, in turns within one run.
+
+    python bench/versus.py --net lenet --mode train --threads 2
+    python bench/versus.py --all --json > results.json
+
+Both are given the same random images (uint8) and labels, in memory in the layout each likes best, and the same weights.
+What is timed, on both sides:
+
+- train: pixels to floats by the recipe's preprocessing, forward, loss, backward, and the update by SGD with the
+  recipe's momentum, weight decay and multipliers. Each returns the loss as a Python number; this library counts right
+  answers as well, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
+- infer: the same preprocessing, forward, and the loss's probabilities as a NumPy array: `model.predict` here,
+  `torch.inference_mode` there.
+
+PyTorch runs in four settings, and the fastest is what the ratio is taken to: NCHW and channels_last, each as it is
+and through torch.compile (with the option `freezing` to infer). ReLU works in place and SGD is the fused one, the
+fastest there are. The connection table of lenet5 masks a dense convolution's weights on both sides.
+
+A setting is timed only after it has reproduced this library's numbers for the same batch: scores, loss and
+probabilities within 1e-3, every gradient within 1e-2 of its length, and two updates within 1e-3. One that does not,
+does not compile, or is not installed is named on standard error and left out.
+
+Each library has a process of its own. In one process, Intel's OpenMP runtime (MKL) and GNU's (PyTorch) would meet, each
+with its own pool of threads. The processes are told in turns through pipes, on which the idle one blocks. Threads of an
+OpenMP runtime spin for a while after their last work (Intel's for 200 ms), so that a pause separates the turns: neither
+runtime's settings are touched. A turn runs its step for --seconds, after a tenth of that unmeasured; figures are
+medians over --rounds of them.
+
+The peak is the best that any of some float32 products reached in any of the rounds, by this backend's gemm or by
+torch.mm. The fraction of it counts the products that im2col + GEMM takes: two FLOP a multiply-accumulate, three
+products a layer in training less the first layer's data gradient, one to infer.
+"""
+
+import argparse
+import sys
+import time
+from statistics import median
+from typing import Any
+
+from versus_torch import SETTINGS, TorchSide
+from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
+
+import cnn.threads as threads
+from cnn.commands.common import number, print_json, print_table, whole_number
+from cnn.errors import CnnError, UsageError
+
+NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
+PAUSE = 0.25
+"""Seconds between turns: Intel's OpenMP threads spin for 0.2."""
+STEADY = 0.8
+"""A turn below this share of the median is said to have been disturbed."""
+
+
+def main() -> int:
+    """Measures what the command line asks for; returns the exit code."""
+    options = _parser().parse_args()
+    try:
+        results = [compare(work, options) for work in _works(options)]
+    except UsageError as error:
+        print(f"versus: {error}", file=sys.stderr)
+        return 2
+    except (CnnError, WorkerError) as error:
+        print(f"versus: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print_json(results if options.all else results[0])
+    else:
+        _print(results)
+    return 0
+
+
+def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
+    """Times one network in one mode on both sides. Raises WorkerError if this library fails."""
+    say(f"{work.net}, {work.mode}, batch {work.batch}, {work.threads} threads")
+    with worker(OurSide, work, options.backend) as ours, worker(TorchSide, work) as theirs:
+        described = ours.call("describe")
+        peers = _ready_peers(ours, theirs, options.compile)
+        rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
+    medians = {name: median(series) for name, series in rates.items()}
+    own = medians.pop("ours")
+    # Other work on the machine only ever lowers a figure: the highest is nearest to what it can do.
+    peak = max(peaks)
+    best = max(medians, key=lambda name: medians[name], default=None)
+    say(f"  peak {peak / 1e9:.1f} GFLOP/s")
+    restless = [name for name, series in rates.items() if min(series) < median(series) * STEADY]
+    if restless:
+        say(f"  the machine was busy: {', '.join(restless)} fell below {STEADY:.0%} of the median; repeat when idle")
+    return {
+        "net": work.net,
+        "mode": work.mode,
+        "threads": work.threads,
+        "batch": work.batch,
+        "ours": own,
+        "peers": medians,
+        "best_peer": best,
+        "ratio_to_best_peer": own / medians[best] if best else None,
+        "fraction_of_peak": own * described["flops"] / peak,
+        "library": described["library"],
+        "backend": described["backend"],
+        "rounds": options.rounds,
+        "spread": {name: [min(series), max(series)] for name, series in rates.items()},
+    }
+
+
+def measure(
+    ours: Worker, theirs: Worker, peers: dict[str, str], rounds: int, seconds: float
+) -> tuple[dict[str, list[float]], list[float]]:
+    """(images a second of "ours" and of every peer, one number a round; FLOP a second of every product timed).
+
+    peers maps names to settings.
+    """
+    rates: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
+    peaks: list[float] = []
+    for _ in range(rounds):
+        time.sleep(PAUSE)
+        rates["ours"].append(ours.call("rate", seconds))
+        peaks += [ours.call("gemm", shape, seconds / 4) for shape in PEAK_SHAPES]
+        time.sleep(PAUSE)
+        for name, setting in peers.items():
+            rates[name].append(theirs.call("rate", setting, seconds))
+        if peers:
+            peaks += [theirs.call("gemm", shape, seconds / 4) for shape in PEAK_SHAPES]
+    return rates, peaks
+
+
+def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, str]:
+    """The settings of PyTorch that reproduce this library's numbers, by name; says which do not, and why."""
+    try:
+        version = theirs.call("version")
+    except WorkerError as error:
+        missing = error.kind in ("ModuleNotFoundError", "ImportError")
+        say(f"  skipped: PyTorch is not installed ({error.text})" if missing else f"  skipped: PyTorch: {error}")
+        return {}
+    evidence = ours.call("evidence")
+    peers = {}
+    for setting, how in SETTINGS.items():
+        name = f"PyTorch {version} {setting}"
+        if how.compiled and not compile_too:
+            continue
+        try:
+            theirs.call("add", setting, evidence)
+            peers[name] = setting
+        except WorkerError as error:
+            say(f"  skipped: {name}: {(str(error).splitlines() or ['no message'])[0]}")
+    return peers
+
+
+def say(text: str) -> None:
+    """A line of progress, apart from the results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _works(options: argparse.Namespace) -> list[Work]:
+    """What to measure. Raises UsageError for more threads than this process may use."""
+    budget = threads.budget(options.threads)
+    if options.threads and budget.count < options.threads:
+        raise UsageError(f"--threads {options.threads} cannot be measured here: {budget.describe()}.")
+    if not options.all:
+        return [Work(options.net, options.mode, options.batch, budget.count)]
+    table = [(net, mode, options.batch) for net in NETS for mode in ("train", "infer")]
+    table += [(net, "infer", 1) for net in ("lenet", "vgg6")]
+    return [Work(*row, budget.count) for row in table]
+
+
+def _print(results: list[dict[str, Any]]) -> None:
+    """One line for this library and one a peer, for every network and mode."""
+    rows = []
+    for result in results:
+        peers, best = result["peers"], result["best_peer"]
+        ratio = f"{result['ratio_to_best_peer']:.2f}" if best else "-"
+        title = f"{result['net']} {result['mode']}, batch {result['batch']}"
+        rows.append([title, f"cnn, {result['backend']}", *_rates(result, "ours", result["ours"])])
+        rows[-1] += [ratio, f"{result['fraction_of_peak']:.0%}"]
+        rows += [["", name + " *" * (name == best), *_rates(result, name, peers[name]), "", ""] for name in peers]
+    print(f"{results[0]['library']}, {results[0]['threads']} threads, medians of {results[0]['rounds']} rounds")
+    print_table(["", "", "images/s", "least", "most", "to best peer", "of peak"], rows)
+
+
+def _rates(result: dict[str, Any], name: str, rate: float) -> list[str]:
+    return [f"{value:,.0f}" for value in (rate, *result["spread"][name])]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Images a second of this library and of PyTorch, in turns.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--net", choices=[*NETS, "mlp"], help="network")
+    what.add_argument("--all", action="store_true", help=f"{', '.join(NETS)} in both modes, and batches of 1")
+    parser.add_argument("--mode", choices=["train", "infer"], default="train", help="default: train")
+    parser.add_argument("--threads", type=whole_number, metavar="N", help="default: all this process may use")
+    parser.add_argument("--batch", type=whole_number, default=64, metavar="N", help="images a step (default: 64)")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="this library's backend (default: CNN_BACKEND, else the best)"
+    )
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="turns of each (default: 7)")
+    parser.add_argument("--seconds", type=number, default=0.3, metavar="S", help="length of a turn (default: 0.3)")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    parser.add_argument("--json", action="store_true", help="print JSON: an object, or with --all a list")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,256 @@
+"""The networks of the zoo in PyTorch, with this library's weights and numbers, for `versus.py`.
+
+PyTorch is imported when a side is made, never with this module, so that it may be absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from versus_nets import Floats, Layout, convert, layouts, masks
+from versus_workers import CLASSES, Evidence, Weights, Work, rate
+
+from cnn.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from cnn.optimizers import SGD
+from cnn.zoo import architecture
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-3
+GRADIENT_TOLERANCE = 1e-2
+
+
+class Disagreement(AssertionError):
+    """PyTorch computes other numbers: there is nothing to compare the speed of."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A way to run PyTorch."""
+
+    channels_last: bool
+    compiled: bool
+
+
+SETTINGS = {
+    "NCHW": Setting(channels_last=False, compiled=False),
+    "channels_last": Setting(channels_last=True, compiled=False),
+    "compiled NCHW": Setting(channels_last=False, compiled=True),
+    "compiled channels_last": Setting(channels_last=True, compiled=True),
+}
+
+
+class TorchSide:
+    """PyTorch's models, one a setting, and its products."""
+
+    def __init__(self, work: Work) -> None:
+        import torch
+
+        torch.set_num_threads(work.threads)
+        self.work = work
+        self.peers: dict[str, Peer] = {}
+
+    def version(self) -> str:
+        """Of PyTorch."""
+        import torch
+
+        return torch.__version__.partition("+")[0]
+
+    def add(self, setting: str, evidence: Evidence) -> None:
+        """Makes the setting's model, compiles it if asked, and raises Disagreement unless its numbers are `evidence`.
+
+        What is checked is what `rate` times.
+        """
+        peer = Peer(self.work, evidence, SETTINGS[setting])
+        peer.check()
+        self.peers[setting] = peer
+
+    def rate(self, setting: str, seconds: float) -> float:
+        """Images a second."""
+        peer = self.peers[setting]
+        return self.work.batch * rate(peer.train if self.work.mode == "train" else peer.infer, seconds)
+
+    def gemm(self, shape: tuple[int, int, int], seconds: float) -> float:
+        """FLOP a second of torch.mm of (M, K) and (K, N) for shape (M, N, K)."""
+        import torch
+
+        m, n, k = shape
+        a, b, out = torch.ones(m, k), torch.ones(k, n), torch.empty(m, n)
+        with torch.inference_mode():
+            return 2 * m * n * k * rate(lambda: torch.mm(a, b, out=out), seconds)
+
+
+class Peer:
+    """One network in one setting: its training step and its prediction."""
+
+    def __init__(self, work: Work, evidence: Evidence, setting: Setting) -> None:
+        import torch
+
+        self.work, self.evidence = work, evidence
+        net = architecture(work.net, CLASSES)
+        layout = torch.channels_last if setting.channels_last else torch.contiguous_format
+        self.images = torch.from_numpy(evidence.images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
+        self.labels = torch.from_numpy(evidence.labels)
+        self.mean, self.std = _constant(evidence.preprocessing.mean), _constant(evidence.preprocessing.std)
+        self.loss = net.recipe.loss
+        self.layouts = list(layouts(net.layers, net.input_shape))
+        self.net = convert(net.layers, net.input_shape, [each.value for each in evidence.weights])
+        self.net = self.net.to(memory_format=layout)
+        self.masks = list(masks(net.layers, self.net))
+        assert isinstance(net.recipe.optimizer, SGD)
+        self.optimizer = torch.optim.SGD(
+            list(self._groups(net.recipe.optimizer.weight_decay)),
+            momentum=net.recipe.optimizer.momentum,
+            nesterov=net.recipe.optimizer.nesterov,
+            fused=True,
+        )
+        self.batch_loss: Callable[[], torch.Tensor] = self._batch_loss
+        self.shares: Callable[[], torch.Tensor] = self._shares
+        if setting.compiled:
+            self._compile()
+
+    def train(self) -> float:
+        """One step from pixels to updated weights; returns the loss."""
+        loss = self._gradients()
+        self.optimizer.step()
+        return loss.item()
+
+    def infer(self) -> Floats:
+        """Probabilities (N, K) from pixels."""
+        import torch
+
+        with torch.inference_mode():
+            return self.shares().numpy()
+
+    def check(self) -> None:
+        """Raises Disagreement unless scores, and what the mode computes, are those of the evidence."""
+        import torch
+
+        with torch.inference_mode():
+            same("the scores", self._scores().numpy(), self.evidence.scores)
+        if self.work.mode == "infer":
+            same("the probabilities", self.infer(), self.evidence.probabilities)
+            return
+        same("the loss", np.float32(self._gradients().item()), np.float32(self.evidence.loss))
+        for weights, parameter, layout in self._parameters():
+            same_direction(f"the gradient of {weights.name}", parameter.grad.numpy(), layout(weights.gradient))
+            parameter.grad.copy_(torch.from_numpy(layout(weights.gradient)))
+        self.optimizer.step()
+        self.optimizer.step()
+        for weights, parameter, layout in self._parameters():
+            update = parameter.detach().numpy() - layout(weights.value)
+            rounding = 1e-6 * float(np.abs(weights.value).max())
+            same(f"the update of {weights.name}", update, layout(weights.updated - weights.value), rounding)
+        self._rest()
+
+    def _rest(self) -> None:
+        """Back to the first weights, at a rate of 0: as on the other side, every step from here is the same work."""
+        import torch
+
+        with torch.no_grad():
+            for weights, parameter, layout in self._parameters():
+                parameter.copy_(torch.from_numpy(layout(weights.value)))
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.0
+
+    def _compile(self) -> None:
+        import torch
+        import torch._inductor.config
+
+        # One process compiles: helpers would stay beside the timing.
+        torch._inductor.config.compile_threads = 1
+        self.batch_loss = torch.compile(self._batch_loss)
+        self.shares = torch.compile(self._shares, options={"freezing": True})
+
+    def _parameters(self) -> Iterator[tuple[Weights, Any, Layout]]:
+        return zip(self.evidence.weights, self.net.parameters(), self.layouts, strict=True)
+
+    def _groups(self, decay: float) -> Iterator[dict[str, Any]]:
+        """The parameters of each pair of multipliers, as few groups as can be: each is a call."""
+
+        def multipliers(pair: tuple[Weights, Any, Layout]) -> tuple[float, float]:
+            return pair[0].lr_multiplier, pair[0].decay_multiplier
+
+        for (lr, share), group in groupby(sorted(self._parameters(), key=multipliers), multipliers):
+            yield {
+                "params": [parameter for _, parameter, _ in group],
+                "lr": self.evidence.lr * lr,
+                "weight_decay": decay * share,
+            }
+
+    def _gradients(self) -> torch.Tensor:
+        """Fills them from pixels and returns the mean loss."""
+        self.optimizer.zero_grad()
+        loss = self.batch_loss()
+        loss.backward()
+        for parameter, mask in self.masks:
+            parameter.grad.mul_(mask)
+        return loss
+
+    def _scores(self) -> Any:
+        x = self.images.float().mul_(self.evidence.preprocessing.scale)
+        if self.mean is not None:
+            x = x.sub_(self.mean)
+        if self.std is not None:
+            x = x.div_(self.std)
+        return self.net(x)
+
+    def _batch_loss(self) -> torch.Tensor:
+        from torch.nn import functional
+
+        scores = self._scores()
+        if isinstance(self.loss, SoftmaxCrossEntropy):
+            return functional.cross_entropy(scores, self.labels)
+        low, high = _limits(self.loss)
+        target = scores.new_full(scores.shape, low).scatter_(1, self.labels[:, None], high)
+        return functional.mse_loss(scores, target)
+
+    def _shares(self) -> torch.Tensor:
+        scores = self._scores()
+        if isinstance(self.loss, SoftmaxCrossEntropy):
+            return scores.softmax(1)
+        low, high = _limits(self.loss)
+        lift = (high - scores.amax(1, keepdim=True)).clamp_min(0)
+        heights = (scores + (lift - low)).clamp_min(0)
+        return heights / heights.sum(1, keepdim=True)
+
+
+def same(what: str, theirs: Floats | np.float32, ours: Floats | np.float32, rounding: float = 0.0) -> None:
+    """Raises Disagreement unless no element differs by more than TOLERANCE of the largest of ours, plus `rounding`."""
+    worst, largest = float(np.abs(theirs - ours).max()), float(np.abs(ours).max())
+    _require(what, theirs.shape == ours.shape and worst <= TOLERANCE * largest + rounding, worst, largest)
+
+
+def same_direction(what: str, theirs: Floats, ours: Floats) -> None:
+    """Raises Disagreement unless the difference is at most GRADIENT_TOLERANCE of ours in length.
+
+    A ReLU or a maximum that rounding turns over moves a gradient by what one pixel adds to it: rare, and no fault.
+    """
+    off, length = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
+    _require(what, theirs.shape == ours.shape and off <= GRADIENT_TOLERANCE * length, off, length)
+
+
+def _require(what: str, good: bool, off: float, of: float) -> None:
+    if not good:
+        raise Disagreement(f"PyTorch's value of {what} is off by {off:.3g} of this library's {of:.3g}")
+
+
+def _constant(value: Floats | None) -> torch.Tensor | None:
+    """(C,) or (H, W, C) as (1, C, 1, 1) or (1, C, H, W)."""
+    import torch
+
+    if value is None:
+        return None
+    image = value if value.ndim == 3 else value[None, None]
+    return torch.from_numpy(image.copy()).permute(2, 0, 1)[None]
+
+
+def _limits(loss: Loss) -> tuple[float, float]:
+    """(low, high) of the targets."""
+    assert isinstance(loss, MeanSquaredError)
+    return loss.low, loss.high

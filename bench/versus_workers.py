@@ -1,0 +1,225 @@
+"""The processes that `versus.py` times: one for this library, one for PyTorch, each blocked on a pipe until told."""
+
+import multiprocessing
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import cnn.backend as backends
+import cnn.threads as threads
+from cnn.dataset import Dataset, Split
+from cnn.optimizers import SGD
+from cnn.preprocessing import Preprocessing
+from cnn.zoo import architecture
+
+Floats = npt.NDArray[np.float32]
+
+CLASSES = 10
+
+# Square products, and those of the networks' widest convolutions: rows of pixels, filters, kernel elements.
+PEAK_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 2304), (4096, 500, 800))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What both sides are given to do: a network of the zoo, "train" or "infer", images a step, threads."""
+
+    net: str
+    mode: str
+    batch: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One parameter in this library's layout: its gradient, and what two updates with that gradient make of it."""
+
+    name: str
+    value: Floats
+    gradient: Floats
+    updated: Floats
+    lr_multiplier: float
+    decay_multiplier: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A batch and everything this library computes from it: what a peer must reproduce before it is timed.
+
+    images (N, H, W, C) uint8, labels (N,) int64, loss the batch's mean.
+    """
+
+    images: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]
+    preprocessing: Preprocessing
+    weights: list[Weights]
+    scores: Floats
+    probabilities: Floats
+    loss: float
+    lr: float
+
+
+class OurSide:
+    """This library's model, step and products."""
+
+    def __init__(self, work: Work, backend: str | None) -> None:
+        self.work = work
+        # The backend first: a limit reaches only the libraries that are loaded.
+        self.backend = backends.choose(backend)[0]
+        self._limit = ExitStack()
+        self._limit.enter_context(threads.limit(work.threads))
+        net = architecture(work.net, CLASSES)
+        rng = np.random.default_rng(0)
+        count = max(64, work.batch)
+        split = Split(
+            rng.integers(0, 256, (count, *net.input_shape), np.uint8),
+            rng.integers(0, CLASSES, count, np.int64),
+        )
+        data = Dataset("random", split, split, tuple(map(str, range(CLASSES))))
+        self.images, self.labels = split.images[: work.batch], split.labels[: work.batch]
+        self.model = net.build(data=data, backend=self.backend, seed=1)
+        self.recipe = net.recipe
+        self._attach()
+
+    def describe(self) -> dict[str, Any]:
+        """Backend, library, and FLOP of the products of one image of the mode's step."""
+        macs, first = self.model.macs(), self.model.layers[self.model.first_trained].macs()
+        # Forward, weight gradient and data gradient are a product each; the first layer has no data gradient.
+        flops = 2 * (3 * macs - first) if self.work.mode == "train" else 2 * macs
+        return {"backend": self.backend.name, "library": str(self.backend.library), "flops": flops}
+
+    def evidence(self) -> Evidence:
+        """Computes it, and puts the model and its optimizer back as they were."""
+        lr = self.recipe.schedule.rate(0)
+        before = self.model.state()
+        scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
+        probabilities = self.model.predict(self.images, batch_size=self.work.batch)
+        loss, _ = self.model.train_step(self.images, self.labels)
+        gradients = [self.backend.to_numpy(each.gradient).copy() for each in self.model.parameters]
+        # The second update has momentum.
+        self.optimizer.step(lr)
+        self.optimizer.step(lr)
+        after = self.model.state()
+        self.model.load_state(before)
+        self._attach()
+        weights = [
+            Weights(p.name, before[p.name], gradient, after[p.name], p.lr_multiplier, p.decay_multiplier)
+            for p, gradient in zip(self.model.parameters, gradients, strict=True)
+        ]
+        mean = loss / self.work.batch
+        return Evidence(self.images, self.labels, self.model.preprocessing, weights, scores, probabilities, mean, lr)
+
+    def rate(self, seconds: float) -> float:
+        """Images a second."""
+        return self.work.batch * rate(self._train if self.work.mode == "train" else self._infer, seconds)
+
+    def gemm(self, shape: tuple[int, int, int], seconds: float) -> float:
+        """FLOP a second of the backend's product (M, K) @ (K, N) for shape (M, N, K)."""
+        m, n, k = shape
+        a, b = (self.backend.asarray(np.ones(size, np.float32)) for size in ((m, k), (k, n)))
+        out = self.backend.empty((m, n))
+        return 2 * m * n * k * rate(lambda: self.backend.gemm(a, b, out=out), seconds)
+
+    def _train(self) -> None:
+        self.model.train_step(self.images, self.labels)
+        # A rate of 0 costs as much as any and keeps the weights, and with them the time of every step, as they are.
+        self.optimizer.step(0.0)
+
+    def _infer(self) -> None:
+        self.model.predict(self.images, batch_size=self.work.batch)
+
+    def _attach(self) -> None:
+        """A fresh optimizer: an old velocity would shrink to subnormal numbers at a rate of 0, which are slow."""
+        recipe = self.recipe.optimizer
+        assert isinstance(recipe, SGD)
+        self.optimizer = SGD(recipe.momentum, recipe.weight_decay, recipe.nesterov)
+        self.optimizer.attach(self.backend, self.model.parameters)
+
+
+def rate(call: Callable[[], object], seconds: float) -> float:
+    """Calls a second over `seconds`, after a tenth of that to wake threads and fill caches; at least one call each."""
+    _calls(call, seconds / 10)
+    calls, elapsed = _calls(call, seconds)
+    return calls / elapsed
+
+
+def _calls(call: Callable[[], object], seconds: float) -> tuple[int, float]:
+    calls, elapsed, started = 0, 0.0, perf_counter()
+    while calls == 0 or elapsed < seconds:
+        call()
+        calls += 1
+        elapsed = perf_counter() - started
+    return calls, elapsed
+
+
+class WorkerError(RuntimeError):
+    """What went wrong in a worker: `kind` is the exception's class, `text` its message, `details` the traceback."""
+
+    def __init__(self, kind: str, text: str, details: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind, self.text, self.details = kind, text, details
+
+
+class Worker:
+    """A process that holds one object and calls its methods when told."""
+
+    def __init__(self, make: Callable[..., object], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, make, arguments))
+        self._process.start()
+        other.close()
+
+    def call(self, method: str, *arguments: object) -> Any:
+        """The method's result. Raises WorkerError with what it raised; the first call, what its making raised."""
+        try:
+            self._pipe.send((method, arguments))
+            good, result = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(5)
+            code = self._process.exitcode
+            raise WorkerError("WorkerError", f"the process ended with code {code}", "") from error
+        if not good:
+            raise WorkerError(*result)
+        return result
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pipe.close()
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+
+
+@contextmanager
+def worker(make: Callable[..., object], *arguments: object) -> Iterator[Worker]:
+    """A worker until the end of the block."""
+    made = Worker(make, *arguments)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _serve(pipe: Connection, make: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    """Answers calls until the other end closes. The pipe blocks, so an idle worker takes no processor."""
+    side: object = None
+    while True:
+        try:
+            method, values = pipe.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            side = make(*arguments) if side is None else side
+            answer: tuple[bool, Any] = True, getattr(side, method)(*values)
+        except Exception as error:
+            answer = False, (type(error).__name__, str(error), traceback.format_exc())
+        pipe.send(answer)

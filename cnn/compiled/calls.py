@@ -1,0 +1,65 @@
+"""Calls of a BLAS's sgemm by address from inside compiled kernels."""
+
+from functools import cache
+from typing import Any
+
+from llvmlite import ir
+from numba import cfunc, types
+from numba.core.extending import intrinsic
+
+_ROW_MAJOR = 101
+_SIGNATURE = types.void(
+    types.uintp,
+    *[types.int64] * 5,
+    *(types.uintp, types.int64) * 2,
+    types.float32,
+    *(types.uintp, types.int64),
+)
+
+
+def _sgemm(
+    typing_context: Any,
+    address: Any,
+    transpose_a: Any,
+    transpose_b: Any,
+    m: Any,
+    n: Any,
+    k: Any,
+    a: Any,
+    lda: Any,
+    b: Any,
+    ldb: Any,
+    beta: Any,
+    c: Any,
+    ldc: Any,
+) -> Any:
+    """c = op(a) @ op(b) + beta * c by the cblas_sgemm at `address`; a, b, c are addresses, transposes 111 or 112.
+
+    Sizes are passed as 64-bit integers. A library of 32-bit sizes reads their lower halves: on x86-64 and AArch64
+    Linux an integer argument has a register or a stack slot of 64 bits to itself, and both are little-endian.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        integer, real = ir.IntType(64), ir.FloatType()
+        kinds = [integer] * 6 + [real] + [integer] * 4 + [real] + [integer] * 2
+        function = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
+        sizes, (a, lda, b, ldb, beta, c, ldc) = arguments[1:6], arguments[6:]
+        one = ir.Constant(real, 1.0)
+        builder.call(function, [ir.Constant(integer, _ROW_MAJOR), *sizes, one, a, lda, b, ldb, beta, c, ldc])
+        return context.get_dummy_value()
+
+    return _SIGNATURE, generate
+
+
+sgemm: Any = intrinsic(_sgemm)
+
+
+@cache
+def nothing() -> Any:
+    """A compiled function that takes what sgemm takes and does nothing, for a profiler; `address` is where it is."""
+    kinds = [types.int64] * 6 + [types.float32] + [types.int64] * 4 + [types.float32] + [types.int64] * 2
+
+    def idle(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
+        pass
+
+    return cfunc(types.void(*kinds))(idle)

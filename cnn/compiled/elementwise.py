@@ -1,0 +1,163 @@
+"""Compiled bias, activations and their gradients, in blocks that stay in the first-level cache."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange, types
+
+from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, start_of
+
+LINEAR, RELU, TANH, SIGMOID = range(4)
+KINDS = {None: LINEAR, "relu": RELU, "tanh": TANH, "sigmoid": SIGMOID}
+"""Activations as the kernels are told of them."""
+
+BLOCK = 2048
+"""About how many elements a block has; a whole number of rows, so that rows of few channels make long loops too."""
+
+F, U = np.float32, np.uintp
+ZERO, ONE = F(0), F(1)
+
+# exp(x) = 2**n * exp(r), |r| <= ln 2 / 2. Adding 1.5 * 2**23 rounds x / ln 2 to the whole number n and leaves n in the
+# lowest bits; ln 2 is taken off in two parts, of which the first has so few bits that n times it is exact.
+LOG2_E, ROUNDING = F(1.44269504088896341), F(12582912)
+LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)
+LOWEST = F(-87.3)
+# Turns those bits into an exponent: less the bits of the number added, plus the bias of 127.
+EXPONENT, SHIFT = np.int32(127 - 0x4B400000), np.int32(23)
+# Cephes' minimax polynomial for exp in single precision (Moshier, expf.c).
+E0, E1, E2 = F(1.9875691500e-4), F(1.3981999507e-3), F(8.3334519073e-3)
+E3, E4, E5 = F(4.1665795894e-2), F(1.6666665459e-1), F(5.0000001201e-1)
+# Eigen's minimax quotient for tanh, which is 1 in single precision beyond FLAT.
+FLAT = F(7.90531110763549805)
+P0, P1, P2, P3 = F(4.89352455891786e-3), F(6.37261928875436e-4), F(1.48572235717979e-5), F(5.12229709037114e-8)
+P4, P5, P6 = F(-8.60467152213735e-11), F(2.00018790482477e-13), F(-2.76076847742355e-16)
+Q0, Q1, Q2, Q3 = F(4.89352518554385e-3), F(2.26843463243900e-3), F(1.18534705686654e-4), F(1.19825839466702e-6)
+
+
+@njit(**INNER, fastmath={"contract"})
+def exp_negative(x: Any) -> Any:
+    """exp(x) for x <= 0 within 2 units in the last place, 0 below -87.3 (where it is no normal number), NaN for NaN.
+
+    Without a branch or a call, so that a loop over it is vectorised, which one over math.exp is not.
+    """
+    bounded = LOWEST if x < LOWEST else x
+    rounded = bounded * LOG2_E + ROUNDING
+    n = rounded - ROUNDING
+    r = bounded - n * LN2_HIGH - n * LN2_LOW
+    series = ((((E0 * r + E1) * r + E2) * r + E3) * r + E4) * r + E5
+    # The bits of the float, as a conversion of NaN to a whole number is undefined.
+    bits = np.float32(rounded).view(np.int32)
+    power = np.int32((bits + EXPONENT) << SHIFT).view(np.float32)
+    return ZERO if x < LOWEST else (series * r * r + r + ONE) * power
+
+
+@njit(**INNER, fastmath={"contract"})
+def _tanh(x: Any) -> Any:
+    """A quotient of two polynomials within 4 units in the last place; NaN for NaN."""
+    bounded = -FLAT if x < -FLAT else (FLAT if x > FLAT else x)
+    z = bounded * bounded
+    above = (((((P6 * z + P5) * z + P4) * z + P3) * z + P2) * z + P1) * z + P0
+    below = ((Q3 * z + Q2) * z + Q1) * z + Q0
+    return bounded * above / below
+
+
+@njit(**INNER, fastmath={"contract"})
+def _sigmoid(x: Any) -> Any:
+    e = exp_negative(-abs(x))
+    return (e if x < ZERO else ONE) / (ONE + e)
+
+
+@njit(**INNER)
+def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
+    """Elements first to last in blocks of `step`, which a block of repeated `bias`, unless empty, fits."""
+    for start in range(first, last, step):
+        end = min(start + step, last)
+        if apart:
+            for i in range(start, end):
+                out[i] = x[i]
+        if bias.size:
+            for i in range(end - start):
+                out[start + i] += bias[i]
+        # In place, as a loop whose input and output might overlap is not vectorised.
+        if kind == RELU:
+            for i in range(start, end):
+                out[i] = ZERO if out[i] <= ZERO else out[i]
+        elif kind == TANH:
+            for i in range(start, end):
+                out[i] = _tanh(out[i])
+        elif kind == SIGMOID:
+            for i in range(start, end):
+                out[i] = _sigmoid(out[i])
+
+
+@njit(**PARALLEL)
+def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
+    """out = activation(x + bias (K,) a row); `apart` says that out is not x, an empty bias is none."""
+    k = U(bias.size)
+    step = U(BLOCK) if k == 0 else k * max(U(1), U(BLOCK) // k)
+    repeated = np.empty(step if k else U(0), np.float32)
+    for start in range(U(0), U(repeated.size), max(k, U(1))):
+        for i in range(k):
+            repeated[start + i] = bias[i]
+    row = max(k, U(1))
+    rows = U(out.size) // row
+    if parts == 1:
+        _forward_part(x, repeated, out, apart, kind, step, U(0), U(out.size))
+    else:
+        for part in prange(parts):
+            first, last = row * start_of(part, parts, rows), row * start_of(part + 1, parts, rows)
+            _forward_part(x, repeated, out, apart, kind, step, first, last)
+
+
+@njit(**INNER)
+def _slope_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, first: int, last: int) -> None:
+    """Elements first to last of the gradient; those at equal places of all blocks are added to sums, unless empty."""
+    for start in range(first, last, step):
+        end = min(start + step, last)
+        if kind == RELU:
+            for i in range(start, end):
+                out[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
+        elif kind == TANH:
+            for i in range(start, end):
+                out[i] = dy[i] * (ONE - y[i] * y[i])
+        elif kind == SIGMOID:
+            for i in range(start, end):
+                out[i] = dy[i] * (y[i] * (ONE - y[i]))
+        if sums.size:
+            for i in range(end - start):
+                sums[i] += out[start + i]
+
+
+@njit(**PARALLEL)
+def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> None:
+    """out = dy * activation'(x), from the output y, and bias (K,) = its sum over the rows, unless empty.
+
+    LINEAR leaves out as it is: the slopes that are summed.
+    """
+    k = U(bias.size)
+    row = max(k, U(1))
+    rows = U(out.size) // row
+    step = row * max(U(1), U(BLOCK) // row)
+    # Every part adds to a stretch of its own, cache lines apart from the next.
+    stretch = step + U(32) if k else U(0)
+    sums = np.zeros(stretch * U(parts), np.float32)
+    if parts == 1:
+        _slope_part(kind, y, dy, out, sums[: int(stretch)], step, U(0), U(out.size))
+    else:
+        for part in prange(parts):
+            own = sums[part * int(stretch) : (part + 1) * int(stretch)]
+            first, last = row * start_of(part, parts, rows), row * start_of(part + 1, parts, rows)
+            _slope_part(kind, y, dy, out, own, step, first, last)
+    if k:
+        for i in range(k):
+            bias[i] = ZERO
+        for part in range(U(parts)):
+            for start in range(part * stretch, part * stretch + step, k):
+                for i in range(k):
+                    bias[i] += sums[start + i]
+
+
+KERNELS: Kernels = [
+    (forward, (FLOATS, FLOATS, FLOATS, types.boolean, types.int64, types.int64)),
+    (backward, (types.int64, FLOATS, FLOATS, FLOATS, FLOATS, types.int64)),
+]

@@ -1,0 +1,188 @@
+"""Compiled way from stored pixels to a batch: gathered by index, mirrored, shifted and normalised in one pass."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange, types
+
+from cnn.arrays import Array
+from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, parts_for, start_of
+from cnn.errors import ShapeError, UsageError
+
+U = np.uintp
+ZERO = np.float32(0)
+
+
+@dataclass(frozen=True, eq=False)
+class Constants:
+    """Input = (pixel * scale - mean) / std, float32, for images of one shape (H, W, C).
+
+    `mean` and `std` (H*W*C,) have an element for each of an image's.
+    """
+
+    shape: tuple[int, int, int]
+    scale: np.float32
+    mean: npt.NDArray[np.float32]
+    std: npt.NDArray[np.float32]
+
+    @classmethod
+    def of(cls, shape: tuple[int, int, int], scale: float, mean: Array | None, std: Array | None) -> "Constants":
+        """From a mean of None, (C,) or (H, W, C) and a std of None or (C,). Raises ShapeError if they do not fit."""
+        for name, value, shapes in (("mean", mean, (shape, shape[2:])), ("std", std, (shape[2:],))):
+            if value is not None and value.shape not in shapes:
+                raise ShapeError(f"Images of {shape} do not fit the {name} of shape {value.shape}.")
+        # What is absent changes no bit: x - 0 = x and x / 1 = x.
+        full = (np.broadcast_to(x, shape) for x in (0 if mean is None else mean, 1 if std is None else std))
+        flat = [np.array(x, np.float32, order="C").reshape(-1) for x in full]
+        return cls(shape, np.float32(scale), *flat)
+
+
+@njit(**INNER)
+def _images(
+    images: Any,
+    order: Any,
+    mirrored: Any,
+    corners: Any,
+    pad: int,
+    size: Any,
+    scale: Any,
+    mean: Any,
+    std: Any,
+    out: Any,
+    first: int,
+    last: int,
+) -> None:
+    """Images first to last of the batch, row by row; `mirrored` and `corners` may be empty."""
+    height, width, channels = size
+    c, row = U(channels), U(width) * U(channels)
+    for n in range(first, last):
+        flip = mirrored.size > 0 and mirrored[n]
+        down = corners[U(2) * n] - pad if corners.size else 0
+        right = corners[U(2) * n + U(1)] - pad if corners.size else 0
+        source = U(order[n]) * U(height) * row
+        # Columns q_first to q_last of the result lie in the image.
+        q_first, q_last = max(0, -right), min(width, width - right)
+        for p in range(height):
+            to = (n * U(height) + U(p)) * row
+            inside = 0 <= p + down < height
+            begin, end = (U(q_first) * c, U(q_last) * c) if inside else (U(0), U(0))
+            start = source + U(p + down) * row
+            for i in range(begin):
+                out[to + i] = ZERO
+            for i in range(end, row):
+                out[to + i] = ZERO
+            if inside and flip:
+                for q in range(q_first, q_last):
+                    there, here = start + U(width - 1 - q - right) * c, to + U(q) * c
+                    for k in range(c):
+                        out[here + k] = np.float32(images[there + k])
+            elif inside:
+                there, here = start + U(q_first + right) * c, to + begin
+                for i in range(end - begin):
+                    out[here + i] = np.float32(images[there + i])
+            # Only now, while the row is in the cache: pixels of the border are normalised as well.
+            constants = U(p) * row
+            for i in range(row):
+                out[to + i] = (out[to + i] * scale - mean[constants + i]) / std[constants + i]
+
+
+@njit(**PARALLEL)
+def load(
+    images: Any,
+    order: Any,
+    mirrored: Any,
+    corners: Any,
+    pad: int,
+    size: Any,
+    scale: Any,
+    mean: Any,
+    std: Any,
+    out: Any,
+    parts: int,
+) -> None:
+    """The batch of `batch_into`."""
+    count = order.size
+    if parts == 1:
+        _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, U(0), U(count))
+    else:
+        for part in prange(parts):
+            first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
+            _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, first, last)
+
+
+def batch_into(
+    out: Array,
+    images: npt.NDArray[np.uint8],
+    order: npt.NDArray[np.int64],
+    constants: Constants,
+    mirrored: npt.NDArray[np.bool_] | None = None,
+    corners: npt.NDArray[np.int64] | None = None,
+    pad: int = 0,
+) -> None:
+    """out (N, H, W, C) float32 = the images at `order` (N,), normalised.
+
+    `mirrored` (N,) says which are turned left to right first; `corners` (N, 2) is the row and column at which each is
+    cut out of itself with `pad` rows and columns of zero pixels around it, 0 to 2 * pad. Raises ShapeError if shapes
+    or types do not fit, UsageError for an index that does not exist or a corner beyond the border.
+    """
+    count = len(order)
+    if not (out.dtype == np.float32 and out.flags.carray and out.shape == (count, *constants.shape)):
+        raise ShapeError(
+            f"The batch has shape {out.shape} and type {out.dtype}; give contiguous float32 of "
+            f"{(count, *constants.shape)}."
+        )
+    if images.dtype != np.uint8 or images.shape[1:] != constants.shape:
+        raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give uint8 of {constants.shape}.")
+    if count and not 0 <= order.min() <= order.max() < len(images):
+        raise UsageError(f"Indices run from {order.min()} to {order.max()}; give 0 to {len(images) - 1}.")
+    flips = np.empty(0, np.bool_) if mirrored is None else mirrored
+    shifts = np.empty((0, 2), np.int64) if corners is None else corners
+    if flips.shape not in ((0,), (count,)) or shifts.shape not in ((0, 2), (count, 2)):
+        raise ShapeError(f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one each.")
+    if shifts.size and not 0 <= shifts.min() <= shifts.max() <= 2 * pad:
+        raise UsageError(f"Corners run from {shifts.min()} to {shifts.max()}; give 0 to {2 * pad}.")
+    load(
+        _read_only(images, np.uint8),
+        _read_only(order, np.int64),
+        _read_only(flips, np.bool_),
+        _read_only(shifts, np.int64),
+        pad,
+        # Images that stay as they are count as one row, which makes one long loop of each.
+        constants.shape if flips.size or shifts.size else (1, constants.mean.size, 1),
+        constants.scale,
+        constants.mean,
+        constants.std,
+        out.reshape(-1),
+        parts_for(out.size),
+    )
+
+
+def _read_only(x: Array, dtype: npt.DTypeLike) -> Array:
+    """A view of x, or a copy unless it is contiguous and of that type, that no one can write to.
+
+    Numba compiles for each kind apart, and stored images are often read-only.
+    """
+    view = np.ascontiguousarray(x, dtype).reshape(-1).view()
+    view.flags.writeable = False
+    return view
+
+
+def _inputs(element: Any) -> Any:
+    return types.Array(element, 1, "C", readonly=True)
+
+
+KERNELS: Kernels = [
+    (
+        load,
+        (
+            *(_inputs(element) for element in (types.uint8, types.int64, types.boolean, types.int64)),
+            types.int64,
+            types.UniTuple(types.int64, 3),
+            types.float32,
+            *[FLOATS] * 3,
+            types.int64,
+        ),
+    ),
+]

@@ -1,0 +1,100 @@
+"""Compiled losses over the scores of a batch, one row after the other: they are small."""
+
+from math import log
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+
+from cnn.compiled.elementwise import exp_negative
+from cnn.compiled.parts import FLOATS, INNER, SINGLE, Kernels
+
+U = np.uintp
+ZERO, ONE = np.float32(0), np.float32(1)
+LABELS = types.Array(types.int64, 1, "C")
+
+
+@njit(**INNER)
+def _largest(scores: Any, start: int, k: int) -> int:
+    """Where the row's first largest score is; NaN counts as the largest, as in np.argmax."""
+    best = start
+    for i in range(start + U(1), start + k):
+        if scores[i] > scores[best] or (scores[i] != scores[i] and scores[best] == scores[best]):
+            best = i
+    return best
+
+
+@njit(**INNER)
+def _exponentials(scores: Any, start: int, k: int, top: Any, row: Any) -> Any:
+    """row = exp(scores - top); returns its sum, taken in float64."""
+    for i in range(k):
+        row[i] = exp_negative(scores[start + i] - top)
+    total = 0.0
+    for i in range(k):
+        total += row[i]
+    return total
+
+
+@njit(**SINGLE)
+def softmax(scores: Any, out: Any, k: int) -> None:
+    """out = exp(scores) / its sum, for rows of k."""
+    width = U(k)
+    row = np.empty(k, np.float32)
+    for start in range(U(0), U(scores.size), width):
+        top = scores[_largest(scores, start, width)]
+        factor = np.float32(1 / _exponentials(scores, start, width, top, row))
+        for i in range(width):
+            out[start + i] = row[i] * factor
+
+
+@njit(**SINGLE)
+def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
+    """(loss, right answers); out, unless empty, = softmax(scores) - 1 at the label, over N. Right is -1 for a label
+    beyond the row, at which nothing is read."""
+    width, count = U(k), labels.size
+    row = np.empty(k, np.float32)
+    loss, right = 0.0, 0
+    share = np.float32(count)
+    for n in range(U(count)):
+        start, label = n * width, U(labels[n])
+        if label >= width:
+            return loss, -1
+        best = _largest(scores, start, width)
+        total = _exponentials(scores, start, width, scores[best], row)
+        loss += log(total) - np.float64(scores[start + label] - scores[best])
+        right += best == start + label
+        if out.size:
+            factor = np.float32(1 / total)
+            for i in range(width):
+                out[start + i] = row[i] * factor
+            out[start + label] -= ONE
+            for i in range(width):
+                out[start + i] /= share
+    return loss, right
+
+
+@njit(**SINGLE)
+def squared_error(scores: Any, labels: Any, low: float, high: float, out: Any, k: int) -> Any:
+    """(loss, right answers); out, unless empty, = 2 (score - target) / (N * K). Right is -1 as in cross_entropy."""
+    width, count = U(k), labels.size
+    loss, right = 0.0, 0
+    base, lift = np.float32(low), np.float32(high - low)
+    factor = np.float32(2 / max(1, scores.size))
+    for n in range(U(count)):
+        start, label = n * width, U(labels[n])
+        if label >= width:
+            return loss, -1
+        right += _largest(scores, start, width) == start + label
+        for i in range(width):
+            error = scores[start + i] - base - (lift if i == label else ZERO)
+            loss += np.float64(error) * np.float64(error)
+            if out.size:
+                out[start + i] = error * factor
+    return loss / k, right
+
+
+KERNELS: Kernels = [
+    (softmax, (FLOATS, FLOATS, types.int64)),
+    (cross_entropy, (FLOATS, LABELS, FLOATS, types.int64)),
+    (squared_error, (FLOATS, LABELS, types.float64, types.float64, FLOATS, types.int64)),
+]

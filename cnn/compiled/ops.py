@@ -1,0 +1,216 @@
+"""The operations of cnn.ops by compiled kernels, where the arrays are what those are compiled for."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array, Buffers
+from cnn.compiled import elementwise, input, losses, pooling, updates
+from cnn.compiled.elementwise import KINDS, LINEAR
+from cnn.compiled.parts import Kernels, flat, parts_for
+from cnn.lowering import Window
+from cnn.ops.elementwise import Elementwise
+from cnn.ops.input import Changes, Input
+from cnn.ops.losses import Losses
+from cnn.ops.pooling import Pooling
+from cnn.ops.updates import Updates
+
+KERNELS: Kernels = [kernel for module in (pooling, elementwise, losses, updates, input) for kernel in module.KERNELS]
+"""Every kernel behind CompiledOps and the loading of batches, to be compiled, or read from the cache, at once."""
+
+NOTHING = np.empty(0, np.float32)
+NO_TAPS = np.empty(0, np.uint8)
+"""Stand for arrays that are not wanted."""
+
+
+class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
+    """Overrides what contiguous float32 arrays gain by; all else goes to the class that follows in the order."""
+
+    def load_batch(
+        self,
+        images: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.int64],
+        changes: Changes,
+        scale: float,
+        mean: Array | None,
+        std: Array | None,
+        out: Array,
+    ) -> None:
+        if flat(out) is None:
+            super().load_batch(images, order, changes, scale, mean, std, out)
+        else:
+            constants = input.Constants.of(out.shape[1:], scale, mean, std)
+            input.batch_into(out, images, order, constants, *changes)
+
+    def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
+        arrays = flat(y) if bias is None else flat(y, bias)
+        fits = bias is None or bias.shape == y.shape[-1:]
+        if arrays is None or not fits or activation not in KINDS:
+            super().bias_activation(y, bias, activation)
+        elif bias is not None or activation is not None:
+            x, added = arrays[0], NOTHING if bias is None else arrays[1]
+            elementwise.forward(x, added, x, False, KINDS[activation], parts_for(x.size))
+
+    def activation(self, name: str, x: Array, out: Array) -> None:
+        arrays = flat(x, out)
+        if arrays is None or x.shape != out.shape or name not in KINDS:
+            super().activation(name, x, out)
+        else:
+            source, result = arrays
+            apart = source.ctypes.data != result.ctypes.data
+            elementwise.forward(source, NOTHING, result, apart, KINDS[name], parts_for(x.size))
+
+    def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
+        arrays = flat(y, dy, out)
+        if arrays is None or not y.shape == dy.shape == out.shape or name not in KINDS:
+            super().activation_gradient(name, y, dy, out)
+        else:
+            elementwise.backward(KINDS[name], *arrays, NOTHING, parts_for(y.size))
+
+    def bias_gradient(self, dy: Array, out: Array) -> None:
+        arrays = flat(dy, out)
+        if arrays is None or out.shape != dy.shape[-1:] or not dy.size:
+            super().bias_gradient(dy, out)
+        else:
+            slopes, sums = arrays
+            elementwise.backward(LINEAR, slopes, slopes, slopes, sums, parts_for(dy.size))
+
+    def activation_bias_gradient(self, name: str, y: Array, dy: Array, out: Array, bias: Array) -> None:
+        """`activation_gradient` and, of its result, `bias_gradient` to bias (K,), in one pass."""
+        arrays = flat(y, dy, out, bias)
+        fits = y.shape == dy.shape == out.shape and bias.shape == y.shape[-1:] and y.size > 0
+        if arrays is None or not fits or name not in KINDS:
+            self.activation_gradient(name, y, dy, out)
+            self.bias_gradient(out, bias)
+        else:
+            elementwise.backward(KINDS[name], *arrays, parts_for(y.size))
+
+    def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
+        taps = scratch.get("winners", out.shape, np.uint8) if winners is None else winners
+        if window.taps > 256 or not (_taps(taps, out) and _pool(pooling.MAX, x, window, out, taps)):
+            super().max_pool2d(x, window, out, winners, scratch)
+
+    def max_pool2d_gradient(self, dy: Array, winners: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        if not (_taps(winners, dy) and _pool(pooling.MAX_GRADIENT, out, window, dy, winners)):
+            super().max_pool2d_gradient(dy, winners, window, out, scratch)
+
+    def avg_pool2d(self, x: Array, window: Window, out: Array) -> None:
+        if not _pool(pooling.MEAN, x, window, out, NO_TAPS):
+            super().avg_pool2d(x, window, out)
+
+    def avg_pool2d_gradient(self, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        if not _pool(pooling.MEAN_GRADIENT, out, window, dy, NO_TAPS):
+            super().avg_pool2d_gradient(dy, window, out, scratch)
+
+    def softmax(self, scores: Array, out: Array) -> None:
+        arrays = flat(scores, out)
+        if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
+            super().softmax(scores, out)
+        else:
+            losses.softmax(*arrays, scores.shape[1])
+
+    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+        arrays = _scored(scores, labels, out)
+        if arrays is not None:
+            loss, right = losses.cross_entropy(*arrays, scores.shape[1])
+            if right >= 0:
+                return loss, right
+        return super().softmax_cross_entropy(scores, labels, out)
+
+    def squared_error(
+        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+    ) -> tuple[float, int]:
+        arrays = _scored(scores, labels, out)
+        if arrays is not None:
+            rows, marks, slopes = arrays
+            loss, right = losses.squared_error(rows, marks, float(low), float(high), slopes, scores.shape[1])
+            if right >= 0:
+                return loss, right
+        return super().squared_error(scores, labels, low, high, out)
+
+    def sgd_update(
+        self,
+        w: Array,
+        g: Array,
+        velocity: Array,
+        lr: float,
+        momentum: float,
+        decay: float,
+        nesterov: bool,
+        scratch: Buffers,
+    ) -> None:
+        rule = updates.NESTEROV if nesterov else updates.SGD
+        if not _updated(rule, (w, g, velocity), (lr, decay, momentum)):
+            super().sgd_update(w, g, velocity, lr, momentum, decay, nesterov, scratch)
+
+    def rmsprop_update(
+        self,
+        w: Array,
+        g: Array,
+        square: Array,
+        lr: float,
+        rho: float,
+        epsilon: float,
+        decay: float,
+        scratch: Buffers,
+    ) -> None:
+        if not _updated(updates.RMSPROP, (w, g, square), (lr, decay, rho, 1 - rho, epsilon)):
+            super().rmsprop_update(w, g, square, lr, rho, epsilon, decay, scratch)
+
+    def adam_update(
+        self,
+        w: Array,
+        g: Array,
+        first: Array,
+        second: Array,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        epsilon: float,
+        decay: float,
+        time: int,
+        scratch: Buffers,
+    ) -> None:
+        rate, correction = lr / (1 - beta1**time), 1 / (1 - beta2**time)
+        numbers = (rate, decay, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, correction)
+        if not _updated(updates.ADAM, (w, g, first, second), numbers):
+            super().adam_update(w, g, first, second, lr, beta1, beta2, epsilon, decay, time, scratch)
+
+
+def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:
+    """Takes a step between images (N, H, W, C) and pooled ones (N, P, Q, C), unless a kernel cannot take them."""
+    vectors = flat(image, pooled)
+    if vectors is None or image.ndim != 4 or image.shape[1:3] != window.size:
+        return False
+    if pooled.shape != (len(image), *window.out, image.shape[3]):
+        return False
+    source, result = vectors if step in (pooling.MAX, pooling.MEAN) else vectors[::-1]
+    numbers = pooling.geometry(window, image.shape[3])
+    pooling.pool(step, source, winners.reshape(-1), result, numbers, len(image), parts_for(image.size))
+    return True
+
+
+def _taps(winners: Array, pooled: Array) -> bool:
+    return winners.dtype == np.uint8 and winners.flags.carray and winners.shape == pooled.shape
+
+
+def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[Array] | None:
+    """Scores, labels and out as vectors, or None where a kernel cannot take them."""
+    arrays = flat(scores) if out is None else flat(scores, out)
+    whole = labels.dtype == np.int64 and labels.flags.carray
+    fits = scores.ndim == 2 and scores.size > 0 and labels.shape == scores.shape[:1]
+    if arrays is None or not whole or not fits or (out is not None and out.shape != scores.shape):
+        return None
+    return [arrays[0], labels, NOTHING if out is None else arrays[1]]
+
+
+def _updated(rule: int, arrays: tuple[Array, ...], numbers: tuple[float, ...]) -> bool:
+    """Updates the weights, arrays[0], unless a kernel cannot take the arrays."""
+    vectors = flat(*arrays)
+    if vectors is None or any(x.shape != arrays[0].shape for x in arrays):
+        return False
+    w, g, first, *second = vectors
+    filled = (*map(float, numbers), *[0.0] * (8 - len(numbers)))
+    updates.update(rule, w, g, first, second[0] if second else NOTHING, filled, parts_for(w.size))
+    return True

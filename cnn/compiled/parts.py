@@ -1,0 +1,46 @@
+"""How compiled kernels cut their work into parts, one a thread."""
+
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit, types
+
+from cnn.arrays import Array
+
+SERIAL = 1 << 15
+"""Elements below which the start of the threads, about 3 us, costs more than they save."""
+
+Kernels = list[tuple[Any, tuple[Any, ...]]]
+"""Dispatchers with the argument types they are called with."""
+
+INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""How functions are compiled that only kernels call: without an entry from Python, which takes time to compile too."""
+
+SINGLE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+PARALLEL: dict[str, Any] = {**SINGLE, "parallel": True}
+"""How kernels are compiled. They let go of the interpreter's lock and divide by zero as NumPy does."""
+
+FLOATS = types.Array(types.float32, 1, "C")
+BYTES = types.Array(types.uint8, 1, "C")
+
+
+def parts_for(elements: int) -> int:
+    """How many parts to work on that many elements in."""
+    return 1 if elements < SERIAL else int(numba.get_num_threads())
+
+
+def flat(*arrays: Array) -> list[Array] | None:
+    """The arrays as vectors, or None unless all are contiguous, writeable float32, which is what is compiled for."""
+    if all(x.dtype == np.float32 and x.flags.carray for x in arrays):
+        return [x.reshape(-1) for x in arrays]
+    return None
+
+
+@njit(**INNER)
+def start_of(part: int, parts: int, count: int) -> Any:
+    """The first of `count` pieces of work that belongs to `part`; the last ends where the next one starts.
+
+    A number without sign: Numba checks a signed index for wrap-around, and loops with the check are not vectorised.
+    """
+    return np.uintp(part) * np.uintp(count) // np.uintp(parts)

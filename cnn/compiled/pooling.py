@@ -1,0 +1,195 @@
+"""Compiled maximum and average pooling of NHWC float32 images."""
+
+from typing import Any
+
+import numpy as np
+from numba import njit, prange, types
+
+from cnn.compiled.parts import BYTES, FLOATS, INNER, PARALLEL, Kernels, start_of
+from cnn.lowering import Window
+
+Geometry = tuple[int, ...]
+"""H, W, C, P, Q, R, S, strides down and right, padding at the top and left, and at the bottom and right."""
+
+MAX, MAX_GRADIENT, MEAN, MEAN_GRADIENT = range(4)
+"""The steps of `pool`."""
+
+U = np.uintp
+ZERO, NEVER = np.float32(0), np.float32(-np.inf)
+
+
+def geometry(window: Window, channels: int) -> Geometry:
+    """The numbers of a window, as the kernels take them."""
+    top, bottom, left, right = window.padding
+    return (*window.size, channels, *window.out, *window.kernel, *window.stride, top, left, bottom, right)
+
+
+# Small functions of their own become branchless selections before they are inlined; written out in the loops, the same
+# expressions stay branches that a CPU mispredicts.
+
+
+@njit(**INNER)
+def _larger(v: float, best: float) -> float:
+    """The larger one; NaN beats all."""
+    return v if v > best or v != v else best
+
+
+@njit(**INNER)
+def _winner(v: float, best: float, tap: int, won: int) -> int:
+    """The tap of v if it is larger, else the one that won before."""
+    return tap if v > best else won
+
+
+@njit(**INNER)
+def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> None:
+    """Output rows first to last of all N * P; a tap that lies in the padding is not looked at."""
+    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, _, _ = g
+    c = U(channels)
+    # As wide as the pixels: a loop over elements of two widths is not vectorised for few channels.
+    won = np.empty(U(columns) * c, np.int32)
+    for row in range(first, last):
+        image, start = row // U(rows), row * U(columns) * c
+        h = np.int64(row % U(rows)) * down - top
+        r_first, r_last = max(0, -h), min(taps_down, height - h)
+        for q in range(columns):
+            w = q * right - left
+            s_first, s_last = max(0, -w), min(taps_right, width - w)
+            there = U(q) * c
+            to = start + there
+            if taps_down == 2 and taps_right == 2 and r_last - r_first == 2 and s_last - s_first == 2:
+                # All four taps at once, without a pass over the results for each.
+                a = ((image * U(height) + U(h)) * U(width) + U(w)) * c
+                b = a + U(width) * c
+                for k in range(c):
+                    best, tap = x[a + k], np.int32(0)
+                    v = x[a + c + k]
+                    tap, best = _winner(v, best, np.int32(1), tap), _larger(v, best)
+                    v = x[b + k]
+                    tap, best = _winner(v, best, np.int32(2), tap), _larger(v, best)
+                    v = x[b + c + k]
+                    won[there + k], out[to + k] = _winner(v, best, np.int32(3), tap), _larger(v, best)
+                continue
+            for k in range(c):
+                out[to + k], won[there + k] = NEVER, np.int32(0)
+            for r in range(r_first, r_last):
+                for s in range(s_first, s_last):
+                    at = ((image * U(height) + U(h + r)) * U(width) + U(w + s)) * c
+                    tap = np.int32(r * taps_right + s)
+                    for k in range(c):
+                        v, best = x[at + k], out[to + k]
+                        won[there + k], out[to + k] = _winner(v, best, tap, won[there + k]), _larger(v, best)
+        for i in range(U(columns) * c):
+            winners[start + i] = np.uint8(won[i])
+
+
+@njit(**INNER)
+def _max_slopes(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
+    """Input rows first to last of all N * H: each is cleared and takes the slopes it won while it is in the cache."""
+    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, _, _ = g
+    c = U(channels)
+    won = np.empty(U(columns) * c, np.int32)
+    for row in range(first, last):
+        image, h = row // U(height), np.int64(row % U(height)) + top
+        start = row * U(width) * c
+        for i in range(U(width) * c):
+            out[start + i] = ZERO
+        # Window p covers rows p * down to p * down + taps_down - 1 of the padded image.
+        for p in range(max(0, (h - taps_down) // down + 1), min(rows, h // down + 1)):
+            base = (image * U(rows) + U(p)) * U(columns) * c
+            for i in range(U(columns) * c):
+                won[i] = np.int32(winners[base + i])
+            for q in range(columns):
+                w = q * right - left
+                there = U(q) * c
+                at = base + there
+                for s in range(max(0, -w), min(taps_right, width - w)):
+                    tap = np.int32((h - p * down) * taps_right + s)
+                    to = start + U(w + s) * c
+                    for k in range(c):
+                        out[to + k] += dy[at + k] if won[there + k] == tap else ZERO
+
+
+@njit(**INNER)
+def _pixels(at: int, step: int, before: int, taps: int, size: int, after: int) -> int:
+    """Pixels of one axis under window `at`, padding counted, what hangs over beyond it not."""
+    start = at * step - before
+    return min(start + taps, size + after) - start
+
+
+@njit(**INNER)
+def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
+    """Output rows first to last of all N * P."""
+    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, bottom, over = g
+    c = U(channels)
+    for row in range(first, last):
+        image, p = row // U(rows), np.int64(row % U(rows))
+        h = p * down - top
+        pixels = _pixels(p, down, top, taps_down, height, bottom)
+        for q in range(columns):
+            w = q * right - left
+            to = (row * U(columns) + U(q)) * c
+            for k in range(c):
+                out[to + k] = ZERO
+            for r in range(max(0, -h), min(taps_down, height - h)):
+                for s in range(max(0, -w), min(taps_right, width - w)):
+                    at = ((image * U(height) + U(h + r)) * U(width) + U(w + s)) * c
+                    for k in range(c):
+                        out[to + k] += x[at + k]
+            weight = np.float32(1 / (pixels * _pixels(q, right, left, taps_right, width, over)))
+            for k in range(c):
+                out[to + k] *= weight
+
+
+@njit(**INNER)
+def _mean_slopes(dy: Any, out: Any, g: Any, first: int, last: int) -> None:
+    """Input rows first to last of all N * H."""
+    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, bottom, over = g
+    c = U(channels)
+    for row in range(first, last):
+        image, h = row // U(height), np.int64(row % U(height)) + top
+        start = row * U(width) * c
+        for i in range(start, start + U(width) * c):
+            out[i] = ZERO
+        for p in range(max(0, (h - taps_down) // down + 1), min(rows, h // down + 1)):
+            base = (image * U(rows) + U(p)) * U(columns) * c
+            pixels = _pixels(p, down, top, taps_down, height, bottom)
+            for q in range(columns):
+                w = q * right - left
+                at = base + U(q) * c
+                weight = np.float32(1 / (pixels * _pixels(q, right, left, taps_right, width, over)))
+                for s in range(max(0, -w), min(taps_right, width - w)):
+                    to = start + U(w + s) * c
+                    for k in range(c):
+                        out[to + k] += dy[at + k] * weight
+
+
+@njit(**INNER, inline="always")
+def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int, last: int) -> None:
+    if step == MAX:
+        _max_rows(source, result, winners, g, first, last)
+    elif step == MAX_GRADIENT:
+        _max_slopes(source, winners, result, g, first, last)
+    elif step == MEAN:
+        _mean_rows(source, result, g, first, last)
+    else:
+        _mean_slopes(source, result, g, first, last)
+
+
+@njit(**PARALLEL)
+def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int, parts: int) -> None:
+    """result = the step on source; winners are written by MAX and read by MAX_GRADIENT, and else may be empty.
+
+    All four in one kernel, as it is the loop over the threads that takes long to compile.
+    """
+    count = images * (g[3] if step in (MAX, MEAN) else g[0])
+    if parts == 1:
+        _part(step, source, winners, result, g, U(0), U(count))
+    else:
+        for part in prange(parts):
+            first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
+            _part(step, source, winners, result, g, first, last)
+
+
+KERNELS: Kernels = [
+    (pool, (types.int64, FLOATS, BYTES, FLOATS, types.UniTuple(types.int64, 13), types.int64, types.int64)),
+]

@@ -1,0 +1,129 @@
+"""SIMD vectors of float32 as values of compiled code: load, store, add, subtract, multiply-add, maximum.
+
+A loop with dozens of streams at distances known only at run time is not vectorised by the compiler, which would have
+to test every pair of them for overlap first; code written in vectors needs no such test.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic, models, register_model
+
+WIDTH = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
+"""Elements of a vector: one register of AVX-512 or AVX, two of a machine with 128 bits."""
+
+_REAL = ir.FloatType()
+_LANES = ir.VectorType(_REAL, WIDTH)
+
+
+class VectorType(types.Type):
+    """The type of a vector of WIDTH float32 elements."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"float32x{WIDTH}")
+
+
+vector = VectorType()
+
+
+@register_model(VectorType)
+class VectorModel(models.PrimitiveModel):
+    """A vector is kept as one LLVM value."""
+
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, _LANES)
+
+
+@intrinsic
+def entry(typing_context: Any, address: Any):
+    """The 64-bit integer at `address`, such as another address."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.intp), generate
+
+
+@intrinsic
+def load(typing_context: Any, address: Any):
+    """The WIDTH elements from `address` on; no alignment is needed beyond that of one element."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], _LANES.as_pointer()), align=4)
+
+    return vector(types.intp), generate
+
+
+@intrinsic
+def store(typing_context: Any, address: Any, value: Any):
+    """Writes the WIDTH elements of `value` from `address` on."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[1], builder.inttoptr(arguments[0], _LANES.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.intp, vector), generate
+
+
+@intrinsic
+def add(typing_context: Any, a: Any, b: Any):
+    """a + b."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments)
+
+    return vector(vector, vector), generate
+
+
+@intrinsic
+def subtract(typing_context: Any, a: Any, b: Any):
+    """a - b."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fsub(*arguments)
+
+    return vector(vector, vector), generate
+
+
+@intrinsic
+def scale(typing_context: Any, a: Any, factor: Any):
+    """a * factor for a number `factor`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fmul(arguments[0], _spread(builder, arguments[1]))
+
+    return vector(vector, types.float32), generate
+
+
+@intrinsic
+def multiply_add(typing_context: Any, a: Any, factor: Any, b: Any):
+    """a * factor + b for a number `factor`, in one rounding where the machine has such an instruction."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, factor, b = arguments
+        kind = ir.FunctionType(_LANES, [_LANES] * 3)
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{WIDTH}f32")
+        return builder.call(function, [a, _spread(builder, factor), b])
+
+    return vector(vector, types.float32, vector), generate
+
+
+@intrinsic
+def at_least(typing_context: Any, a: Any, floor: Any):
+    """Each element of a, or the number `floor` where that is larger; NaN stays NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        a, floor = arguments[0], _spread(builder, arguments[1])
+        return builder.select(builder.fcmp_ordered("<", a, floor), floor, a)
+
+    return vector(vector, types.float32), generate
+
+
+def _spread(builder: Any, number: Any) -> Any:
+    """A vector whose every element is `number`."""
+    first = builder.insert_element(ir.Constant(_LANES, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+    return builder.shuffle_vector(first, ir.Constant(_LANES, ir.Undefined), zeros)

@@ -1,0 +1,60 @@
+"""The way of stored pixels into a batch: gathered by index, mirrored, shifted and normalised."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array
+
+
+class Changes(NamedTuple):
+    """What happens to the images of a batch: mirrored (N,), cut out at corners (N, 2) of themselves padded by pad."""
+
+    mirrored: npt.NDArray[np.bool_] | None = None
+    corners: npt.NDArray[np.int64] | None = None
+    pad: int = 0
+
+
+class Input:
+    """Fills a batch from images in host memory."""
+
+    def load_batch(
+        self,
+        images: npt.NDArray[np.uint8],
+        order: npt.NDArray[np.int64],
+        changes: Changes,
+        scale: float,
+        mean: Array | None,
+        std: Array | None,
+        out: Array,
+    ) -> None:
+        """out (N, H, W, C) = (the images at `order` (N,), changed, * scale - mean) / std.
+
+        mean is None, (C,) or (H, W, C), std None or (C,). Pixels shifted in from outside are zeros before scaling.
+        """
+        normalise(change(images[order], changes), scale, mean, std, out)
+
+
+def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.uint8]:
+    """Images (N, H, W, C) mirrored left to right and shifted; themselves where nothing is to be done."""
+    if changes.mirrored is not None:
+        images = np.where(changes.mirrored[:, None, None, None], images[:, :, ::-1], images)
+    if changes.corners is not None:
+        pad, (_, height, width, _) = changes.pad, images.shape
+        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        images = np.empty_like(images)
+        for image, (row, column) in enumerate(changes.corners):
+            images[image] = padded[image, row : row + height, column : column + width]
+    return images
+
+
+def normalise(
+    images: npt.NDArray[np.uint8], scale: float, mean: Array | None, std: Array | None, out: npt.NDArray[Any]
+) -> None:
+    """out = (images * scale - mean) / std, in the type of out."""
+    np.multiply(images, scale, out=out, dtype=out.dtype, casting="unsafe")
+    if mean is not None:
+        np.subtract(out, mean, out=out)
+    if std is not None:
+        np.divide(out, std, out=out)

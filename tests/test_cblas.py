@@ -1,0 +1,165 @@
+"""Any CBLAS library makes a backend; the algorithm of a convolution is measured once and kept."""
+
+import ctypes
+import json
+import resource
+import time
+
+import numpy as np
+import pytest
+from subprocesses import printed, python
+
+import cnn.backend as backends
+from cnn.cblas import CblasBackend
+from cnn.compiled.algorithms import Chooser
+from cnn.errors import BackendUnavailable, UsageError
+from cnn.threads import budget, limit
+from cnn.zoo import architecture
+
+# The OpenBLAS inside NumPy: another file, other names and sizes than those of the backends that come with the package.
+THIRD = """
+import ctypes
+import numpy
+from cnn import CblasBackend, Library
+from cnn.threads import libraries
+
+class Third(CblasBackend):
+    name = "third"
+    def __init__(self):
+        path = next(each.filepath for each in libraries() if "openblas64" in each.filepath)
+        super().__init__(path, symbol="scipy_cblas_{}gemm64_", integer=ctypes.c_int64)
+        self.library = Library("NumPy's OpenBLAS", "", path)
+"""
+
+
+def test_another_blas_is_a_backend_in_under_20_lines():
+    assert len(THIRD.splitlines()) < 20
+    code = """
+from cnn.testing import check_backend
+backend = Third()
+print(check_backend(backend))
+"""
+    if "openblas64" not in printed("import numpy; from cnn.threads import libraries; print(libraries())"):
+        pytest.skip("NumPy was built with another BLAS than its own OpenBLAS")
+    assert "runs within the contract" in printed(THIRD + code)
+
+
+class TestMissing:
+    class Named(CblasBackend):
+        name = "named"
+
+    def test_library(self):
+        with pytest.raises(BackendUnavailable, match=r"'named' cannot load libabsent.so.*; install it"):
+            self.Named("libabsent.so")
+
+    def test_symbol(self):
+        with pytest.raises(BackendUnavailable, match=r"'named' cannot use .*cblas_sgemm.*CBLAS interface"):
+            self.Named(ctypes.CDLL(None)._name or "libc.so.6")
+
+
+@pytest.mark.parametrize("name", ["mkl", "openblas"])
+class TestTraining:
+    def test_memory_is_taken_in_the_first_steps_only(self, name):
+        """A page fault brings 4 KiB; a step works on 8 MiB."""
+        model = architecture("lenet").build(backend=name)
+        images, labels = np.zeros((64, *model.input_shape), np.uint8), np.zeros(64, np.int64)
+        for _ in range(3):
+            model.train_step(images, labels)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(20):
+            model.train_step(images, labels)
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 200
+
+    def test_threads_change_results_by_rounding_only(self, name):
+        results = []
+        for count in sorted({1, budget().count}):
+            model = architecture("cifar10_quick").build(backend=name, seed=3)
+            images = np.random.default_rng(0).integers(0, 256, (8, *model.input_shape), np.uint8)
+            with limit(count):
+                model.train_step(images, np.arange(8))
+            results.append([parameter.gradient.copy() for parameter in model.parameters])
+        for one, other in zip(results[0], results[-1], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(one).max())
+
+
+class TestChooser:
+    """Candidates that sleep, so that which is the fastest is known."""
+
+    @staticmethod
+    def candidates(calls, **seconds):
+        def run(name, duration):
+            calls.append(name)
+            time.sleep(duration)
+
+        return {name: lambda n=name, d=duration: run(n, d) for name, duration in seconds.items()}
+
+    @pytest.fixture(autouse=True)
+    def no_algorithm_named(self, monkeypatch):
+        monkeypatch.delenv("CNN_ALGORITHM")
+
+    def test_the_fastest_is_measured_once_and_remembered(self, tmp_path):
+        calls = []
+        candidates = self.candidates(calls, im2col=0.02, winograd2=0.001, winograd4=0.03)
+        assert Chooser("b", tmp_path).choose("shape", candidates) == "winograd2"
+        assert set(calls) == {"im2col", "winograd2", "winograd4"}
+        calls.clear()
+        again = Chooser("b", tmp_path)
+        assert again.choose("shape", candidates) == "winograd2"
+        assert calls == []
+        assert set(again.times()["shape"]) == set(candidates)
+
+    def test_backends_do_not_share_their_times(self, tmp_path):
+        Chooser("one", tmp_path).choose("shape", self.candidates([], im2col=0.0, winograd2=0.005))
+        assert Chooser("other", tmp_path).times() == {}
+
+    def test_what_others_measured_meanwhile_is_kept(self, tmp_path):
+        first, second = Chooser("b", tmp_path), Chooser("b", tmp_path)
+        first.times(), second.times()
+        first.choose("one", self.candidates([], im2col=0.0, winograd2=0.005))
+        second.choose("two", self.candidates([], im2col=0.0, winograd2=0.005))
+        assert set(Chooser("b", tmp_path).times()) == {"one", "two"}
+
+    def test_one_candidate_needs_no_clock(self, tmp_path):
+        calls = []
+        assert Chooser("b", tmp_path).choose("shape", self.candidates(calls, im2col=0.0)) == "im2col"
+        assert calls == []
+
+    def test_deterministic_takes_the_default_unmeasured(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CNN_DETERMINISTIC", "1")
+        calls = []
+        candidates = self.candidates(calls, im2col=0.0, winograd4=0.0)
+        assert Chooser("b", tmp_path).choose("shape", candidates) == "im2col"
+        assert calls == []
+
+    @pytest.mark.parametrize(("value", "expected"), [("winograd4", "winograd4"), ("winograd2", "im2col")])
+    def test_a_named_algorithm_is_used_where_it_applies(self, tmp_path, monkeypatch, value, expected):
+        monkeypatch.setenv("CNN_ALGORITHM", value)
+        assert Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0, winograd4=0.0)) == expected
+
+    def test_an_unknown_algorithm_is_an_error(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("CNN_ALGORITHM", "fft")
+        with pytest.raises(UsageError, match="CNN_ALGORITHM is 'fft'; set it to auto, im2col"):
+            Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0))
+
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"b": 3}', json.dumps({"b": {"shape": []}})])
+    def test_a_damaged_file_is_measured_anew(self, tmp_path, content):
+        (tmp_path / "algorithms.json").write_text(content)
+        candidates = self.candidates([], im2col=0.01, winograd2=0.0)
+        assert Chooser("b", tmp_path).choose("shape", candidates) == "winograd2"
+
+    def test_a_folder_that_cannot_be_written_costs_only_the_memory(self, tmp_path):
+        (tmp_path / "file").touch()
+        candidates = self.candidates([], im2col=0.01, winograd2=0.0)
+        assert Chooser("b", tmp_path / "file").choose("shape", candidates) == "winograd2"
+
+
+def test_kernels_are_compiled_once(tmp_path):
+    code = "import cnn; cnn.use('openblas')"
+    first = python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert first.stderr == "compiling kernels for this CPU, once\n"
+    second = python(code, NUMBA_CACHE_DIR=str(tmp_path))
+    assert second.stderr == ""
+
+
+def test_every_cblas_backend_says_its_algorithms():
+    assert isinstance(backends.create("openblas").algorithm_times(), dict)

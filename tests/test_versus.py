@@ -1,0 +1,146 @@
+"""The comparison with PyTorch: what it prints, what it says without PyTorch, and what numbers it refuses."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from subprocesses import printed
+
+BENCH = Path(__file__).parent.parent / "bench"
+
+KEYS = {
+    "net",
+    "mode",
+    "threads",
+    "batch",
+    "ours",
+    "peers",
+    "best_peer",
+    "ratio_to_best_peer",
+    "fraction_of_peak",
+    "library",
+    "backend",
+    "rounds",
+    "spread",
+}
+
+# Looked up before anything else, so that PyTorch cannot be imported even where it is installed.
+NO_TORCH = """
+import sys
+
+sys.modules["torch"] = None
+"""
+
+needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
+
+# In an interpreter of its own, as PyTorch brings an OpenMP runtime; the numpy backend brings none to meet it.
+AGREE = """
+    from dataclasses import replace
+
+    import numpy as np
+    from versus_torch import Disagreement, TorchSide
+    from versus_workers import OurSide, Work
+
+    def tried(setting, evidence):
+        try:
+            peers.add(setting, evidence)
+        except Disagreement as error:
+            return str(error)
+        return "agreed"
+
+    for net in ("mlp", "lenet5", "cifar10_quick", "vgg6", "lenet"):
+        for mode in ("infer", "train"):
+            work = Work(net, mode, 4, 1)
+            evidence = OurSide(work, "numpy").evidence()
+            peers = TorchSide(work)
+            for setting in ("NCHW", "channels_last"):
+                print(net, mode, setting, tried(setting, evidence))
+    for fault in ("scores", "loss"):
+        wrong = replace(evidence, **{fault: getattr(evidence, fault) * np.float32(1.02)})
+        print(fault, tried("NCHW", wrong))
+    for fault in ("gradient", "updated"):
+        weights = list(evidence.weights)
+        weights[4] = replace(weights[4], **{fault: getattr(weights[4], fault) * np.float32(1.02)})
+        print(fault, tried("NCHW", replace(evidence, weights=weights)))
+    # The rows of the layer after Flatten in another order: the scores must tell.
+    weights[4] = replace(weights[4], value=np.roll(weights[4].value, 1, axis=0))
+    print("value", tried("NCHW", replace(evidence, weights=weights)))
+"""
+
+
+def versus(*arguments: str, path: Path = BENCH) -> subprocess.CompletedProcess[str]:
+    """Runs the script with turns as short as they can be; `path` is looked at first for modules."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CNN_")}
+    short = ["--rounds", "1", "--seconds", "0.001", "--no-compile", "--threads", "1"]
+    return subprocess.run(
+        [sys.executable, str(BENCH / "versus.py"), *short, *arguments],
+        env=kept | {"PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def measured(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Its JSON, once checked for what always holds."""
+    assert result.returncode == 0, result.stderr
+    row: dict[str, Any] = json.loads(result.stdout)
+    assert set(row) == KEYS
+    assert row["threads"] == row["rounds"] == 1
+    assert row["ours"] > 0
+    assert row["fraction_of_peak"] > 0
+    assert set(row["spread"]) == {"ours", *row["peers"]}
+    assert all(low <= high for low, high in row["spread"].values())
+    return row
+
+
+@needs_torch
+def test_a_network_is_compared_with_every_setting() -> None:
+    row = measured(versus("--net", "lenet", "--mode", "train", "--batch", "4", "--backend", "numpy", "--json"))
+    assert (row["net"], row["mode"], row["batch"], row["backend"]) == ("lenet", "train", 4, "numpy")
+    assert len(row["peers"]) == 2
+    assert row["best_peer"] == max(row["peers"], key=row["peers"].get)
+    assert row["ratio_to_best_peer"] == pytest.approx(row["ours"] / row["peers"][row["best_peer"]])
+
+
+def test_without_pytorch_it_says_so_and_measures_this_library(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    result = versus("--net", "mlp", "--mode", "infer", "--backend", "numpy", "--json", path=tmp_path)
+    row = measured(result)
+    assert (row["peers"], row["best_peer"], row["ratio_to_best_peer"]) == ({}, None, None)
+    assert "PyTorch is not installed" in result.stderr
+
+
+def test_the_table_needs_no_peer(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
+    result = versus("--net", "mlp", "--backend", "numpy", path=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "mlp train, batch 64" in result.stdout
+
+
+def test_more_threads_than_there_are_is_wrong_usage() -> None:
+    result = versus("--net", "mlp", "--threads", "100000")
+    assert result.returncode == 2
+    assert "--threads 100000 cannot be measured here" in result.stderr
+
+
+@needs_torch
+def test_pytorch_computes_the_same_numbers_and_other_numbers_are_refused() -> None:
+    lines = printed(AGREE, BENCH).splitlines()
+    agreed, refused = lines[:20], lines[20:]
+    assert [line.split()[-1] for line in agreed] == ["agreed"] * 20, agreed
+    expected = [
+        "scores PyTorch's value of the scores is off",
+        "loss PyTorch's value of the loss is off",
+        "gradient PyTorch's value of the gradient of linear1.weight is off",
+        "updated PyTorch's value of the update of linear1.weight is off",
+        "value PyTorch's value of the scores is off",
+    ]
+    assert len(refused) == len(expected)
+    for line, start in zip(refused, expected, strict=True):
+        assert line.startswith(start), line

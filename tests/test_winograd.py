@@ -1,0 +1,289 @@
+"""Winograd convolution: the matrices against the definition, every result against float64 within the stated bound."""
+
+import numpy as np
+import pytest
+
+import cnn.backend as backends
+from cnn.arrays import Buffers
+from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
+from cnn.compiled.vectors import WIDTH
+from cnn.compiled.winograd import (
+    amplification,
+    applies,
+    winograd_data_gradient,
+    winograd_forward,
+    winograd_weight_gradient,
+)
+from cnn.lowering import Window
+
+UNIT = 2.0**-24
+# Terms of second order, and what is lost below the smallest normal number.
+SLACK, TINY = 1.01, 1e-37
+
+# images, window, channels, filters: whole and partial tiles, single tiles, padding of every size, odd vectors
+SHAPES = [
+    (2, Window((8, 8), (3, 3), padding=(1, 1, 1, 1)), WIDTH, WIDTH),
+    (3, Window((7, 9), (3, 3)), WIDTH + 4, 2 * WIDTH + 1),
+    (2, Window((5, 6), (3, 3), padding=(2, 1, 0, 2)), WIDTH + 1, 40),
+    (1, Window((3, 3), (3, 3)), WIDTH, WIDTH + 3),
+    (1, Window((1, 1), (3, 3), padding=(1, 1, 1, 1)), WIDTH, WIDTH),
+    (1, Window((4, 3), (3, 3), padding=(4, 3, 3, 5)), WIDTH, WIDTH),
+    (14, Window((9, 8), (3, 3), padding=(1, 1, 1, 1)), WIDTH, 3 * WIDTH),
+]
+
+
+def normal(rng, shape):
+    return rng.standard_normal(shape)
+
+
+def far_from_zero(rng, shape):
+    """Sums that cancel after they have grown large."""
+    return 1000 + rng.standard_normal(shape)
+
+
+def of_all_sizes(rng, shape):
+    return rng.standard_normal(shape) * 10 ** rng.uniform(-4, 4, shape)
+
+
+def with_giants(rng, shape):
+    """A few elements that outweigh all others of their tiles."""
+    return rng.standard_normal(shape) * np.where(rng.random(shape) < 0.002, 1e6, 1)
+
+
+MAKERS = [normal, far_from_zero, of_all_sizes, with_giants]
+
+
+@pytest.fixture(params=["mkl", "openblas"])
+def backend(request):
+    return backends.create(request.param)
+
+
+def tiles_of(x, shift, plane, tile, side):
+    """(N, rows, columns, side, side, C): pixels (i, j) from the tile's first result less `shift` on, zero outside."""
+    grid = [-(-size // tile) for size in plane]
+    result = np.zeros((len(x), *grid, side, side, x.shape[3]))
+    for i in range(grid[0]):
+        for j in range(grid[1]):
+            for a in range(side):
+                for b in range(side):
+                    h, w = i * tile + a - shift[0], j * tile + b - shift[1]
+                    if 0 <= h < x.shape[1] and 0 <= w < x.shape[2]:
+                        result[:, i, j, a, b] = x[:, h, w]
+    return result
+
+
+def both(matrix, tiles):
+    """matrix @ tile @ matrix^T over the first two of the last three axes."""
+    return np.einsum("ia,jb,...abc->...ijc", matrix, matrix, tiles, optimize=True)
+
+
+def forward_bound(x, w, shift, plane, tile, roundings):
+    """The docstring's bound on y, without bias: shift as for `tiles_of`, w (3, 3, C, K)."""
+    data, kernel, result = (np.abs(make(tile)) for make in (data_matrix, kernel_matrix, result_matrix))
+    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + 2)))
+    u = np.einsum("ia,jb,abck->ijck", kernel, kernel, np.abs(w), optimize=True)
+    y = both(result, np.einsum("nrsijc,ijck->nrsijk", v, u, optimize=True))
+    n, rows, columns, _, _, filters = y.shape
+    y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * tile, columns * tile, filters)
+    return SLACK * roundings * UNIT * y[:, : plane[0], : plane[1]] + TINY
+
+
+def weight_bound(x, dy, shift, tile, threads):
+    """The docstring's bound on dw."""
+    data, kernel, result = (np.abs(make(tile)) for make in (data_matrix, kernel_matrix, result_matrix))
+    plane = dy.shape[1:3]
+    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + 2)))
+    d = both(result.T, np.abs(tiles_of(dy, (0, 0), plane, tile, tile)))
+    terms = v.shape[0] * v.shape[1] * v.shape[2]
+    gradient = np.einsum("nrsijc,nrsijk->ijck", v, d, optimize=True)
+    direct = np.einsum("ia,jb,ijck->abck", kernel, kernel, gradient, optimize=True)
+    return SLACK * (terms + 36 * threads + 17) * UNIT * direct + TINY
+
+
+def correlated(x, w, shift, plane):
+    """y (N, *plane, K) in float64, by the definition."""
+    y = np.zeros((len(x), *plane, w.shape[3]))
+    for r in range(3):
+        for s in range(3):
+            y += tiles_of(x, (shift[0] - r, shift[1] - s), plane, 1, 1)[:, :, :, 0, 0] @ w[r, s].astype(float)
+    return y
+
+
+def weight_gradient(x, dy, shift):
+    """dw (3, 3, C, K) in float64, by the definition."""
+    dw = np.zeros((3, 3, x.shape[3], dy.shape[3]))
+    for r in range(3):
+        for s in range(3):
+            seen = tiles_of(x, (shift[0] - r, shift[1] - s), dy.shape[1:3], 1, 1)[:, :, :, 0, 0]
+            dw[r, s] = np.einsum("npqc,npqk->ck", seen, dy.astype(float), optimize=True)
+    return dw
+
+
+def drawn(make, *shapes):
+    rng = np.random.default_rng(7)
+    return [make(rng, shape).astype(np.float32) for shape in shapes]
+
+
+def guarded(shape):
+    """An array of NaN for a result, and the memory around it."""
+    size, edge = int(np.prod(shape)), 64
+    memory = np.full(size + 2 * edge, np.nan, np.float32)
+    return memory[edge : edge + size].reshape(shape), (memory[:edge], memory[edge + size :])
+
+
+def shift_of(window):
+    return window.padding[0], window.padding[2]
+
+
+def used_scratch(backend, n, window, channels, filters, tile):
+    """Buffers in which a larger convolution of NaN was computed."""
+    scratch = Buffers(backend)
+    x = np.full((n + 1, *window.size, channels), np.nan, np.float32)
+    y = np.full((n + 1, *window.out, filters), np.nan, np.float32)
+    w = np.full((3, 3, channels, filters), np.nan, np.float32)
+    winograd_forward(backend._sgemm, x, w, None, window, False, y.copy(), tile, 3, scratch)
+    winograd_weight_gradient(backend._sgemm, x, y, window, w.copy(), tile, 3, scratch)
+    winograd_data_gradient(backend._sgemm, y, w, window, x.copy(), tile, 3, scratch)
+    return scratch
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_matrices_convolve_exactly(tile):
+    rng = np.random.default_rng(0)
+    d, g, y = rng.standard_normal(tile + 2), rng.standard_normal(3), rng.standard_normal(tile)
+    data, kernel, result = data_matrix(tile), kernel_matrix(tile), result_matrix(tile)
+    np.testing.assert_allclose(result @ ((kernel @ g) * (data @ d)), np.correlate(d, g), rtol=1e-12)
+    np.testing.assert_allclose(kernel.T @ ((data @ d) * (result.T @ y)), np.correlate(d, y), rtol=1e-12)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_transforms_of_tiles_are_exact_in_float32(tile):
+    for matrix in (data_matrix(tile), result_matrix(tile)):
+        np.testing.assert_array_equal(matrix, matrix.astype(np.float32))
+
+
+def test_amplification_of_small_tiles_is_that_counted_by_hand():
+    # Rows of |B^T| sum to 2, of |G| to 1, 1.5, 1.5, 1: products 2, 3, 3, 2, of which a result takes three, 8.
+    assert amplification(2, "data") == 64
+    # Rows of |A| sum to 1, 2, 2, 1: products 2, 4, 4, 2, of which an element of the kernel takes 2 + 4/2 + 4/2.
+    assert amplification(2, "weight") == 36
+
+
+def test_amplification_of_large_tiles_is_a_quarter_of_that_of_whole_points():
+    # The matrices of Lavin and Gray 2016, section 4.3.
+    data = np.array([10, 10, 10, 6, 6, 10])
+    kernel = np.array([1 / 4, 3 / 6, 3 / 6, 7 / 24, 7 / 24, 1])
+    published = (np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 8, 8, 1]]) @ (data * kernel)).max() ** 2
+    assert amplification(4, "data") < published / 4
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile, make):
+    shapes = (n, *window.size, channels), (3, 3, channels, filters), (filters,)
+    x, w, bias = drawn(make, *shapes)
+    scratch = used_scratch(backend, n, window, channels, filters, tile)
+    expected = correlated(x, w, shift_of(window), window.out)
+    bound = forward_bound(x, w, shift_of(window), window.out, tile, channels + 28)
+    for threads, shift, relu in ((1, bias, True), (2, None, False), (3, bias, False), (2, None, True)):
+        out, around = guarded((n, *window.out, filters))
+        winograd_forward(backend._sgemm, x, w, shift, window, relu, out, tile, threads, scratch)
+        right = expected if shift is None else expected + shift
+        right = np.maximum(right, 0) if relu else right
+        allowed = bound if shift is None else bound + UNIT * np.abs(shift)
+        assert (np.abs(out - right) <= allowed).all()
+        assert np.isnan(around).all()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters, tile, make):
+    dy, w = drawn(make, (n, *window.out, filters), (3, 3, channels, filters))
+    scratch = used_scratch(backend, n, window, channels, filters, tile)
+    turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
+    shift = 2 - window.padding[0], 2 - window.padding[2]
+    expected = correlated(dy, turned, shift, window.size)
+    bound = forward_bound(dy, turned, shift, window.size, tile, filters + 28)
+    for threads in (1, 2):
+        out, around = guarded((n, *window.size, channels))
+        winograd_data_gradient(backend._sgemm, dy, w, window, out, tile, threads, scratch)
+        assert (np.abs(out - expected) <= bound).all()
+        assert np.isnan(around).all()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filters, tile, make):
+    x, dy = drawn(make, (n, *window.size, channels), (n, *window.out, filters))
+    scratch = used_scratch(backend, n, window, channels, filters, tile)
+    expected = weight_gradient(x, dy, shift_of(window))
+    for threads in (1, 2, 3):
+        out, around = guarded((3, 3, channels, filters))
+        winograd_weight_gradient(backend._sgemm, x, dy, window, out, tile, threads, scratch)
+        assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, threads)).all()
+        assert np.isnan(around).all()
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_simple_bound_holds_where_all_elements_are_alike(backend, tile):
+    """|error| <= roundings u amplification C max|d| max|g|: what a reader can work out by hand."""
+    window = Window((12, 12), (3, 3), padding=(1, 1, 1, 1))
+    x, w = drawn(normal, (4, 12, 12, 64), (3, 3, 64, 32))
+    out = np.empty((4, 12, 12, 32), np.float32)
+    winograd_forward(backend._sgemm, x, w, None, window, False, out, tile, 2, Buffers(backend))
+    error = np.abs(out - correlated(x, w, (1, 1), (12, 12))).max()
+    assert 0 < error <= (64 + 28) * UNIT * amplification(tile, "data") * 64 * np.abs(x).max() * np.abs(w).max()
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_products_in_pieces_are_within_the_bound(backend, tile):
+    n, window, channels, filters = SHAPES[-1]
+    x, w = drawn(normal, (n, *window.size, channels), (3, 3, channels, filters))
+    dy = drawn(normal, (n, *window.out, filters))[0]
+    scratch = Buffers(backend)
+    y, dw = np.empty_like(dy), np.empty_like(w)
+    winograd_forward(backend._sgemm, x, w, None, window, False, y, tile, 2, scratch, largest=1)
+    winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, 2, scratch, largest=1)
+    bound = forward_bound(x, w, (1, 1), window.out, tile, channels + 28)
+    assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= bound).all()
+    assert (np.abs(dw - weight_gradient(x, dy, (1, 1))) <= weight_bound(x, dy, (1, 1), tile, 2)).all()
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_same_threads_give_the_same_bytes(backend, tile):
+    n, window, channels, filters = SHAPES[-1]
+    x, w = drawn(normal, (n, *window.size, channels), (3, 3, channels, filters))
+    dy = drawn(normal, (n, *window.out, filters))[0]
+    for threads in (1, 2, 3):
+        seen = set()
+        for _ in range(3):
+            scratch = Buffers(backend)
+            y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
+            winograd_forward(backend._sgemm, x, w, None, window, True, y, tile, threads, scratch)
+            winograd_data_gradient(backend._sgemm, dy, w, window, dx, tile, threads, scratch)
+            winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, threads, scratch)
+            seen.add((y.tobytes(), dx.tobytes(), dw.tobytes()))
+        assert len(seen) == 1
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("relu", [False, True])
+def test_nan_is_not_lost(backend, tile, relu):
+    window = Window((8, 8), (3, 3), padding=(1, 1, 1, 1))
+    x, w = drawn(normal, (1, 8, 8, WIDTH), (3, 3, WIDTH, WIDTH))
+    x[0, 3, 3, 0] = np.nan
+    out = np.zeros((1, 8, 8, WIDTH), np.float32)
+    winograd_forward(backend._sgemm, x, w, None, window, relu, out, tile, 1, Buffers(backend))
+    assert np.isnan(out[0, 2:5, 2:5]).all()
+    assert not np.isnan(out[0, 7]).any()
+
+
+def test_applies_to_3x3_kernels_of_stride_1_and_a_vector_of_channels():
+    assert applies(Window((8, 8), (3, 3)), WIDTH, WIDTH)
+    assert not applies(Window((8, 8), (3, 3)), WIDTH - 1, WIDTH)
+    assert not applies(Window((8, 8), (3, 3)), WIDTH, WIDTH - 1)
+    assert not applies(Window((8, 8), (3, 1)), WIDTH, WIDTH)
+    assert not applies(Window((8, 8), (3, 3), (1, 2)), WIDTH, WIDTH)
