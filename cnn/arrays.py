@@ -1,6 +1,5 @@
 """Array types, and named buffers that are allocated once and used again at every step."""
 
-from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +26,24 @@ class Buffers:
         self.backend = backend
         self.dtype = np.dtype(dtype)
         self._flat: dict[str, Array] = {}
+        self._views: dict[tuple[str, Shape, object], Array] = {}
 
-    def get(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+    def get(self, name: str, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
         """The buffer `name` as an array of `shape`; `dtype` defaults to that of the set."""
+        # A step asks for some fifty: the views are kept too.
+        view = self._views.get((name, shape, dtype))
+        if view is None:
+            view = self._views[name, shape, dtype] = self._view(name, shape, dtype)
+        return view
+
+    def _view(self, name: str, shape: Shape, dtype: npt.DTypeLike | None) -> Array:
         kind = self.dtype if dtype is None else np.dtype(dtype)
         size = prod(shape)
         flat = self._flat.get(name)
         if flat is None or flat.size < size or flat.dtype != kind:
             flat = self._flat[name] = self.backend.empty((size,), kind)
-        return flat[:size].reshape(tuple(shape))
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+        return flat[:size].reshape(shape)
 
     def nbytes(self) -> int:
         """Bytes held by all buffers."""

@@ -82,7 +82,7 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
             del vars(self)["gemm"]
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm that was tried for a convolution, by its shape; none where there is no choice."""
+        """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
         return {}
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:

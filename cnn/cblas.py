@@ -4,7 +4,7 @@ import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,13 @@ from cnn.compiled.algorithms import DEFAULT, Chooser
 from cnn.compiled.calls import nothing
 from cnn.compiled.kernels import prepare, thread_count
 from cnn.compiled.ops import CompiledOps
-from cnn.compiled.winograd import UNLIMITED, applies, winograd_data_gradient, winograd_forward, winograd_weight_gradient
+from cnn.compiled.winograd import (
+    UNLIMITED,
+    tiles,
+    winograd_data_gradient,
+    winograd_forward,
+    winograd_weight_gradient,
+)
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.lowering import Window
 
@@ -25,8 +31,18 @@ ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 TILE_BYTES = 1 << 19
 """Columns of one tile: a quarter or half of the second-level cache of current cores."""
 
-STRIP_FLOPS = 1 << 20
-"""The least work worth another thread in a product."""
+PART_FLOPS = 4_000_000
+"""The least work worth a thread: about what its wake-up costs."""
+
+
+class Shape(NamedTuple):
+    """What the fastest algorithm depends on."""
+
+    direction: str
+    window: Window
+    images: tuple[int, ...]
+    filters: int
+    threads: int
 
 
 class CblasBackend(CompiledOps, Backend):
@@ -64,7 +80,7 @@ class CblasBackend(CompiledOps, Backend):
         self._dgemm = double
         self._sgemm = np.uintp(ctypes.cast(single, ctypes.c_void_p).value or 0)
         self._chooser = Chooser(self.name)
-        self._chosen: dict[tuple[object, ...], str] = {}
+        self._chosen: dict[Shape, str] = {}
         threads.hold_at_one(path)
         prepare()
 
@@ -83,8 +99,8 @@ class CblasBackend(CompiledOps, Backend):
         left, right, result = ((x.ctypes.data, leading_dimension(x)) for x in (a, b, out))
         beta = 1.0 if accumulate else 0.0
         if out.dtype == np.float32:
-            parts = min(thread_count(), max(1, 2 * m * n * k // STRIP_FLOPS))
-            convolution.product(self._sgemm, *sizes, *left, *right, np.float32(beta), *result, parts, m >= n)
+            parts = _parts(2 * m * n * k, max(m, n))
+            convolution.product(self._sgemm, *sizes, *left, *right, beta, *result, parts)
         elif out.dtype == np.float64:
             self._dgemm(ROW_MAJOR, *sizes, 1.0, *left, *right, beta, *result)
         else:
@@ -100,7 +116,8 @@ class CblasBackend(CompiledOps, Backend):
             self._sgemm = address
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
-        return self._chooser.times()
+        times = self._chooser.times()
+        return {text: times[text] for text in map(_shape_text, self._chosen) if text in times}
 
     def conv2d(
         self,
@@ -120,7 +137,7 @@ class CblasBackend(CompiledOps, Backend):
         def tiled() -> None:
             geometry = convolution.geometry(window, w.shape[2], w.shape[3])
             rows = len(x) * window.out[0]
-            height, columns = self._tiles(window, w.shape[2], rows, scratch)
+            height, columns = self._tiles(window, w.shape[2], w.shape[3], len(x), scratch)
             added = np.zeros(w.shape[3] if relu else 0, np.float32) if bias is None else bias
             convolution.forward(
                 self._sgemm, _flat(x), _flat(w), added, relu, _flat(out), geometry, rows, height, columns
@@ -143,7 +160,7 @@ class CblasBackend(CompiledOps, Backend):
         def tiled() -> None:
             geometry = convolution.geometry(window, out.shape[2], out.shape[3])
             rows = len(x) * window.out[0]
-            height, columns = self._tiles(window, out.shape[2], rows, scratch)
+            height, columns = self._tiles(window, out.shape[2], out.shape[3], len(x), scratch)
             sums = scratch.get("sums", (len(columns), out.size), np.float32)
             convolution.weight_gradient(
                 self._sgemm, _flat(x), _flat(dy), geometry, rows, height, columns, sums, _flat(out)
@@ -163,7 +180,7 @@ class CblasBackend(CompiledOps, Backend):
 
         def tiled() -> None:
             geometry = convolution.geometry(window, w.shape[2], w.shape[3])
-            height, columns = self._tiles(window, w.shape[2], len(dy) * window.out[0], scratch)
+            height, columns = self._tiles(window, w.shape[2], w.shape[3], len(dy), scratch)
             convolution.data_gradient(self._sgemm, _flat(dy), _flat(w), geometry, len(dy), height, columns, _flat(out))
 
         def winograd(tile: int) -> None:
@@ -181,24 +198,29 @@ class CblasBackend(CompiledOps, Backend):
         winograd: Callable[[int], None],
     ) -> None:
         """Runs the algorithm that is the fastest for this shape and number of threads."""
-        key = (direction, window, images, filters, thread_count())
+        key = Shape(direction, window, images, filters, thread_count())
         chosen = self._chosen.get(key)
         if chosen is None:
             candidates = {DEFAULT: tiled}
-            if applies(window, images[3], filters):
-                candidates |= {"winograd2": partial(winograd, 2), "winograd4": partial(winograd, 4)}
-            chosen = self._chosen[key] = self._chooser.choose(_shape_text(*key), candidates)
+            candidates |= {f"winograd{tile}": partial(winograd, tile) for tile in tiles(window, images[3], filters)}
+            chosen = self._chosen[key] = self._chooser.choose(_shape_text(key), candidates)
         if chosen == DEFAULT:
             tiled()
         else:
             winograd(4 if chosen == "winograd4" else 2)
 
-    def _tiles(self, window: Window, channels: int, rows: int, scratch: Buffers) -> tuple[int, Array]:
+    def _tiles(self, window: Window, channels: int, filters: int, images: int, scratch: Buffers) -> tuple[int, Array]:
         """Rows of outputs in a tile, and a buffer for the columns of one tile for each thread."""
-        parts = min(thread_count(), rows)
         row = window.out[1] * window.taps * channels
+        rows = images * window.out[0]
+        parts = _parts(2 * rows * row * filters, rows)
         height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
         return height, scratch.get("tiles", (parts, height * row), np.float32)
+
+
+def _parts(flops: int, most: int) -> int:
+    """Threads to divide the work among."""
+    return max(1, min(thread_count(), flops // PART_FLOPS, most))
 
 
 def leading_dimension(x: Array) -> int:
@@ -216,8 +238,9 @@ def _flat(x: Array) -> Array:
     return x.reshape(-1)
 
 
-def _shape_text(direction: str, window: Window, images: tuple[int, ...], filters: int, threads: int) -> str:
+def _shape_text(shape: Shape) -> str:
     """A convolution in words, the same in every process."""
+    direction, window, images, filters, threads = shape
     size, kernel = "x".join(map(str, images)), "x".join(map(str, window.kernel))
     count = f"{threads} thread{'s' * (threads > 1)}"
     return (

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 from numpy.lib.stride_tricks import sliding_window_view
@@ -49,7 +50,7 @@ class Window:
                 "use a smaller kernel, more padding, or fewer pooling layers before it."
             )
 
-    @property
+    @cached_property
     def out(self) -> Pair:
         """Output size (P, Q)."""
         top, bottom, left, right = self.padding
@@ -70,7 +71,7 @@ class Window:
         """Kernel elements, R * S."""
         return self.kernel[0] * self.kernel[1]
 
-    @property
+    @cached_property
     def pointwise(self) -> bool:
         """Whether every output reads just the pixel at its own place: a 1x1 kernel, stride 1, no padding."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)

@@ -9,7 +9,7 @@ from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
 from cnn.compiled.winograd import (
     amplification,
-    applies,
+    tiles,
     winograd_data_gradient,
     winograd_forward,
     winograd_weight_gradient,
@@ -29,7 +29,18 @@ SHAPES = [
     (1, Window((1, 1), (3, 3), padding=(1, 1, 1, 1)), WIDTH, WIDTH),
     (1, Window((4, 3), (3, 3), padding=(4, 3, 3, 5)), WIDTH, WIDTH),
     (14, Window((9, 8), (3, 3), padding=(1, 1, 1, 1)), WIDTH, 3 * WIDTH),
+    (2, Window((12, 12), (5, 5)), 20, 50),
+    (2, Window((8, 8), (5, 5), padding=(2, 2, 2, 2)), 32, 64),
+    (2, Window((7, 9), (5, 5), padding=(0, 1, 3, 4)), WIDTH + 1, WIDTH),
+    (1, Window((5, 5), (5, 5)), WIDTH, WIDTH + 3),
+    (1, Window((1, 2), (5, 5), padding=(4, 4, 4, 4)), WIDTH, WIDTH),
+    (1, Window((6, 4), (5, 5), padding=(6, 5, 1, 7)), WIDTH + 5, WIDTH),
+    (9, Window((13, 11), (5, 5), padding=(2, 1, 1, 2)), WIDTH, 3 * WIDTH),
 ]
+# Each with every tile that applies.
+CASES = [(*shape, tile) for shape in SHAPES for tile in tiles(*shape[1:])]
+# Sides of the tiles and of the kernels.
+SCHEMES = [(2, 3), (4, 3), (2, 5)]
 
 
 def normal(rng, shape):
@@ -72,48 +83,49 @@ def tiles_of(x, shift, plane, tile, side):
     return result
 
 
-def both(matrix, tiles):
+def both(matrix, values):
     """matrix @ tile @ matrix^T over the first two of the last three axes."""
-    return np.einsum("ia,jb,...abc->...ijc", matrix, matrix, tiles, optimize=True)
+    return np.einsum("ia,jb,...abc->...ijc", matrix, matrix, values, optimize=True)
 
 
-def forward_bound(x, w, shift, plane, tile, roundings):
-    """The docstring's bound on y, without bias: shift as for `tiles_of`, w (3, 3, C, K)."""
-    data, kernel, result = (np.abs(make(tile)) for make in (data_matrix, kernel_matrix, result_matrix))
-    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + 2)))
+def forward_bound(x, w, shift, plane, tile):
+    """The docstring's bound on y, without bias: shift as for `tiles_of`, w (R, R, C, K)."""
+    span = len(w)
+    data, kernel, result = (np.abs(make(tile, span)) for make in (data_matrix, kernel_matrix, result_matrix))
+    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + span - 1)))
     u = np.einsum("ia,jb,abck->ijck", kernel, kernel, np.abs(w), optimize=True)
     y = both(result, np.einsum("nrsijc,ijck->nrsijk", v, u, optimize=True))
     n, rows, columns, _, _, filters = y.shape
     y = y.transpose(0, 1, 3, 2, 4, 5).reshape(n, rows * tile, columns * tile, filters)
-    return SLACK * roundings * UNIT * y[:, : plane[0], : plane[1]] + TINY
+    return SLACK * (x.shape[3] + span**2 + 19) * UNIT * y[:, : plane[0], : plane[1]] + TINY
 
 
-def weight_bound(x, dy, shift, tile, threads):
+def weight_bound(x, dy, shift, tile, span, threads):
     """The docstring's bound on dw."""
-    data, kernel, result = (np.abs(make(tile)) for make in (data_matrix, kernel_matrix, result_matrix))
+    data, kernel, result = (np.abs(make(tile, span)) for make in (data_matrix, kernel_matrix, result_matrix))
     plane = dy.shape[1:3]
-    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + 2)))
+    v = both(data, np.abs(tiles_of(x, shift, plane, tile, tile + span - 1)))
     d = both(result.T, np.abs(tiles_of(dy, (0, 0), plane, tile, tile)))
     terms = v.shape[0] * v.shape[1] * v.shape[2]
     gradient = np.einsum("nrsijc,nrsijk->ijck", v, d, optimize=True)
     direct = np.einsum("ia,jb,ijck->abck", kernel, kernel, gradient, optimize=True)
-    return SLACK * (terms + 36 * threads + 17) * UNIT * direct + TINY
+    return SLACK * (terms + (tile + span - 1) ** 2 * threads + 17) * UNIT * direct + TINY
 
 
 def correlated(x, w, shift, plane):
     """y (N, *plane, K) in float64, by the definition."""
     y = np.zeros((len(x), *plane, w.shape[3]))
-    for r in range(3):
-        for s in range(3):
+    for r in range(w.shape[0]):
+        for s in range(w.shape[1]):
             y += tiles_of(x, (shift[0] - r, shift[1] - s), plane, 1, 1)[:, :, :, 0, 0] @ w[r, s].astype(float)
     return y
 
 
-def weight_gradient(x, dy, shift):
-    """dw (3, 3, C, K) in float64, by the definition."""
-    dw = np.zeros((3, 3, x.shape[3], dy.shape[3]))
-    for r in range(3):
-        for s in range(3):
+def weight_gradient(x, dy, shift, span):
+    """dw (span, span, C, K) in float64, by the definition."""
+    dw = np.zeros((span, span, x.shape[3], dy.shape[3]))
+    for r in range(span):
+        for s in range(span):
             seen = tiles_of(x, (shift[0] - r, shift[1] - s), dy.shape[1:3], 1, 1)[:, :, :, 0, 0]
             dw[r, s] = np.einsum("npqc,npqk->ck", seen, dy.astype(float), optimize=True)
     return dw
@@ -140,33 +152,33 @@ def used_scratch(backend, n, window, channels, filters, tile):
     scratch = Buffers(backend)
     x = np.full((n + 1, *window.size, channels), np.nan, np.float32)
     y = np.full((n + 1, *window.out, filters), np.nan, np.float32)
-    w = np.full((3, 3, channels, filters), np.nan, np.float32)
+    w = np.full((*window.kernel, channels, filters), np.nan, np.float32)
     winograd_forward(backend._sgemm, x, w, None, window, False, y.copy(), tile, 3, scratch)
     winograd_weight_gradient(backend._sgemm, x, y, window, w.copy(), tile, 3, scratch)
     winograd_data_gradient(backend._sgemm, y, w, window, x.copy(), tile, 3, scratch)
     return scratch
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_matrices_convolve_exactly(tile):
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
+def test_matrices_convolve_exactly(tile, span):
     rng = np.random.default_rng(0)
-    d, g, y = rng.standard_normal(tile + 2), rng.standard_normal(3), rng.standard_normal(tile)
-    data, kernel, result = data_matrix(tile), kernel_matrix(tile), result_matrix(tile)
+    d, g, y = (rng.standard_normal(size) for size in (tile + span - 1, span, tile))
+    data, kernel, result = (make(tile, span) for make in (data_matrix, kernel_matrix, result_matrix))
     np.testing.assert_allclose(result @ ((kernel @ g) * (data @ d)), np.correlate(d, g), rtol=1e-12)
     np.testing.assert_allclose(kernel.T @ ((data @ d) * (result.T @ y)), np.correlate(d, y), rtol=1e-12)
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_transforms_of_tiles_are_exact_in_float32(tile):
-    for matrix in (data_matrix(tile), result_matrix(tile)):
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
+def test_transforms_of_tiles_are_exact_in_float32(tile, span):
+    for matrix in (data_matrix(tile, span), result_matrix(tile, span)):
         np.testing.assert_array_equal(matrix, matrix.astype(np.float32))
 
 
 def test_amplification_of_small_tiles_is_that_counted_by_hand():
     # Rows of |B^T| sum to 2, of |G| to 1, 1.5, 1.5, 1: products 2, 3, 3, 2, of which a result takes three, 8.
-    assert amplification(2, "data") == 64
+    assert amplification(2, 3, "data") == 64
     # Rows of |A| sum to 1, 2, 2, 1: products 2, 4, 4, 2, of which an element of the kernel takes 2 + 4/2 + 4/2.
-    assert amplification(2, "weight") == 36
+    assert amplification(2, 3, "weight") == 36
 
 
 def test_amplification_of_large_tiles_is_a_quarter_of_that_of_whole_points():
@@ -174,18 +186,17 @@ def test_amplification_of_large_tiles_is_a_quarter_of_that_of_whole_points():
     data = np.array([10, 10, 10, 6, 6, 10])
     kernel = np.array([1 / 4, 3 / 6, 3 / 6, 7 / 24, 7 / 24, 1])
     published = (np.array([[1, 1, 1, 1, 1, 0], [0, 1, 1, 8, 8, 1]]) @ (data * kernel)).max() ** 2
-    assert amplification(4, "data") < published / 4
+    assert amplification(4, 3, "data") < published / 4
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+@pytest.mark.parametrize(("n", "window", "channels", "filters", "tile"), CASES)
 def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile, make):
-    shapes = (n, *window.size, channels), (3, 3, channels, filters), (filters,)
+    shapes = (n, *window.size, channels), (*window.kernel, channels, filters), (filters,)
     x, w, bias = drawn(make, *shapes)
     scratch = used_scratch(backend, n, window, channels, filters, tile)
     expected = correlated(x, w, shift_of(window), window.out)
-    bound = forward_bound(x, w, shift_of(window), window.out, tile, channels + 28)
+    bound = forward_bound(x, w, shift_of(window), window.out, tile)
     for threads, shift, relu in ((1, bias, True), (2, None, False), (3, bias, False), (2, None, True)):
         out, around = guarded((n, *window.out, filters))
         winograd_forward(backend._sgemm, x, w, shift, window, relu, out, tile, threads, scratch)
@@ -197,15 +208,14 @@ def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+@pytest.mark.parametrize(("n", "window", "channels", "filters", "tile"), CASES)
 def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters, tile, make):
-    dy, w = drawn(make, (n, *window.out, filters), (3, 3, channels, filters))
+    dy, w = drawn(make, (n, *window.out, filters), (*window.kernel, channels, filters))
     scratch = used_scratch(backend, n, window, channels, filters, tile)
     turned = w[::-1, ::-1].transpose(0, 1, 3, 2)
-    shift = 2 - window.padding[0], 2 - window.padding[2]
+    shift = window.kernel[0] - 1 - window.padding[0], window.kernel[1] - 1 - window.padding[2]
     expected = correlated(dy, turned, shift, window.size)
-    bound = forward_bound(dy, turned, shift, window.size, tile, filters + 28)
+    bound = forward_bound(dy, turned, shift, window.size, tile)
     for threads in (1, 2):
         out, around = guarded((n, *window.size, channels))
         winograd_data_gradient(backend._sgemm, dy, w, window, out, tile, threads, scratch)
@@ -214,76 +224,87 @@ def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters
 
 
 @pytest.mark.parametrize("make", MAKERS)
-@pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize(("n", "window", "channels", "filters"), SHAPES)
+@pytest.mark.parametrize(("n", "window", "channels", "filters", "tile"), CASES)
 def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filters, tile, make):
     x, dy = drawn(make, (n, *window.size, channels), (n, *window.out, filters))
     scratch = used_scratch(backend, n, window, channels, filters, tile)
-    expected = weight_gradient(x, dy, shift_of(window))
+    span = window.kernel[0]
+    expected = weight_gradient(x, dy, shift_of(window), span)
     for threads in (1, 2, 3):
-        out, around = guarded((3, 3, channels, filters))
+        out, around = guarded((*window.kernel, channels, filters))
         winograd_weight_gradient(backend._sgemm, x, dy, window, out, tile, threads, scratch)
-        assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, threads)).all()
+        assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, span, threads)).all()
         assert np.isnan(around).all()
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_simple_bound_holds_where_all_elements_are_alike(backend, tile):
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
+def test_simple_bound_holds_where_all_elements_are_alike(backend, tile, span):
     """|error| <= roundings u amplification C max|d| max|g|: what a reader can work out by hand."""
-    window = Window((12, 12), (3, 3), padding=(1, 1, 1, 1))
-    x, w = drawn(normal, (4, 12, 12, 64), (3, 3, 64, 32))
-    out = np.empty((4, 12, 12, 32), np.float32)
+    window = Window((12, 12), (span, span), padding=(1, 1, 1, 1))
+    x, w = drawn(normal, (4, 12, 12, 64), (span, span, 64, 32))
+    out = np.empty((4, *window.out, 32), np.float32)
     winograd_forward(backend._sgemm, x, w, None, window, False, out, tile, 2, Buffers(backend))
-    error = np.abs(out - correlated(x, w, (1, 1), (12, 12))).max()
-    assert 0 < error <= (64 + 28) * UNIT * amplification(tile, "data") * 64 * np.abs(x).max() * np.abs(w).max()
+    error = np.abs(out - correlated(x, w, (1, 1), window.out)).max()
+    factor = (64 + span**2 + 19) * UNIT * amplification(tile, span, "data")
+    assert 0 < error <= factor * 64 * np.abs(x).max() * np.abs(w).max()
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_products_in_pieces_are_within_the_bound(backend, tile):
-    n, window, channels, filters = SHAPES[-1]
-    x, w = drawn(normal, (n, *window.size, channels), (3, 3, channels, filters))
-    dy = drawn(normal, (n, *window.out, filters))[0]
+def large(span):
+    """Arrays x, w and dy of a convolution of many tiles, its window, and arrays for the results in the same order."""
+    window = Window((9, 8) if span == 3 else (13, 11), (span, span), padding=(1, 1, 1, 1))
+    shapes = (14, *window.size, WIDTH), (*window.kernel, WIDTH, 3 * WIDTH), (14, *window.out, 3 * WIDTH)
+    arrays = drawn(normal, *shapes)
+    return arrays, window, [np.empty_like(array) for array in arrays]
+
+
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
+def test_products_in_pieces_are_within_the_bound(backend, tile, span):
+    (x, w, dy), window, (dx, dw, y) = large(span)
     scratch = Buffers(backend)
-    y, dw = np.empty_like(dy), np.empty_like(w)
     winograd_forward(backend._sgemm, x, w, None, window, False, y, tile, 2, scratch, largest=1)
+    winograd_data_gradient(backend._sgemm, dy, w, window, dx, tile, 2, scratch, largest=1)
     winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, 2, scratch, largest=1)
-    bound = forward_bound(x, w, (1, 1), window.out, tile, channels + 28)
-    assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= bound).all()
-    assert (np.abs(dw - weight_gradient(x, dy, (1, 1))) <= weight_bound(x, dy, (1, 1), tile, 2)).all()
+    assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= forward_bound(x, w, (1, 1), window.out, tile)).all()
+    turned, shift = w[::-1, ::-1].transpose(0, 1, 3, 2), (span - 2, span - 2)
+    expected, bound = correlated(dy, turned, shift, window.size), forward_bound(dy, turned, shift, window.size, tile)
+    assert (np.abs(dx - expected) <= bound).all()
+    expected, bound = weight_gradient(x, dy, (1, 1), span), weight_bound(x, dy, (1, 1), tile, span, 2)
+    assert (np.abs(dw - expected) <= bound).all()
 
 
-@pytest.mark.parametrize("tile", [2, 4])
-def test_same_threads_give_the_same_bytes(backend, tile):
-    n, window, channels, filters = SHAPES[-1]
-    x, w = drawn(normal, (n, *window.size, channels), (3, 3, channels, filters))
-    dy = drawn(normal, (n, *window.out, filters))[0]
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
+def test_same_threads_give_the_same_bytes(backend, tile, span):
+    (x, w, dy), window, results = large(span)
+    dx, dw, y = results
     for threads in (1, 2, 3):
         seen = set()
         for _ in range(3):
             scratch = Buffers(backend)
-            y, dx, dw = np.empty_like(dy), np.empty_like(x), np.empty_like(w)
             winograd_forward(backend._sgemm, x, w, None, window, True, y, tile, threads, scratch)
             winograd_data_gradient(backend._sgemm, dy, w, window, dx, tile, threads, scratch)
             winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, threads, scratch)
-            seen.add((y.tobytes(), dx.tobytes(), dw.tobytes()))
+            seen.add(b"".join(result.tobytes() for result in results))
         assert len(seen) == 1
 
 
-@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize(("tile", "span"), SCHEMES)
 @pytest.mark.parametrize("relu", [False, True])
-def test_nan_is_not_lost(backend, tile, relu):
-    window = Window((8, 8), (3, 3), padding=(1, 1, 1, 1))
-    x, w = drawn(normal, (1, 8, 8, WIDTH), (3, 3, WIDTH, WIDTH))
+def test_nan_is_not_lost(backend, tile, span, relu):
+    edge = span // 2
+    window = Window((8, 8), (span, span), padding=(edge, edge, edge, edge))
+    x, w = drawn(normal, (1, 8, 8, WIDTH), (span, span, WIDTH, WIDTH))
     x[0, 3, 3, 0] = np.nan
     out = np.zeros((1, 8, 8, WIDTH), np.float32)
     winograd_forward(backend._sgemm, x, w, None, window, relu, out, tile, 1, Buffers(backend))
-    assert np.isnan(out[0, 2:5, 2:5]).all()
+    assert np.isnan(out[0, 3 - edge : 4 + edge, 3 - edge : 4 + edge]).all()
     assert not np.isnan(out[0, 7]).any()
 
 
-def test_applies_to_3x3_kernels_of_stride_1_and_a_vector_of_channels():
-    assert applies(Window((8, 8), (3, 3)), WIDTH, WIDTH)
-    assert not applies(Window((8, 8), (3, 3)), WIDTH - 1, WIDTH)
-    assert not applies(Window((8, 8), (3, 3)), WIDTH, WIDTH - 1)
-    assert not applies(Window((8, 8), (3, 1)), WIDTH, WIDTH)
-    assert not applies(Window((8, 8), (3, 3), (1, 2)), WIDTH, WIDTH)
+def test_tiles_are_for_3x3_and_5x5_kernels_of_stride_1_and_a_vector_of_channels():
+    assert tiles(Window((8, 8), (3, 3)), WIDTH, WIDTH) == (2, 4)
+    assert tiles(Window((8, 8), (5, 5)), WIDTH, WIDTH) == (2,)
+    assert tiles(Window((8, 8), (3, 3)), WIDTH - 1, WIDTH) == ()
+    assert tiles(Window((8, 8), (5, 5)), WIDTH, WIDTH - 1) == ()
+    assert tiles(Window((8, 8), (3, 5)), WIDTH, WIDTH) == ()
+    assert tiles(Window((8, 8), (3, 3), (1, 2)), WIDTH, WIDTH) == ()
+    assert tiles(Window((8, 8), (5, 5), (2, 2)), WIDTH, WIDTH) == ()

@@ -1,6 +1,7 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
-GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate. Times are medians over the repeats.
+GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate of im2col, also where Winograd does with fewer. Times
+are medians over the repeats. Below stands what each algorithm took where a convolution has a choice.
 """
 
 import argparse
@@ -29,6 +30,7 @@ def run(options: argparse.Namespace) -> None:
         images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)
         labels = rng.integers(0, len(model.classes), options.batch_size)
         lines = profile_step(model, images, labels, repeats=options.repeats)
+        algorithms = resources.backend.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
     total = sum(line.seconds for line in lines)
@@ -40,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
                 **described,
                 "seconds": total,
                 "images_per_second": options.batch_size / total,
+                "algorithms": algorithms,
                 "lines": [
                     {
                         "layer": line.layer,
@@ -69,6 +72,10 @@ def run(options: argparse.Namespace) -> None:
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     common.print_table(head, [*rows, _row(overall, total)])
     print(f"{options.batch_size / total:,.0f} images/s")
+    for shape, times in algorithms.items():
+        fastest = min(times, key=times.__getitem__)
+        tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())
+        print(f"{shape}: {fastest} ({tried})")
 
 
 def _row(line: Line, total: float) -> list[str]:

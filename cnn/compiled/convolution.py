@@ -5,16 +5,21 @@ tiles, so that the same number of threads gives the same bits. Indices are flat 
 wrap-around check that keeps the loops from being vectorised.
 """
 
+from functools import cache
+
 import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.calls import sgemm
+from cnn.compiled.parts import INNER, PARALLEL
 from cnn.lowering import Window
 
 U = np.uintp
+ZERO = np.float32(0)
 NO, YES = 111, 112
 
 
+@cache
 def geometry(window: Window, channels: int, filters: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
     """What the kernels know of a convolution: H W C R S P Q K, strides, top and left padding."""
     top, _, left, _ = window.padding
@@ -23,42 +28,43 @@ def geometry(window: Window, channels: int, filters: int) -> "np.ndarray[tuple[i
     )
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _lower(x, g, start, end, columns):
     """Columns ((end - start) * Q, R*S*C) of the output rows start..end, counted through all images."""
     H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
-    run, size = U(S * C), S * C
+    run = U(S * C)
     to = U(0)
     for row in range(start, end):
         image, p = row // P, row % P
         for q in range(Q):
             w = q * right - left
-            inside = w >= 0 and w + S <= W
+            first, last = max(0, -w), min(S, W - w)
             for r in range(R):
                 h = p * down + r - top
-                if h < 0 or h >= H:
+                if h < 0 or h >= H or last <= first:
                     for j in range(run):
-                        columns[to + U(j)] = np.float32(0)
-                elif inside:
+                        columns[to + j] = ZERO
+                elif last - first == S:
                     source = U(((image * H + h) * W + w) * C)
                     for j in range(run):
-                        columns[to + U(j)] = x[source + U(j)]
+                        columns[to + j] = x[source + j]
                 else:
-                    base = ((image * H + h) * W + w) * C
-                    for j in range(size):
-                        column = w * C + j
-                        value = np.float32(0)
-                        if column >= 0 and column < W * C:
-                            value = x[U(base + j)]
-                        columns[to + U(j)] = value
+                    begin, stop = U(first * C), U(last * C)
+                    source = U(((image * H + h) * W + w + first) * C)
+                    for j in range(begin):
+                        columns[to + j] = ZERO
+                    for j in range(stop - begin):
+                        columns[to + begin + j] = x[source + j]
+                    for j in range(stop, run):
+                        columns[to + j] = ZERO
                 to += run
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _add_rows(columns, g, start, end, dx):
     """Adds the columns of the output rows start..end to the pixels of dx they came from."""
     H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
-    run = U(S * C)
+    stride = U(R * S * C)
     for row in range(start, end):
         image, p = row // P, row % P
         for r in range(R):
@@ -66,118 +72,142 @@ def _add_rows(columns, g, start, end, dx):
             if h < 0 or h >= H:
                 continue
             source = U((((row - start) * Q) * R + r) * S * C)
-            stride = U(R * S * C)
             for q in range(Q):
                 w = q * right - left
                 first, last = max(0, -w), min(S, W - w)
-                to = U(((image * H + h) * W + w + first) * C)
-                origin = source + U(first * C)
-                if first == 0 and last == S:
-                    for j in range(run):
-                        dx[to + U(j)] += columns[origin + U(j)]
-                elif last > first:
+                if last > first:
+                    to = U(((image * H + h) * W + w + first) * C)
+                    origin = source + U(first * C)
                     for j in range(U((last - first) * C)):
-                        dx[to + U(j)] += columns[origin + U(j)]
+                        dx[to + j] += columns[origin + j]
                 source += stride
 
 
-@njit(cache=True)
+@njit(**INNER)
 def _finish(y, first, count, filters, bias, relu):
     """Bias and ReLU on `count` rows of y from element `first`, while they are in the cache."""
     to = U(first)
-    zero = np.float32(0)
     for _ in range(count):
         if relu:
             for k in range(U(filters)):
-                y[to + U(k)] = max(y[to + U(k)] + bias[U(k)], zero)
+                y[to + k] = max(y[to + k] + bias[k], ZERO)
         else:
             for k in range(U(filters)):
-                y[to + U(k)] += bias[U(k)]
+                y[to + k] += bias[k]
         to += U(filters)
 
 
-@njit(cache=True, parallel=True)
+@njit(**INNER)
+def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
+    Q, K = g[6], g[7]
+    depth = g[3] * g[4] * g[2]
+    for start in range(first, last, height):
+        end = min(last, start + height)
+        m = (end - start) * Q
+        out = y.ctypes.data + U(start * Q * K * 4)
+        _lower(x, g, start, end, tile)
+        sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
+        if len(bias):
+            _finish(y, start * Q * K, m, K, bias, relu)
+
+
+@njit(**PARALLEL)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
     """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
 
     bias has K elements, or none where neither bias nor ReLU is to be applied.
     """
     parts = columns.shape[0]
+    if parts == 1:
+        _forward_part(blas, x, w, bias, relu, y, g, 0, rows, height, columns[0])
+    else:
+        for part in prange(parts):
+            first, last = rows * part // parts, rows * (part + 1) // parts
+            _forward_part(blas, x, w, bias, relu, y, g, first, last, height, columns[part])
+
+
+@njit(**INNER)
+def _weight_part(blas, x, dy, g, first, last, height, tile, total):
     Q, K = g[6], g[7]
     depth = g[3] * g[4] * g[2]
-    for part in prange(parts):
-        for start in range(rows * part // parts, rows * (part + 1) // parts, height):
-            end = min(rows * (part + 1) // parts, start + height)
-            m = (end - start) * Q
-            out = y.ctypes.data + U(start * Q * K * 4)
-            tile = columns[part]
-            _lower(x, g, start, end, tile)
-            sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, np.float32(0), out, K)
-            if len(bias):
-                _finish(y, start * Q * K, m, K, bias, relu)
+    keep = ZERO
+    for start in range(first, last, height):
+        end = min(last, start + height)
+        slopes = dy.ctypes.data + U(start * Q * K * 4)
+        _lower(x, g, start, end, tile)
+        m = (end - start) * Q
+        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
+        keep = np.float32(1)
 
 
-@njit(cache=True, parallel=True)
+@njit(**PARALLEL)
 def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
-    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K)."""
+    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), no more threads than rows."""
     parts = columns.shape[0]
-    Q, K = g[6], g[7]
-    depth = g[3] * g[4] * g[2]
-    for part in prange(parts):
-        keep = np.float32(0)
-        tile = columns[part]
-        total = sums[part]
-        for start in range(rows * part // parts, rows * (part + 1) // parts, height):
-            end = min(rows * (part + 1) // parts, start + height)
-            m = (end - start) * Q
-            slopes = dy.ctypes.data + U(start * Q * K * 4)
-            _lower(x, g, start, end, tile)
-            sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
-            keep = np.float32(1)
-        if keep == np.float32(0):
-            total[:] = np.float32(0)
-    for j in prange(U(len(dw))):
-        value = sums[0, j]
-        for part in range(1, parts):
-            value += sums[part, j]
-        dw[j] = value
+    if parts == 1:
+        _weight_part(blas, x, dy, g, 0, rows, height, columns[0], dw)
+    else:
+        for part in prange(parts):
+            first, last = rows * part // parts, rows * (part + 1) // parts
+            _weight_part(blas, x, dy, g, first, last, height, columns[part], sums[part])
+        for j in range(U(len(dw))):
+            value = sums[0, j]
+            for part in range(1, parts):
+                value += sums[part, j]
+            dw[j] = value
 
 
-@njit(cache=True, parallel=True)
+@njit(**INNER)
+def _data_part(blas, dy, w, g, first, last, height, tile, dx):
+    P, Q, K = g[5], g[6], g[7]
+    depth, plane = g[3] * g[4] * g[2], g[0] * g[1] * g[2]
+    for start in range(first * P, last * P, height):
+        end = min(last * P, start + height)
+        # Every image is cleared before its first row arrives.
+        for j in range(U(-(-start // P) * plane), U(-(-end // P) * plane)):
+            dx[j] = ZERO
+        slopes = dy.ctypes.data + U(start * Q * K * 4)
+        m = (end - start) * Q
+        sgemm(blas, NO, YES, m, depth, K, slopes, K, w.ctypes.data, K, ZERO, tile.ctypes.data, depth)
+        _add_rows(tile, g, start, end, dx)
+
+
+@njit(**PARALLEL)
 def data_gradient(blas, dy, w, g, images, height, columns, dx):
-    """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat."""
+    """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
+
+    A thread takes whole images: two must not add to the same pixel.
+    """
     parts = columns.shape[0]
-    H, W, C, P, Q, K = g[0], g[1], g[2], g[5], g[6], g[7]
-    depth = g[3] * g[4] * C
-    plane = H * W * C
-    for part in prange(parts):
-        tile = columns[part]
-        # Whole images: two threads must not add to the same pixel.
-        first, last = images * part // parts, images * (part + 1) // parts
-        for start in range(first * P, last * P, height):
-            end = min(last * P, start + height)
-            for j in range(U(-(-start // P) * plane), U(-(-end // P) * plane)):
-                dx[j] = np.float32(0)
-            m = (end - start) * Q
-            slopes = dy.ctypes.data + U(start * Q * K * 4)
-            sgemm(blas, NO, YES, m, depth, K, slopes, K, w.ctypes.data, K, np.float32(0), tile.ctypes.data, depth)
-            _add_rows(tile, g, start, end, dx)
+    if parts == 1:
+        _data_part(blas, dy, w, g, 0, images, height, columns[0], dx)
+    else:
+        for part in prange(parts):
+            first, last = images * part // parts, images * (part + 1) // parts
+            _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
 
 
-@njit(cache=True, parallel=True)
-def product(blas, transpose_a, transpose_b, m, n, k, a, lda, b, ldb, beta, c, ldc, parts, by_rows):
-    """c = op(a) @ op(b) + beta * c at addresses, in `parts` strips of rows or of columns of c, one a thread."""
-    for part in prange(parts):
-        if by_rows:
-            start, end = m * part // parts, m * (part + 1) // parts
-            left = a + U(start * 4 if transpose_a == YES else start * lda * 4)
-            sgemm(
-                blas, transpose_a, transpose_b, end - start, n, k, left, lda, b, ldb, beta, c + U(start * ldc * 4), ldc
-            )
-        else:
-            start, end = n * part // parts, n * (part + 1) // parts
-            right = b + U(start * ldb * 4 if transpose_b == YES else start * 4)
-            sgemm(blas, transpose_a, transpose_b, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
+@njit(**INNER)
+def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end):
+    if by_rows:
+        left = a + U(start * 4 if ta == YES else start * lda * 4)
+        sgemm(blas, ta, tb, end - start, n, k, left, lda, b, ldb, beta, c + U(start * ldc * 4), ldc)
+    else:
+        right = b + U(start * ldb * 4 if tb == YES else start * 4)
+        sgemm(blas, ta, tb, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
+
+
+@njit(**PARALLEL)
+def product(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, parts):
+    """c = op(a) @ op(b) + beta * c at addresses, in `parts` strips of its longer side, one a thread."""
+    by_rows = m >= n
+    size = max(m, n)
+    if parts == 1:
+        sgemm(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc)
+    else:
+        for part in prange(parts):
+            start, end = size * part // parts, size * (part + 1) // parts
+            _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end)
 
 
 _FLAT, _TILES, _SHAPE = types.float32[::1], types.float32[:, ::1], types.int64[::1]
@@ -186,6 +216,6 @@ KERNELS = [
     (forward, (_ADDRESS, _FLAT, _FLAT, _FLAT, _BOOL, _FLAT, _SHAPE, _INT, _INT, _TILES)),
     (weight_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _TILES, _FLAT)),
     (data_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _FLAT)),
-    (product, (_ADDRESS, *[_INT] * 5, *(_ADDRESS, _INT) * 2, _REAL, _ADDRESS, _INT, _INT, _BOOL)),
+    (product, (_ADDRESS, *[_INT] * 5, *(_ADDRESS, _INT) * 2, _REAL, _ADDRESS, _INT, _INT)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

@@ -1,5 +1,6 @@
 """The operations of cnn.ops by compiled kernels, where the arrays are what those are compiled for."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,9 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
         if flat(out) is None:
             super().load_batch(images, order, changes, scale, mean, std, out)
         else:
-            constants = input.Constants.of(out.shape[1:], scale, mean, std)
+            shape = out.shape[1:]
+            plain = mean is None and std is None
+            constants = _scale_only(shape, scale) if plain else input.Constants.of(shape, scale, mean, std)
             input.batch_into(out, images, order, constants, *changes)
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
@@ -176,6 +179,11 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
         numbers = (rate, decay, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, correction)
         if not _updated(updates.ADAM, (w, g, first, second), numbers):
             super().adam_update(w, g, first, second, lr, beta1, beta2, epsilon, decay, time, scratch)
+
+
+@cache
+def _scale_only(shape: tuple[int, int, int], scale: float) -> input.Constants:
+    return input.Constants.of(shape, scale, None, None)
 
 
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:

@@ -32,9 +32,12 @@ def parts_for(elements: int) -> int:
 
 def flat(*arrays: Array) -> list[Array] | None:
     """The arrays as vectors, or None unless all are contiguous, writeable float32, which is what is compiled for."""
-    if all(x.dtype == np.float32 and x.flags.carray for x in arrays):
-        return [x.reshape(-1) for x in arrays]
-    return None
+    vectors = []
+    for x in arrays:
+        if x.dtype.char != "f" or not x.flags.carray:
+            return None
+        vectors.append(x.reshape(-1))
+    return vectors
 
 
 @njit(**INNER)

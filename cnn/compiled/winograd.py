@@ -1,21 +1,22 @@
-"""Winograd convolution of 3x3 kernels with stride 1, forward and both gradients, as batches of small SGEMMs.
+"""Winograd convolution of 3x3 and 5x5 kernels with stride 1, forward and both gradients, as batches of small SGEMMs.
 
-The plane of results is cut into tiles of t x t pixels (t = 2 or 4); each reads (t + 2)^2 pixels, and every element of
-the transformed tiles is one matrix product over the channels (Lavin and Gray 2016, section 4.1). Threads take fixed
-ranges of tiles, in blocks whose transformed data stay in a core's cache: transform the block, one SGEMM for each
-element, transform back. Pixels outside the image are read from a page of zeros and results outside it written to a
-page of waste, so that tiles at a border need no code of their own.
+The plane of results is cut into tiles of t x t pixels; with kernels of r x r, each reads s x s, s = t + r - 1, and
+every element of the transformed tiles is one matrix product over the channels (Lavin and Gray 2016, section 4.1): for a
+tile s^2 products in the place of t^2 r^2. t is 2 or 4 where r = 3 and 2 where r = 5. Threads take fixed ranges of
+tiles, in blocks whose transformed data stay in a core's cache: transform the block, one SGEMM for each element,
+transform back. Pixels outside the image are read from a page of zeros and results outside it written to a page of
+waste, so that tiles at a border need no code of their own.
 
 Errors mix within a tile: those of a large pixel reach all results of its tile. To first order in u = 2^-24, element by
 element and with * between equal shapes,
 
-    |error of y| <= (C + 28) u |A^T| (sum over channels of (|G| |g| |G^T|) * (|B^T| |d| |B|)) |A| + u |bias|
-    |error of dw| <= (T + 36 threads + 17) u |G^T| (sum over the T tiles of (|B^T| |d| |B|) * (|A| |dy| |A^T|)) |G|
+    |error of y| <= (C + r^2 + 19) u |A^T| (sum over channels of (|G| |g| |G^T|) * (|B^T| |d| |B|)) |A| + u |bias|
+    |error of dw| <= (T + s^2 threads + 17) u |G^T| (sum over the T tiles of (|B^T| |d| |B|) * (|A| |dy| |A^T|)) |G|
 
 The factor counts the roundings that any term can meet, and the matrices hold all that it is multiplied by: a kernel's
-transform is a product of 9 terms with a rounded matrix (10 roundings), a tile's has at most 8 where there is no fused
-multiply-add, the sum over channels C, a result's transform 8, the bias 1, ReLU none; the gradient of a kernel comes
-from a product of 36 terms a thread with a rounded matrix. The data gradient is bounded as y is, with K for C.
+transform is a product of r^2 terms with a rounded matrix (r^2 + 1 roundings), a tile's has at most 8 where there is no
+fused multiply-add, the sum over channels C, a result's transform 8, the bias 1, ReLU none; the gradient of a kernel
+comes from a product of s^2 terms a thread with a rounded matrix. The data gradient is bounded as y is, with K for C.
 `amplification` is what the matrices come to.
 """
 
@@ -32,7 +33,7 @@ from cnn.lowering import Pair, Window
 __all__ = [
     "KERNELS",
     "amplification",
-    "applies",
+    "tiles",
     "winograd_data_gradient",
     "winograd_forward",
     "winograd_weight_gradient",
@@ -46,22 +47,30 @@ UNLIMITED = 1 << 62
 """Multiply-adds of a product that is handed to SGEMM in one piece."""
 
 
-def applies(window: Window, channels: int, filters: int) -> bool:
-    """Whether the functions below compute this convolution: 3x3, stride 1, and at least a vector of channels each."""
-    return window.kernel == (3, 3) and window.stride == (1, 1) and min(channels, filters) >= WIDTH
+TILES = {(3, 3): (2, 4), (5, 5): (2,)}
+"""Sides t of the tiles that there are for each kernel."""
 
 
-def amplification(tile: int, direction: str) -> float:
+def tiles(window: Window, channels: int, filters: int) -> tuple[int, ...]:
+    """Tiles with which the functions below can compute this convolution.
+
+    There are none unless the kernel is 3x3 or 5x5, the stride 1, and the channels and the filters a vector each.
+    """
+    return TILES.get(window.kernel, ()) if window.stride == (1, 1) and min(channels, filters) >= WIDTH else ()
+
+
+def amplification(tile: int, span: int, direction: str) -> float:
     """What the matrices of the bound above come to where |g|, |d| and |dy| are one everywhere, at worst.
 
-    `direction` is "data" for y and dx, "weight" for dw; the direct sum has 9 in the place of the first, as a result is
-    made of 9 products a channel, and t^2 in that of the second. For y, dx and dw then, to first order,
+    Kernels are `span` x `span`. `direction` is "data" for y and dx, "weight" for dw; the direct sum has r^2 in the
+    place of the first, as a result is made of r^2 products a channel, and t^2 in that of the second. For y, dx and dw
+    then, to first order,
 
         |error| <= factor u amplification (sum over channels or tiles of max |d| max |g|, or max |d| max |dy|)
 
     with the maxima over the tile and over the kernel.
     """
-    data, kernel, result = (np.abs(make(tile)) for make in (data_matrix, kernel_matrix, result_matrix))
+    data, kernel, result = (np.abs(make(tile, span)) for make in (data_matrix, kernel_matrix, result_matrix))
     middle, last = (kernel, result) if direction == "data" else (result.T, kernel.T)
     return float((last @ (data.sum(1) * middle.sum(1))).max() ** 2)
 
@@ -79,11 +88,11 @@ def winograd_forward(
     scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
-    """out (N, P, Q, K) = x (N, H, W, C) correlated with w (3, 3, C, K), plus bias (K,), with ReLU if asked.
+    """out (N, P, Q, K) = x (N, H, W, C) correlated with w (R, R, C, K), plus bias (K,), with ReLU if asked.
 
-    `blas` is the address of a single-threaded cblas_sgemm, `threads` what Numba runs on; arrays are contiguous float32
-    and x, w and out do not overlap. A product of more than `largest` multiply-adds is cut into several (some libraries
-    multiply small matrices faster, as they need not pack them first).
+    `tile` is one of those that `tiles` gives. `blas` is the address of a single-threaded cblas_sgemm, `threads` what
+    Numba runs on; arrays are contiguous float32 and x, w and out do not overlap. A product of more than `largest`
+    multiply-adds is cut into several (some libraries multiply small matrices faster, as they need not pack them first).
     """
     top, _, left, _ = window.padding
     _convolve(blas, x, w, 0, bias, relu, (top, left), out, tile, threads, scratch, largest)
@@ -100,14 +109,17 @@ def winograd_data_gradient(
     scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
-    """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and w (3, 3, C, K); else as `winograd_forward`.
+    """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and w (R, R, C, K); else as `winograd_forward`.
 
-    It is dy correlated with the turned kernels, their channels and filters exchanged, and padding 2 - top, 2 - left.
+    It is dy correlated with the turned kernels, their channels and filters exchanged, padded by R - 1 - top rows and
+    R - 1 - left columns.
     """
-    swapped = scratch.get("winograd swapped", (3, 3, w.shape[3], w.shape[2]))
+    span = len(w)
+    swapped = scratch.get("winograd swapped", (span, span, w.shape[3], w.shape[2]))
     swapped[...] = w.transpose(0, 1, 3, 2)
     top, _, left, _ = window.padding
-    _convolve(blas, dy, swapped, 1, None, False, (2 - top, 2 - left), out, tile, threads, scratch, largest)
+    shift = span - 1 - top, span - 1 - left
+    _convolve(blas, dy, swapped, 1, None, False, shift, out, tile, threads, scratch, largest)
 
 
 def winograd_weight_gradient(
@@ -121,15 +133,16 @@ def winograd_weight_gradient(
     scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
-    """out (3, 3, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `winograd_forward`.
+    """out (R, R, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `winograd_forward`.
 
-    Every thread keeps a sum of (t + 2)^2 C K elements; they are added in order, so that the same number of threads
+    Every thread keeps a sum of s^2 C K elements; they are added in order, so that the same number of threads
     gives the same bits.
     """
     images, *plane = x.shape
-    channels, filters = x.shape[3], dy.shape[3]
-    planes, columns = (tile + 2) ** 2, channels * filters
-    parts, block = _division(images, dy.shape[1:3], tile, threads, channels + filters)
+    channels, filters, span = x.shape[3], dy.shape[3], len(out)
+    side = tile + span - 1
+    planes, columns = side**2, channels * filters
+    parts, block = _division(images, dy.shape[1:3], tile, side, threads, channels + filters)
     size = planes * (_spacing(block * channels) + _spacing(block * filters))
     space, sums = (
         _space(scratch, "winograd", parts * size),
@@ -138,12 +151,12 @@ def winograd_weight_gradient(
     zeros = _zeros(scratch, max(channels, filters))
     top, _, left, _ = window.padding
     correlate(
-        *(np.uintp(blas), parts, block, largest, tile, images, tuple(plane), (top, left), dy.shape[1:]),
+        *(np.uintp(blas), parts, block, largest, tile, side, images, tuple(plane), (top, left), dy.shape[1:]),
         *(_address(x), _address(dy), sums, _address(zeros), space, 4 * size),
     )
-    matrix, gap = _MATRICES[tile][2], _spacing(columns)
+    matrix, gap = _MATRICES[tile, span][2], _spacing(columns)
     combine(
-        *(np.uintp(blas), threads, _address(matrix), 9, planes, parts, sums, planes * gap, gap),
+        *(np.uintp(blas), threads, _address(matrix), span**2, planes, parts, sums, planes * gap, gap),
         *(_address(out), columns, columns),
     )
 
@@ -162,42 +175,43 @@ def _convolve(
     scratch: Buffers,
     largest: int,
 ) -> None:
-    """out (N, *, *, K) from x (N, *, *, C) and w (3, 3, C, K), with `shift` rows and columns of padding before x."""
+    """out (N, *, *, K) from x (N, *, *, C) and w (R, R, C, K), with `shift` rows and columns of padding before x."""
     images, *plane = x.shape
-    channels, filters = x.shape[3], out.shape[3]
-    planes, columns = (tile + 2) ** 2, channels * filters
+    channels, filters, span = x.shape[3], out.shape[3], len(w)
+    side = tile + span - 1
+    planes, columns = side**2, channels * filters
     weights = _space(scratch, "winograd weights", planes * _spacing(columns))
-    matrix = _MATRICES[tile][turned]
+    matrix = _MATRICES[tile, span][turned]
     combine(
-        *(np.uintp(blas), threads, _address(matrix), planes, 9, 1, _address(w), 0, columns),
+        *(np.uintp(blas), threads, _address(matrix), planes, span**2, 1, _address(w), 0, columns),
         *(weights, _spacing(columns), columns),
     )
-    parts, block = _division(images, out.shape[1:3], tile, threads, channels + filters)
+    parts, block = _division(images, out.shape[1:3], tile, side, threads, channels + filters)
     size = _spacing(filters) + planes * (_spacing(block * channels) + _spacing(block * filters))
     space, zeros = _space(scratch, "winograd", parts * size), _zeros(scratch, max(channels, filters))
     convolve(
-        *(np.uintp(blas), parts, block, largest, tile, images, tuple(plane), shift, out.shape[1:]),
+        *(np.uintp(blas), parts, block, largest, tile, side, images, tuple(plane), shift, out.shape[1:]),
         *(_address(x), weights, _address(zeros if bias is None else bias), np.float32(0 if relu else -np.inf)),
         *(_address(out), _address(zeros), space, 4 * size),
     )
 
 
-def _division(images: int, plane: tuple[int, ...], tile: int, threads: int, depth: int) -> Pair:
+def _division(images: int, plane: tuple[int, ...], tile: int, side: int, threads: int, depth: int) -> Pair:
     """How many parts to cut all tiles into, and the tiles of a block, which are about alike."""
-    tiles = images * -(-plane[0] // tile) * -(-plane[1] // tile)
-    parts = max(1, min(threads, tiles))
-    fitting = BLOCK_BYTES // (4 * (tile + 2) ** 2 * depth)
-    share = max(1, -(-tiles // parts))
+    total = images * -(-plane[0] // tile) * -(-plane[1] // tile)
+    parts = max(1, min(threads, total))
+    fitting = BLOCK_BYTES // (4 * side**2 * depth)
+    share = max(1, -(-total // parts))
     return parts, -(-share // -(-share // min(MOST, max(LEAST, fitting))))
 
 
-def _kernel_matrices(tile: int) -> tuple[Array, Array, Array]:
-    """G and G as one matrix ((t + 2)^2, 9), for a kernel as it is and turned by 180 degrees; transposed, (9, ...)."""
-    matrix = np.kron(kernel_matrix(tile), kernel_matrix(tile)).astype(np.float32)
+def _kernel_matrices(tile: int, span: int) -> tuple[Array, Array, Array]:
+    """G and G as one matrix (s^2, r^2), for a kernel as it is and turned by 180 degrees; transposed, (r^2, s^2)."""
+    matrix = np.kron(kernel_matrix(tile, span), kernel_matrix(tile, span)).astype(np.float32)
     return matrix, np.ascontiguousarray(matrix[:, ::-1]), np.ascontiguousarray(matrix.T)
 
 
-_MATRICES = {tile: _kernel_matrices(tile) for tile in (2, 4)}
+_MATRICES = {(tile, span): _kernel_matrices(tile, span) for (span, _), sides in TILES.items() for tile in sides}
 
 
 def _spacing(size: int) -> int:

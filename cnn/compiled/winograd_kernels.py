@@ -7,7 +7,16 @@ import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.calls import sgemm
-from cnn.compiled.transforms import data_2, data_4, result_2, result_4, slope_2, slope_4
+from cnn.compiled.transforms import (
+    data_4,
+    data_6,
+    result_4_2,
+    result_6_2,
+    result_6_4,
+    slope_2_4,
+    slope_2_6,
+    slope_4_6,
+)
 from cnn.compiled.vectors import WIDTH
 
 NO, YES = 111, 112
@@ -44,37 +53,40 @@ def _place(number, tile, rows, columns):
 
 
 @njit
-def _gather(source, plane, shift, tile, side, grid, first, count, target, zeros, pixels):
+def _gather(source, plane, shift, tile, side, slopes, grid, first, count, target, zeros, pixels):
     """Transforms the tiles `first` to first + count of source (N, *plane) into planes (count, channels) at `target`.
 
-    side is t + 2 for data, read from `shift` before the results on, and t for gradients, read where the results lie.
+    Data are side x side pixels, read from `shift` before the results on; slopes tile x tile, where the results lie.
     """
     height, width, channels = plane
     stride = 4 * channels
     gap = 4 * spacing(count * channels)
-    slopes, table = side == tile, np.int64(pixels.ctypes.data)
+    table = np.int64(pixels.ctypes.data)
     for t in range(count):
         image, row, column = _place(first + t, tile, *grid)
         if not slopes:
             row, column = row - shift[0], column - shift[1]
-        _locate(pixels, side, source + image * height * width * stride, height, width, row, column, stride, zeros)
+        read, start = tile if slopes else side, source + image * height * width * stride
+        _locate(pixels, read, start, height, width, row, column, stride, zeros)
         for channel in range(0, channels, WIDTH):
             # The last vector ends where the channels do, and does some of them again.
             offset = 4 * min(channel, channels - WIDTH)
             to = target + t * stride + offset
             if slopes:
                 if tile == 4:
-                    slope_4(table, offset, to, gap)
+                    slope_4_6(table, offset, to, gap)
+                elif side == 4:
+                    slope_2_4(table, offset, to, gap)
                 else:
-                    slope_2(table, offset, to, gap)
-            elif tile == 4:
+                    slope_2_6(table, offset, to, gap)
+            elif side == 4:
                 data_4(table, offset, to, gap)
             else:
-                data_2(table, offset, to, gap)
+                data_6(table, offset, to, gap)
 
 
 @njit
-def _scatter(source, plane, tile, grid, first, count, bias, floor, target, waste, pixels):
+def _scatter(source, plane, tile, side, grid, first, count, bias, floor, target, waste, pixels):
     """Transforms planes (count, channels) at `source` back into tiles of target (N, *plane), with bias and floor."""
     height, width, channels = plane
     stride = 4 * channels
@@ -85,10 +97,13 @@ def _scatter(source, plane, tile, grid, first, count, bias, floor, target, waste
         _locate(pixels, tile, target + image * height * width * stride, height, width, row, column, stride, waste)
         for channel in range(0, channels, WIDTH):
             offset = 4 * min(channel, channels - WIDTH)
+            start = source + t * stride + offset
             if tile == 4:
-                result_4(source + t * stride + offset, gap, table, offset, bias, floor)
+                result_6_4(start, gap, table, offset, bias, floor)
+            elif side == 4:
+                result_4_2(start, gap, table, offset, bias, floor)
             else:
-                result_2(source + t * stride + offset, gap, table, offset, bias, floor)
+                result_6_2(start, gap, table, offset, bias, floor)
 
 
 @njit
@@ -126,6 +141,7 @@ def convolve(
     block,
     largest,
     tile,
+    side,
     images,
     plane,
     shift,
@@ -141,7 +157,7 @@ def convolve(
 ):
     """target (N, *out) from source (N, *plane) and transformed weights; `size` bytes of work space for each part."""
     grid = (out[0] + tile - 1) // tile, (out[1] + tile - 1) // tile
-    planes, tiles = (tile + 2) ** 2, images * grid[0] * grid[1]
+    planes, tiles = side**2, images * grid[0] * grid[1]
     for part in prange(parts):
         pixels = np.empty(36, np.int64)
         first, last = tiles * part // parts, tiles * (part + 1) // parts
@@ -150,16 +166,33 @@ def convolve(
         for start in range(first, last, block):
             count = min(block, last - start)
             results = data + 4 * planes * spacing(count * plane[2])
-            _gather(source, plane, shift, tile, tile + 2, grid, start, count, data, zeros, pixels)
+            _gather(source, plane, shift, tile, side, False, grid, start, count, data, zeros, pixels)
             _multiply(blas, largest, planes, NO, count, out[2], plane[2], data, weights, np.float32(0), results)
-            _scatter(results, out, tile, grid, start, count, bias, floor, target, waste, pixels)
+            _scatter(results, out, tile, side, grid, start, count, bias, floor, target, waste, pixels)
 
 
 @njit(cache=True, parallel=True)
-def correlate(blas, parts, block, largest, tile, images, plane, shift, out, source, slopes, sums, zeros, space, size):
+def correlate(
+    blas,
+    parts,
+    block,
+    largest,
+    tile,
+    side,
+    images,
+    plane,
+    shift,
+    out,
+    source,
+    slopes,
+    sums,
+    zeros,
+    space,
+    size,
+):
     """sums (parts, planes of (C, K)): each part's transformed gradient of the weights."""
     grid = (out[0] + tile - 1) // tile, (out[1] + tile - 1) // tile
-    planes, tiles = (tile + 2) ** 2, images * grid[0] * grid[1]
+    planes, tiles = side**2, images * grid[0] * grid[1]
     for part in prange(parts):
         pixels = np.empty(36, np.int64)
         first, last = tiles * part // parts, tiles * (part + 1) // parts
@@ -167,8 +200,8 @@ def correlate(blas, parts, block, largest, tile, images, plane, shift, out, sour
         for start in range(first, last, block):
             count = min(block, last - start)
             turned = data + 4 * planes * spacing(count * plane[2])
-            _gather(source, plane, shift, tile, tile + 2, grid, start, count, data, zeros, pixels)
-            _gather(slopes, out, shift, tile, tile, grid, start, count, turned, zeros, pixels)
+            _gather(source, plane, shift, tile, side, False, grid, start, count, data, zeros, pixels)
+            _gather(slopes, out, shift, tile, side, True, grid, start, count, turned, zeros, pixels)
             beta = np.float32(start > first)
             _multiply(blas, largest, planes, YES, plane[2], out[2], count, data, turned, beta, total)
 
@@ -177,7 +210,7 @@ _INT, _ADDRESS, _REAL = types.int64, types.uintp, types.float32
 _PAIR, _PLANE = types.UniTuple(_INT, 2), types.UniTuple(_INT, 3)
 KERNELS = [
     (combine, (_ADDRESS, *[_INT] * 11)),
-    (convolve, (_ADDRESS, *[_INT] * 5, _PLANE, _PAIR, _PLANE, *[_INT] * 3, _REAL, *[_INT] * 4)),
-    (correlate, (_ADDRESS, *[_INT] * 5, _PLANE, _PAIR, _PLANE, *[_INT] * 6)),
+    (convolve, (_ADDRESS, *[_INT] * 6, _PLANE, _PAIR, _PLANE, *[_INT] * 3, _REAL, *[_INT] * 4)),
+    (correlate, (_ADDRESS, *[_INT] * 6, _PLANE, _PAIR, _PLANE, *[_INT] * 6)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

@@ -1,6 +1,6 @@
 """Holds a backend to its contract: right numbers, inputs left alone, no state, threads, errors instead of crashes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn import backend as backends
-from cnn.arrays import Array, Buffers
+from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 from cnn.errors import ShapeError
 from cnn.ops.input import Changes, change
@@ -42,7 +42,7 @@ class PoisonedBuffers(Buffers):
         """Has every buffer filled anew when it is next asked for."""
         self._clean.clear()
 
-    def get(self, name: str, shape: Sequence[int], dtype: npt.DTypeLike | None = None) -> Array:
+    def get(self, name: str, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
         before = self._flat.get(name)
         array = super().get(name, shape, dtype)
         flat = self._flat[name]
