@@ -215,7 +215,7 @@ class CblasBackend(CompiledOps, Backend):
         rows = images * window.out[0]
         parts = _parts(2 * rows * row * filters, rows)
         height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
-        return height, scratch.get("tiles", (parts, height * row), np.float32)
+        return height, scratch.get("tiles", (parts, height * row + convolution.SLACK), np.float32)
 
 
 def _parts(flops: int, most: int) -> int:

@@ -12,11 +12,16 @@ from numba import njit, prange, types
 
 from cnn.compiled.calls import sgemm
 from cnn.compiled.parts import INNER, PARALLEL
+from cnn.compiled.vectors import WIDTH, load, store
 from cnn.lowering import Window
 
 U = np.uintp
 ZERO = np.float32(0)
 NO, YES = 111, 112
+
+
+SLACK = WIDTH
+"""Elements behind a tile's columns that may be overwritten."""
 
 
 @cache
@@ -58,6 +63,43 @@ def _lower(x, g, start, end, columns):
                     for j in range(stop, run):
                         columns[to + j] = ZERO
                 to += run
+
+
+@njit(**INNER)
+def _lower_lines(x, g, start, end, columns):
+    """The same transposed, (R*S, (end - start) * Q), of images with one channel and stride 1 to the right.
+
+    A kernel row of one channel is a run of S elements, too short for vectors; a line of pixels is a run of Q. Lines are
+    copied in whole vectors: what is too much of one lies in the next, which is written later, or in the SLACK behind.
+    """
+    H, W, R, S, P, Q, down, top, left = g[0], g[1], g[3], g[4], g[5], g[6], g[8], g[10], g[11]
+    vectors = U(SLACK * 4)
+    to = U(0)
+    for r in range(R):
+        for s in range(S):
+            # Output columns whose pixel lies inside the image.
+            low, high = min(Q, max(0, left - s)), max(0, min(Q, W + left - s))
+            for row in range(start, end):
+                image, p = row // P, row % P
+                h = p * down + r - top
+                if h < 0 or h >= H or high <= low:
+                    for j in range(U(Q)):
+                        columns[to + j] = ZERO
+                else:
+                    source = U((image * H + h) * W + low + s - left)
+                    count = U(high - low)
+                    if source + count + U(SLACK) <= U(x.size):
+                        here, there = x.ctypes.data + source * U(4), columns.ctypes.data + (to + U(low)) * U(4)
+                        for at in range(U(0), count * U(4), vectors):
+                            store(np.intp(there + at), load(np.intp(here + at)))
+                    else:
+                        for j in range(count):
+                            columns[to + U(low) + j] = x[source + j]
+                    for j in range(U(low)):
+                        columns[to + j] = ZERO
+                    for j in range(U(high), U(Q)):
+                        columns[to + j] = ZERO
+                to += U(Q)
 
 
 @njit(**INNER)
@@ -105,15 +147,19 @@ def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
         end = min(last, start + height)
         m = (end - start) * Q
         out = y.ctypes.data + U(start * Q * K * 4)
-        _lower(x, g, start, end, tile)
-        sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
+        if g[2] == 1 and g[9] == 1:
+            _lower_lines(x, g, start, end, tile)
+            sgemm(blas, YES, NO, m, K, depth, tile.ctypes.data, m, w.ctypes.data, K, ZERO, out, K)
+        else:
+            _lower(x, g, start, end, tile)
+            sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
         if len(bias):
             _finish(y, start * Q * K, m, K, bias, relu)
 
 
 @njit(**PARALLEL)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
-    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
+    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns + SLACK).
 
     bias has K elements, or none where neither bias nor ReLU is to be applied.
     """
@@ -134,9 +180,13 @@ def _weight_part(blas, x, dy, g, first, last, height, tile, total):
     for start in range(first, last, height):
         end = min(last, start + height)
         slopes = dy.ctypes.data + U(start * Q * K * 4)
-        _lower(x, g, start, end, tile)
         m = (end - start) * Q
-        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
+        if g[2] == 1 and g[9] == 1:
+            _lower_lines(x, g, start, end, tile)
+            sgemm(blas, NO, NO, depth, K, m, tile.ctypes.data, m, slopes, K, keep, total.ctypes.data, K)
+        else:
+            _lower(x, g, start, end, tile)
+            sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
         keep = np.float32(1)
 
 
