@@ -11,6 +11,7 @@ from subprocesses import printed, python
 
 import cnn.backend as backends
 from cnn.cblas import CblasBackend
+from cnn.compiled import writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.threads import budget, limit
@@ -159,6 +160,14 @@ def test_kernels_are_compiled_once(tmp_path):
     assert first.stderr == "compiling kernels for this CPU, once\n"
     second = python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert second.stderr == ""
+
+
+def test_kernels_have_a_folder_where_nothing_can_be_written(tmp_path):
+    assert writable_folder(tmp_path / "kernels").parent == tmp_path / "kernels"
+    (tmp_path / "file").touch()
+    folder = writable_folder(tmp_path / "file")
+    (folder / "code").touch()
+    assert tmp_path not in folder.parents
 
 
 def test_every_cblas_backend_says_its_algorithms():

@@ -1,8 +1,10 @@
 """Kernels compiled by Numba for this CPU, and what runs them with one BLAS."""
 
+import atexit
 import hashlib
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numba
 
@@ -16,15 +18,27 @@ if "OMP_WAIT_POLICY" not in os.environ:
 numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
 
-def _digest() -> str:
-    """Of all sources: Numba notices a change in a kernel's own file, not in another one that it uses."""
+def writable_folder(base: Path) -> Path:
+    """A folder in `base` for the machine code of these sources; one that lasts as long as the process if it must.
+
+    The name is a digest of all sources: Numba notices a change in a kernel's own file, not in another one it uses.
+    """
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    return hashlib.sha256(sources + numba.__version__.encode()).hexdigest()[:16]
+    folder = base / hashlib.sha256(sources + numba.__version__.encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError:
+        pass
+    temporary = TemporaryDirectory(prefix="cnn-kernels-")
+    atexit.register(temporary.cleanup)
+    return Path(temporary.name)
 
 
 # Where a function is cached is settled when it is decorated: on the import of the modules below.
 _before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-numba.config.CACHE_DIR = str(Path(_before or cache_folder() / "kernels") / _digest())  # type: ignore[attr-defined]
+numba.config.CACHE_DIR = str(writable_folder(Path(_before or cache_folder() / "kernels")))  # type: ignore[attr-defined]
 try:
     from cnn.compiled import convolution, ops, winograd
 finally:
