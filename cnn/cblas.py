@@ -13,9 +13,10 @@ from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, gemm_sizes
 from cnn.compiled import convolution
 from cnn.compiled.algorithms import DEFAULT, Chooser
-from cnn.compiled.calls import nothing
-from cnn.compiled.kernels import prepare, thread_count
+from cnn.compiled.calls import NO, ROW_MAJOR, YES, nothing
+from cnn.compiled.kernels import prepare
 from cnn.compiled.ops import CompiledOps
+from cnn.compiled.parts import flat, thread_count
 from cnn.compiled.winograd import (
     UNLIMITED,
     tiles,
@@ -25,8 +26,6 @@ from cnn.compiled.winograd import (
 )
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.lowering import Window
-
-ROW_MAJOR, NO_TRANSPOSE, TRANSPOSE = 101, 111, 112
 
 TILE_BYTES = 1 << 19
 """Columns of one tile: a quarter or half of the second-level cache of current cores."""
@@ -95,7 +94,7 @@ class CblasBackend(CompiledOps, Backend):
         accumulate: bool = False,
     ) -> None:
         m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
-        sizes = (TRANSPOSE if transpose_a else NO_TRANSPOSE, TRANSPOSE if transpose_b else NO_TRANSPOSE, m, n, k)
+        sizes = (YES if transpose_a else NO, YES if transpose_b else NO, m, n, k)
         left, right, result = ((x.ctypes.data, leading_dimension(x)) for x in (a, b, out))
         beta = 1.0 if accumulate else 0.0
         if out.dtype == np.float32:
@@ -129,19 +128,17 @@ class CblasBackend(CompiledOps, Backend):
         out: Array,
         scratch: Buffers,
     ) -> None:
-        if window.pointwise or not _compiled(x, w, out):
+        vectors = flat(x, w, out) if len(x) and not window.pointwise else None
+        if vectors is None:
             super().conv2d(x, w, bias, window, activation, out, scratch)
             return
         relu = activation == "relu"
 
         def tiled() -> None:
-            geometry = convolution.geometry(window, w.shape[2], w.shape[3])
-            rows = len(x) * window.out[0]
-            height, columns = self._tiles(window, w.shape[2], w.shape[3], len(x), scratch)
+            geometry, rows, height, columns = _tiles(window, w.shape, len(x), scratch)
             added = np.zeros(w.shape[3] if relu else 0, np.float32) if bias is None else bias
-            convolution.forward(
-                self._sgemm, _flat(x), _flat(w), added, relu, _flat(out), geometry, rows, height, columns
-            )
+            images, weights, results = vectors
+            convolution.forward(self._sgemm, images, weights, added, relu, results, geometry, rows, height, columns)
 
         def winograd(tile: int) -> None:
             winograd_forward(
@@ -153,18 +150,16 @@ class CblasBackend(CompiledOps, Backend):
             self.activation(activation, out, out)
 
     def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        if window.pointwise or not _compiled(x, dy, out):
+        vectors = flat(x, dy, out) if len(x) and not window.pointwise else None
+        if vectors is None:
             super().conv2d_weight_gradient(x, dy, window, out, scratch)
             return
 
         def tiled() -> None:
-            geometry = convolution.geometry(window, out.shape[2], out.shape[3])
-            rows = len(x) * window.out[0]
-            height, columns = self._tiles(window, out.shape[2], out.shape[3], len(x), scratch)
+            geometry, rows, height, columns = _tiles(window, out.shape, len(x), scratch)
             sums = scratch.get("sums", (len(columns), out.size), np.float32)
-            convolution.weight_gradient(
-                self._sgemm, _flat(x), _flat(dy), geometry, rows, height, columns, sums, _flat(out)
-            )
+            images, slopes, result = vectors
+            convolution.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
 
         def winograd(tile: int) -> None:
             winograd_weight_gradient(
@@ -174,14 +169,14 @@ class CblasBackend(CompiledOps, Backend):
         self._fastest("weight gradient", window, x.shape, dy.shape[3], tiled, winograd)
 
     def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        if window.pointwise or not _compiled(dy, w, out):
+        vectors = flat(dy, w, out) if len(dy) and not window.pointwise else None
+        if vectors is None:
             super().conv2d_data_gradient(dy, w, window, out, scratch)
             return
 
         def tiled() -> None:
-            geometry = convolution.geometry(window, w.shape[2], w.shape[3])
-            height, columns = self._tiles(window, w.shape[2], w.shape[3], len(dy), scratch)
-            convolution.data_gradient(self._sgemm, _flat(dy), _flat(w), geometry, len(dy), height, columns, _flat(out))
+            geometry, _, height, columns = _tiles(window, w.shape, len(dy), scratch)
+            convolution.data_gradient(self._sgemm, *vectors[:2], geometry, len(dy), height, columns, vectors[2])
 
         def winograd(tile: int) -> None:
             winograd_data_gradient(self._sgemm, dy, w, window, out, tile, thread_count(), scratch, self.largest_product)
@@ -209,13 +204,18 @@ class CblasBackend(CompiledOps, Backend):
         else:
             winograd(4 if chosen == "winograd4" else 2)
 
-    def _tiles(self, window: Window, channels: int, filters: int, images: int, scratch: Buffers) -> tuple[int, Array]:
-        """Rows of outputs in a tile, and a buffer for the columns of one tile for each thread."""
-        row = window.out[1] * window.taps * channels
-        rows = images * window.out[0]
-        parts = _parts(2 * rows * row * filters, rows)
-        height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
-        return height, scratch.get("tiles", (parts, height * row + convolution.SLACK), np.float32)
+
+def _tiles(
+    window: Window, weights: tuple[int, ...], images: int, scratch: Buffers
+) -> tuple[convolution.Geometry, int, int, Array]:
+    """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
+    channels, filters = weights[2:]
+    row = window.out[1] * window.taps * channels
+    rows = images * window.out[0]
+    parts = _parts(2 * rows * row * filters, rows)
+    height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
+    columns = scratch.get("tiles", (parts, height * row + convolution.SLACK), np.float32)
+    return convolution.geometry(window, channels, filters), rows, height, columns
 
 
 def _parts(flops: int, most: int) -> int:
@@ -227,15 +227,6 @@ def leading_dimension(x: Array) -> int:
     """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
     rows, columns = x.shape
     return max(1, int(columns), int(x.strides[0]) // x.itemsize if rows > 1 else 0)
-
-
-def _compiled(*arrays: Array) -> bool:
-    """Whether the kernels can take these arrays: float32, contiguous, with something in them."""
-    return all(x.dtype == np.float32 and x.flags.c_contiguous and x.size for x in arrays)
-
-
-def _flat(x: Array) -> Array:
-    return x.reshape(-1)
 
 
 def _shape_text(shape: Shape) -> str:

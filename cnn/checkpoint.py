@@ -1,7 +1,8 @@
 """Writes the whole state of a training run to one file and puts it back."""
 
 import json
-from dataclasses import asdict
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,25 @@ if TYPE_CHECKING:
     from cnn.training import Trainer
 
 KIND = "checkpoint"
+
+
+@dataclass
+class Position:
+    """How far a training run has come; with the arrays and the random state, all a checkpoint needs.
+
+    epoch and batch count what is done; the sums are those of the epoch begun; `best_loss` is the lowest validation
+    loss and `stale` the epochs since.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    seconds: float = 0.0
+    best_loss: float = math.inf
+    stale: int = 0
 
 
 def write_checkpoint(trainer: "Trainer", path: Path) -> None:
@@ -39,8 +59,6 @@ def read_checkpoint(trainer: "Trainer", path: Path) -> None:
 
     Raises FileFormatError if the file is damaged, UsageError if it is of a run with other settings.
     """
-    from cnn.training import Position
-
     arrays, table = read_arrays(path, KIND)
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {"model": {}, "optimizer": {}, "best": {}}
     order = arrays.pop("order", None)

@@ -5,6 +5,7 @@ import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.augment import Augmentation
-from cnn.checkpoint import read_checkpoint, write_checkpoint
+from cnn.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.config import require
 from cnn.dataset import Split
 from cnn.errors import Interrupted, NonFiniteError, UsageError
@@ -41,26 +42,6 @@ class EpochResult:
     def row(self) -> dict[str, Any]:
         """The result as JSON values."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
-
-
-@dataclass
-class Position:
-    """How far a training run has come; with the arrays and the random state, all a checkpoint needs.
-
-    epoch and batch count what is done; the sums are those of the epoch begun; `best_loss` is the lowest validation
-    loss and `stale` the epochs since.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss: float = 0.0
-    correct: int = 0
-    seen: int = 0
-    seconds: float = 0.0
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    stale: int = 0
 
 
 class Callback:
@@ -114,7 +95,6 @@ class Trainer:
         self.best: dict[str, npt.NDArray[Any]] | None = None
         self.steps_per_epoch = -(-len(self.train) // self.batch_size)
         self._stop_reason: str | None = None
-        self._fingerprints = [_fingerprint(self.train), _fingerprint(self.validation)]
 
     def settings(self) -> dict[str, Any]:
         """All that must be the same for a checkpoint to be continued."""
@@ -129,6 +109,10 @@ class Trainer:
             "training images": self._fingerprints[0],
             "validation images": self._fingerprints[1],
         }
+
+    @cached_property
+    def _fingerprints(self) -> tuple[str | None, str | None]:
+        return _fingerprint(self.train), _fingerprint(self.validation)
 
     def resume(self) -> None:
         """Continues from the checkpoint. Raises FileFormatError or UsageError if it is not one of this run."""
@@ -242,11 +226,7 @@ class Trainer:
 
     def _remember(self, val_loss: float) -> None:
         if val_loss < self.position.best_loss:
-            self.position.best_loss, self.position.best_epoch, self.position.stale = (
-                val_loss,
-                self.position.epoch,
-                0,
-            )
+            self.position.best_loss, self.position.stale = val_loss, 0
             if self.patience is not None:
                 self.best = self.model.state()
         else:

@@ -83,7 +83,7 @@ def dataset_of(options: argparse.Namespace) -> Dataset:
 
 
 def fitting_architecture(name: str | None, data: Dataset) -> Architecture:
-    """The network called `name`, or else the first of the zoo made for images of this shape, or else LeNet."""
+    """The network called `name`, or else cifar10_quick for colour images and LeNet for others."""
     classes = len(data.classes)
     if name is not None:
         return architecture(name, classes)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnn.commands import common
-from cnn.dataset import DEFAULT_DATASET, Dataset, Split, load_dataset
+from cnn.dataset import DEFAULT_DATASET, Dataset, Split
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
@@ -108,7 +108,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Trains, tests and saves."""
     _recall(options)
-    data = load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
+    data = common.dataset_of(options)
     architecture = _adjusted(common.fitting_architecture(options.model, data), options)
     with common.resources(options.backend, options.threads) as resources:
         rng = np.random.default_rng(options.seed)

@@ -7,7 +7,9 @@ from llvmlite import ir
 from numba import cfunc, types
 from numba.core.extending import intrinsic
 
-_ROW_MAJOR = 101
+ROW_MAJOR, NO, YES = 101, 111, 112
+"""CBLAS's names for the order of a matrix, and for whether it is transposed."""
+
 _SIGNATURE = types.void(
     types.uintp,
     *[types.int64] * 5,
@@ -33,7 +35,7 @@ def _sgemm(
     c: Any,
     ldc: Any,
 ) -> Any:
-    """c = op(a) @ op(b) + beta * c by the cblas_sgemm at `address`; a, b, c are addresses, transposes 111 or 112.
+    """c = op(a) @ op(b) + beta * c by the cblas_sgemm at `address`; a, b, c are addresses, transposes NO or YES.
 
     Sizes are passed as 64-bit integers. A library of 32-bit sizes reads their lower halves: on x86-64 and AArch64
     Linux an integer argument has a register or a stack slot of 64 bits to itself, and both are little-endian.
@@ -45,7 +47,7 @@ def _sgemm(
         function = builder.inttoptr(arguments[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
         sizes, (a, lda, b, ldb, beta, c, ldc) = arguments[1:6], arguments[6:]
         one = ir.Constant(real, 1.0)
-        builder.call(function, [ir.Constant(integer, _ROW_MAJOR), *sizes, one, a, lda, b, ldb, beta, c, ldc])
+        builder.call(function, [ir.Constant(integer, ROW_MAJOR), *sizes, one, a, lda, b, ldb, beta, c, ldc])
         return context.get_dummy_value()
 
     return _SIGNATURE, generate

@@ -8,24 +8,26 @@ wrap-around check that keeps the loops from being vectorised.
 from functools import cache
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, prange, types
 
-from cnn.compiled.calls import sgemm
+from cnn.compiled.calls import NO, YES, sgemm
 from cnn.compiled.parts import INNER, PARALLEL
 from cnn.compiled.vectors import WIDTH, load, store
 from cnn.lowering import Window
 
 U = np.uintp
 ZERO = np.float32(0)
-NO, YES = 111, 112
 
+
+Geometry = npt.NDArray[np.int64]
 
 SLACK = WIDTH
 """Elements behind a tile's columns that may be overwritten."""
 
 
 @cache
-def geometry(window: Window, channels: int, filters: int) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
+def geometry(window: Window, channels: int, filters: int) -> Geometry:
     """What the kernels know of a convolution: H W C R S P Q K, strides, top and left padding."""
     top, _, left, _ = window.padding
     return np.array(

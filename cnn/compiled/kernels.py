@@ -3,8 +3,6 @@
 import sys
 from functools import cache
 
-import numba
-
 from cnn.compiled import KERNELS
 
 
@@ -17,8 +15,3 @@ def prepare() -> None:
         if kernel.stats.cache_misses and not told:
             print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
             told = True
-
-
-def thread_count() -> int:
-    """Threads that a kernel called from this thread divides its work among."""
-    return int(numba.get_num_threads())

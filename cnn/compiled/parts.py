@@ -25,9 +25,14 @@ FLOATS = types.Array(types.float32, 1, "C")
 BYTES = types.Array(types.uint8, 1, "C")
 
 
+def thread_count() -> int:
+    """Threads that a kernel called from this thread divides its work among."""
+    return int(numba.get_num_threads())
+
+
 def parts_for(elements: int) -> int:
     """How many parts to work on that many elements in."""
-    return 1 if elements < SERIAL else int(numba.get_num_threads())
+    return 1 if elements < SERIAL else thread_count()
 
 
 def flat(*arrays: Array) -> list[Array] | None:

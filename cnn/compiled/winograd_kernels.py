@@ -6,7 +6,7 @@ Arrays are passed as addresses; a plane is (H, W, C) of one image, in or out. Wh
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.calls import sgemm
+from cnn.compiled.calls import NO, YES, sgemm
 from cnn.compiled.transforms import (
     data_4,
     data_6,
@@ -19,7 +19,6 @@ from cnn.compiled.transforms import (
 )
 from cnn.compiled.vectors import WIDTH
 
-NO, YES = 111, 112
 LINE = 16
 """float32 elements of a cache line."""
 
