@@ -313,9 +313,15 @@ def pixels(window: Window) -> Iterator[Pixel]:
     for p, q in np.ndindex(window.out):
         top = p * window.stride[0] - window.padding[0]
         left = q * window.stride[1] - window.padding[2]
-        r = slice(max(0, -top), min(window.kernel[0], window.size[0] - top))
-        s = slice(max(0, -left), min(window.kernel[1], window.size[1] - left))
+        r = overlap(-top, window.kernel[0], window.size[0])
+        s = overlap(-left, window.kernel[1], window.size[1])
         yield Pixel(p, q, slice(top + r.start, top + r.stop), slice(left + s.start, left + s.stop), r, s)
+
+
+def overlap(before: int, kernel: int, size: int) -> slice:
+    """The kernel elements that meet an image of `size` pixels which starts `before` elements after the kernel does."""
+    start = max(0, before)
+    return slice(start, max(start, min(kernel, size + before)))
 
 
 def area(window: Window, at: Pixel) -> int:

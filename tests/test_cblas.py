@@ -101,57 +101,57 @@ class TestChooser:
     def test_the_fastest_is_measured_once_and_remembered(self, tmp_path):
         calls = []
         candidates = self.candidates(calls, im2col=0.02, winograd2=0.001, winograd4=0.03)
-        assert Chooser("b", tmp_path).choose("shape", candidates) == "winograd2"
+        assert Chooser("b", tmp_path).choose("shape", candidates, "im2col") == "winograd2"
         assert set(calls) == {"im2col", "winograd2", "winograd4"}
         calls.clear()
         again = Chooser("b", tmp_path)
-        assert again.choose("shape", candidates) == "winograd2"
+        assert again.choose("shape", candidates, "im2col") == "winograd2"
         assert calls == []
         assert set(again.times()["shape"]) == set(candidates)
 
     def test_backends_do_not_share_their_times(self, tmp_path):
-        Chooser("one", tmp_path).choose("shape", self.candidates([], im2col=0.0, winograd2=0.005))
+        Chooser("one", tmp_path).choose("shape", self.candidates([], im2col=0.0, winograd2=0.005), "im2col")
         assert Chooser("other", tmp_path).times() == {}
 
     def test_what_others_measured_meanwhile_is_kept(self, tmp_path):
         first, second = Chooser("b", tmp_path), Chooser("b", tmp_path)
         first.times(), second.times()
-        first.choose("one", self.candidates([], im2col=0.0, winograd2=0.005))
-        second.choose("two", self.candidates([], im2col=0.0, winograd2=0.005))
+        first.choose("one", self.candidates([], im2col=0.0, winograd2=0.005), "im2col")
+        second.choose("two", self.candidates([], im2col=0.0, winograd2=0.005), "im2col")
         assert set(Chooser("b", tmp_path).times()) == {"one", "two"}
 
     def test_one_candidate_needs_no_clock(self, tmp_path):
         calls = []
-        assert Chooser("b", tmp_path).choose("shape", self.candidates(calls, im2col=0.0)) == "im2col"
+        assert Chooser("b", tmp_path).choose("shape", self.candidates(calls, im2col=0.0), "im2col") == "im2col"
         assert calls == []
 
     def test_deterministic_takes_the_default_unmeasured(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CNN_DETERMINISTIC", "1")
         calls = []
         candidates = self.candidates(calls, im2col=0.0, winograd4=0.0)
-        assert Chooser("b", tmp_path).choose("shape", candidates) == "im2col"
+        assert Chooser("b", tmp_path).choose("shape", candidates, "im2col") == "im2col"
         assert calls == []
 
     @pytest.mark.parametrize(("value", "expected"), [("winograd4", "winograd4"), ("winograd2", "im2col")])
     def test_a_named_algorithm_is_used_where_it_applies(self, tmp_path, monkeypatch, value, expected):
         monkeypatch.setenv("CNN_ALGORITHM", value)
-        assert Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0, winograd4=0.0)) == expected
+        assert Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0, winograd4=0.0), "im2col") == expected
 
     def test_an_unknown_algorithm_is_an_error(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CNN_ALGORITHM", "fft")
         with pytest.raises(UsageError, match="CNN_ALGORITHM is 'fft'; set it to auto, im2col"):
-            Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0))
+            Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0), "im2col")
 
     @pytest.mark.parametrize("content", ["", "{", "[]", '{"b": 3}', json.dumps({"b": {"shape": []}})])
     def test_a_damaged_file_is_measured_anew(self, tmp_path, content):
         (tmp_path / "algorithms.json").write_text(content)
         candidates = self.candidates([], im2col=0.01, winograd2=0.0)
-        assert Chooser("b", tmp_path).choose("shape", candidates) == "winograd2"
+        assert Chooser("b", tmp_path).choose("shape", candidates, "im2col") == "winograd2"
 
     def test_a_folder_that_cannot_be_written_costs_only_the_memory(self, tmp_path):
         (tmp_path / "file").touch()
         candidates = self.candidates([], im2col=0.01, winograd2=0.0)
-        assert Chooser("b", tmp_path / "file").choose("shape", candidates) == "winograd2"
+        assert Chooser("b", tmp_path / "file").choose("shape", candidates, "im2col") == "winograd2"
 
 
 def test_kernels_are_compiled_once(tmp_path):

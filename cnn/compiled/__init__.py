@@ -40,9 +40,9 @@ def writable_folder(base: Path) -> Path:
 _before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 numba.config.CACHE_DIR = str(writable_folder(Path(_before or cache_folder() / "kernels")))  # type: ignore[attr-defined]
 try:
-    from cnn.compiled import convolution, ops, winograd
+    from cnn.compiled import convolution, direct, ops, winograd
 finally:
     numba.config.CACHE_DIR = _before  # type: ignore[attr-defined]
 
-KERNELS = [*convolution.KERNELS, *ops.KERNELS, *winograd.KERNELS]
+KERNELS = [*convolution.KERNELS, *direct.KERNELS, *ops.KERNELS, *winograd.KERNELS]
 """Every kernel that Python calls, with the types it is compiled for."""

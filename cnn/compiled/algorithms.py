@@ -13,10 +13,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.machine import this_machine
 from cnn.storage import write_atomically
 
-DEFAULT = "im2col"
-"""The algorithm that fits every shape, and the one taken where nothing may be measured."""
-
-ALGORITHMS = (DEFAULT, "winograd2", "winograd4")
+ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS = 3
 
 
@@ -33,18 +30,19 @@ class Chooser:
         self._owner = f"{backend} on {machine.cpu}"
         self._times: dict[str, dict[str, float]] | None = None
 
-    def choose(self, shape: str, candidates: Mapping[str, Callable[[], None]]) -> str:
+    def choose(self, shape: str, candidates: Mapping[str, Callable[[], None]], default: str) -> str:
         """The name of the fastest of `candidates` for `shape`, timing them on the arrays at hand if it is new.
 
+        Where nothing is measured it is `default`, and where the one that is named does not apply.
         Raises UsageError for a CNN_ALGORITHM that does not exist.
         """
         forced = os.environ.get("CNN_ALGORITHM", "auto")
         if forced != "auto":
             if forced not in ALGORITHMS:
                 raise UsageError(f"CNN_ALGORITHM is {forced!r}; set it to auto, {', '.join(ALGORITHMS)}.")
-            return forced if forced in candidates else DEFAULT
+            return forced if forced in candidates else default
         if len(candidates) == 1 or os.environ.get("CNN_DETERMINISTIC") == "1":
-            return DEFAULT
+            return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):
             times[shape] = {name: _best_time(run) for name, run in candidates.items()}

@@ -13,7 +13,6 @@ from numba import njit, prange, types
 
 from cnn.compiled.calls import NO, YES, sgemm
 from cnn.compiled.parts import INNER, PARALLEL
-from cnn.compiled.vectors import WIDTH, load, store
 from cnn.lowering import Window
 
 U = np.uintp
@@ -21,9 +20,6 @@ ZERO = np.float32(0)
 
 
 Geometry = npt.NDArray[np.int64]
-
-SLACK = WIDTH
-"""Elements behind a tile's columns that may be overwritten."""
 
 
 @cache
@@ -65,43 +61,6 @@ def _lower(x, g, start, end, columns):
                     for j in range(stop, run):
                         columns[to + j] = ZERO
                 to += run
-
-
-@njit(**INNER)
-def _lower_lines(x, g, start, end, columns):
-    """The same transposed, (R*S, (end - start) * Q), of images with one channel and stride 1 to the right.
-
-    A kernel row of one channel is a run of S elements, too short for vectors; a line of pixels is a run of Q. Lines are
-    copied in whole vectors: what is too much of one lies in the next, which is written later, or in the SLACK behind.
-    """
-    H, W, R, S, P, Q, down, top, left = g[0], g[1], g[3], g[4], g[5], g[6], g[8], g[10], g[11]
-    vectors = U(SLACK * 4)
-    to = U(0)
-    for r in range(R):
-        for s in range(S):
-            # Output columns whose pixel lies inside the image.
-            low, high = min(Q, max(0, left - s)), max(0, min(Q, W + left - s))
-            for row in range(start, end):
-                image, p = row // P, row % P
-                h = p * down + r - top
-                if h < 0 or h >= H or high <= low:
-                    for j in range(U(Q)):
-                        columns[to + j] = ZERO
-                else:
-                    source = U((image * H + h) * W + low + s - left)
-                    count = U(high - low)
-                    if source + count + U(SLACK) <= U(x.size):
-                        here, there = x.ctypes.data + source * U(4), columns.ctypes.data + (to + U(low)) * U(4)
-                        for at in range(U(0), count * U(4), vectors):
-                            store(np.intp(there + at), load(np.intp(here + at)))
-                    else:
-                        for j in range(count):
-                            columns[to + U(low) + j] = x[source + j]
-                    for j in range(U(low)):
-                        columns[to + j] = ZERO
-                    for j in range(U(high), U(Q)):
-                        columns[to + j] = ZERO
-                to += U(Q)
 
 
 @njit(**INNER)
@@ -149,19 +108,15 @@ def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
         end = min(last, start + height)
         m = (end - start) * Q
         out = y.ctypes.data + U(start * Q * K * 4)
-        if g[2] == 1 and g[9] == 1:
-            _lower_lines(x, g, start, end, tile)
-            sgemm(blas, YES, NO, m, K, depth, tile.ctypes.data, m, w.ctypes.data, K, ZERO, out, K)
-        else:
-            _lower(x, g, start, end, tile)
-            sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
+        _lower(x, g, start, end, tile)
+        sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
         if len(bias):
             _finish(y, start * Q * K, m, K, bias, relu)
 
 
 @njit(**PARALLEL)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
-    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns + SLACK).
+    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
 
     bias has K elements, or none where neither bias nor ReLU is to be applied.
     """
@@ -183,12 +138,8 @@ def _weight_part(blas, x, dy, g, first, last, height, tile, total):
         end = min(last, start + height)
         slopes = dy.ctypes.data + U(start * Q * K * 4)
         m = (end - start) * Q
-        if g[2] == 1 and g[9] == 1:
-            _lower_lines(x, g, start, end, tile)
-            sgemm(blas, NO, NO, depth, K, m, tile.ctypes.data, m, slopes, K, keep, total.ctypes.data, K)
-        else:
-            _lower(x, g, start, end, tile)
-            sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
+        _lower(x, g, start, end, tile)
+        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
         keep = np.float32(1)
 
 
@@ -240,6 +191,12 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
 
 
 @njit(**INNER)
+def _leading_dimension(x):
+    """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
+    return max(1, x.shape[1], x.strides[0] // 4 if x.shape[0] > 1 else 0)
+
+
+@njit(**INNER)
 def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end):
     if by_rows:
         left = a + U(start * 4 if ta == YES else start * lda * 4)
@@ -250,24 +207,31 @@ def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, 
 
 
 @njit(**PARALLEL)
-def product(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, parts):
-    """c = op(a) @ op(b) + beta * c at addresses, in `parts` strips of its longer side, one a thread."""
+def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
+    """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one a thread."""
+    m, n = c.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    ta, tb = YES if transpose_a else NO, YES if transpose_b else NO
+    lda, ldb, ldc = _leading_dimension(a), _leading_dimension(b), _leading_dimension(c)
+    beta = np.float32(accumulate)
+    left, right, result = U(a.ctypes.data), U(b.ctypes.data), U(c.ctypes.data)
     by_rows = m >= n
     size = max(m, n)
     if parts == 1:
-        sgemm(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc)
+        sgemm(blas, ta, tb, m, n, k, left, lda, right, ldb, beta, result, ldc)
     else:
         for part in prange(parts):
             start, end = size * part // parts, size * (part + 1) // parts
-            _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end)
+            _product_part(blas, ta, tb, m, n, k, left, lda, right, ldb, beta, result, ldc, by_rows, start, end)
 
 
 _FLAT, _TILES, _SHAPE = types.float32[::1], types.float32[:, ::1], types.int64[::1]
-_INT, _BOOL, _ADDRESS, _REAL = types.int64, types.boolean, types.uintp, types.float32
+_INT, _BOOL, _ADDRESS = types.int64, types.boolean, types.uintp
+_FACTOR = types.Array(types.float32, 2, "A", readonly=True)
 KERNELS = [
     (forward, (_ADDRESS, _FLAT, _FLAT, _FLAT, _BOOL, _FLAT, _SHAPE, _INT, _INT, _TILES)),
     (weight_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _TILES, _FLAT)),
     (data_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _FLAT)),
-    (product, (_ADDRESS, *[_INT] * 5, *(_ADDRESS, _INT) * 2, _REAL, _ADDRESS, _INT, _INT)),
+    (product, (_ADDRESS, _FACTOR, _FACTOR, _BOOL, _BOOL, _BOOL, types.float32[:, :], _INT)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

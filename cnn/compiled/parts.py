@@ -11,6 +11,9 @@ from cnn.arrays import Array
 SERIAL = 1 << 15
 """Elements below which the start of the threads, about 3 us, costs more than they save."""
 
+PART_FLOPS = 250_000
+"""The least work worth a thread in products: some microseconds, what it takes to wake one that still spins."""
+
 Kernels = list[tuple[Any, tuple[Any, ...]]]
 """Dispatchers with the argument types they are called with."""
 
@@ -33,6 +36,11 @@ def thread_count() -> int:
 def parts_for(elements: int) -> int:
     """How many parts to work on that many elements in."""
     return 1 if elements < SERIAL else thread_count()
+
+
+def parts_for_flops(flops: int, most: int) -> int:
+    """How many parts, `most` at most, to work in on products of that many floating-point operations."""
+    return 1 if flops < 2 * PART_FLOPS else max(1, min(thread_count(), flops // PART_FLOPS, most))
 
 
 def flat(*arrays: Array) -> list[Array] | None:

@@ -196,6 +196,7 @@ WINDOWS = {
     "2x4 kernel, 2x1 stride": Window((7, 8), (2, 4), (2, 1)),
     "3x1 kernel, asymmetric padding": Window((5, 6), (3, 1), (1, 2), (2, 0, 1, 3)),
     "kernel as large as the image": Window((4, 5), (4, 5)),
+    "windows that see padding only": Window((2, 3), (3, 2), padding=(4, 3, 2, 5)),
     "kernel larger than the image": Window((2, 3), (5, 5), padding=(2, 2, 2, 2)),
 }
 """Windows of every kind for convolutions; batch and channels vary over them in `all_conv_cases`."""

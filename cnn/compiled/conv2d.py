@@ -1,0 +1,230 @@
+"""Convolutions by whichever algorithm is the fastest for their shape: tiles of im2col + GEMM, direct, or Winograd."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.compiled import convolution, direct
+from cnn.compiled.algorithms import Chooser
+from cnn.compiled.calls import nothing
+from cnn.compiled.parts import flat, parts_for_flops, thread_count
+from cnn.compiled.winograd import (
+    UNLIMITED,
+    tiles,
+    winograd_data_gradient,
+    winograd_forward,
+    winograd_weight_gradient,
+)
+from cnn.lowering import Window
+
+FEW_CHANNELS = 8
+"""Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""
+
+TILE_BYTES = 1 << 19
+"""Columns of one tile: a quarter or half of the second-level cache of current cores."""
+
+Run = Callable[[], None]
+
+
+class Problem(NamedTuple):
+    """What the fastest algorithm depends on: direction, window, shape of the images, filters, threads."""
+
+    direction: str
+    window: Window
+    images: Shape
+    filters: int
+    threads: int
+
+    def __str__(self) -> str:
+        """In words, the same in every process."""
+        size, kernel = "x".join(map(str, self.images)), "x".join(map(str, self.window.kernel))
+        count = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return (
+            f"{self.direction}, {self.filters} filters {kernel} on {size}, padding {self.window.padding}, "
+            f"stride {self.window.stride}, {count}"
+        )
+
+
+class CompiledConvolution(Backend):
+    """conv2d and its gradients on contiguous float32 arrays; all else goes to the base class.
+
+    `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from threads of their own.
+    """
+
+    largest_product: ClassVar[int] = UNLIMITED
+    """Multiply-adds that one call of many small products is cut to, where a library is faster on small ones."""
+
+    def __init__(self, sgemm: int) -> None:
+        self._sgemm = np.uintp(sgemm)
+        self._multiplies = True
+        self._chooser = Chooser(self.name)
+        self._chosen: dict[Problem, str] = {}
+
+    @contextmanager
+    def without_products(self) -> Iterator[None]:
+        address, self._sgemm = self._sgemm, np.uintp(nothing().address)
+        self._multiplies = False
+        try:
+            with super().without_products():
+                yield
+        finally:
+            self._sgemm, self._multiplies = address, True
+
+    def algorithm_times(self) -> dict[str, dict[str, float]]:
+        times = self._chooser.times()
+        return {text: times[text] for text in map(str, self._chosen) if text in times}
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        activation: str | None,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        vectors = _vectors(window, x, w, out)
+        if vectors is None:
+            super().conv2d(x, w, bias, window, activation, out, scratch)
+            return
+        images, kernels, result = vectors
+        channels, filters = w.shape[2:]
+        relu = activation == "relu"
+
+        def tiled() -> None:
+            geometry, rows, height, columns = _tiles(window, channels, filters, len(x), scratch)
+            added = np.zeros(filters if relu else 0, np.float32) if bias is None else bias
+            convolution.forward(self._sgemm, images, kernels, added, relu, result, geometry, rows, height, columns)
+
+        def unlowered() -> None:
+            self._direct(images, kernels, bias, relu, result, window, (len(x), channels, filters), scratch)
+
+        def winograd(tile: int) -> None:
+            winograd_forward(
+                *(self._sgemm, x, w, bias, window, relu, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        problem = Problem("forward", window, x.shape, filters, thread_count())
+        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+        if activation is not None and not relu:
+            self.activation(activation, out, out)
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        vectors = _vectors(window, x, dy, out)
+        if vectors is None:
+            super().conv2d_weight_gradient(x, dy, window, out, scratch)
+            return
+        images, slopes, result = vectors
+        channels, filters = out.shape[2:]
+
+        def tiled() -> None:
+            geometry, rows, height, columns = _tiles(window, channels, filters, len(x), scratch)
+            sums = scratch.get("sums", (len(columns), out.size), np.float32)
+            convolution.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
+
+        def unlowered() -> None:
+            geometry, planes = _planes(window, channels, filters, len(x), len(x), scratch)
+            sums = scratch.get("sums", (len(planes), out.size), np.float32)
+            if self._multiplies:
+                direct.weight_gradient(images, slopes, geometry, len(x), planes, sums, result)
+
+        def winograd(tile: int) -> None:
+            winograd_weight_gradient(
+                *(self._sgemm, x, dy, window, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        problem = Problem("weight gradient", window, x.shape, filters, thread_count())
+        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+
+    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        vectors = _vectors(window, dy, w, out)
+        if vectors is None:
+            super().conv2d_data_gradient(dy, w, window, out, scratch)
+            return
+        slopes, kernels, result = vectors
+        channels, filters = w.shape[2:]
+        turned = direct.turned(window)
+
+        def tiled() -> None:
+            geometry, _, height, columns = _tiles(window, channels, filters, len(dy), scratch)
+            convolution.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
+
+        def unlowered(turned: Window) -> None:
+            swapped = scratch.get("turned", (w.size,), np.float32)
+            direct.turn(kernels, window.taps, channels, filters, swapped)
+            self._direct(slopes, swapped, None, False, result, turned, (len(dy), filters, channels), scratch)
+
+        def winograd(tile: int) -> None:
+            winograd_data_gradient(
+                *(self._sgemm, dy, w, window, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
+        problem = Problem("data gradient", window, out.shape, filters, thread_count())
+        self._fastest(problem, candidates, winograd)
+
+    def _direct(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        relu: bool,
+        out: Array,
+        window: Window,
+        sizes: tuple[int, int, int],
+        scratch: Buffers,
+    ) -> None:
+        """The convolution of vectors without lowering; `sizes` are the images and the channels of x and of out."""
+        images, channels, filters = sizes
+        rows = images * window.out[0]
+        geometry, planes = _planes(window, channels, filters, images, rows, scratch)
+        added = np.zeros(filters, np.float32) if bias is None else bias
+        if self._multiplies:
+            direct.forward(x, w, added, relu, out, geometry, rows, planes)
+
+    def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
+        """Runs the fastest of the candidates and of Winograd's tiles that fit."""
+        for tile in tiles(problem.window, problem.images[3], problem.filters):
+            candidates[f"winograd{tile}"] = partial(winograd, tile)
+        chosen = self._chosen.get(problem)
+        if chosen is None:
+            default = "direct" if problem.images[3] < FEW_CHANNELS and "direct" in candidates else "im2col"
+            chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
+        candidates[chosen]()
+
+
+def _vectors(window: Window, *arrays: Array) -> list[Array] | None:
+    """The arrays as vectors, or None where the kernels cannot take them or a product alone is the convolution."""
+    return None if window.pointwise or not len(arrays[0]) else flat(*arrays)
+
+
+def _tiles(
+    window: Window, channels: int, filters: int, images: int, scratch: Buffers
+) -> tuple[convolution.Geometry, int, int, Array]:
+    """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
+    row = window.out[1] * window.taps * channels
+    rows = images * window.out[0]
+    parts = parts_for_flops(2 * rows * row * filters, rows)
+    height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
+    columns = scratch.get("tiles", (parts, height * row), np.float32)
+    return convolution.geometry(window, channels, filters), rows, height, columns
+
+
+def _planes(
+    window: Window, channels: int, filters: int, images: int, most: int, scratch: Buffers
+) -> tuple[convolution.Geometry, Array]:
+    """Geometry, and a buffer for an image with its padding for each of at most `most` threads."""
+    flops = 2 * images * prod(window.out) * window.taps * channels * filters
+    size = direct.plane_size(window, channels)
+    planes = scratch.get("planes", (parts_for_flops(flops, most), size), np.float32)
+    return convolution.geometry(window, channels, filters), planes

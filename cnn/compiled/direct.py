@@ -1,0 +1,174 @@
+"""Convolution without lowering: the microkernel reads the windows where they lie, in the image or a padded copy of it.
+
+It gains where SGEMM is slow, with few channels or filters, and spares the copies that im2col makes. A thread owns a
+fixed range of output rows, or of images, so that the same number of threads gives the same bits.
+"""
+
+from functools import cache
+
+import numpy as np
+from numba import njit, prange, types
+
+from cnn.compiled.microkernel import ROWS, VECTORS, tile
+from cnn.compiled.parts import FLOATS, INNER, PARALLEL, SINGLE, Kernels
+from cnn.compiled.vectors import WIDTH
+from cnn.lowering import Window, padded_size
+
+ZERO, UNBOUNDED = np.float32(0), np.float32(-np.inf)
+
+ACROSS = WIDTH * VECTORS
+"""Filters that the microkernel takes at once."""
+
+BLOCK_BYTES = 1 << 14
+"""Slopes that the weight gradient reads again for every few weights: less than half of a first-level cache."""
+
+
+@cache
+def turned(window: Window) -> Window | None:
+    """The convolution of dy with the turned kernels that gives the gradient of x; None where it is not just that."""
+    (rows, columns), (r, s), (top, bottom, left, right) = window.size, window.kernel, window.padding
+    if window.stride != (1, 1) or max(top, bottom) >= r or max(left, right) >= s:
+        return None
+    p, q = window.out
+    above, before = r - 1 - top, s - 1 - left
+    return Window(
+        (p, q), window.kernel, padding=(above, rows + r - 1 - p - above, before, columns + s - 1 - q - before)
+    )
+
+
+@cache
+def plane_size(window: Window, channels: int) -> int:
+    """Elements of an image with its padding, or 0 where no window reads any padding."""
+    rows, columns = padded_size(window)
+    top, _, left, _ = window.padding
+    inside = not (top or left) and rows <= window.size[0] and columns <= window.size[1]
+    return 0 if inside else rows * columns * channels
+
+
+@njit(**INNER)
+def _pad(x, g, image, plane):
+    """Copies what the windows read of an image of x into the plane, of which everything else is zero already."""
+    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
+    rows, columns = (P - 1) * down + R, (Q - 1) * right + S
+    first, last = max(0, -left), min(W, columns - left)
+    for h in range(max(0, -top), min(H, rows - top)):
+        source = np.uintp(((image * H + h) * W + first) * C)
+        to = np.uintp(((h + top) * columns + first + left) * C)
+        for j in range(np.uintp(max(0, last - first) * C)):
+            plane[to + j] = x[source + j]
+
+
+@njit(**INNER)
+def _pieces(count, most):
+    return -(-count // most)
+
+
+@njit(**INNER)
+def _forward_part(x, w, bias, floor, y, g, first, last, plane):
+    H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
+    pixel, filters = 4 * C, 4 * K
+    line = pixel * (((Q - 1) * right + S) if plane.size else W)
+    plane[:] = ZERO
+    padded, pieces = -1, _pieces(Q, ROWS)
+    for row in range(first, last):
+        image = row // P
+        if plane.size and image != padded:
+            _pad(x, g, image, plane)
+            padded = image
+        base = plane.ctypes.data if plane.size else x.ctypes.data + image * H * W * pixel
+        source = np.intp(base) + row % P * down * line
+        for k in range(0, K, ACROSS):
+            across = min(K - k, ACROSS)
+            vectors = _pieces(across, WIDTH)
+            tail = across - (vectors - 1) * WIDTH
+            for piece in range(pieces):
+                q, end = Q * piece // pieces, Q * (piece + 1) // pieces
+                tile(
+                    *(end - q, vectors, tail),
+                    *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
+                    *(np.intp(w.ctypes.data) + 4 * k, filters),
+                    *(np.intp(bias.ctypes.data) + 4 * k, 0, floor),
+                    *(np.intp(y.ctypes.data) + (row * Q + q) * filters + 4 * k, filters),
+                )
+
+
+@njit(**PARALLEL)
+def forward(x, w, bias, relu, y, g, rows, planes):
+    """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
+
+    `rows` is N * P; planes (threads, plane_size).
+    """
+    floor = ZERO if relu else UNBOUNDED
+    parts = planes.shape[0]
+    if parts == 1:
+        _forward_part(x, w, bias, floor, y, g, 0, rows, planes[0])
+    else:
+        for part in prange(parts):
+            _forward_part(x, w, bias, floor, y, g, rows * part // parts, rows * (part + 1) // parts, planes[part])
+
+
+@njit(**INNER)
+def _weight_part(x, dy, g, first, last, plane, sums):
+    H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
+    pixel, filters, run = 4 * C, 4 * K, S * C
+    line = pixel * (((Q - 1) * right + S) if plane.size else W)
+    plane[:] = ZERO
+    sums[:] = ZERO
+    height, pieces = max(1, BLOCK_BYTES // (Q * filters)), _pieces(run, ROWS)
+    for image in range(first, last):
+        if plane.size:
+            _pad(x, g, image, plane)
+        base = np.intp(plane.ctypes.data if plane.size else x.ctypes.data + image * H * W * pixel)
+        for p in range(0, P, height):
+            slopes = np.intp(dy.ctypes.data) + (image * P + p) * Q * filters
+            for k in range(0, K, ACROSS):
+                across = min(K - k, ACROSS)
+                vectors = _pieces(across, WIDTH)
+                tail = across - (vectors - 1) * WIDTH
+                for r in range(R):
+                    for piece in range(pieces):
+                        j, end = run * piece // pieces, run * (piece + 1) // pieces
+                        to = np.intp(sums.ctypes.data) + (r * run + j) * filters + 4 * k
+                        tile(
+                            *(end - j, vectors, tail),
+                            *(base + (p * down + r) * line + 4 * j, 4, down * line, right * pixel),
+                            *(min(height, P - p), Q, slopes + 4 * k, filters),
+                            *(to, filters, UNBOUNDED, to, filters),
+                        )
+
+
+@njit(**PARALLEL)
+def weight_gradient(x, dy, g, images, planes, sums, dw):
+    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row a thread."""
+    parts = planes.shape[0]
+    if parts == 1:
+        _weight_part(x, dy, g, 0, images, planes[0], dw)
+    else:
+        for part in prange(parts):
+            first, last = images * part // parts, images * (part + 1) // parts
+            _weight_part(x, dy, g, first, last, planes[part], sums[part])
+        for j in range(np.uintp(len(dw))):
+            value = sums[0, j]
+            for part in range(1, parts):
+                value += sums[part, j]
+            dw[j] = value
+
+
+@njit(**SINGLE)
+def turn(w, taps, channels, filters, turned):
+    """turned (R, S, K, C), by 180 degrees, from w (R, S, C, K), both flat; `taps` is R * S."""
+    T, C, K = np.uintp(taps), np.uintp(channels), np.uintp(filters)
+    for tap in range(T):
+        source, to = tap * C * K, (T - tap - np.uintp(1)) * C * K
+        for c in range(C):
+            for k in range(K):
+                turned[to + k * C + c] = w[source + c * K + k]
+
+
+_INT, _SHAPE, _ROWS = types.int64, types.int64[::1], types.float32[:, ::1]
+KERNELS: Kernels = [
+    (forward, (FLOATS, FLOATS, FLOATS, types.boolean, FLOATS, _SHAPE, _INT, _ROWS)),
+    (weight_gradient, (FLOATS, FLOATS, _SHAPE, _INT, _ROWS, _ROWS, FLOATS)),
+    (turn, (FLOATS, _INT, _INT, _INT, FLOATS)),
+]
+"""Every kernel that Python calls, with the types it is compiled for."""

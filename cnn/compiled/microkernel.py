@@ -1,0 +1,181 @@
+"""A product of a few rows and vectors that stays in registers: what a convolution without lowering is made of.
+
+GotoBLAS's inner kernel (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3),
+2008), except that the left factor is read where it lies: its rows, and two nested loops along them, have strides of
+their own. So the windows of an image need no columns.
+"""
+
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.extending import intrinsic
+
+from cnn.compiled.vectors import WIDTH
+
+VECTORS = 2
+"""Vectors across at most: two, so that a number of the left factor is multiplied twice for being read once."""
+
+ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
+"""Rows at most: sums of VECTORS each take 24 of AVX-512's 32 registers, 12 of AVX's 16."""
+
+_INT, _REAL = ir.IntType(64), ir.FloatType()
+_LANES = ir.VectorType(_REAL, WIDTH)
+_MASK = ir.VectorType(ir.IntType(1), WIDTH)
+_NUMBERS = ir.VectorType(_INT, WIDTH)
+
+_ARGUMENTS = (
+    *(types.int64,) * 3,  # rows, vectors, tail
+    *(types.int64,) * 4,  # a, its stride from row to row, and those of the outer and the inner loop
+    *(types.int64,) * 2,  # how often each runs
+    *(types.int64,) * 2,  # b, its stride
+    *(types.int64,) * 2,  # start, its stride
+    types.float32,  # floor
+    *(types.int64,) * 2,  # out, its stride
+)
+
+
+def _tile(
+    typing_context: Any,
+    rows: Any,
+    vectors: Any,
+    tail: Any,
+    a: Any,
+    a_row: Any,
+    a_outer: Any,
+    a_inner: Any,
+    outer: Any,
+    inner: Any,
+    b: Any,
+    b_row: Any,
+    start: Any,
+    start_row: Any,
+    floor: Any,
+    out: Any,
+    out_row: Any,
+) -> Any:
+    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
+
+    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS, of which the last one has `tail`
+    elements, 1 to WIDTH. a, b, start and out are addresses, strides are in bytes; one of zero repeats a row.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        rows, vectors, *others = arguments
+        done = builder.append_basic_block("done")
+        choice = builder.add(builder.mul(vectors, _INT(ROWS + 1)), rows)
+        switch = builder.switch(choice, done)
+        for across in range(1, VECTORS + 1):
+            for down in range(1, ROWS + 1):
+                block = builder.append_basic_block(f"tile{down}x{across}")
+                switch.add_case(_INT(across * (ROWS + 1) + down), block)
+                builder.position_at_end(block)
+                _generate(builder, down, across, *others)
+                builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(*_ARGUMENTS), generate
+
+
+tile: Any = intrinsic(_tile)
+
+
+def _generate(
+    builder: Any,
+    rows: int,
+    vectors: int,
+    tail: Any,
+    a: Any,
+    a_row: Any,
+    a_outer: Any,
+    a_inner: Any,
+    outer: Any,
+    inner: Any,
+    b: Any,
+    b_row: Any,
+    start: Any,
+    start_row: Any,
+    floor: Any,
+    out: Any,
+    out_row: Any,
+) -> None:
+    """The code for one size."""
+    lanes = ir.Constant(_NUMBERS, list(range(WIDTH)))
+    mask = builder.icmp_unsigned("<", lanes, _spread(builder, tail, _NUMBERS))
+    last = vectors - 1
+
+    def read(address: Any, vector: int) -> Any:
+        return _masked_load(builder, address, mask) if vector == last else _load(builder, _at(builder, address, vector))
+
+    sums = [[cgutils.alloca_once(builder, _LANES) for _ in range(vectors)] for _ in range(rows)]
+    for m in range(rows):
+        source = builder.add(start, builder.mul(start_row, _INT(m)))
+        for v in range(vectors):
+            at = _at(builder, source, v)
+            value = _masked_load(builder, at, mask) if v == last else _load(builder, at)
+            builder.store(value, sums[m][v])
+    multiply_add = cgutils.get_or_insert_function(
+        builder.module, ir.FunctionType(_LANES, [_LANES] * 3), f"llvm.fmuladd.v{WIDTH}f32"
+    )
+    left, right, row_start = (cgutils.alloca_once(builder, _INT) for _ in range(3))
+    builder.store(a, row_start)
+    builder.store(b, right)
+    with cgutils.for_range(builder, outer):
+        builder.store(builder.load(row_start), left)
+        with cgutils.for_range(builder, inner):
+            here, there = builder.load(left), builder.load(right)
+            factors = []
+            for v in range(vectors):
+                at = _at(builder, there, v)
+                factors.append(_masked_load(builder, at, mask) if v == last else _load(builder, at))
+            for m in range(rows):
+                at = builder.add(here, builder.mul(a_row, _INT(m)))
+                number = builder.load(builder.inttoptr(at, _REAL.as_pointer()))
+                spread = _spread(builder, number, _LANES)
+                for v in range(vectors):
+                    total = builder.load(sums[m][v])
+                    builder.store(builder.call(multiply_add, [spread, factors[v], total]), sums[m][v])
+            builder.store(builder.add(here, a_inner), left)
+            builder.store(builder.add(there, b_row), right)
+        builder.store(builder.add(builder.load(row_start), a_outer), row_start)
+    least = _spread(builder, floor, _LANES)
+    for m in range(rows):
+        target = builder.add(out, builder.mul(out_row, _INT(m)))
+        for v in range(vectors):
+            total = builder.load(sums[m][v])
+            total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
+            at = _at(builder, target, v)
+            if v == last:
+                _masked_store(builder, total, at, mask)
+            else:
+                builder.store(total, builder.inttoptr(at, _LANES.as_pointer()), align=4)
+
+
+def _at(builder: Any, address: Any, vector: int) -> Any:
+    return builder.add(address, _INT(4 * WIDTH * vector))
+
+
+def _load(builder: Any, address: Any) -> Any:
+    return builder.load(builder.inttoptr(address, _LANES.as_pointer()), align=4)
+
+
+def _masked_load(builder: Any, address: Any, mask: Any) -> Any:
+    kind = ir.FunctionType(_LANES, [_LANES.as_pointer(), ir.IntType(32), _MASK, _LANES])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{WIDTH}f32.p0")
+    zeros = ir.Constant(_LANES, [0.0] * WIDTH)
+    return builder.call(function, [builder.inttoptr(address, _LANES.as_pointer()), ir.IntType(32)(4), mask, zeros])
+
+
+def _masked_store(builder: Any, value: Any, address: Any, mask: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [_LANES, _LANES.as_pointer(), ir.IntType(32), _MASK])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{WIDTH}f32.p0")
+    builder.call(function, [value, builder.inttoptr(address, _LANES.as_pointer()), ir.IntType(32)(4), mask])
+
+
+def _spread(builder: Any, number: Any, kind: Any) -> Any:
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
