@@ -140,7 +140,7 @@ class OurSide:
         recipe = self.recipe.optimizer
         assert isinstance(recipe, SGD)
         self.optimizer = SGD(recipe.momentum, recipe.weight_decay, recipe.nesterov)
-        self.optimizer.attach(self.backend, self.model.parameters)
+        self.optimizer.attach(self.backend, self.model.groups)
 
 
 def rate(call: Callable[[], object], seconds: float) -> float:

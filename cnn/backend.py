@@ -36,6 +36,13 @@ class Library:
         return f"{self.name} {self.version}" + (f" ({self.path})" if self.path else "")
 
 
+@dataclass
+class Clock:
+    """Seconds counted so far."""
+
+    seconds: float = 0.0
+
+
 class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
 
@@ -80,6 +87,11 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
             yield
         finally:
             del vars(self)["gemm"]
+
+    @contextmanager
+    def timed_kernels(self) -> Iterator[Clock | None]:
+        """Times what runs in compiled kernels within the block; None for a backend whose work is not in such."""
+        yield None
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
         """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""

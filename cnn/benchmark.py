@@ -46,7 +46,7 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
     images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
     labels = rng.integers(0, len(model.classes), batch)
     optimizer = SGD(0.9)
-    optimizer.attach(backend, model.parameters)
+    optimizer.attach(backend, model.groups)
 
     def step() -> None:
         model.train_step(images, labels)

@@ -1,17 +1,19 @@
 """A backend for any shared library that exports the CBLAS interface: compiled kernels around its sgemm."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 import cnn.threads as threads
 from cnn.arrays import Array
-from cnn.backend import gemm_sizes
+from cnn.backend import Clock, gemm_sizes
 from cnn.compiled import convolution
 from cnn.compiled.calls import NO, ROW_MAJOR, YES
 from cnn.compiled.conv2d import CompiledConvolution
-from cnn.compiled.kernels import prepare
+from cnn.compiled.kernels import prepare, timed
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import parts_for_flops
 from cnn.errors import BackendUnavailable, ShapeError
@@ -53,6 +55,11 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         super().__init__(ctypes.cast(single, ctypes.c_void_p).value or 0)
         threads.hold_at_one(path)
         prepare()
+
+    @contextmanager
+    def timed_kernels(self) -> Iterator[Clock | None]:
+        with timed() as clock:
+            yield clock
 
     def gemm(
         self,

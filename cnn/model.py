@@ -13,6 +13,7 @@ from cnn.backend import Backend
 from cnn.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Layer, Parameter, Setting
+from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.ops.input import Changes
 from cnn.preprocessing import Preprocessing
@@ -57,6 +58,8 @@ class Sequential:
         self.buffers = Buffers(self.backend, self.dtype)
         self.scratch = Buffers(self.backend, self.dtype)
         self._build()
+        self.groups = packed(self.backend, self.parameters)
+        """The parameters as few long ones, for an optimizer."""
         # Nothing before the first layer with parameters needs a gradient.
         self.first_trained = next((k for k, layer in enumerate(self.layers) if layer.parameters), 0)
         outputs = prod(self.output_shape)

@@ -60,7 +60,7 @@ def profile_step(
     and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
     """
     optimizer = SGD(0.9)
-    optimizer.attach(model.backend, model.parameters)
+    optimizer.attach(model.backend, model.groups)
 
     def step() -> _Tally:
         return _tally(model, optimizer, images, labels)
@@ -82,6 +82,25 @@ def profile_step(
         gemm = max(0.0, min(seconds - around, seconds - lowering)) if products[0] else 0.0
         lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=products[0]))
     return lines
+
+
+def outside_kernels(
+    model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
+) -> float | None:
+    """Median seconds of a step that are spent in Python; None where the backend's work is not in compiled kernels."""
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.groups)
+    seconds = []
+    with model.backend.timed_kernels() as clock:
+        if clock is None:
+            return None
+        for _ in range(1 + repeats):
+            clock.seconds = 0.0
+            started = perf_counter()
+            model.train_step(images, labels)
+            optimizer.step(0.0)
+            seconds.append(perf_counter() - started - clock.seconds)
+    return median(seconds[1:])
 
 
 def _flops(model: Sequential, batch: int) -> dict[Place, tuple[int, bool]]:

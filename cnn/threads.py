@@ -107,10 +107,9 @@ def limit(count: int) -> Iterator[None]:
         stack.enter_context(pools.limit(limits=count))
         if _HELD_AT_ONE:
             stack.enter_context(pools.select(filepath=sorted(_HELD_AT_ONE)).limit(limits=1))
-        numba = sys.modules.get("numba")
-        if numba is not None:
-            stack.callback(numba.set_num_threads, numba.get_num_threads())
-            numba.set_num_threads(min(count, numba.config.NUMBA_NUM_THREADS))
+        kernels = sys.modules.get("cnn.compiled.parts")
+        if kernels is not None:
+            stack.enter_context(kernels.limited(count))
         yield
 
 

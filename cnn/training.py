@@ -89,7 +89,7 @@ class Trainer:
         self.model.check_labels(self.train)
         if self.validation is not None:
             self.model.check_labels(self.validation)
-        self.optimizer.attach(self.model.backend, self.model.parameters)
+        self.optimizer.attach(self.model.backend, self.model.groups)
         self.position = Position()
         self.order: npt.NDArray[np.int64] | None = None
         self.best: dict[str, npt.NDArray[Any]] | None = None

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from subprocesses import printed, python
 
-import cnn.backend as backends
 from cnn.cblas import CblasBackend
-from cnn.compiled import writable_folder
+from cnn.compiled import convolution, writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.threads import budget, limit
@@ -170,5 +169,15 @@ def test_kernels_have_a_folder_where_nothing_can_be_written(tmp_path):
     assert tmp_path not in folder.parents
 
 
-def test_every_cblas_backend_says_its_algorithms():
-    assert isinstance(backends.create("openblas").algorithm_times(), dict)
+def test_the_time_in_kernels_is_part_of_a_step():
+    model = architecture("lenet").build(backend="openblas")
+    images, labels = np.zeros((64, *model.input_shape), np.uint8), np.zeros(64, np.int64)
+    model.train_step(images, labels)
+    product = convolution.product
+    with model.backend.timed_kernels() as clock:
+        assert convolution.product is not product
+        started = time.perf_counter()
+        model.train_step(images, labels)
+        elapsed = time.perf_counter() - started
+    assert convolution.product is product
+    assert 0 < clock.seconds < elapsed

@@ -40,10 +40,8 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(ops, "parts_for", lambda elements: request.param)  # parts beyond the threads wait in line
         yield request.param
         return
-    before = numba.get_num_threads()
-    numba.set_num_threads(request.param)
-    yield request.param
-    numba.set_num_threads(before)
+    with parts.limited(request.param):
+        yield request.param
 
 
 @pytest.mark.parametrize(

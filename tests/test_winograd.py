@@ -131,6 +131,10 @@ def weight_gradient(x, dy, shift, span):
     return dw
 
 
+def exchanged(w):
+    return np.ascontiguousarray(w.transpose(0, 1, 3, 2))
+
+
 def drawn(make, *shapes):
     rng = np.random.default_rng(7)
     return [make(rng, shape).astype(np.float32) for shape in shapes]
@@ -155,7 +159,7 @@ def used_scratch(backend, n, window, channels, filters, tile):
     w = np.full((*window.kernel, channels, filters), np.nan, np.float32)
     winograd_forward(backend._sgemm, x, w, None, window, False, y.copy(), tile, 3, scratch)
     winograd_weight_gradient(backend._sgemm, x, y, window, w.copy(), tile, 3, scratch)
-    winograd_data_gradient(backend._sgemm, y, w, window, x.copy(), tile, 3, scratch)
+    winograd_data_gradient(backend._sgemm, y, exchanged(w), window, x.copy(), tile, 3, scratch)
     return scratch
 
 
@@ -218,7 +222,7 @@ def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters
     bound = forward_bound(dy, turned, shift, window.size, tile)
     for threads in (1, 2):
         out, around = guarded((n, *window.size, channels))
-        winograd_data_gradient(backend._sgemm, dy, w, window, out, tile, threads, scratch)
+        winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, out, tile, threads, scratch)
         assert (np.abs(out - expected) <= bound).all()
         assert np.isnan(around).all()
 
@@ -262,7 +266,7 @@ def test_products_in_pieces_are_within_the_bound(backend, tile, span):
     (x, w, dy), window, (dx, dw, y) = large(span)
     scratch = Buffers(backend)
     winograd_forward(backend._sgemm, x, w, None, window, False, y, tile, 2, scratch, largest=1)
-    winograd_data_gradient(backend._sgemm, dy, w, window, dx, tile, 2, scratch, largest=1)
+    winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, 2, scratch, largest=1)
     winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, 2, scratch, largest=1)
     assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= forward_bound(x, w, (1, 1), window.out, tile)).all()
     turned, shift = w[::-1, ::-1].transpose(0, 1, 3, 2), (span - 2, span - 2)
@@ -281,7 +285,7 @@ def test_same_threads_give_the_same_bytes(backend, tile, span):
         for _ in range(3):
             scratch = Buffers(backend)
             winograd_forward(backend._sgemm, x, w, None, window, True, y, tile, threads, scratch)
-            winograd_data_gradient(backend._sgemm, dy, w, window, dx, tile, threads, scratch)
+            winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, threads, scratch)
             winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, threads, scratch)
             seen.add(b"".join(result.tobytes() for result in results))
         assert len(seen) == 1

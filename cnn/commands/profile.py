@@ -1,7 +1,8 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
 GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate of im2col, also where Winograd does with fewer. Times
-are medians over the repeats. Below stands what each algorithm took where a convolution has a choice.
+are medians over the repeats. Below stand the time that passes outside compiled kernels, and what each algorithm took
+where a convolution has a choice.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import argparse
 import numpy as np
 
 from cnn.commands import common
-from cnn.profiler import Line, profile_step
+from cnn.profiler import Line, outside_kernels, profile_step
 from cnn.zoo import architecture
 
 
@@ -30,6 +31,7 @@ def run(options: argparse.Namespace) -> None:
         images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)
         labels = rng.integers(0, len(model.classes), options.batch_size)
         lines = profile_step(model, images, labels, repeats=options.repeats)
+        python = outside_kernels(model, images, labels, repeats=options.repeats)
         algorithms = resources.backend.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
@@ -42,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
                 **described,
                 "seconds": total,
                 "images_per_second": options.batch_size / total,
+                "python_seconds": python,
                 "algorithms": algorithms,
                 "lines": [
                     {
@@ -72,6 +75,8 @@ def run(options: argparse.Namespace) -> None:
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     common.print_table(head, [*rows, _row(overall, total)])
     print(f"{options.batch_size / total:,.0f} images/s")
+    if python is not None:
+        print(f"Python between the kernels: {python * 1e3:.2f} ms a step, {python / total:.1%}")
     for shape, times in algorithms.items():
         fastest = min(times, key=times.__getitem__)
         tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())

@@ -13,7 +13,7 @@ from cnn.backend import Backend
 from cnn.compiled import convolution, direct
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
-from cnn.compiled.parts import flat, parts_for_flops, thread_count
+from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
 from cnn.compiled.winograd import (
     UNLIMITED,
     tiles,
@@ -159,13 +159,12 @@ class CompiledConvolution(Backend):
             convolution.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
 
         def unlowered(turned: Window) -> None:
-            swapped = scratch.get("turned", (w.size,), np.float32)
-            direct.turn(kernels, window.taps, channels, filters, swapped)
-            self._direct(slopes, swapped, None, False, result, turned, (len(dy), filters, channels), scratch)
+            turned_kernels = _exchanged(w, True, scratch).reshape(-1)
+            self._direct(slopes, turned_kernels, None, False, result, turned, (len(dy), filters, channels), scratch)
 
         def winograd(tile: int) -> None:
             winograd_data_gradient(
-                *(self._sgemm, dy, w, window, out),
+                *(self._sgemm, dy, _exchanged(w, False, scratch), window, out),
                 *(tile, thread_count(), scratch, self.largest_product),
             )
 
@@ -186,11 +185,11 @@ class CompiledConvolution(Backend):
     ) -> None:
         """The convolution of vectors without lowering; `sizes` are the images and the channels of x and of out."""
         images, channels, filters = sizes
-        rows = images * window.out[0]
-        geometry, planes = _planes(window, channels, filters, images, rows, scratch)
+        count = direct.units(window, images, filters)
+        geometry, planes = _planes(window, channels, filters, images, count, scratch)
         added = np.zeros(filters, np.float32) if bias is None else bias
         if self._multiplies:
-            direct.forward(x, w, added, relu, out, geometry, rows, planes)
+            direct.forward(x, w, added, relu, out, geometry, count, planes)
 
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
         """Runs the fastest of the candidates and of Winograd's tiles that fit."""
@@ -206,6 +205,16 @@ class CompiledConvolution(Backend):
 def _vectors(window: Window, *arrays: Array) -> list[Array] | None:
     """The arrays as vectors, or None where the kernels cannot take them or a product alone is the convolution."""
     return None if window.pointwise or not len(arrays[0]) else flat(*arrays)
+
+
+def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
+    """(R, S, K, C) from w (R, S, C, K), turned by 180 degrees if asked."""
+    rows, columns, channels, filters = w.shape
+    out = scratch.get("exchanged", (rows, columns, filters, channels), np.float32)
+    taps = rows * columns
+    parts = min(parts_for(w.size), taps)
+    convolution.exchange(w.reshape(-1), taps, channels, filters, turned, out.reshape(-1), parts)
+    return out
 
 
 def _tiles(

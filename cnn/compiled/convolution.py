@@ -190,6 +190,18 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
             _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
 
 
+@njit(**PARALLEL)
+def exchange(w, taps, channels, filters, turned, out, parts):
+    """out (R, S, K, C) from w (R, S, C, K), both flat, turned by 180 degrees if asked; `taps` is R * S."""
+    C, K = U(channels), U(filters)
+    for part in prange(parts):
+        for tap in range(taps * part // parts, taps * (part + 1) // parts):
+            source, to = U(tap) * C * K, U(taps - 1 - tap if turned else tap) * C * K
+            for k in range(K):
+                for c in range(C):
+                    out[to + k * C + c] = w[source + c * K + k]
+
+
 @njit(**INNER)
 def _leading_dimension(x):
     """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
@@ -232,6 +244,7 @@ KERNELS = [
     (forward, (_ADDRESS, _FLAT, _FLAT, _FLAT, _BOOL, _FLAT, _SHAPE, _INT, _INT, _TILES)),
     (weight_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _TILES, _FLAT)),
     (data_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _FLAT)),
+    (exchange, (_FLAT, _INT, _INT, _INT, _BOOL, _FLAT, _INT)),
     (product, (_ADDRESS, _FACTOR, _FACTOR, _BOOL, _BOOL, _BOOL, types.float32[:, :], _INT)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

@@ -1,7 +1,9 @@
 """Convolution without lowering: the microkernel reads the windows where they lie, in the image or a padded copy of it.
 
 It gains where SGEMM is slow, with few channels or filters, and spares the copies that im2col makes. A thread owns a
-fixed range of output rows, or of images, so that the same number of threads gives the same bits.
+fixed range of images, or of the units that a forward pass is made of: an output row of one image in one panel of
+filters. They are taken in the order image, panel, row: image and panel stay in a core's cache for all rows, and two
+threads at one image share the filters. The same number of threads gives the same bits.
 """
 
 from functools import cache
@@ -10,7 +12,7 @@ import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, SINGLE, Kernels
+from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels
 from cnn.compiled.vectors import WIDTH
 from cnn.lowering import Window, padded_size
 
@@ -21,6 +23,11 @@ ACROSS = WIDTH * VECTORS
 
 BLOCK_BYTES = 1 << 14
 """Slopes that the weight gradient reads again for every few weights: less than half of a first-level cache."""
+
+
+def units(window: Window, images: int, filters: int) -> int:
+    """What the forward pass divides among threads."""
+    return images * -(-filters // ACROSS) * window.out[0]
 
 
 @cache
@@ -69,42 +76,43 @@ def _forward_part(x, w, bias, floor, y, g, first, last, plane):
     pixel, filters = 4 * C, 4 * K
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
     plane[:] = ZERO
-    padded, pieces = -1, _pieces(Q, ROWS)
-    for row in range(first, last):
-        image = row // P
+    panels, pieces = _pieces(K, ACROSS), _pieces(Q, ROWS)
+    padded = -1
+    for unit in range(first, last):
+        image, panel, p = unit // P // panels, unit // P % panels, unit % P
         if plane.size and image != padded:
             _pad(x, g, image, plane)
             padded = image
         base = plane.ctypes.data if plane.size else x.ctypes.data + image * H * W * pixel
-        source = np.intp(base) + row % P * down * line
-        for k in range(0, K, ACROSS):
-            across = min(K - k, ACROSS)
-            vectors = _pieces(across, WIDTH)
-            tail = across - (vectors - 1) * WIDTH
-            for piece in range(pieces):
-                q, end = Q * piece // pieces, Q * (piece + 1) // pieces
-                tile(
-                    *(end - q, vectors, tail),
-                    *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
-                    *(np.intp(w.ctypes.data) + 4 * k, filters),
-                    *(np.intp(bias.ctypes.data) + 4 * k, 0, floor),
-                    *(np.intp(y.ctypes.data) + (row * Q + q) * filters + 4 * k, filters),
-                )
+        source = np.intp(base) + p * down * line
+        k = panel * ACROSS
+        across = min(K - k, ACROSS)
+        vectors = _pieces(across, WIDTH)
+        tail = across - (vectors - 1) * WIDTH
+        for piece in range(pieces):
+            q, end = Q * piece // pieces, Q * (piece + 1) // pieces
+            tile(
+                *(end - q, vectors, tail),
+                *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
+                *(np.intp(w.ctypes.data) + 4 * k, filters),
+                *(np.intp(bias.ctypes.data) + 4 * k, 0, floor),
+                *(np.intp(y.ctypes.data) + ((image * P + p) * Q + q) * filters + 4 * k, filters),
+            )
 
 
 @njit(**PARALLEL)
-def forward(x, w, bias, relu, y, g, rows, planes):
+def forward(x, w, bias, relu, y, g, count, planes):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
 
-    `rows` is N * P; planes (threads, plane_size).
+    `count` is `units` of it; planes (threads, plane_size).
     """
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
     if parts == 1:
-        _forward_part(x, w, bias, floor, y, g, 0, rows, planes[0])
+        _forward_part(x, w, bias, floor, y, g, 0, count, planes[0])
     else:
         for part in prange(parts):
-            _forward_part(x, w, bias, floor, y, g, rows * part // parts, rows * (part + 1) // parts, planes[part])
+            _forward_part(x, w, bias, floor, y, g, count * part // parts, count * (part + 1) // parts, planes[part])
 
 
 @njit(**INNER)
@@ -154,21 +162,9 @@ def weight_gradient(x, dy, g, images, planes, sums, dw):
             dw[j] = value
 
 
-@njit(**SINGLE)
-def turn(w, taps, channels, filters, turned):
-    """turned (R, S, K, C), by 180 degrees, from w (R, S, C, K), both flat; `taps` is R * S."""
-    T, C, K = np.uintp(taps), np.uintp(channels), np.uintp(filters)
-    for tap in range(T):
-        source, to = tap * C * K, (T - tap - np.uintp(1)) * C * K
-        for c in range(C):
-            for k in range(K):
-                turned[to + k * C + c] = w[source + c * K + k]
-
-
 _INT, _SHAPE, _ROWS = types.int64, types.int64[::1], types.float32[:, ::1]
 KERNELS: Kernels = [
     (forward, (FLOATS, FLOATS, FLOATS, types.boolean, FLOATS, _SHAPE, _INT, _ROWS)),
     (weight_gradient, (FLOATS, FLOATS, _SHAPE, _INT, _ROWS, _ROWS, FLOATS)),
-    (turn, (FLOATS, _INT, _INT, _INT, FLOATS)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

@@ -1,8 +1,13 @@
-"""Gets every kernel ready at once: compiled for this CPU the first time, read from Numba's cache from then on."""
+"""Gets every kernel ready at once, from Numba's cache or compiled for this CPU, and times what runs inside them."""
 
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from time import perf_counter
+from typing import Any
 
+from cnn.backend import Clock
 from cnn.compiled import KERNELS
 
 
@@ -15,3 +20,33 @@ def prepare() -> None:
         if kernel.stats.cache_misses and not told:
             print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
             told = True
+
+
+@contextmanager
+def timed() -> Iterator[Clock]:
+    """Times every call of a kernel from Python within the block."""
+    clock = Clock()
+    kernels = {id(kernel): kernel for kernel, _ in KERNELS}
+    found = [
+        (module, name, value)
+        for module in list(sys.modules.values())
+        for name, value in list(vars(module).items())
+        if id(value) in kernels
+    ]
+    for module, name, kernel in found:
+        setattr(module, name, _timed(kernel, clock))
+    try:
+        yield clock
+    finally:
+        for module, name, kernel in found:
+            setattr(module, name, kernel)
+
+
+def _timed(kernel: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
+    def run(*arguments: Any) -> Any:
+        started = perf_counter()
+        result = kernel(*arguments)
+        clock.seconds += perf_counter() - started
+        return result
+
+    return run

@@ -1,5 +1,8 @@
 """How compiled kernels cut their work into parts, one a thread."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numba
@@ -28,9 +31,29 @@ FLOATS = types.Array(types.float32, 1, "C")
 BYTES = types.Array(types.uint8, 1, "C")
 
 
+_local = threading.local()
+
+
 def thread_count() -> int:
     """Threads that a kernel called from this thread divides its work among."""
-    return int(numba.get_num_threads())
+    # Numba knows too, but takes as long to say so as a small kernel to run.
+    return getattr(_local, "count", 0) or int(numba.get_num_threads())
+
+
+@contextmanager
+def limited(count: int) -> Iterator[None]:
+    """Sets the threads of kernels called from this thread, as far as Numba started as many, and restores them after."""
+    before = thread_count()
+    try:
+        _set_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+        yield
+    finally:
+        _set_threads(before)
+
+
+def _set_threads(count: int) -> None:
+    numba.set_num_threads(count)
+    _local.count = count
 
 
 def parts_for(elements: int) -> int:

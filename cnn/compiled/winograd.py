@@ -101,7 +101,7 @@ def winograd_forward(
 def winograd_data_gradient(
     blas: Any,
     dy: Array,
-    w: Array,
+    exchanged: Array,
     window: Window,
     out: Array,
     tile: int,
@@ -109,17 +109,14 @@ def winograd_data_gradient(
     scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
-    """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and w (R, R, C, K); else as `winograd_forward`.
+    """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and kernels (R, R, K, C); else as `winograd_forward`.
 
-    It is dy correlated with the turned kernels, their channels and filters exchanged, padded by R - 1 - top rows and
-    R - 1 - left columns.
+    `exchanged` is w with its channels and filters exchanged. The result is dy correlated with these kernels turned,
+    padded by R - 1 - top rows and R - 1 - left columns.
     """
-    span = len(w)
-    swapped = scratch.get("winograd swapped", (span, span, w.shape[3], w.shape[2]))
-    swapped[...] = w.transpose(0, 1, 3, 2)
     top, _, left, _ = window.padding
-    shift = span - 1 - top, span - 1 - left
-    _convolve(blas, dy, swapped, 1, None, False, shift, out, tile, threads, scratch, largest)
+    shift = len(exchanged) - 1 - top, len(exchanged) - 1 - left
+    _convolve(blas, dy, exchanged, 1, None, False, shift, out, tile, threads, scratch, largest)
 
 
 def winograd_weight_gradient(

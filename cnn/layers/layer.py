@@ -1,7 +1,9 @@
 """What every layer is: settings, parameters, and a forward and a backward pass through one backend."""
 
 from abc import abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -13,6 +15,9 @@ from cnn.config import Configurable
 from cnn.errors import ShapeError, UsageError
 from cnn.initializers import Initializer
 from cnn.ops.elementwise import ACTIVATIONS, unknown_activation
+
+LINE = 16
+"""Elements of a cache line in float32."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,27 @@ class Parameter:
     gradient: Array
     lr_multiplier: float = 1.0
     decay_multiplier: float = 1.0
+
+
+def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Parameter]:
+    """Moves parameters with the same multipliers next to each other, as parts of one long parameter for each pair.
+
+    An optimizer that is given the long ones updates the others, in fewer calls. Each part starts on a cache line.
+    """
+    groups: dict[tuple[float, float], list[Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault((parameter.lr_multiplier, parameter.decay_multiplier), []).append(parameter)
+    return [_joined(backend, multipliers, members) for multipliers, members in groups.items()]
+
+
+def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Parameter]) -> Parameter:
+    starts = [0, *accumulate(-(-int(member.value.size) // LINE) * LINE for member in members)]
+    value, gradient = (backend.zeros((starts[-1],), members[0].value.dtype) for _ in range(2))
+    for member, start in zip(members, starts, strict=False):
+        place, shape = slice(start, start + int(member.value.size)), member.value.shape
+        backend.copy(backend.to_numpy(member.value), value[place].reshape(shape))
+        member.value, member.gradient = value[place].reshape(shape), gradient[place].reshape(shape)
+    return Parameter(f"x{multipliers[0]:g}, x{multipliers[1]:g}", value, gradient, *multipliers)
 
 
 class Layer(Configurable):
