@@ -8,15 +8,16 @@ from subprocesses import printed
 import cnn.backend as backends
 from cnn.arrays import Buffers
 from cnn.compiled.direct import turned
-from cnn.compiled.microkernel import ROWS, VECTORS, tile
+from cnn.compiled.microkernel import ROWS, VECTORS, address, tile
 from cnn.compiled.vectors import WIDTH
 from cnn.lowering import Window
 from cnn.testing import check_backend
 
 
 @njit
-def run_tile(rows, vectors, tail, a, a_strides, counts, b, start, floor, out):
+def run_tile(microkernel, rows, vectors, tail, a, a_strides, counts, b, start, floor, out):
     tile(
+        microkernel,
         *(rows, vectors, tail, a.ctypes.data, a_strides[0], a_strides[1], a_strides[2], counts[0], counts[1]),
         *(b.ctypes.data, b.strides[0], start.ctypes.data, 0, np.float32(floor), out.ctypes.data, out.strides[0]),
     )
@@ -32,7 +33,7 @@ def test_microkernel(rows, vectors, tail):
     a = rng.standard_normal(200).astype(np.float32)
     b, start = rng.standard_normal((12, columns), np.float32), rng.standard_normal(columns, np.float32)
     out = np.full((rows, VECTORS * WIDTH + 1), 7, np.float32)
-    run_tile(rows, vectors, tail, a, np.array([20, 92, 8]), np.array([3, 4]), b, start, -0.5, out)
+    run_tile(address(), rows, vectors, tail, a, np.array([20, 92, 8]), np.array([3, 4]), b, start, -0.5, out)
     left = np.array([[a[5 * m + 23 * i + 2 * j] for i in range(3) for j in range(4)] for m in range(rows)])
     expected = np.maximum(left.astype(np.float64) @ b + start, -0.5)
     np.testing.assert_allclose(out[:, :columns], expected, rtol=1e-5, atol=1e-5)

@@ -24,7 +24,8 @@ def writable_folder(base: Path) -> Path:
     The name is a digest of all sources: Numba notices a change in a kernel's own file, not in another one it uses.
     """
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    folder = base / hashlib.sha256(sources + numba.__version__.encode()).hexdigest()[:16]
+    digest = hashlib.sha256(sources + numba.__version__.encode()).hexdigest()[:16]
+    folder = base / digest
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
@@ -33,12 +34,16 @@ def writable_folder(base: Path) -> Path:
         pass
     temporary = TemporaryDirectory(prefix="cnn-kernels-")
     atexit.register(temporary.cleanup)
-    return Path(temporary.name)
+    folder = Path(temporary.name, digest)
+    folder.mkdir()
+    return folder
 
 
 # Where a function is cached is settled when it is decorated: on the import of the modules below.
 _before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
-numba.config.CACHE_DIR = str(writable_folder(Path(_before or cache_folder() / "kernels")))  # type: ignore[attr-defined]
+FOLDER = writable_folder(Path(_before or cache_folder() / "kernels"))
+"""Where the machine code is kept."""
+numba.config.CACHE_DIR = str(FOLDER)  # type: ignore[attr-defined]
 try:
     from cnn.compiled import convolution, direct, ops, winograd
 finally:

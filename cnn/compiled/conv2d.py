@@ -13,6 +13,7 @@ from cnn.backend import Backend
 from cnn.compiled import convolution, direct
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
+from cnn.compiled.microkernel import address as microkernel
 from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
 from cnn.compiled.winograd import (
     UNLIMITED,
@@ -134,7 +135,7 @@ class CompiledConvolution(Backend):
             geometry, planes = _planes(window, channels, filters, len(x), len(x), scratch)
             sums = scratch.get("sums", (len(planes), out.size), np.float32)
             if self._multiplies:
-                direct.weight_gradient(images, slopes, geometry, len(x), planes, sums, result)
+                direct.weight_gradient(microkernel(), images, slopes, geometry, len(x), planes, sums, result)
 
         def winograd(tile: int) -> None:
             winograd_weight_gradient(
@@ -189,7 +190,7 @@ class CompiledConvolution(Backend):
         geometry, planes = _planes(window, channels, filters, images, count, scratch)
         added = np.zeros(filters, np.float32) if bias is None else bias
         if self._multiplies:
-            direct.forward(x, w, added, relu, out, geometry, count, planes)
+            direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
         """Runs the fastest of the candidates and of Winograd's tiles that fit."""

@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from numba import njit, prange, types
 
+from cnn.compiled.microkernel import KERNELS as MICROKERNEL
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
 from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels
 from cnn.compiled.vectors import WIDTH
@@ -71,7 +72,7 @@ def _pieces(count, most):
 
 
 @njit(**INNER)
-def _forward_part(x, w, bias, floor, y, g, first, last, plane):
+def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
     H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
     pixel, filters = 4 * C, 4 * K
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
@@ -92,6 +93,7 @@ def _forward_part(x, w, bias, floor, y, g, first, last, plane):
         for piece in range(pieces):
             q, end = Q * piece // pieces, Q * (piece + 1) // pieces
             tile(
+                microkernel,
                 *(end - q, vectors, tail),
                 *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
                 *(np.intp(w.ctypes.data) + 4 * k, filters),
@@ -101,7 +103,7 @@ def _forward_part(x, w, bias, floor, y, g, first, last, plane):
 
 
 @njit(**PARALLEL)
-def forward(x, w, bias, relu, y, g, count, planes):
+def forward(microkernel, x, w, bias, relu, y, g, count, planes):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
 
     `count` is `units` of it; planes (threads, plane_size).
@@ -109,14 +111,15 @@ def forward(x, w, bias, relu, y, g, count, planes):
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
     if parts == 1:
-        _forward_part(x, w, bias, floor, y, g, 0, count, planes[0])
+        _forward_part(microkernel, x, w, bias, floor, y, g, 0, count, planes[0])
     else:
         for part in prange(parts):
-            _forward_part(x, w, bias, floor, y, g, count * part // parts, count * (part + 1) // parts, planes[part])
+            first, last = count * part // parts, count * (part + 1) // parts
+            _forward_part(microkernel, x, w, bias, floor, y, g, first, last, planes[part])
 
 
 @njit(**INNER)
-def _weight_part(x, dy, g, first, last, plane, sums):
+def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
     H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
     pixel, filters, run = 4 * C, 4 * K, S * C
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
@@ -138,6 +141,7 @@ def _weight_part(x, dy, g, first, last, plane, sums):
                         j, end = run * piece // pieces, run * (piece + 1) // pieces
                         to = np.intp(sums.ctypes.data) + (r * run + j) * filters + 4 * k
                         tile(
+                            microkernel,
                             *(end - j, vectors, tail),
                             *(base + (p * down + r) * line + 4 * j, 4, down * line, right * pixel),
                             *(min(height, P - p), Q, slopes + 4 * k, filters),
@@ -146,15 +150,15 @@ def _weight_part(x, dy, g, first, last, plane, sums):
 
 
 @njit(**PARALLEL)
-def weight_gradient(x, dy, g, images, planes, sums, dw):
+def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
     """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row a thread."""
     parts = planes.shape[0]
     if parts == 1:
-        _weight_part(x, dy, g, 0, images, planes[0], dw)
+        _weight_part(microkernel, x, dy, g, 0, images, planes[0], dw)
     else:
         for part in prange(parts):
             first, last = images * part // parts, images * (part + 1) // parts
-            _weight_part(x, dy, g, first, last, planes[part], sums[part])
+            _weight_part(microkernel, x, dy, g, first, last, planes[part], sums[part])
         for j in range(np.uintp(len(dw))):
             value = sums[0, j]
             for part in range(1, parts):
@@ -164,7 +168,8 @@ def weight_gradient(x, dy, g, images, planes, sums, dw):
 
 _INT, _SHAPE, _ROWS = types.int64, types.int64[::1], types.float32[:, ::1]
 KERNELS: Kernels = [
-    (forward, (FLOATS, FLOATS, FLOATS, types.boolean, FLOATS, _SHAPE, _INT, _ROWS)),
-    (weight_gradient, (FLOATS, FLOATS, _SHAPE, _INT, _ROWS, _ROWS, FLOATS)),
+    *MICROKERNEL,
+    (forward, (types.uintp, FLOATS, FLOATS, FLOATS, types.boolean, FLOATS, _SHAPE, _INT, _ROWS)),
+    (weight_gradient, (types.uintp, FLOATS, FLOATS, _SHAPE, _INT, _ROWS, _ROWS, FLOATS)),
 ]
 """Every kernel that Python calls, with the types it is compiled for."""

@@ -5,14 +5,17 @@ GotoBLAS's inner kernel (Goto and van de Geijn, "Anatomy of High-Performance Mat
 their own. So the windows of an image need no columns.
 """
 
+from functools import cache
 from typing import Any
 
 import llvmlite.binding as llvm
+import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
+from cnn.compiled.parts import Kernels
 from cnn.compiled.vectors import WIDTH
 
 VECTORS = 2
@@ -80,7 +83,43 @@ def _tile(
     return types.void(*_ARGUMENTS), generate
 
 
-tile: Any = intrinsic(_tile)
+_inlined: Any = intrinsic(_tile)
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def microkernel(
+    rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
+):
+    """`_tile` as a function of its own, as its code is long: compiled once, it is called by address."""
+    _inlined(
+        *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row),
+        *(start, start_row, floor, out, out_row),
+    )
+
+
+@cache
+def address() -> Any:
+    """Where the code of `microkernel` is, for a C function of its arguments."""
+    microkernel.compile(_ARGUMENTS)
+    compiled: Any = microkernel.overloads[_ARGUMENTS]
+    return np.uintp(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+
+
+@intrinsic
+def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
+    """Calls the microkernel at `address`."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kinds = [_REAL if kind == types.float32 else _INT for kind in _ARGUMENTS]
+        function = builder.inttoptr(values[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
+        builder.call(function, [builder.extract_value(values[1], k) for k in range(len(kinds))])
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
+
+
+KERNELS: Kernels = [(microkernel, _ARGUMENTS)]
+"""What is compiled for direct convolution beside its own kernels."""
 
 
 def _generate(
