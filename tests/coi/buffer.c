@@ -123,8 +123,10 @@ COIRESULT COIBufferCreate(uint64_t bytes, COI_BUFFER_TYPE type, uint32_t flags, 
         free(buffer);
         return result;
     }
-    if (data)
+    if (data) {
         memcpy(buffer->memory, data, bytes);
+        process_moved(processes[0], bytes, 0);
+    }
     *created = buffer;
     return COI_SUCCESS;
 }

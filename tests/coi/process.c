@@ -29,6 +29,7 @@ struct process {
     int socket;
     pthread_mutex_t lock; /* one request at a time; guards `socket` and `functions` */
     atomic_bool ended;
+    atomic_ullong to_card, from_card; /* bytes moved */
     struct queue *transfers;
     struct function *functions;
 };
@@ -52,7 +53,8 @@ const char *function_name(COIFUNCTION function) {
 static void note_end(struct process *process, const char *how) {
     if (atomic_exchange(&process->ended, true))
         return;
-    card_log(process->card, "%s", how);
+    card_log(process->card, "%s after %llu bytes to the card, %llu bytes from it", how, atomic_load(&process->to_card),
+             atomic_load(&process->from_card));
     events_end_of_users();
 }
 
@@ -66,6 +68,11 @@ bool process_ended(struct process *process) {
     if (!atomic_load(&process->ended) && ends_within(process, 0))
         note_end(process, "died");
     return atomic_load(&process->ended);
+}
+
+void process_moved(struct process *process, uint64_t to_card, uint64_t from_card) {
+    atomic_fetch_add(&process->to_card, to_card);
+    atomic_fetch_add(&process->from_card, from_card);
 }
 
 COIRESULT process_request(struct process *process, const struct request *request, const void *body, int descriptor,

@@ -17,6 +17,9 @@ struct queue *process_transfers(struct process *process);
 /* Whether the process has ended, asked for or not. */
 bool process_ended(struct process *process);
 
+/* Counts bytes moved between host and card. */
+void process_moved(struct process *process, uint64_t to_card, uint64_t from_card);
+
 /* Sends a request with its body, and a descriptor unless that is -1; waits for the reply's value and its data.
  * Requests of several threads follow one another. COI_PROCESS_DIED if the process ends before it has replied. */
 COIRESULT process_request(struct process *process, const struct request *request, const void *body, int descriptor,

@@ -24,7 +24,8 @@ static void finish(struct operation *operation, COIRESULT result) {
     operation->release(operation);
     free(operation->dependencies);
     free(operation);
-    event_end(completion, result);
+    if (completion.opaque[0])
+        event_end(completion, result);
 }
 
 static void *work(void *argument) {
@@ -70,8 +71,11 @@ COIRESULT queue_submit(struct queue *queue, struct operation *operation, uint32_
     operation->dependencies = allocate(dependency_count * sizeof *dependencies);
     if (dependency_count)
         memcpy(operation->dependencies, dependencies, dependency_count * sizeof *dependencies);
+    /* Nobody can wait for an operation that has no event: MKL moves a matrix row by row in such ones. */
+    COIEVENT event = {{0, 0}};
+    if (completion != COI_EVENT_ASYNC)
+        event = operation->completion = event_create(false);
     /* From the moment it is in the queue, the operation may be gone. */
-    COIEVENT event = operation->completion = event_create(false);
     pthread_mutex_lock(&queue->lock);
     bool stopped = queue->stopped;
     if (!stopped) {

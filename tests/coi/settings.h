@@ -7,7 +7,8 @@
  * STANDIN_DIE_AFTER       n: card 0 is killed in its n-th run function that is given buffers, and never answers
  * STANDIN_REFUSE_BUFFER   n: the n-th buffer that the host asks for is refused with COI_RESOURCE_EXHAUSTED;
  *                         "n+": that one and all after it
- * STANDIN_LOG             file to which a line is added for each card started, transfer, run function, refusal, death
+ * STANDIN_LOG             file to which a line is added for each start, run function, refusal, and end; at the end (or
+ *                         death) of a card's process, the bytes moved to and from it
  *
  * The host library passes them to the card's process, with two of its own: STANDIN_SOCKET and STANDIN_CARD.
  */

@@ -26,12 +26,11 @@ static COIRESULT perform(struct operation *operation) {
         return COI_PROCESS_DIED;
     memcpy(transfer->destination, transfer->source, transfer->bytes);
     if (to)
-        card_log(process_card(to), "to card %llu bytes", (unsigned long long)transfer->bytes);
-    if (from) {
-        card_log(process_card(from), "from card %llu bytes", (unsigned long long)transfer->bytes);
-        if (setting("STANDIN_CORRUPT", 0) && transfer->bytes >= sizeof(float))
-            memcpy(transfer->destination, &(float){CORRUPT}, sizeof(float));
-    }
+        process_moved(to, transfer->bytes, 0);
+    if (from)
+        process_moved(from, 0, transfer->bytes);
+    if (from && setting("STANDIN_CORRUPT", 0) && transfer->bytes >= sizeof(float))
+        memcpy(transfer->destination, &(float){CORRUPT}, sizeof(float));
     return COI_SUCCESS;
 }
 
