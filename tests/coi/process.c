@@ -143,7 +143,7 @@ COIRESULT COIProcessCreateFromFile(COIENGINE engine, const char *program, int ar
 /* COI: asks the process to return from main and waits so many milliseconds (-1: as long as it takes) for that; kills it
  * then if `force`. With 0 it is killed at once or, without `force`, only looked at: COI_TIME_OUT_REACHED if it still
  * runs. Tells what main returned and the signal, if one killed it. Destroys the process's pipelines as well.
- * Stand-in: pipelines are left to their own destruction, and what is queued in them then ends with COI_PROCESS_DIED.
+ * Stand-in: pipelines are left to their own destruction; what the card has not begun then ends with COI_PROCESS_DIED.
  * The handle's few bytes are kept, so that buffers and pipelines may be destroyed after their process. */
 COIRESULT COIProcessDestroy(COIPROCESS process, int32_t milliseconds, uint8_t force, int8_t *main_returned,
                             uint32_t *signal) {
