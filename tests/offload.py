@@ -94,8 +94,11 @@ def start(folder: Path, products: list[Product], environment: dict[str, str]) ->
         values = {name: value for name, value in product._asdict().items() if value is not None}
         np.savez(folder / f"in{i}.npz", **values)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MKL_", "MIC_", "OFFLOAD_"))}
-    # Two cards and the host need three threads; the thresholds let small products go.
-    settings = {"MKL_NUM_THREADS": "3", "MKL_MIC_THRESHOLDS_SGEMM": "0,0,0", "OFFLOAD_REPORT": "2"}
+    # The thresholds let small products go. With fewer threads than cards and host MKL may divide by zero, and unless it
+    # is forbidden to, it takes fewer than it is told.
+    threads = int(environment.get("STANDIN_CARDS", 1)) + 1
+    settings = {"MKL_NUM_THREADS": str(threads), "MKL_DYNAMIC": "FALSE"}
+    settings |= {"MKL_MIC_THRESHOLDS_SGEMM": "0,0,0", "OFFLOAD_REPORT": "2"}
     return subprocess.Popen(
         [sys.executable, __file__, str(folder)],
         env=inherited | settings | environment,

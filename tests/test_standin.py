@@ -5,7 +5,6 @@ What this cannot show: the speed of a card or of its bus, the worker built for a
 
 import os
 import re
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -277,11 +276,3 @@ def _runs(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (ProcessLookupError, FileNotFoundError):
         return False
-
-
-def test_host_that_stops_waits_for_no_card(stand_in: StandIn, mkl_2018: Path, tmp_path: Path, log: Path):
-    products = [random(*WIDE)]
-    with start(tmp_path / "products", products, stand_in.environment(mkl_2018, log=log)) as process:
-        _within(60, lambda: log.exists() and "started" in log.read_text())
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == -signal.SIGTERM
