@@ -68,7 +68,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Session:
+class Finished:
     """What a process did: the cards it saw, its products, and what it wrote to standard error."""
 
     devices: int
@@ -76,7 +76,7 @@ class Session:
     stderr: str
 
 
-def run(folder: Path, products: list[Product], environment: dict[str, str]) -> Session:
+def run(folder: Path, products: list[Product], environment: dict[str, str]) -> Finished:
     """Multiplies in a new process, whose environment is this one's and `environment`."""
     process = start(folder, products, environment)
     output, errors = process.communicate(timeout=300)
@@ -84,7 +84,7 @@ def run(folder: Path, products: list[Product], environment: dict[str, str]) -> S
     devices, *reports = output.split(MARK)
     outcomes = [_outcome(np.load(folder / f"out{i}.npy"), report) for i, report in enumerate(reports)]
     assert len(outcomes) == len(products)
-    return Session(int(devices), outcomes, errors)
+    return Finished(int(devices), outcomes, errors)
 
 
 def start(folder: Path, products: list[Product], environment: dict[str, str]) -> subprocess.Popen[str]:
