@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from offload import Card, Outcome, Product, Finished, run, start
+from offload import Card, Finished, Outcome, Product, run, start
 from standin import StandIn
 
 from cnn.backend import Backend
@@ -215,7 +215,8 @@ def test_no_card(offload: Offload, log: Path):
 
 @pytest.mark.parametrize("runs", [1, 2, 3])
 def test_card_killed_in_a_product(runs: int, offload: Offload, log: Path):
-    products = [random(*WIDE) for _ in range(3)]
+    # A part that had arrived before must not be added twice.
+    products = [random(*WIDE, accumulate=True) for _ in range(3)]
     done = offload(products, die_after=runs)
     assert "died after" in log.read_text()
     # MKL repeats the product on the host, and its status is success all the same.
@@ -238,7 +239,7 @@ def test_one_of_two_cards_killed(offload: Offload, log: Path):
 
 
 def test_refused_buffer(offload: Offload, log: Path):
-    products = [random(*WIDE) for _ in range(2)]
+    products = [random(*WIDE, accumulate=True) for _ in range(2)]
     done = offload(products, refuse_buffer=2)
     assert wrong(products, done) == 0
     assert [on_card(outcome) for outcome in done.outcomes] == [False, True]

@@ -41,7 +41,7 @@ COIRESULT COIEngineGetHandle(COI_DEVICE_TYPE type, uint32_t index, COIENGINE *en
     return COI_SUCCESS;
 }
 
-/* COI: fills in what is known of a card, and 0 for what is not; COI_SIZE_MISMATCH for a size of no version of the struct.
+/* COI: fills in what is known of a card, and 0 for what is not; COI_SIZE_MISMATCH for a size that no version has.
  * Stand-in: made-up but plausible figures; an older, shorter version gets the members that it has. */
 COIRESULT COIEngineGetInfo(COIENGINE engine, uint32_t bytes, COI_ENGINE_INFO *info) {
     if (!engine)

@@ -8,9 +8,9 @@
 
 enum request_kind {
     FIND,  /* body: a function's name; reply: its address on the card, 0 if there is none */
-    MAP,   /* a file descriptor comes along, `length` bytes of it are to be mapped; reply: the address, 0 if it failed */
+    MAP,   /* `length` bytes of the descriptor that comes along; reply: their address on the card, 0 if it failed */
     UNMAP, /* `length` bytes at `address`; reply: 0 */
-    RUN,   /* the function at `address`; body: `buffer_count` spans, then the misc data; reply: 0, then the data returned */
+    RUN,   /* the function at `address`; body: `buffer_count` spans, the misc data; reply: 0, then the data returned */
 };
 
 struct request {
