@@ -48,6 +48,8 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     name: ClassVar[str]
     library: Library
     """What computes the products."""
+    remark: str | None = None
+    """What every output must say of the results beside the library; None where there is nothing to say."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
 
     @abstractmethod
@@ -67,6 +69,10 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
         Raises ShapeError where shapes, types or strides do not fit.
         """
+
+    def computes_on(self) -> str:
+        """The library and the remark, as every output shows them."""
+        return str(self.library) + (f"; {self.remark}" if self.remark else "")
 
     @contextmanager
     def without_products(self) -> Iterator[None]:
@@ -208,10 +214,11 @@ def choose(name: str | None = None) -> tuple[Backend, str]:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a registered backend can run here: its library, or the reason why not."""
+    """Whether a registered backend can run here: its library and what it remarks, or the reason why not."""
 
     name: str
     library: Library | None
+    remark: str | None
     reason: str | None
 
 
@@ -220,7 +227,8 @@ def statuses() -> list[Status]:
     result = []
     for name in plugins.names(plugins.BACKENDS):
         try:
-            result.append(Status(name, create(name).library, None))
+            backend = create(name)
+            result.append(Status(name, backend.library, backend.remark, None))
         except CnnError as error:
-            result.append(Status(name, None, str(error)))
+            result.append(Status(name, None, None, str(error)))
     return result

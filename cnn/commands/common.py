@@ -28,7 +28,7 @@ class Resources:
         """Lines of a header, by title."""
         return {
             "backend": f"{self.backend.name} ({self.why})",
-            "library": str(self.backend.library),
+            "library": self.backend.computes_on(),
             "threads": self.budget.describe(),
         }
 
@@ -36,7 +36,7 @@ class Resources:
         """The same for JSON."""
         return {
             "backend": self.backend.name,
-            "library": str(self.backend.library),
+            "library": self.backend.computes_on(),
             "threads": self.budget.count,
         }
 

@@ -1,0 +1,45 @@
+"""What `mkl-offload` and `mkl-phi` share: an MKL of the years of the Xeon Phi in a worker process."""
+
+import os
+import re
+from pathlib import Path
+
+from cnn.backend import Library
+from cnn.errors import BackendUnavailable
+from cnn.mkl_root import find_library, find_openmp
+from cnn.worker.backend import WorkerBackend
+from cnn.worker.process import Program, Worker
+
+
+class OldMkl(WorkerBackend):
+    """cblas_?gemm of the libmkl_rt that `cnn.mkl_root` finds, with Intel's OpenMP."""
+
+    def __init__(self) -> None:
+        self._path: Path = find_library()
+        self._version: tuple[int, ...] = ()
+        super().__init__()
+
+    def program(self) -> Program:
+        libraries = [find_openmp(self._path), str(self._path)]
+        return Program(libraries, "MKL_Set_Num_Threads", environment=self.environment())
+
+    def environment(self) -> dict[str, str]:
+        """The worker's environment: that of this process, with what MKL must not take from it replaced."""
+        folders = [str(self._path.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        return os.environ | {
+            "LD_LIBRARY_PATH": os.pathsep.join(folders),
+            "MKL_THREADING_LAYER": "INTEL",
+            "MKL_INTERFACE_LAYER": "LP64",
+            # As many threads as asked for, also where that is more than one a core.
+            "MKL_DYNAMIC": "FALSE",
+            # Threads that wait for the next product by spinning would take the processor from this process's.
+            "KMP_BLOCKTIME": "0",
+        }
+
+    def ready(self, worker: Worker) -> None:
+        text = worker.call("MKL_Get_Version_String", "char*", 255)[1]
+        found = re.search(r"Version (\d+(?:\.\d+)+)", text)
+        if found is None:
+            raise BackendUnavailable(f"Backend {self.name!r} cannot tell the version of {self._path} from {text!r}.")
+        self._version = tuple(map(int, found[1].split(".")))
+        self.library = Library("Intel MKL", found[1], str(self._path))
