@@ -3,9 +3,10 @@
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from cnn.backend import Library
-from cnn.errors import BackendUnavailable
+from cnn.errors import BackendUnavailable, CnnError
 from cnn.mkl_root import find_library, find_openmp
 from cnn.worker.backend import WorkerBackend
 from cnn.worker.process import Program, Worker
@@ -43,3 +44,9 @@ class OldMkl(WorkerBackend):
             raise BackendUnavailable(f"Backend {self.name!r} cannot tell the version of {self._path} from {text!r}.")
         self._version = tuple(map(int, found[1].split(".")))
         self.library = Library("Intel MKL", found[1], str(self._path))
+
+    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
+        # After an error MKL leaves the result as it was.
+        errors = [line for line in printed.splitlines() if "MKL ERROR" in line]
+        if errors:
+            raise CnnError(f"MKL did not compute a product {m} x {n} x {k}: {errors[0].strip()}")

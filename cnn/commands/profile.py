@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with common.resources(options.backend, options.threads) as resources:
+    with common.resources(options) as resources:
         model = architecture(options.model).build(backend=resources.backend)
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)

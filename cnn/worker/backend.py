@@ -4,6 +4,7 @@ import sys
 from abc import abstractmethod
 from os import getpid
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +58,7 @@ class WorkerBackend(CompiledOps, Backend):
         Raises BackendUnavailable.
         """
 
-    def finished(self, m: int, n: int, k: int, record: tuple[object, ...], seconds: float, printed: str) -> None:
+    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
         """Hears of each product: sizes, the `child.PRODUCT` it was, seconds in the library, what that printed."""
 
     def multiply_once(self, worker: Worker) -> None:
@@ -117,7 +118,7 @@ class WorkerBackend(CompiledOps, Backend):
         self.ready(worker)
         return worker
 
-    def _multiplied(self, record: tuple[object, ...], out: Array, before: Array | None) -> tuple[float, str]:
+    def _multiplied(self, record: tuple[Any, ...], out: Array, before: Array | None) -> tuple[float, str]:
         """Has the worker compute one product, a new worker if need be; `before` is what out held if that counts."""
         if getpid() != self._owner:
             raise CnnError(
@@ -131,7 +132,7 @@ class WorkerBackend(CompiledOps, Backend):
             np.copyto(out, before)
         return self._once(record)
 
-    def _once(self, record: tuple[object, ...]) -> tuple[float, str]:
+    def _once(self, record: tuple[Any, ...]) -> tuple[float, str]:
         # Only a worker that has answered is asked again.
         worker, self._worker = self._worker or self._started(), None
         answer = worker.multiply(*record)

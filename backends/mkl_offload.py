@@ -1,0 +1,172 @@
+"""The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
+
+import re
+import sys
+from typing import Annotated, Any, ClassVar, Literal
+
+from cnn.compiled.calls import YES
+from cnn.config import require
+from cnn.errors import BackendUnavailable
+from cnn.product import ProductReport
+from cnn.worker.process import Worker
+
+from ._old_mkl import OldMkl
+
+CARD = 2
+"""The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""
+
+THRESHOLDS = (2048, 2048, 256)
+"""M, N and K that a product must exceed for MKL to consider a card, if nothing else is set."""
+
+NO_CARD = "no coprocessor: every product ran on the host"
+
+REPORT = re.compile(r"\[MIC (\d+)\] *\[AO [SD]GEMM (CPU Time|MIC Time|CPU->MIC Data|MIC->CPU Data)\] *([\d.]+)")
+DIVISION = re.compile(r"\[AO [SD]GEMM Workdivision\]((?: +[\d.]+)+)")
+
+
+class MklOffloadBackend(OldMkl):
+    """cblas_?gemm of an MKL with AO: MKL decides for each product, and its own report says what it decided."""
+
+    name: ClassVar[str] = "mkl-offload"
+
+    def __init__(
+        self,
+        *,
+        work_division: Annotated[
+            tuple[float, ...] | float | None,
+            "share of a product for each card, the host takes the rest; MKL divides by itself if not given",
+        ] = None,
+        devices: Annotated[tuple[int, ...] | int | None, "numbers of the cards to use; all if not given"] = None,
+        max_memory: Annotated[int | None, "MiB that MKL may take of each card's memory"] = None,
+        thresholds: Annotated[
+            tuple[int, int, int] | None,
+            "M, N and K that a product must exceed to go to a card; 2048, 2048, 256 if not given",
+        ] = None,
+        offload_report: Annotated[
+            Literal[0, 1, 2], "prints MKL's own report of each product: 1 division and times, 2 bytes, too"
+        ] = 0,
+    ) -> None:
+        """Starts MKL in a worker. Raises UsageError for options out of range, BackendUnavailable without such an MKL."""
+        self._shares = _several(work_division)
+        self._devices = _several(devices)
+        self._max_memory = max_memory
+        self._thresholds = THRESHOLDS if thresholds is None else tuple(thresholds)
+        self._level = offload_report
+        require(
+            min(self._shares, default=0) >= 0 and sum(self._shares) <= 1,
+            f"work_division {self._shares} must be shares of at least 0 that make up at most 1.",
+        )
+        require(min(self._devices, default=0) >= 0, f"devices {self._devices} must be numbers from 0 up.")
+        require(max_memory is None or max_memory > 0, f"max_memory is {max_memory} MiB; give at least 1.")
+        require(min(self._thresholds) >= 0, f"thresholds {self._thresholds} must be at least 0.")
+        self._cards = 0
+        super().__init__()
+
+    def environment(self) -> dict[str, str]:
+        variables = super().environment()
+        # With it MKL leaves results unwritten, or ends the process, where it could compute on the host.
+        variables.pop("MKL_MIC_DISABLE_HOST_FALLBACK", None)
+        # MKL calls by columns, where M and N change places.
+        m, n, k = self._thresholds
+        variables |= {f"MKL_MIC_THRESHOLDS_{letter}GEMM": f"{n},{m},{k}" for letter in "SD"}
+        variables["OFFLOAD_REPORT"] = "2"
+        if self._devices:
+            variables["OFFLOAD_DEVICES"] = ",".join(map(str, self._devices))
+        return variables
+
+    def threads(self) -> int:
+        # MKL divides by zero with fewer than one a card and one more.
+        return max(super().threads(), self._cards + 1)
+
+    def ready(self, worker: Worker) -> None:
+        super().ready(worker)
+        cure = "AO ended with MKL 2018.0.0; `cnn phi get` fetches that, and CNN_MKL_ROOT names a folder with it."
+        try:
+            (enabled,) = worker.call("MKL_MIC_Enable")
+        except AttributeError as error:
+            raise BackendUnavailable(f"Backend 'mkl-offload': {self.library} has no automatic offload; {cure}") from error
+        if enabled:
+            raise BackendUnavailable(f"Backend 'mkl-offload': {self.library} refuses automatic offload ({enabled}); {cure}")
+        self._cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
+        self.remark = NO_CARD
+        if self._cards:
+            self._divide(worker)
+            noun = "coprocessors" if self._cards > 1 else "coprocessor"
+            cards = ", ".join(self._describe_card(worker, card) for card in range(self._cards))
+            self.remark = f"{self._cards} {noun}: {cards}"
+
+    def _divide(self, worker: Worker) -> None:
+        require(
+            len(self._shares) in (0, self._cards),
+            f"work_division gives {len(self._shares)} shares; there are {self._cards} cards.",
+        )
+        for card, share in enumerate(self._shares):
+            self._set(worker, "MKL_MIC_Set_Workdivision", card, float(share))
+        if self._max_memory is not None:
+            for card in range(self._cards):
+                self._set(worker, "MKL_MIC_Set_Max_Memory", card, self._max_memory)
+
+    def _set(self, worker: Worker, function: str, card: int, value: float) -> None:
+        (status,) = worker.call(function, CARD, card, value)
+        if status:
+            raise BackendUnavailable(
+                f"Backend 'mkl-offload': {function}({value}) for card {self._name(card)} gives {status}; "
+                "leave the option away or choose another value."
+            )
+
+    def _describe_card(self, worker: Worker, card: int) -> str:
+        _, cores, threads, hertz = worker.call("MKL_MIC_Get_Cpuinfo", CARD, card, "int*", "int*", "double*")
+        _, total, _ = worker.call("MKL_MIC_Get_Meminfo", CARD, card, "int*", "int*")
+        return f"card {self._name(card)} ({cores} cores, {threads} threads, {hertz / 1e9:.2f} GHz, {total / 2**20:.1f} GiB)"
+
+    def _name(self, card: int) -> int:
+        """The number of a card that MKL, which counts those it may use, calls `card`."""
+        return self._devices[card] if self._devices else card
+
+    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
+        super().finished(m, n, k, record, seconds, printed)
+        if self._level:
+            wanted = (line for line in printed.splitlines(keepends=True) if self._level > 1 or "Data]" not in line)
+            sys.stderr.write("".join(wanted))
+        if self.on_product is None:
+            return
+        cards: dict[int, dict[str, float]] = {}
+        for card, quantity, value in REPORT.findall(printed):
+            cards.setdefault(int(card), {})[quantity] = float(value)
+        report = ProductReport(
+            *(m, n, k),
+            transpose_a=record[1] == YES,
+            transpose_b=record[2] == YES,
+            where=self._where(cards, printed),
+            why=self._why(m, n, k, bool(cards)),
+            bytes_to_card=int(sum(card.get("CPU->MIC Data", 0) for card in cards.values())),
+            bytes_from_card=int(sum(card.get("MIC->CPU Data", 0) for card in cards.values())),
+            card_seconds=max((card.get("MIC Time", 0.0) for card in cards.values()), default=0.0),
+            host_seconds=max((card.get("CPU Time", 0.0) for card in cards.values()), default=seconds),
+        )
+        self.on_product(report)
+
+    def _where(self, cards: dict[int, dict[str, float]], printed: str) -> str:
+        """The places with their parts of the product, the host's being what the cards leave."""
+        if not cards:
+            return "host"
+        division = DIVISION.search(printed)
+        shares = list(map(float, division[1].split()))[1:] if division else []
+        parts = [f"card {self._name(card)}" + (f" {share:.0%}" if share < 1 else "") for card, share in enumerate(shares)]
+        left = 1 - sum(shares)
+        return ", ".join([*parts, *([f"host {left:.0%}"] if left > 0.005 else [])])
+
+    def _why(self, m: int, n: int, k: int, offloaded: bool) -> str:
+        if not self._cards:
+            return "no card"
+        above = all(size > least for size, least in zip((m, n, k), self._thresholds, strict=True))
+        if offloaded:
+            return "above thresholds"
+        return "MKL kept it" if above else "threshold"
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """An option that is None, one number or several."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
