@@ -3,11 +3,11 @@
 import os
 import re
 from pathlib import Path
-from typing import Any
 
 from cnn.backend import Library
 from cnn.errors import BackendUnavailable, CnnError
 from cnn.mkl_root import find_library, find_openmp
+from cnn.product import Product
 from cnn.worker.backend import WorkerBackend
 from cnn.worker.process import Program, Worker
 
@@ -22,7 +22,16 @@ class OldMkl(WorkerBackend):
 
     def program(self) -> Program:
         libraries = [find_openmp(self._path), str(self._path)]
-        return Program(libraries, "MKL_Set_Num_Threads", environment=self.environment())
+        return Program(
+            libraries,
+            set_threads="MKL_Set_Num_Threads",
+            environment=self.environment(),
+            memory_policy=self.memory_policy(),
+        )
+
+    def memory_policy(self) -> tuple[int, int] | None:
+        """The `Program`'s."""
+        return None
 
     def environment(self) -> dict[str, str]:
         """The worker's environment: that of this process, with what MKL must not take from it replaced."""
@@ -45,8 +54,8 @@ class OldMkl(WorkerBackend):
         self._version = tuple(map(int, found[1].split(".")))
         self.library = Library("Intel MKL", found[1], str(self._path))
 
-    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
+    def finished(self, product: Product, seconds: float, printed: str) -> None:
         # After an error MKL leaves the result as it was.
         errors = [line for line in printed.splitlines() if "MKL ERROR" in line]
         if errors:
-            raise CnnError(f"MKL did not compute a product {m} x {n} x {k}: {errors[0].strip()}")
+            raise CnnError(f"MKL did not compute the product {product}: {errors[0].strip()}")

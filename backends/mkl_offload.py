@@ -4,13 +4,13 @@ import re
 import sys
 from typing import Annotated, Any, ClassVar, Literal
 
-from cnn.compiled.calls import YES
 from cnn.config import require
 from cnn.errors import BackendUnavailable
-from cnn.product import ProductReport
+from cnn.mkl_root import VARIABLE, VERSION
+from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker
 
-from ._old_mkl import OldMkl
+from ._old_mkl import OldMkl  # noqa: TID251 - relative, as it should be
 
 CARD = 2
 """The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""
@@ -46,7 +46,7 @@ class MklOffloadBackend(OldMkl):
             Literal[0, 1, 2], "prints MKL's own report of each product: 1 division and times, 2 bytes, too"
         ] = 0,
     ) -> None:
-        """Starts MKL in a worker. Raises UsageError for options out of range, BackendUnavailable without such an MKL."""
+        """Starts MKL in a worker. Raises UsageError for options out of range, BackendUnavailable without AO."""
         self._shares = _several(work_division)
         self._devices = _several(devices)
         self._max_memory = max_memory
@@ -80,13 +80,15 @@ class MklOffloadBackend(OldMkl):
 
     def ready(self, worker: Worker) -> None:
         super().ready(worker)
-        cure = "AO ended with MKL 2018.0.0; `cnn phi get` fetches that, and CNN_MKL_ROOT names a folder with it."
         try:
-            (enabled,) = worker.call("MKL_MIC_Enable")
-        except AttributeError as error:
-            raise BackendUnavailable(f"Backend 'mkl-offload': {self.library} has no automatic offload; {cure}") from error
-        if enabled:
-            raise BackendUnavailable(f"Backend 'mkl-offload': {self.library} refuses automatic offload ({enabled}); {cure}")
+            enabled = worker.call("MKL_MIC_Enable")[0] == 0
+        except AttributeError:
+            enabled = False
+        if not enabled:
+            raise BackendUnavailable(
+                f"Backend 'mkl-offload': {self.library} has no automatic offload, which ended with MKL {VERSION}; "
+                f"`cnn phi get` fetches that, and {VARIABLE} names a folder with it."
+            )
         self._cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
         self.remark = NO_CARD
         if self._cards:
@@ -117,14 +119,15 @@ class MklOffloadBackend(OldMkl):
     def _describe_card(self, worker: Worker, card: int) -> str:
         _, cores, threads, hertz = worker.call("MKL_MIC_Get_Cpuinfo", CARD, card, "int*", "int*", "double*")
         _, total, _ = worker.call("MKL_MIC_Get_Meminfo", CARD, card, "int*", "int*")
-        return f"card {self._name(card)} ({cores} cores, {threads} threads, {hertz / 1e9:.2f} GHz, {total / 2**20:.1f} GiB)"
+        size = f"{hertz / 1e9:.2f} GHz, {total / 2**20:.1f} GiB"
+        return f"card {self._name(card)} ({cores} cores, {threads} threads, {size})"
 
     def _name(self, card: int) -> int:
         """The number of a card that MKL, which counts those it may use, calls `card`."""
         return self._devices[card] if self._devices else card
 
-    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
-        super().finished(m, n, k, record, seconds, printed)
+    def finished(self, product: Product, seconds: float, printed: str) -> None:
+        super().finished(product, seconds, printed)
         if self._level:
             wanted = (line for line in printed.splitlines(keepends=True) if self._level > 1 or "Data]" not in line)
             sys.stderr.write("".join(wanted))
@@ -134,11 +137,9 @@ class MklOffloadBackend(OldMkl):
         for card, quantity, value in REPORT.findall(printed):
             cards.setdefault(int(card), {})[quantity] = float(value)
         report = ProductReport(
-            *(m, n, k),
-            transpose_a=record[1] == YES,
-            transpose_b=record[2] == YES,
-            where=self._where(cards, printed),
-            why=self._why(m, n, k, bool(cards)),
+            product,
+            where=self._where(printed) if cards else "host",
+            why=self._why(product, bool(cards)),
             bytes_to_card=int(sum(card.get("CPU->MIC Data", 0) for card in cards.values())),
             bytes_from_card=int(sum(card.get("MIC->CPU Data", 0) for card in cards.values())),
             card_seconds=max((card.get("MIC Time", 0.0) for card in cards.values()), default=0.0),
@@ -146,22 +147,22 @@ class MklOffloadBackend(OldMkl):
         )
         self.on_product(report)
 
-    def _where(self, cards: dict[int, dict[str, float]], printed: str) -> str:
-        """The places with their parts of the product, the host's being what the cards leave."""
-        if not cards:
-            return "host"
+    def _where(self, printed: str) -> str:
+        """The places with their parts of an offloaded product, the host's being what the cards leave."""
         division = DIVISION.search(printed)
         shares = list(map(float, division[1].split()))[1:] if division else []
-        parts = [f"card {self._name(card)}" + (f" {share:.0%}" if share < 1 else "") for card, share in enumerate(shares)]
-        left = 1 - sum(shares)
-        return ", ".join([*parts, *([f"host {left:.0%}"] if left > 0.005 else [])])
+        parts = {f"card {self._name(card)}": share for card, share in enumerate(shares)}
+        parts["host"] = 1 - sum(shares)
+        # Shares are printed with two decimals.
+        return ", ".join(f"{place} {share:.0%}" for place, share in parts.items() if share > 0.005)
 
-    def _why(self, m: int, n: int, k: int, offloaded: bool) -> str:
-        if not self._cards:
-            return "no card"
-        above = all(size > least for size, least in zip((m, n, k), self._thresholds, strict=True))
+    def _why(self, product: Product, offloaded: bool) -> str:
         if offloaded:
             return "above thresholds"
+        if not self._cards:
+            return "no card"
+        sizes = (product.m, product.n, product.k)
+        above = all(size > least for size, least in zip(sizes, self._thresholds, strict=True))
         return "MKL kept it" if above else "threshold"
 
 

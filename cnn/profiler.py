@@ -106,7 +106,7 @@ def reported_products(
         layer, direction = tally.place
         if direction == "backward":
             # dw = x^T dy, dx = dy w^T.
-            direction = "weight gradient" if report.transpose_a else "data gradient"
+            direction = "weight gradient" if report.product.transpose_a else "data gradient"
         products.append(LayerProduct(layer, direction, report))
 
     model.backend.on_product = note

@@ -89,11 +89,11 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _product_row(product: LayerProduct) -> list[str]:
-    report = product.report
+    report, sizes = product.report, product.report.product
     return [
         product.layer,
         product.direction,
-        *map(str, (report.m, report.n, report.k)),
+        *map(str, (sizes.m, sizes.n, sizes.k)),
         *(report.where, report.why),
         *(f"{count / 1e6:.3f}" for count in (report.bytes_to_card, report.bytes_from_card)),
         *(f"{seconds * 1e3:.2f}" for seconds in (report.card_seconds, report.host_seconds)),

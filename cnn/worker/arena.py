@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Shape
+from cnn.worker import child
 
 ROOM = 4
 """Times the memory of the machine that there are addresses for: what is taken and given back leaves gaps."""
@@ -50,10 +51,20 @@ class Arena:
         weakref.finalize(block, self._give_back, start, size).atexit = False
         return block[:needed].view(kind).reshape(shape)
 
-    def offset(self, x: Array) -> int | None:
-        """Bytes from the start of the file to the first element of x; None for an array that lies elsewhere."""
-        offset = int(x.ctypes.data) - self.base
-        return offset if 0 <= offset < self.bytes else None
+    def place(self, mode: int, nodes: int) -> None:
+        """Takes pages that are not yet written from the NUMA nodes of a mask (mbind(2)). Raises OSError."""
+        libc, mask = ctypes.CDLL(None, use_errno=True), ctypes.c_ulong(nodes)
+        start, length = ctypes.c_void_p(self.base), ctypes.c_ulong(self.bytes)
+        if libc.syscall(child.MBIND, start, length, mode, ctypes.byref(mask), ctypes.c_ulong(64), 0):
+            raise OSError(ctypes.get_errno(), f"mbind: {os.strerror(ctypes.get_errno())}")
+
+    def offset(self, x: Array) -> int:
+        """Bytes from the start of the file to the first element of x."""
+        return int(x.ctypes.data) - self.base
+
+    def holds(self, x: Array) -> bool:
+        """Whether x lies in the file."""
+        return 0 <= self.offset(x) < self.bytes
 
     def _take(self, size: int) -> int:
         with self._lock:

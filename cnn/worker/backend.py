@@ -17,6 +17,7 @@ from cnn.compiled.kernels import prepare
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import thread_count
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
+from cnn.product import Product
 from cnn.worker.arena import Arena
 from cnn.worker.process import Program, Worker, WorkerDied
 
@@ -35,12 +36,15 @@ class WorkerBackend(CompiledOps, Backend):
         prepare()
         self._lock = Lock()
         self._owner = getpid()
+        policy = self.program().memory_policy
         try:
             self._arena = Arena()
+            if policy is not None:
+                self._arena.place(*policy)
         except (OSError, AttributeError) as error:
             raise BackendUnavailable(
-                f"Backend {self.name!r} gets no memory to share with its worker process ({error}); it needs Linux "
-                "and no limit on address space."
+                f"Backend {self.name!r} gets no memory to share with its worker process ({error}); it needs Linux, "
+                "no limit on address space, and leave to use the NUMA nodes that its options name."
             ) from error
         self._worker: Worker | None = None
         try:
@@ -58,8 +62,8 @@ class WorkerBackend(CompiledOps, Backend):
         Raises BackendUnavailable.
         """
 
-    def finished(self, m: int, n: int, k: int, record: tuple[Any, ...], seconds: float, printed: str) -> None:
-        """Hears of each product: sizes, the `child.PRODUCT` it was, seconds in the library, what that printed."""
+    def finished(self, product: Product, seconds: float, printed: str) -> None:
+        """Hears of each product, the seconds it took in the library, and what that printed."""
 
     def multiply_once(self, worker: Worker) -> None:
         """A product of 1 x 1 matrices: many a library settles what it runs on at its first one."""
@@ -105,13 +109,13 @@ class WorkerBackend(CompiledOps, Backend):
         before = out.copy() if accumulate else None
         with self._lock:
             seconds, printed = self._multiplied(record, shared[2], before)
-            self.finished(m, n, k, record, seconds, printed)
+            self.finished(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype), seconds, printed)
         if shared[2] is not out:
             out[...] = shared[2]
 
     def _shared(self, x: Array) -> Array:
         """x itself where the worker sees it, else a copy that it does."""
-        return self.asarray(x) if self._arena.offset(x) is None else x
+        return x if self._arena.holds(x) else self.asarray(x)
 
     def _started(self) -> Worker:
         worker = Worker(self.program(), self._arena)

@@ -28,7 +28,10 @@ LARGEST = 1 << 16
 
 ROW_MAJOR = 101
 
-POINTERS = {"int*": ctypes.c_int, "double*": ctypes.c_double, "char*": ctypes.c_char * 256}
+MBIND, SET_MEMPOLICY = 237, 238
+"""System calls of Linux on x86-64 that the C library has no function for."""
+
+POINTERS: dict[str, Any] = {"int*": ctypes.c_int, "double*": ctypes.c_double, "char*": ctypes.c_char * 256}
 """Arguments of a call that stand for an address: what the library writes there is a part of the answer."""
 
 
@@ -79,7 +82,8 @@ class Server:
             function = getattr(self.library, name)
         except AttributeError as error:
             return {"error": str(error)}
-        values, written = [], []
+        values: list[Any] = []
+        written: list[Any] = []
         for argument in arguments:
             if isinstance(argument, str):
                 place = POINTERS[argument]()
@@ -123,9 +127,9 @@ def main() -> None:
         os.set_inheritable(descriptor, False)
     channel = socket.socket(fileno=descriptors[0])
     threading.Thread(target=end_with, args=[channel], daemon=True).start()
-    if program["memory_policy"]:
-        set_memory_policy(*program["memory_policy"])
     try:
+        if program["memory_policy"]:
+            set_memory_policy(*program["memory_policy"])
         server = Server(channel, mmap.mmap(descriptors[1], program["bytes"]), program)
     except (OSError, AttributeError) as error:
         sys.exit(str(error))
@@ -137,7 +141,7 @@ def set_memory_policy(mode: int, nodes: int) -> None:
     """Takes this process's memory from the NUMA nodes of the mask from now on (set_mempolicy(2)). Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     mask = ctypes.c_ulong(nodes)
-    if libc.syscall(238, mode, ctypes.byref(mask), 64):
+    if libc.syscall(SET_MEMPOLICY, mode, ctypes.byref(mask), ctypes.c_ulong(64)):
         raise OSError(ctypes.get_errno(), f"set_mempolicy: {os.strerror(ctypes.get_errno())}")
 
 

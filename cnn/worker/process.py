@@ -128,6 +128,7 @@ class Worker:
             ended = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
         except subprocess.TimeoutExpired:
             self._process.kill()
+            self._process.wait()
             ended = "closed its connection and was ended"
         lines = os.pread(self._output, child.LARGEST, 0).decode(errors="replace").strip().splitlines()
         said = f"; it said last: {' / '.join(lines[-3:])}" if lines else "; it said nothing"
