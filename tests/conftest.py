@@ -25,3 +25,10 @@ def mkl_2018() -> Path:
     if root is None:
         pytest.skip("no MKL 2018.0.0: run 'cnn phi get', or set CNN_MKL_ROOT to one")
     return root
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what runs on a backend of the old MKL in files that run on every backend."""
+    for item in items:
+        if any(name in item.name for name in ("mkl-offload", "mkl-phi")):
+            item.add_marker("phi")

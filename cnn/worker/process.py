@@ -55,15 +55,20 @@ class Worker:
         descriptors = theirs.fileno(), arena.descriptor
         # -I and -S: neither the user's settings nor installed packages, of which it needs none.
         command = [sys.executable, "-I", "-S", child.__file__, *map(str, descriptors), json.dumps(settings)]
-        with theirs:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=self._output,
-                stderr=self._output,
-                pass_fds=descriptors,
-                env=program.environment,
-            )
+        try:
+            with theirs:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._output,
+                    stderr=self._output,
+                    pass_fds=descriptors,
+                    env=program.environment,
+                )
+        except OSError as error:
+            self._channel.close()
+            os.close(self._output)
+            raise WorkerDied(f"No worker process can be started from {sys.executable} ({error}).") from error
         self.pid = self._process.pid
         self._end = weakref.finalize(self, _end, self._process, self._channel, self._output)
         self._answer()
