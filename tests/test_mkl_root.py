@@ -78,9 +78,7 @@ class TestFinding:
         (cache / "mkl-2018.0.0/lib/libmkl_rt.so").touch()
         assert find_library() == cache / "mkl-2018.0.0/lib/libmkl_rt.so"
         monkeypatch.setenv("CNN_MKL_ROOT", str(tmp_path / "other"))
-        with pytest.raises(
-            BackendUnavailable, match=r"CNN_MKL_ROOT is .*other, and no libmkl_rt.so is there or in lib"
-        ):
+        with pytest.raises(BackendUnavailable, match=r"CNN_MKL_ROOT is .*other, and no libmkl_rt.so is there"):
             find_library()
 
     def test_nowhere(self, cache):

@@ -145,7 +145,7 @@ class TestDeath:
     def test_its_last_words_are_told(self):
         worker = OpenblasWorker().worker
         worker.call("perror", "char*")
-        with pytest.raises(WorkerDied, match="ended with exit status 4; it said last: [A-Z]"):
+        with pytest.raises(WorkerDied, match=r"ended with exit status 4; it said last: [A-Z]"):
             worker.call("_exit", 4)
 
     def test_one_that_keeps_still_is_ended(self, monkeypatch):
