@@ -1,6 +1,5 @@
 """The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
 
-import re
 import sys
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,7 +9,8 @@ from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker
 
-from ._old_mkl import OldMkl  # noqa: TID251 - relative, as it should be
+from ._offload_report import CardPart, read_report  # noqa: TID251 - relative, as it should be
+from ._old_mkl import OldMkl  # noqa: TID251
 
 CARD = 2
 """The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""
@@ -19,9 +19,6 @@ THRESHOLDS = (2048, 2048, 256)
 """M, N and K that a product must exceed for MKL to consider a card, if nothing else is set."""
 
 NO_CARD = "no coprocessor: every product ran on the host"
-
-REPORT = re.compile(r"\[MIC (\d+)\] *\[AO [SD]GEMM (CPU Time|MIC Time|CPU->MIC Data|MIC->CPU Data)\] *([\d.]+)")
-DIVISION = re.compile(r"\[AO [SD]GEMM Workdivision\]((?: +[\d.]+)+)")
 
 
 class MklOffloadBackend(OldMkl):
@@ -96,6 +93,8 @@ class MklOffloadBackend(OldMkl):
             noun = "coprocessors" if self._cards > 1 else "coprocessor"
             cards = ", ".join(self._describe_card(worker, card) for card in range(self._cards))
             self.remark = f"{self._cards} {noun}: {cards}"
+        # What ends MKL's process at its first product shows here.
+        self.multiply_once(worker)
 
     def _divide(self, worker: Worker) -> None:
         require(
@@ -133,31 +132,31 @@ class MklOffloadBackend(OldMkl):
             sys.stderr.write("".join(wanted))
         if self.on_product is None:
             return
-        cards: dict[int, dict[str, float]] = {}
-        for card, quantity, value in REPORT.findall(printed):
-            cards.setdefault(int(card), {})[quantity] = float(value)
+        cards = read_report(printed)
         report = ProductReport(
             product,
-            where=self._where(printed) if cards else "host",
-            why=self._why(product, bool(cards)),
-            bytes_to_card=int(sum(card.get("CPU->MIC Data", 0) for card in cards.values())),
-            bytes_from_card=int(sum(card.get("MIC->CPU Data", 0) for card in cards.values())),
-            card_seconds=max((card.get("MIC Time", 0.0) for card in cards.values()), default=0.0),
-            host_seconds=max((card.get("CPU Time", 0.0) for card in cards.values()), default=seconds),
+            where=self._where(cards),
+            why=self._why(product, cards),
+            bytes_to_card=sum(part.sent for part in cards.values()),
+            bytes_from_card=sum(part.received for part in cards.values()),
+            card_seconds=max((part.seconds for part in cards.values() if part.computed), default=0.0),
+            host_seconds=max((part.host_seconds for part in cards.values()), default=seconds),
         )
         self.on_product(report)
 
-    def _where(self, printed: str) -> str:
-        """The places with their parts of an offloaded product, the host's being what the cards leave."""
-        division = DIVISION.search(printed)
-        shares = list(map(float, division[1].split()))[1:] if division else []
-        parts = {f"card {self._name(card)}": share for card, share in enumerate(shares)}
-        parts["host"] = 1 - sum(shares)
+    def _where(self, cards: dict[int, CardPart]) -> str:
+        """The places with their parts of a product, the host's being what the cards left."""
+        shares = {f"card {self._name(card)}": part.share for card, part in cards.items() if part.computed}
+        left = 1 - sum(shares.values())
         # Shares are printed with two decimals.
-        return ", ".join(f"{place} {share:.0%}" for place, share in parts.items() if share > 0.005)
+        shares |= {"host": left} if left > 0.005 else {}
+        return ", ".join(f"{place} {share:.0%}" for place, share in shares.items()) if len(shares) > 1 else min(shares)
 
-    def _why(self, product: Product, offloaded: bool) -> str:
-        if offloaded:
+    def _why(self, product: Product, cards: dict[int, CardPart]) -> str:
+        failed = [f"card {self._name(card)} failed" for card, part in cards.items() if not part.computed]
+        if failed:
+            return ", ".join(failed)
+        if cards:
             return "above thresholds"
         if not self._cards:
             return "no card"

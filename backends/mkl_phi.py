@@ -7,13 +7,14 @@ from typing import Annotated, ClassVar, Literal
 
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.machine import system_text, this_machine
+from cnn.mkl_root import VARIABLE, VERSION
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
 
 from ._old_mkl import OldMkl  # noqa: TID251 - relative, as it should be
 
 KERNELS = "libmkl_avx512_mic.so"
-"""Only MKL 2018.0.0 to 2021.4.0 have it."""
+"""MKL 2018.0.0 to 2021.4.0 have it."""
 
 
 class MklPhiBackend(OldMkl):
@@ -67,6 +68,7 @@ class MklPhiBackend(OldMkl):
     def environment(self) -> dict[str, str]:
         variables = super().environment()
         if not self._native:
+            # MKL 2018 and 2019 take this for the type of the processor, on those of Intel and AMD alike.
             variables["MKL_DEBUG_CPU_TYPE"] = "6"
         if self._threads_per_core is not None:
             variables["KMP_HW_SUBSET"] = f"{self._threads_per_core}T"
@@ -86,9 +88,10 @@ class MklPhiBackend(OldMkl):
         # MKL chooses its kernels, and loads them, at the first product.
         self.multiply_once(worker)
         if not any(Path(path).name.startswith(KERNELS) for path in worker.mapped()):
+            limit = "" if self._native else "off a Knights Landing only MKL 2018 and 2019 can be told to; "
             raise BackendUnavailable(
                 f"Backend 'mkl-phi': {self.library} does not run its kernels for Knights Landing ({KERNELS}) on "
-                f"{_processor()}; MKL 2018.0.0 does on every processor with AVX-512, and `cnn phi get` fetches it."
+                f"{_processor()}; {limit}`cnn phi get` fetches MKL {VERSION}, and {VARIABLE} names a folder with it."
             )
 
 

@@ -28,11 +28,6 @@ class OpenblasWorker(WorkerBackend):
             list(self.libraries), "scipy_openblas_set_num_threads", self.product, environment=dict(os.environ)
         )
 
-    @property
-    def worker(self):
-        """The process in force."""
-        return self._worker
-
 
 def square(backend, size, seed=0):
     """(a, b, out) of the backend, full of numbers, and the right a @ b."""
@@ -48,7 +43,7 @@ def close(out, right):
 
 def while_it_multiplies(backend, action):
     """Has `action` run in another thread as soon as the worker has the next product to compute; returns the thread."""
-    asked, worker = threading.Event(), backend.worker
+    asked, worker = threading.Event(), backend._worker
     answer = worker._answer
 
     def told():

@@ -76,10 +76,10 @@ class TestNumbers:
             with limit(count):
                 backend.gemm(x, x, out=out)
             # More than the process may use is not for Numba to grant.
-            assert backend.worker.call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
+            assert backend._worker.call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
 
     def test_nothing_but_the_standard_library_and_the_blas_is_in_the_worker(self, backend):
-        names = [Path(path).name for path in backend.worker.mapped()]
+        names = [Path(path).name for path in backend._worker.mapped()]
         assert Path(backend.libraries[0]).name in names
         assert not [name for name in names if "numpy" in name or "multiarray" in name or "mkl" in name]
 
@@ -88,12 +88,12 @@ class TestDeath:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGFPE])
     def test_killed_in_a_product_it_is_started_again(self, backend, number, capfd):
         a, b, out, right, _ = square(backend, LARGE)
-        before = backend.worker.pid
+        before = backend._worker.pid
         thread = while_it_multiplies(backend, lambda worker: (time.sleep(0.05), os.kill(worker.pid, number)))
         backend.gemm(a, b, out=out)
         thread.join()
         assert close(out, right)
-        assert backend.worker.pid != before
+        assert backend._worker.pid != before
         said = (
             f"The worker process {before} was ended by signal {number.name}; it said nothing. The product is repeated"
         )
@@ -107,14 +107,14 @@ class TestDeath:
             out[...] += 1000
 
         thread = while_it_multiplies(backend, spoil)
-        os.kill(backend.worker.pid, signal.SIGSTOP)
+        os.kill(backend._worker.pid, signal.SIGSTOP)
         backend.gemm(a, b, out=out, accumulate=True)
         thread.join()
         assert close(out, right + start)
 
     def test_killed_between_products(self, backend):
         a, b, out, right, _ = square(backend, 64)
-        os.kill(backend.worker.pid, signal.SIGKILL)
+        os.kill(backend._worker.pid, signal.SIGKILL)
         backend.gemm(a, b, out=out)
         assert close(out, right)
 
@@ -123,7 +123,7 @@ class TestDeath:
         a, b, out, right, _ = square(backend, 64)
         with monkeypatch.context() as patch:
             patch.setattr(OpenblasWorker, "ready", lambda self, worker: os.kill(worker.pid, signal.SIGKILL))
-            os.kill(backend.worker.pid, signal.SIGKILL)
+            os.kill(backend._worker.pid, signal.SIGKILL)
             with pytest.raises(WorkerDied, match=r"worker process \d+ was ended by signal SIGKILL; it said nothing"):
                 backend.gemm(a, b, out=out)
         backend.gemm(a, b, out=out)
@@ -138,19 +138,19 @@ class TestDeath:
         ],
     )
     def test_every_end_has_its_words(self, call, message):
-        worker = OpenblasWorker().worker
+        worker = OpenblasWorker()._worker
         with pytest.raises(WorkerDied, match=message):
             worker.call(*(descriptor_of_channel(worker.pid) if each == "its socket" else each for each in call))
 
     def test_its_last_words_are_told(self):
-        worker = OpenblasWorker().worker
+        worker = OpenblasWorker()._worker
         worker.call("perror", "char*")
         with pytest.raises(WorkerDied, match=r"ended with exit status 4; it said last: [A-Z]"):
             worker.call("_exit", 4)
 
     def test_one_that_keeps_still_is_ended(self, monkeypatch):
         monkeypatch.setattr(process, "PATIENCE", 1.5)
-        worker = OpenblasWorker().worker
+        worker = OpenblasWorker()._worker
         started = time.monotonic()
         with pytest.raises(WorkerDied, match=r"was at a standstill for 1.5 seconds and was ended"):
             worker.call("sleep", 1000)
@@ -160,13 +160,13 @@ class TestDeath:
     def test_one_that_is_stopped_by_the_user_is_waited_for(self, backend, monkeypatch):
         monkeypatch.setattr(process, "PATIENCE", 0.5)
         a, b, out, right, _ = square(backend, 64)
-        pid = backend.worker.pid
+        pid = backend._worker.pid
         os.kill(pid, signal.SIGSTOP)
         thread = while_it_multiplies(backend, lambda worker: (time.sleep(3), os.kill(pid, signal.SIGCONT)))
         backend.gemm(a, b, out=out)
         thread.join()
         assert close(out, right)
-        assert backend.worker.pid == pid
+        assert backend._worker.pid == pid
 
     def test_an_interrupted_product_s_answer_is_never_taken_for_the_next_one_s(self, backend):
         def interrupt(number, frame):
@@ -243,7 +243,7 @@ class TestEndOfTheParent:
         from openblas_worker import OpenblasWorker, square
         backend = OpenblasWorker()
         a, b, out, *_ = square(backend, 2000)
-        print(backend.worker.pid, flush=True)
+        print(backend._worker.pid, flush=True)
         while True:
             backend.gemm(a, b, out=out)
     """
@@ -268,7 +268,7 @@ class TestEndOfTheParent:
 
     def test_a_worker_that_nobody_asks_ends_with_its_backend(self):
         backend = OpenblasWorker()
-        pid = backend.worker.pid
+        pid = backend._worker.pid
         del backend
         gc.collect()
         assert gone(pid)

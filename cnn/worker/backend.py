@@ -69,7 +69,7 @@ class WorkerBackend(CompiledOps, Backend):
         """A product of 1 x 1 matrices: many a library settles what it runs on at its first one."""
         x = self.zeros((3, 1))
         places = [number for element in x for number in (self._arena.offset(element), 1)]
-        worker.multiply(b"s", NO, NO, 1, 1, 1, 1, *places, 0.0)
+        worker.multiply(b"s", NO, NO, self.threads(), 1, 1, 1, *places, 0.0)
 
     def threads(self) -> int:
         """Threads of the next product."""
