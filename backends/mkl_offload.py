@@ -67,6 +67,9 @@ class MklOffloadBackend(OldMkl):
         m, n, k = self._thresholds
         variables |= {f"MKL_MIC_THRESHOLDS_{letter}GEMM": f"{n},{m},{k}" for letter in "SD"}
         variables["OFFLOAD_REPORT"] = "2"
+        if self._max_memory is not None:
+            # MKL_MIC_Set_Max_Memory of MKL 2018.0.0 takes KiB for the MiB it is documented with.
+            variables["MKL_MIC_MAX_MEMORY"] = f"{self._max_memory}M"
         if self._devices:
             variables["OFFLOAD_DEVICES"] = ",".join(map(str, self._devices))
         return variables
@@ -102,18 +105,12 @@ class MklOffloadBackend(OldMkl):
             f"work_division gives {len(self._shares)} shares; there are {self._cards} cards.",
         )
         for card, share in enumerate(self._shares):
-            self._set(worker, "MKL_MIC_Set_Workdivision", card, float(share))
-        if self._max_memory is not None:
-            for card in range(self._cards):
-                self._set(worker, "MKL_MIC_Set_Max_Memory", card, self._max_memory)
-
-    def _set(self, worker: Worker, function: str, card: int, value: float) -> None:
-        (status,) = worker.call(function, CARD, card, value)
-        if status:
-            raise BackendUnavailable(
-                f"Backend 'mkl-offload': {function}({value}) for card {self._name(card)} gives {status}; "
-                "leave the option away or choose another value."
-            )
+            (status,) = worker.call("MKL_MIC_Set_Workdivision", CARD, card, float(share))
+            if status:
+                raise BackendUnavailable(
+                    f"Backend 'mkl-offload': MKL refuses the work division {self._shares} (status {status}); "
+                    "give other shares, or leave it to MKL."
+                )
 
     def _describe_card(self, worker: Worker, card: int) -> str:
         _, cores, threads, hertz = worker.call("MKL_MIC_Get_Cpuinfo", CARD, card, "int*", "int*", "double*")
