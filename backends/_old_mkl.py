@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
 from cnn.backend import Library
@@ -17,7 +18,6 @@ class OldMkl(WorkerBackend):
 
     def __init__(self) -> None:
         self._path: Path = find_library()
-        self._version: tuple[int, ...] = ()
         super().__init__()
 
     def program(self) -> Program:
@@ -51,11 +51,21 @@ class OldMkl(WorkerBackend):
         found = re.search(r"Version (\d+(?:\.\d+)+)", text)
         if found is None:
             raise BackendUnavailable(f"Backend {self.name!r} cannot tell the version of {self._path} from {text!r}.")
-        self._version = tuple(map(int, found[1].split(".")))
         self.library = Library("Intel MKL", found[1], str(self._path))
+
+    def first_product(self, worker: Worker) -> str:
+        printed = super().first_product(worker)
+        pass_on(printed)
+        return printed
 
     def finished(self, product: Product, seconds: float, printed: str) -> None:
         # After an error MKL leaves the result as it was.
         errors = [line for line in printed.splitlines() if "MKL ERROR" in line]
         if errors:
             raise CnnError(f"MKL did not compute the product {product}: {errors[0].strip()}")
+        pass_on(printed)
+
+
+def pass_on(printed: str) -> None:
+    """Prints what libraries say beside MKL's report of a product, such as warnings of OpenMP, on standard error."""
+    sys.stderr.writelines(line for line in printed.splitlines(keepends=True) if not line.startswith("[MKL]"))

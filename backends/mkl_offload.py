@@ -1,6 +1,7 @@
 """The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
 
 import sys
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.config import require
@@ -90,14 +91,15 @@ class MklOffloadBackend(OldMkl):
                 f"`cnn phi get` fetches that, and {VARIABLE} names a folder with it."
             )
         self._cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
-        self.remark = NO_CARD
+        remark = NO_CARD
         if self._cards:
             self._divide(worker)
             noun = "coprocessors" if self._cards > 1 else "coprocessor"
             cards = ", ".join(self._describe_card(worker, card) for card in range(self._cards))
-            self.remark = f"{self._cards} {noun}: {cards}"
+            remark = f"{self._cards} {noun}: {cards}"
+        self.library = replace(self.library, remark=remark)
         # What ends MKL's process at its first product shows here.
-        self.multiply_once(worker)
+        self.first_product(worker)
 
     def _divide(self, worker: Worker) -> None:
         require(

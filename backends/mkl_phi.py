@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -62,8 +63,6 @@ class MklPhiBackend(OldMkl):
                 )
             self._policy = MODES[mcdram], sum(1 << node for node in nodes)
         super().__init__()
-        if not self._native:
-            self.remark = f"KNL kernels on {_processor()}: not KNL speed"
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()
@@ -86,13 +85,15 @@ class MklPhiBackend(OldMkl):
     def ready(self, worker: Worker) -> None:
         super().ready(worker)
         # MKL chooses its kernels, and loads them, at the first product.
-        self.multiply_once(worker)
+        self.first_product(worker)
         if not any(Path(path).name.startswith(KERNELS) for path in worker.mapped()):
             limit = "" if self._native else "off a Knights Landing only MKL 2018 and 2019 can be told to; "
             raise BackendUnavailable(
                 f"Backend 'mkl-phi': {self.library} does not run its kernels for Knights Landing ({KERNELS}) on "
                 f"{_processor()}; {limit}`cnn phi get` fetches MKL {VERSION}, and {VARIABLE} names a folder with it."
             )
+        if not self._native:
+            self.library = replace(self.library, remark=f"KNL kernels on {_processor()}: not KNL speed")
 
 
 def _processor() -> str:

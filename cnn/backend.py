@@ -28,14 +28,19 @@ DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 
 @dataclass(frozen=True)
 class Library:
-    """The BLAS a backend calls: its name, version and file (None where it has none)."""
+    """The BLAS a backend calls: its name, version and file (None where it has none).
+
+    `remark` is what every output must say of results that were computed with it; None where there is nothing to say.
+    """
 
     name: str
     version: str
     path: str | None = None
+    remark: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version}" + (f" ({self.path})" if self.path else "")
+        path, remark = f" ({self.path})" if self.path else "", f"; {self.remark}" if self.remark else ""
+        return f"{self.name} {self.version}{path}{remark}"
 
 
 class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
@@ -50,8 +55,6 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     name: ClassVar[str]
     library: Library
     """What computes the products."""
-    remark: str | None = None
-    """What every output must say of the results beside the library; None where there is nothing to say."""
     on_product: Callable[[ProductReport], None] | None = None
     """Hears of each product, while it is set, of a backend that has more than one place for them."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
@@ -73,10 +76,6 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
         Raises ShapeError where shapes, types or strides do not fit.
         """
-
-    def computes_on(self) -> str:
-        """The library and the remark, as every output shows them."""
-        return str(self.library) + (f"; {self.remark}" if self.remark else "")
 
     @contextmanager
     def without_products(self) -> Iterator[None]:
@@ -227,22 +226,12 @@ def choose(name: str | None = None, options: Mapping[str, Any] | None = None) ->
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a registered backend can run here: its library and what it remarks, or the reason why not.
-
-    `options` are those it can be made with.
-    """
+    """Whether a registered backend can run here: its library, or the reason why not; and the options it has."""
 
     name: str
     library: Library | None
-    remark: str | None
     reason: str | None
     options: tuple[Option, ...]
-
-    def describe(self) -> str:
-        """In one line."""
-        if self.library is None:
-            return f"not ready: {self.reason}"
-        return f"ready, {self.library}" + (f"; {self.remark}" if self.remark else "")
 
 
 def statuses() -> list[Status]:
@@ -252,8 +241,7 @@ def statuses() -> list[Status]:
         options: tuple[Option, ...] = ()
         try:
             options = tuple(options_of(plugins.load(plugins.BACKENDS, name)).values())
-            backend = create(name)
-            result.append(Status(name, backend.library, backend.remark, None, options))
+            result.append(Status(name, create(name).library, None, options))
         except CnnError as error:
-            result.append(Status(name, None, None, str(error), options))
+            result.append(Status(name, None, str(error), options))
     return result

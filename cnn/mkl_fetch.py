@@ -1,7 +1,6 @@
 """Fetches the MKL that `cnn.mkl_root` looks for: by pip, from the user's package index, checked by SHA-256."""
 
 import errno
-import fcntl
 import os
 import shutil
 import signal
@@ -43,6 +42,8 @@ def fetch_mkl() -> Path:
         if lacking:
             raise CnnError(f"{root} lacks {', '.join(lacking)}; remove that folder and run the command again.")
         return root
+    if not sys.platform.startswith("linux"):
+        raise CnnError(f"The wheels of MKL {VERSION} that are known here are for Linux on x86-64; use such a machine.")
     if find_spec("pip") is None:
         raise CnnError(
             f"This Python has no pip to fetch MKL with; add it (`{sys.executable} -m ensurepip`), or unpack the wheels "
@@ -67,6 +68,9 @@ def _workshop(folder: Path) -> Iterator[Path]:
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
+
+    # Windows has no such module, and no such wheels.
+    import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)

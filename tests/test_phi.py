@@ -97,7 +97,7 @@ class TestKnightsLanding:
         monkeypatch.setattr(sys.modules[plugin.__module__], "_processor_flags", lambda: flags)
         # The user's own setting makes up for the processor that this is not.
         monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "6")
-        assert plugin().remark is None
+        assert plugin().library.remark is None
         monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
         with pytest.raises(BackendUnavailable, match="does not run its kernels for Knights Landing"):
             plugin()
@@ -274,7 +274,7 @@ def multiplied(backend: Any, m: int, n: int, k: int, *, dtype: Any = np.float32,
 class TestCard:
     def test_report_is_mkl_s(self, card):
         backend, (m, n, k) = card(), WIDE
-        assert backend.remark == "1 coprocessor: card 0 (64 cores, 256 threads, 1.30 GHz, 16.0 GiB)"
+        assert backend.library.remark == "1 coprocessor: card 0 (64 cores, 256 threads, 1.30 GHz, 16.0 GiB)"
         for accumulate in (False, True):
             right, report = multiplied(backend, m, n, k, accumulate=accumulate)
             assert right
@@ -315,7 +315,7 @@ class TestCard:
     @pytest.mark.parametrize("threads", [1, 2])
     def test_two_cards_and_a_division(self, card, threads):
         backend = card({"cards": 2}, work_division=[0.5, 0.25])
-        assert backend.remark.startswith("2 coprocessors: card 0 (64 cores")
+        assert backend.library.remark.startswith("2 coprocessors: card 0 (64 cores")
         with limit(threads):
             # MKL divides by zero with fewer threads than this.
             assert backend.threads() == 3
@@ -329,7 +329,7 @@ class TestCard:
 
     def test_devices(self, card):
         backend = card({"cards": 2}, devices=1)
-        assert backend.remark.startswith("1 coprocessor: card 1 (")
+        assert backend.library.remark.startswith("1 coprocessor: card 1 (")
         right, report = multiplied(backend, *WIDE)
         assert right
         assert report.where == "card 1"

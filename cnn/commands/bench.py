@@ -60,13 +60,13 @@ def run(options: argparse.Namespace) -> None:
             {
                 "batch_size": options.batch_size,
                 "rounds": options.rounds,
-                "libraries": {backend.name: backend.computes_on() for backend in chosen},
+                "libraries": {backend.name: str(backend.library) for backend in chosen},
                 "results": results,
             }
         )
         return
     for backend in chosen:
-        print(f"{backend.name}: {backend.computes_on()}")
+        print(f"{backend.name}: {backend.library}")
     print(f"batch {options.batch_size}, medians of {options.rounds} rounds")
     rows, group = [], None
     for result in results:

@@ -29,7 +29,7 @@ class Resources:
         """Lines of a header, by title."""
         return {
             "backend": f"{self.backend.name} ({self.why})",
-            "library": self.backend.computes_on(),
+            "library": str(self.backend.library),
             "threads": self.budget.describe(),
         }
 
@@ -37,7 +37,7 @@ class Resources:
         """The same for JSON."""
         return {
             "backend": self.backend.name,
-            "library": self.backend.computes_on(),
+            "library": str(self.backend.library),
             "threads": self.budget.count,
         }
 

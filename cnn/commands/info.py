@@ -43,7 +43,6 @@ def run(options: argparse.Namespace) -> None:
                     "name": each.name,
                     "ready": each.library is not None,
                     "library": asdict(each.library) if each.library else None,
-                    "remark": each.remark,
                     "reason": each.reason,
                     "options": [option.to_dict() for option in each.options],
                 }
@@ -60,7 +59,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"cnn-blas {cnn.__version__}")
     print(f"\nbackend in force: {in_force}")
     for each in found:
-        print(f"  {each.name}: {each.describe()}")
+        print(f"  {each.name}: {'ready, ' + str(each.library) if each.library else 'not ready: ' + str(each.reason)}")
         for option in each.options:
             print(f"    option {option}")
     print(f"\nthreads: {budget.describe()}")

@@ -65,11 +65,11 @@ class WorkerBackend(CompiledOps, Backend):
     def finished(self, product: Product, seconds: float, printed: str) -> None:
         """Hears of each product, the seconds it took in the library, and what that printed."""
 
-    def multiply_once(self, worker: Worker) -> None:
-        """A product of 1 x 1 matrices: many a library settles what it runs on at its first one."""
+    def first_product(self, worker: Worker) -> str:
+        """What the library prints at a product of 1 x 1 matrices: many settle what they run on at their first one."""
         x = self.zeros((3, 1))
         places = [number for element in x for number in (self._arena.offset(element), 1)]
-        worker.multiply(b"s", NO, NO, self.threads(), 1, 1, 1, *places, 0.0)
+        return worker.multiply(b"s", NO, NO, self.threads(), 1, 1, 1, *places, 0.0)[1]
 
     def threads(self) -> int:
         """Threads of the next product."""

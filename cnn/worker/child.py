@@ -2,7 +2,7 @@
 
 It runs as a file of its own, on the standard library alone: nothing else is loaded, so no second BLAS or OpenMP is.
 The parent imports this module for the form of the messages. One message is one packet: a product as PRODUCT, answered
-by SECONDS and the text that the library printed meanwhile; anything else in JSON.
+by SECONDS and the text that the library printed meanwhile; a call of another function is a list in JSON.
 """
 
 import ctypes
@@ -58,11 +58,11 @@ class Server:
     def serve(self) -> None:
         """Answers until there is nobody to answer."""
         while message := self.channel.recv(LARGEST):
-            if len(message) == PRODUCT.size:
+            if message.startswith(b"["):
+                self.channel.send(json.dumps(self.call(*json.loads(message))).encode())
+            else:
                 seconds = self.multiply(message)
                 self.channel.send(SECONDS.pack(seconds) + self.printed().encode()[: LARGEST - SECONDS.size])
-            else:
-                self.channel.send(json.dumps(self.call(*json.loads(message))).encode())
 
     def multiply(self, message: bytes) -> float:
         """Computes one product; returns the seconds that the library took."""
