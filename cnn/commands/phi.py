@@ -1,6 +1,6 @@
 """Fetches the Intel MKL that the backends for the Xeon Phi run on.
 
-cnn phi get   download MKL 2018.0.0 (220 MB) by pip, checked by SHA-256, and unpack it into the cache (490 MB)
+cnn phi get   download MKL 2018.0.0 (220 MB) by pip, checked by SHA-256, and unpack it into the cache (460 MB)
 
 MKL is Intel's, under the licence that is put beside it. CNN_MKL_ROOT names another copy instead.
 """
