@@ -2,23 +2,25 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 import cnn.plugins as plugins
 from cnn.arrays import Array, Buffers
-from cnn.errors import BackendUnavailable, CnnError, ShapeError
+from cnn.errors import BackendUnavailable, CnnError, ShapeError, UsageError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
+from cnn.options import Option, check_options, options_of
+from cnn.product import ProductReport
 
 DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 """The first of these that is ready is used where the user names none."""
@@ -26,14 +28,19 @@ DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 
 @dataclass(frozen=True)
 class Library:
-    """The BLAS a backend calls: its name, version and file (None where it has none)."""
+    """The BLAS a backend calls: its name, version and file (None where it has none).
+
+    `remark` is what every output must say of results that were computed with it; None where there is nothing to say.
+    """
 
     name: str
     version: str
     path: str | None = None
+    remark: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version}" + (f" ({self.path})" if self.path else "")
+        path, remark = f" ({self.path})" if self.path else "", f"; {self.remark}" if self.remark else ""
+        return f"{self.name} {self.version}{path}{remark}"
 
 
 @dataclass
@@ -55,6 +62,8 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     name: ClassVar[str]
     library: Library
     """What computes the products."""
+    on_product: Callable[[ProductReport], None] | None = None
+    """Hears of each product, while it is set, of a backend that has more than one place for them."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
 
     @abstractmethod
@@ -169,31 +178,34 @@ def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: b
     return m, n, k
 
 
-_instances: dict[str, Backend] = {}
-_used: str | None = None
+_instances: dict[tuple[str, str], Backend] = {}
+_used: Backend | None = None
 
 
-def create(name: str) -> Backend:
-    """The backend `name`, made once a process.
+def create(name: str, /, **options: Any) -> Backend:
+    """The backend `name` with its options, made once a process for each set of them.
 
-    Raises UsageError for a name that is not registered and BackendUnavailable where it cannot run.
+    Raises UsageError for a name that is not registered, an option that it does not have or a value that is none of it,
+    and BackendUnavailable where it cannot run.
     """
-    if name not in _instances:
-        backend = plugins.load(plugins.BACKENDS, name)()
+    key = (name, repr(sorted(options.items())))
+    if key not in _instances:
+        plugin = plugins.load(plugins.BACKENDS, name)
+        check_options(name, plugin, options)
+        backend = plugin(**options)
         if not isinstance(backend, Backend):
             raise CnnError(
                 f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point."
             )
-        _instances[name] = backend
-    return _instances[name]
+        _instances[key] = backend
+    return _instances[key]
 
 
-def use(name: str) -> Backend:
+def use(name: str, /, **options: Any) -> Backend:
     """Makes `name` the backend of every model built from now on without naming one, and returns it."""
     global _used
-    backend = create(name)
-    _used = name
-    return backend
+    _used = create(name, **options)
+    return _used
 
 
 def current() -> Backend:
@@ -201,14 +213,20 @@ def current() -> Backend:
     return choose()[0]
 
 
-def choose(name: str | None = None) -> tuple[Backend, str]:
+def choose(name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[Backend, str]:
     """The backend in force and why: `name`, else that of `use`, else CNN_BACKEND, else DEFAULT_ORDER.
 
-    Raises UsageError or BackendUnavailable for a named one, and BackendUnavailable if none of the order is ready.
+    Raises UsageError or BackendUnavailable for a named one, UsageError for options of one that is not named, and
+    BackendUnavailable if none of the order is ready.
     """
-    for chosen, why in ((name, "named"), (_used, "named"), (os.environ.get("CNN_BACKEND"), "CNN_BACKEND")):
+    if not name and not options and _used is not None:
+        return _used, "named"
+    named = name or (_used and _used.name)
+    for chosen, why in ((named, "named"), (os.environ.get("CNN_BACKEND"), "CNN_BACKEND")):
         if chosen:
-            return create(chosen), why
+            return create(chosen, **(options or {})), why
+    if options:
+        raise UsageError(f"Options ({', '.join(options)}) belong to one backend; name it, too.")
     reasons = []
     for candidate in DEFAULT_ORDER:
         try:
@@ -220,19 +238,22 @@ def choose(name: str | None = None) -> tuple[Backend, str]:
 
 @dataclass(frozen=True)
 class Status:
-    """Whether a registered backend can run here: its library, or the reason why not."""
+    """Whether a registered backend can run here: its library, or the reason why not; and the options it has."""
 
     name: str
     library: Library | None
     reason: str | None
+    options: tuple[Option, ...]
 
 
 def statuses() -> list[Status]:
-    """Every registered backend, tried."""
+    """Every registered backend, tried with its options as they are by default."""
     result = []
     for name in plugins.names(plugins.BACKENDS):
+        options: tuple[Option, ...] = ()
         try:
-            result.append(Status(name, create(name).library, None))
+            options = tuple(options_of(plugins.load(plugins.BACKENDS, name)).values())
+            result.append(Status(name, create(name).library, None, options))
         except CnnError as error:
-            result.append(Status(name, None, str(error)))
+            result.append(Status(name, None, str(error), options))
     return result

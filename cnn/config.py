@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from types import UnionType
-from typing import Any, ClassVar, Self, Union, cast, get_args, get_origin
+from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
 
 from cnn.errors import UsageError
 
@@ -62,8 +62,15 @@ class Configurable:
             raise UsageError(f"{table['type']} cannot be made of {values}: {error}.") from error
 
 
-def check_values(owner: str, values: Mapping[str, Any], allowed: "Mapping[str, Field[Any]]") -> None:
-    """Raises UsageError unless every key is the name of a field and every value of the field's type.
+class Typed(Protocol):
+    """A field of a dataclass, or an option of a backend."""
+
+    @property
+    def type(self) -> Any: ...
+
+
+def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Typed]) -> None:
+    """Raises UsageError unless every key is allowed and every value of the type that goes with it.
 
     A list may stand for a tuple, a whole number for a float, a table or a name for an object.
     """
@@ -72,14 +79,26 @@ def check_values(owner: str, values: Mapping[str, Any], allowed: "Mapping[str, F
             raise UsageError(f"{owner} has no setting {key!r}; known are: {', '.join(allowed) or 'none'}.")
         kind = allowed[key].type
         if not _fits(value, kind):
-            text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-            raise UsageError(f"{owner}: {key} must be {text}, not {value!r}.")
+            raise UsageError(f"{owner}: {key} must be {kind_text(kind)}, not {value!r}.")
+
+
+def kind_text(kind: Any) -> str:
+    """A type in words."""
+    if get_origin(kind) in (Union, UnionType):
+        return " | ".join(map(kind_text, get_args(kind)))
+    if get_origin(kind) is Literal:
+        return " | ".join(map(repr, get_args(kind)))
+    if kind is type(None):
+        return "None"
+    return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 
 def _fits(value: Any, kind: Any) -> bool:
     origin, args = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
         return any(_fits(value, each) for each in args)
+    if origin is Literal:
+        return value in args
     if origin in (tuple, list):
         if not isinstance(value, list | tuple):
             return False

@@ -11,6 +11,7 @@ import numpy as np
 
 from cnn.model import Sequential
 from cnn.optimizers import SGD
+from cnn.product import ProductReport
 
 LOWERING = ("im2col", "col2im")
 """Backend methods whose time is shown apart; a backend that lowers inside its kernels does not call them."""
@@ -63,7 +64,7 @@ def profile_step(
     optimizer.attach(model.backend, model.groups)
 
     def step() -> _Tally:
-        return _tally(model, optimizer, images, labels)
+        return _tally(model, optimizer, images, labels, _Tally())
 
     step()
     whole = [step() for _ in range(repeats)]
@@ -103,6 +104,38 @@ def outside_kernels(
     return median(seconds[1:])
 
 
+@dataclass(frozen=True)
+class LayerProduct:
+    """A product of a step: its layer, whether forward, weight gradient or data gradient, and where it ran."""
+
+    layer: str
+    direction: str
+    report: ProductReport
+
+
+def reported_products(
+    model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
+) -> list[LayerProduct]:
+    """The products of one training step, as far as the backend reports where it ran them."""
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.groups)
+    tally, products = _Tally(), list[LayerProduct]()
+
+    def note(report: ProductReport) -> None:
+        layer, direction = tally.place
+        if direction == "backward":
+            # dw = x^T dy, dx = dy w^T.
+            direction = "weight gradient" if report.product.transpose_a else "data gradient"
+        products.append(LayerProduct(layer, direction, report))
+
+    model.backend.on_product = note
+    try:
+        _tally(model, optimizer, images, labels, tally)
+    finally:
+        model.backend.on_product = None
+    return products
+
+
 def _flops(model: Sequential, batch: int) -> dict[Place, tuple[int, bool]]:
     """FLOP of the products of each layer and direction, and whether the layer lowers its input."""
     found = {}
@@ -113,8 +146,14 @@ def _flops(model: Sequential, batch: int) -> dict[Place, tuple[int, bool]]:
     return found
 
 
-def _tally(model: Sequential, optimizer: SGD, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> _Tally:
-    tally = _Tally()
+def _tally(
+    model: Sequential,
+    optimizer: SGD,
+    images: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    tally: _Tally,
+) -> _Tally:
+    """Takes one step into `tally` and returns that."""
     with _timed(model, tally):
         started = perf_counter()
         model.train_step(images, labels)

@@ -1,4 +1,4 @@
-"""Backends with one planted fault each, which the contract must reject; and where its message must point."""
+"""Planted faults, one a class, that make a backend the contract must reject; and where its message must point."""
 
 from dataclasses import replace
 from typing import Any
@@ -8,10 +8,13 @@ import numpy as np
 from cnn import plugins
 from cnn.backend import gemm_sizes
 
-NumpyBackend: Any = plugins.load(plugins.BACKENDS, "numpy")
+
+def planted(fault: type[Any], name: str) -> Any:
+    """The backend `name` with the fault in it."""
+    return type(fault.__name__, (fault, plugins.load(plugins.BACKENDS, name)), {})()
 
 
-class WrongTranspose(NumpyBackend):
+class WrongTranspose:
     """Takes a square b as it lies, where its transpose is asked for."""
 
     def gemm(self, a, b, *, out, transpose_a=False, transpose_b=False, accumulate=False):
@@ -19,14 +22,14 @@ class WrongTranspose(NumpyBackend):
         super().gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
 
 
-class IgnoredAccumulate(NumpyBackend):
+class IgnoredAccumulate:
     """Overwrites out where it should add."""
 
     def gemm(self, a, b, *, accumulate=False, **options):
         super().gemm(a, b, **options)
 
 
-class StaleOut(NumpyBackend):
+class StaleOut:
     """Adds to out where it should overwrite, as BLAS does with beta 1, or with NaN times a beta of 0 done by hand."""
 
     def gemm(self, a, b, *, out, accumulate=False, **options):
@@ -35,7 +38,7 @@ class StaleOut(NumpyBackend):
         super().gemm(a, b, out=out, accumulate=True, **options)
 
 
-class StaleScratch(NumpyBackend):
+class StaleScratch:
     """Counts on the scratch being zero where no pixel is copied to."""
 
     def im2col(self, x, window, out, scratch):
@@ -46,7 +49,7 @@ class StaleScratch(NumpyBackend):
         super().im2col(padded, replace(window, size=padded.shape[1:3], padding=(0, 0, 0, 0)), out, scratch)
 
 
-class GapBetweenRows(NumpyBackend):
+class GapBetweenRows:
     """Reads strided rows as if they touched."""
 
     def gemm(self, a, b, **options):
@@ -54,7 +57,7 @@ class GapBetweenRows(NumpyBackend):
         super().gemm(a, touching, **options)
 
 
-class WrittenGap(NumpyBackend):
+class WrittenGap:
     """Writes beyond the end of out's rows, into what lies between them."""
 
     def gemm(self, a, b, *, out, **options):
@@ -63,7 +66,7 @@ class WrittenGap(NumpyBackend):
             np.lib.stride_tricks.as_strided(out, (1, out.shape[1] + 1), out.strides)[0, -1] = 0
 
 
-class PaddingOffByOne(NumpyBackend):
+class PaddingOffByOne:
     """Pads below where it should pad above."""
 
     def im2col(self, x, window, out, scratch):
@@ -73,7 +76,7 @@ class PaddingOffByOne(NumpyBackend):
         super().im2col(x, window, out, scratch)
 
 
-class WrongStride(NumpyBackend):
+class WrongStride:
     """Moves sideways by the stride that is meant for down."""
 
     def col2im(self, columns, window, out):
@@ -87,7 +90,7 @@ class WrongStride(NumpyBackend):
             super().col2im(columns, window, out)
 
 
-class HalfPrecision(NumpyBackend):
+class HalfPrecision:
     """Keeps sums in float16."""
 
     def gemm(self, a, b, *, out, **options):
@@ -95,7 +98,7 @@ class HalfPrecision(NumpyBackend):
         out[...] = out.astype(np.float16)
 
 
-class SinglePrecisionAlways(NumpyBackend):
+class SinglePrecisionAlways:
     """Computes float64 in float32."""
 
     def conv2d_weight_gradient(self, x, dy, window, out, scratch):
@@ -104,7 +107,7 @@ class SinglePrecisionAlways(NumpyBackend):
         out[...] = result
 
 
-class InputChanged(NumpyBackend):
+class InputChanged:
     """Applies the slope to dy itself."""
 
     def activation_gradient(self, name, y, dy, out):
@@ -112,7 +115,7 @@ class InputChanged(NumpyBackend):
         out[...] = dy
 
 
-class SharedBuffer(NumpyBackend):
+class SharedBuffer:
     """Keeps one column matrix a shape for all callers: right with one thread, wrong with two."""
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
@@ -124,7 +127,7 @@ class SharedBuffer(NumpyBackend):
         return shared
 
 
-class SharedProduct(NumpyBackend):
+class SharedProduct:
     """Multiplies into one matrix a shape for all callers and copies from there."""
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
@@ -136,7 +139,7 @@ class SharedProduct(NumpyBackend):
         out[...] = out + shared if accumulate else shared
 
 
-class NotRepeatable(NumpyBackend):
+class NotRepeatable:
     """Sums in another order each time."""
 
     def bias_gradient(self, dy, out):
@@ -144,7 +147,7 @@ class NotRepeatable(NumpyBackend):
         super().bias_gradient(np.random.default_rng().permutation(rows), out)
 
 
-class WholeWindowMean(NumpyBackend):
+class WholeWindowMean:
     """Divides by the whole window where it hangs over the edge."""
 
     def avg_pool2d(self, x, window, out):
@@ -156,7 +159,7 @@ class WholeWindowMean(NumpyBackend):
             out *= share.astype(out.dtype).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
 
 
-class LastTieWins(NumpyBackend):
+class LastTieWins:
     """Gives the slope to the last of the largest elements."""
 
     def max_pool2d(self, x, window, out, winners, scratch):
@@ -166,7 +169,7 @@ class LastTieWins(NumpyBackend):
                 winners[:, p, q][x[:, h, w] == out[:, p, q]] = r * window.kernel[1] + s
 
 
-class PaddingWins(NumpyBackend):
+class PaddingWins:
     """Pads with zeros before it takes the largest element."""
 
     def max_pool2d(self, x, window, out, winners, scratch):
@@ -175,7 +178,7 @@ class PaddingWins(NumpyBackend):
             np.maximum(out[:, 0], 0, out=out[:, 0])
 
 
-class LostOverlap(NumpyBackend):
+class LostOverlap:
     """Lets the last window that covers a pixel overwrite what the others gave it."""
 
     def max_pool2d_gradient(self, dy, winners, window, out, scratch):
@@ -185,7 +188,7 @@ class LostOverlap(NumpyBackend):
             np.copyto(out[:, h, w], dy[:, p, q], where=won)
 
 
-class BiasByRow(NumpyBackend):
+class BiasByRow:
     """Adds the bias along the rows of the image where their number is that of the filters."""
 
     def bias_activation(self, y, bias, activation):
@@ -194,7 +197,7 @@ class BiasByRow(NumpyBackend):
         super().bias_activation(y, bias, activation)
 
 
-class SlopeAtZero(NumpyBackend):
+class SlopeAtZero:
     """Lets slopes through where relu gave zero."""
 
     def activation_gradient(self, name, y, dy, out):
@@ -203,14 +206,14 @@ class SlopeAtZero(NumpyBackend):
             out[...] = np.where(y >= 0, dy, 0)
 
 
-class NesterovIgnored(NumpyBackend):
+class NesterovIgnored:
     """Takes plain momentum for Nesterov's."""
 
     def sgd_update(self, w, g, velocity, lr, momentum, decay, nesterov, scratch):
         super().sgd_update(w, g, velocity, lr, momentum, decay, False, scratch)
 
 
-class EvenNeighbourhoodNotMirrored(NumpyBackend):
+class EvenNeighbourhoodNotMirrored:
     """Hands slopes back to the channels it reads, which are not those that read it when their number is even."""
 
     def lrn_gradient(self, x, y, dy, scale, size, window, alpha, beta, out, scratch):
@@ -221,7 +224,7 @@ class EvenNeighbourhoodNotMirrored(NumpyBackend):
             out[...] = out[..., ::-1].copy()
 
 
-class UnbiasedVariance(NumpyBackend):
+class UnbiasedVariance:
     """Divides by M - 1."""
 
     def batch_statistics(self, x, mean, variance):
@@ -230,7 +233,7 @@ class UnbiasedVariance(NumpyBackend):
         variance *= count / (count - 1)
 
 
-class OnePassVariance(NumpyBackend):
+class OnePassVariance:
     """The mean of squares less the square of the mean, which cancels."""
 
     def batch_statistics(self, x, mean, variance):
@@ -239,7 +242,7 @@ class OnePassVariance(NumpyBackend):
         np.subtract(np.mean(rows * rows, axis=0), mean * mean, out=variance)
 
 
-class OverflowingSoftmax(NumpyBackend):
+class OverflowingSoftmax:
     """Does not take the largest score off."""
 
     def softmax(self, scores, out):
@@ -248,7 +251,7 @@ class OverflowingSoftmax(NumpyBackend):
             out /= out.sum(axis=1, keepdims=True)
 
 
-class SummedGradient(NumpyBackend):
+class SummedGradient:
     """Gives the gradient of the sum over the batch, not of the mean."""
 
     def softmax_cross_entropy(self, scores, labels, out):
@@ -258,7 +261,7 @@ class SummedGradient(NumpyBackend):
         return result
 
 
-class NoChecks(NumpyBackend):
+class NoChecks:
     """Reads beyond the end of what it is given; here it merely does nothing."""
 
     def gemm(self, a, b, *, out, **options):
@@ -269,7 +272,7 @@ class NoChecks(NumpyBackend):
                 return
 
 
-class NoCopy(NumpyBackend):
+class NoCopy:
     """Hands out the caller's own array."""
 
     def asarray(self, host, dtype=None):

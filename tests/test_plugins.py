@@ -151,7 +151,7 @@ class TestRepository:
                 source = ROOT / folder / f"{module.rpartition('.')[2]}.py"
                 assert f"class {attribute}(" in source.read_text()
                 assert plugins.load(group, name).name == name
-        files = {path.stem for path in (ROOT / "backends").glob("[!_]*.py")}
+        files = {path.stem.replace("_", "-") for path in (ROOT / "backends").glob("[!_]*.py")}
         assert files == set(self.project["project"]["entry-points"]["cnn.backends"])
 
     def test_no_import_reaches_plug_ins_past_the_entry_points(self):

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", metavar="NAMES", help="backends, commas between (default: every ready one but reference)"
     )
+    common.add_backend_option(parser)
     parser.add_argument(
         "--threads", metavar="COUNTS", help="thread counts, commas between (default: what this process may use)"
     )
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
         ready = [each.name for each in backends.statuses() if each.library and each.name != "reference"]
     else:
         ready = options.backend.split(",")
-    chosen = [backends.create(name) for name in ready]
+    chosen = [backends.create(name, **(options.backend_options or {})) for name in ready]
     counts = _thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):

@@ -11,6 +11,7 @@ import cnn.backend as backends
 import cnn.threads as threads
 from cnn.backend import Backend
 from cnn.dataset import Dataset, load_dataset
+from cnn.options import parse_option
 from cnn.recipe import Architecture
 from cnn.threads import ThreadBudget
 from cnn.zoo import architecture
@@ -42,16 +43,34 @@ class Resources:
 
 
 def add_resource_options(parser: argparse.ArgumentParser) -> None:
-    """--backend and --threads."""
+    """--backend, --backend-option and --threads."""
     parser.add_argument(
         "--backend", metavar="NAME", help="backend to compute on (default: CNN_BACKEND, else the best ready)"
     )
+    add_backend_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_number,
         metavar="N",
         help="threads (default: CNN_NUM_THREADS, else all this process may use)",
     )
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    """--backend-option, collected in the table `backend_options`."""
+    parser.add_argument(
+        "--backend-option",
+        dest="backend_options",
+        action=_IntoTable,
+        metavar="NAME=VALUE",
+        help="option of the backend, may be repeated; cnn info lists them",
+    )
+
+
+class _IntoTable(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *given: Any) -> None:
+        name, value = parse_option(given[0])
+        setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: value})
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -68,11 +87,11 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def resources(backend: str | None, count: int | None) -> Iterator[Resources]:
-    """The backend and the thread limit, in force until the end of the block."""
+def resources(options: argparse.Namespace) -> Iterator[Resources]:
+    """The backend and the thread limit that the options ask for, in force until the end of the block."""
     # The backend first: a limit reaches only the libraries that are loaded.
-    chosen, why = backends.choose(backend)
-    budget = threads.budget(count)
+    chosen, why = backends.choose(options.backend, options.backend_options)
+    budget = threads.budget(options.threads)
     with threads.limit(budget.count):
         yield Resources(chosen, why, budget)
 

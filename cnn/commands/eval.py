@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints accuracy and confusion matrix."""
     data = common.dataset_of(options)
     split = data.test if options.split == "test" else data.train
-    with common.resources(options.backend, options.threads) as resources:
+    with common.resources(options) as resources:
         model = load_model(options.model, backend=resources.backend)
         if len(data.classes) != len(model.classes):
             raise UsageError(

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints all of it."""
     found = backends.statuses()
     try:
-        chosen, why = backends.choose(options.backend)
+        chosen, why = backends.choose(options.backend, options.backend_options)
         in_force = f"{chosen.name} ({why})"
     except CnnError as error:
         in_force = f"none: {error}"
@@ -44,6 +44,7 @@ def run(options: argparse.Namespace) -> None:
                     "ready": each.library is not None,
                     "library": asdict(each.library) if each.library else None,
                     "reason": each.reason,
+                    "options": [option.to_dict() for option in each.options],
                 }
                 for each in found
             ],
@@ -59,6 +60,8 @@ def run(options: argparse.Namespace) -> None:
     print(f"\nbackend in force: {in_force}")
     for each in found:
         print(f"  {each.name}: {'ready, ' + str(each.library) if each.library else 'not ready: ' + str(each.reason)}")
+        for option in each.options:
+            print(f"    option {option}")
     print(f"\nthreads: {budget.describe()}")
     print("libraries loaded:")
     for library in libraries:

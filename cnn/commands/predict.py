@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the likeliest classes of each image."""
-    with common.resources(options.backend, options.threads) as resources:
+    with common.resources(options) as resources:
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
         pixels = np.stack([read_image(path, size=(height, width), channels=channels) for path in options.images])

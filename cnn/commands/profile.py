@@ -1,8 +1,9 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
 GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate of im2col, also where Winograd does with fewer. Times
-are medians over the repeats. Below stand the time that passes outside compiled kernels, and what each algorithm took
-where a convolution has a choice.
+are medians over the repeats. Below stand the time that passes outside compiled kernels, what each algorithm took where
+a convolution has a choice, and, of a backend that can send products to another place, where those of one more step ran
+and why, from its library's own report.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import argparse
 import numpy as np
 
 from cnn.commands import common
-from cnn.profiler import Line, outside_kernels, profile_step
+from cnn.profiler import LayerProduct, Line, outside_kernels, profile_step, reported_products
 from cnn.zoo import architecture
 
 
@@ -25,13 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with common.resources(options.backend, options.threads) as resources:
+    with common.resources(options) as resources:
         model = architecture(options.model).build(backend=resources.backend)
         rng = np.random.default_rng(0)
         images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)
         labels = rng.integers(0, len(model.classes), options.batch_size)
         lines = profile_step(model, images, labels, repeats=options.repeats)
         python = outside_kernels(model, images, labels, repeats=options.repeats)
+        products = reported_products(model, images, labels)
         algorithms = resources.backend.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
@@ -59,6 +61,10 @@ def run(options: argparse.Namespace) -> None:
                     }
                     for line in lines
                 ],
+                "products": [
+                    {"layer": product.layer, "direction": product.direction, **product.report.to_dict()}
+                    for product in products
+                ],
             }
         )
         return
@@ -81,6 +87,22 @@ def run(options: argparse.Namespace) -> None:
         fastest = min(times, key=times.__getitem__)
         tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())
         print(f"{shape}: {fastest} ({tried})")
+    if products:
+        print("\nproducts of a step, by the report of the library that ran them")
+        head = ["layer", "direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
+        common.print_table(head, [_product_row(product) for product in products])
+
+
+def _product_row(product: LayerProduct) -> list[str]:
+    report, sizes = product.report, product.report.product
+    return [
+        product.layer,
+        product.direction,
+        *map(str, (sizes.m, sizes.n, sizes.k)),
+        *(report.where, report.why),
+        *(f"{count / 1e6:.3f}" for count in (report.bytes_to_card, report.bytes_from_card)),
+        *(f"{seconds * 1e3:.2f}" for seconds in (report.card_seconds, report.host_seconds)),
+    ]
 
 
 def _row(line: Line, total: float) -> list[str]:

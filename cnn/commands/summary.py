@@ -19,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a network's name, a .toml file or a .safetensors model",
     )
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="for the memory")
-    parser.add_argument("--backend", metavar="NAME", help="backend to build it on")
+    common.add_resource_options(parser)
     common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with common.resources(options.backend, None) as resources:
+    with common.resources(options) as resources:
         if options.model.endswith(".safetensors"):
             model = load_model(options.model, backend=resources.backend)
         else:

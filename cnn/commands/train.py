@@ -49,6 +49,7 @@ REMEMBERED = {
     "validation": None,
     "patience": None,
     "backend": None,
+    "backend_options": None,
     "threads": None,
     "seed": 0,
     "checkpoint_every": None,
@@ -110,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     _recall(options)
     data = common.dataset_of(options)
     architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-    with common.resources(options.backend, options.threads) as resources:
+    with common.resources(options) as resources:
         rng = np.random.default_rng(options.seed)
         train, validation = _held_out(data.train, options.validation, rng)
         model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
@@ -142,6 +143,9 @@ def _recall(options: argparse.Namespace) -> None:
             ) from error
     elif options.out is not None and (Path(options.out) / SETTINGS).exists():
         raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+    if options.backend is not None:
+        # Another backend would not know the options of the one before.
+        stored.pop("backend_options", None)
     for name, default in REMEMBERED.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))

@@ -9,6 +9,7 @@
 of one convolution. `Recorder` lists the matrix products a backend is asked for.
 """
 
+from cnn.product import Product
 from cnn.testing.case import Bound, Case
 from cnn.testing.cases import CASES
 from cnn.testing.comparison import ContractViolation
@@ -16,7 +17,7 @@ from cnn.testing.concurrency import check_threads
 from cnn.testing.contract import Report, check_backend, check_case
 from cnn.testing.gradients import check_gradients
 from cnn.testing.products import conv_cases, gemm_case
-from cnn.testing.recorder import Product, Recorder
+from cnn.testing.recorder import Recorder
 
 __all__ = [
     "CASES",

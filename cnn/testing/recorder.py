@@ -1,31 +1,11 @@
 """Records every matrix product that a backend is asked for."""
 
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
-
-import numpy as np
+from typing import Self
 
 from cnn.arrays import Array
 from cnn.backend import Backend, gemm_sizes
-
-
-@dataclass(frozen=True)
-class Product:
-    """One call of gemm: out (M, N) = or += op(a) (M, K) @ op(b) (K, N)."""
-
-    m: int
-    n: int
-    k: int
-    transpose_a: bool
-    transpose_b: bool
-    accumulate: bool
-    dtype: np.dtype[Any]
-
-    @property
-    def flops(self) -> int:
-        """2 M N K."""
-        return 2 * self.m * self.n * self.k
+from cnn.product import Product
 
 
 class Recorder:

@@ -1,0 +1,171 @@
+"""The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
+
+import sys
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, Literal
+
+from cnn.config import require
+from cnn.errors import BackendUnavailable
+from cnn.mkl_root import VARIABLE, VERSION
+from cnn.product import Product, ProductReport
+from cnn.worker.process import Worker
+
+from ._offload_report import CardPart, read_report  # noqa: TID251 - relative, as it should be
+from ._old_mkl import OldMkl  # noqa: TID251
+
+CARD = 2
+"""The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""
+
+THRESHOLDS = (2048, 2048, 256)
+"""M, N and K that a product must exceed for MKL to consider a card, if nothing else is set."""
+
+NO_CARD = "no coprocessor: every product ran on the host"
+
+
+class MklOffloadBackend(OldMkl):
+    """cblas_?gemm of an MKL with AO: MKL decides for each product, and its own report says what it decided."""
+
+    name: ClassVar[str] = "mkl-offload"
+
+    def __init__(
+        self,
+        *,
+        work_division: Annotated[
+            tuple[float, ...] | float | None,
+            "share of a product for each card, the host takes the rest; MKL divides by itself if not given",
+        ] = None,
+        devices: Annotated[tuple[int, ...] | int | None, "numbers of the cards to use; all if not given"] = None,
+        max_memory: Annotated[int | None, "MiB that MKL may take of each card's memory"] = None,
+        thresholds: Annotated[
+            tuple[int, int, int] | None,
+            "M, N and K that a product must exceed to go to a card; 2048, 2048, 256 if not given",
+        ] = None,
+        offload_report: Annotated[
+            Literal[0, 1, 2], "prints MKL's own report of each product: 1 division and times, 2 bytes, too"
+        ] = 0,
+    ) -> None:
+        """Starts MKL in a worker. Raises UsageError for options out of range, BackendUnavailable without AO."""
+        self._shares = _several(work_division)
+        self._devices = _several(devices)
+        self._max_memory = max_memory
+        self._thresholds = THRESHOLDS if thresholds is None else tuple(thresholds)
+        self._level = offload_report
+        require(
+            min(self._shares, default=0) >= 0 and sum(self._shares) <= 1,
+            f"work_division {self._shares} must be shares of at least 0 that make up at most 1.",
+        )
+        require(min(self._devices, default=0) >= 0, f"devices {self._devices} must be numbers from 0 up.")
+        require(max_memory is None or max_memory > 0, f"max_memory is {max_memory} MiB; give at least 1.")
+        require(min(self._thresholds) >= 0, f"thresholds {self._thresholds} must be at least 0.")
+        self._cards = 0
+        super().__init__()
+
+    def environment(self) -> dict[str, str]:
+        variables = super().environment()
+        # With it MKL leaves results unwritten, or ends the process, where it could compute on the host.
+        variables.pop("MKL_MIC_DISABLE_HOST_FALLBACK", None)
+        # MKL calls by columns, where M and N change places.
+        m, n, k = self._thresholds
+        variables |= {f"MKL_MIC_THRESHOLDS_{letter}GEMM": f"{n},{m},{k}" for letter in "SD"}
+        variables["OFFLOAD_REPORT"] = "2"
+        if self._max_memory is not None:
+            # MKL_MIC_Set_Max_Memory of MKL 2018.0.0 takes KiB for the MiB it is documented with.
+            variables["MKL_MIC_MAX_MEMORY"] = f"{self._max_memory}M"
+        if self._devices:
+            variables["OFFLOAD_DEVICES"] = ",".join(map(str, self._devices))
+        return variables
+
+    def threads(self) -> int:
+        # MKL divides by zero with fewer than one a card and one more.
+        return max(super().threads(), self._cards + 1)
+
+    def ready(self, worker: Worker) -> None:
+        super().ready(worker)
+        try:
+            enabled = worker.call("MKL_MIC_Enable")[0] == 0
+        except AttributeError:
+            enabled = False
+        if not enabled:
+            raise BackendUnavailable(
+                f"Backend 'mkl-offload': {self.library} has no automatic offload, which ended with MKL {VERSION}; "
+                f"`cnn phi get` fetches that, and {VARIABLE} names a folder with it."
+            )
+        self._cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
+        remark = NO_CARD
+        if self._cards:
+            self._divide(worker)
+            noun = "coprocessors" if self._cards > 1 else "coprocessor"
+            cards = ", ".join(self._describe_card(worker, card) for card in range(self._cards))
+            remark = f"{self._cards} {noun}: {cards}"
+        self.library = replace(self.library, remark=remark)
+        # What ends MKL's process at its first product shows here.
+        self.first_product(worker)
+
+    def _divide(self, worker: Worker) -> None:
+        require(
+            len(self._shares) in (0, self._cards),
+            f"work_division gives {len(self._shares)} shares; there are {self._cards} cards.",
+        )
+        for card, share in enumerate(self._shares):
+            (status,) = worker.call("MKL_MIC_Set_Workdivision", CARD, card, float(share))
+            if status:
+                raise BackendUnavailable(
+                    f"Backend 'mkl-offload': MKL refuses the work division {self._shares} (status {status}); "
+                    "give other shares, or leave it to MKL."
+                )
+
+    def _describe_card(self, worker: Worker, card: int) -> str:
+        _, cores, threads, hertz = worker.call("MKL_MIC_Get_Cpuinfo", CARD, card, "int*", "int*", "double*")
+        _, total, _ = worker.call("MKL_MIC_Get_Meminfo", CARD, card, "int*", "int*")
+        size = f"{hertz / 1e9:.2f} GHz, {total / 2**20:.1f} GiB"
+        return f"card {self._name(card)} ({cores} cores, {threads} threads, {size})"
+
+    def _name(self, card: int) -> int:
+        """The number of a card that MKL, which counts those it may use, calls `card`."""
+        return self._devices[card] if self._devices else card
+
+    def finished(self, product: Product, seconds: float, printed: str) -> None:
+        super().finished(product, seconds, printed)
+        if self._level:
+            wanted = (line for line in printed.splitlines(keepends=True) if self._level > 1 or "Data]" not in line)
+            sys.stderr.write("".join(wanted))
+        if self.on_product is None:
+            return
+        cards = read_report(printed)
+        report = ProductReport(
+            product,
+            where=self._where(cards),
+            why=self._why(product, cards),
+            bytes_to_card=sum(part.sent for part in cards.values()),
+            bytes_from_card=sum(part.received for part in cards.values()),
+            card_seconds=max((part.seconds for part in cards.values() if part.computed), default=0.0),
+            host_seconds=max((part.host_seconds for part in cards.values()), default=seconds),
+        )
+        self.on_product(report)
+
+    def _where(self, cards: dict[int, CardPart]) -> str:
+        """The places with their parts of a product, the host's being what the cards left."""
+        shares = {f"card {self._name(card)}": part.share for card, part in cards.items() if part.computed}
+        left = 1 - sum(shares.values())
+        # Shares are printed with two decimals.
+        shares |= {"host": left} if left > 0.005 else {}
+        return ", ".join(f"{place} {share:.0%}" for place, share in shares.items()) if len(shares) > 1 else min(shares)
+
+    def _why(self, product: Product, cards: dict[int, CardPart]) -> str:
+        failed = [f"card {self._name(card)} failed" for card, part in cards.items() if not part.computed]
+        if failed:
+            return ", ".join(failed)
+        if cards:
+            return "above thresholds"
+        if not self._cards:
+            return "no card"
+        sizes = (product.m, product.n, product.k)
+        above = all(size > least for size, least in zip(sizes, self._thresholds, strict=True))
+        return "MKL kept it" if above else "threshold"
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """An option that is None, one number or several."""
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, list | tuple) else (value,)

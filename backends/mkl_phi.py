@@ -1,0 +1,117 @@
+"""The `mkl-phi` backend: the kernels for Knights Landing of an MKL of 2018 to 2021."""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from cnn.errors import BackendUnavailable, UsageError
+from cnn.machine import system_text, this_machine
+from cnn.mkl_root import VARIABLE, VERSION
+from cnn.worker.numa import MODES, Policy, memory_only_nodes
+from cnn.worker.process import Worker
+
+from ._old_mkl import OldMkl  # noqa: TID251 - relative, as it should be
+
+KERNELS = "libmkl_avx512_mic.so"
+"""MKL 2018.0.0 to 2021.4.0 have it."""
+
+
+class MklPhiBackend(OldMkl):
+    """cblas_?gemm of MKL's kernels for Knights Landing, on that processor or another one with AVX-512."""
+
+    name: ClassVar[str] = "mkl-phi"
+
+    def __init__(
+        self,
+        *,
+        threads_per_core: Annotated[Literal[1, 2, 3, 4] | None, "hardware threads of each core to use"] = None,
+        affinity: Annotated[
+            Literal["balanced", "compact", "scatter"] | None,
+            "how threads are bound to hardware threads, as KMP_AFFINITY names it; not bound if not given",
+        ] = None,
+        mcdram: Annotated[
+            Policy | None,
+            "policy, as numactl names it, by which arrays and MKL's own memory are taken from the NUMA nodes without "
+            "processors: the MCDRAM in flat mode",
+        ] = None,
+    ) -> None:
+        """Starts MKL in a worker.
+
+        Raises UsageError for threads that the cores do not have, BackendUnavailable without such a processor, memory
+        or MKL.
+        """
+        flags = _processor_flags()
+        if "avx512f" not in flags:
+            raise BackendUnavailable(
+                f"Backend 'mkl-phi' needs a processor with AVX-512, and {_processor()} has none; choose another one."
+            )
+        self._native = {"avx512er", "avx512pf"} <= flags
+        self._cores, most = _cores()
+        if threads_per_core is not None and threads_per_core > most:
+            raise UsageError(f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {most}.")
+        self._threads_per_core = threads_per_core
+        self._affinity = affinity
+        self._policy = None
+        if mcdram is not None:
+            nodes = memory_only_nodes()
+            if not nodes:
+                raise BackendUnavailable(
+                    "Backend 'mkl-phi' finds no NUMA node without processors for mcdram; leave the option away where "
+                    "there is no MCDRAM or it is a cache, or set it to flat mode in the firmware."
+                )
+            self._policy = MODES[mcdram], sum(1 << node for node in nodes)
+        super().__init__()
+
+    def environment(self) -> dict[str, str]:
+        variables = super().environment()
+        if not self._native:
+            # MKL 2018 and 2019 take this for the type of the processor, on those of Intel and AMD alike.
+            variables["MKL_DEBUG_CPU_TYPE"] = "6"
+        if self._threads_per_core is not None:
+            variables["KMP_HW_SUBSET"] = f"{self._threads_per_core}T"
+        if self._affinity is not None:
+            variables["KMP_AFFINITY"] = f"granularity=fine,{self._affinity}"
+        return variables
+
+    def memory_policy(self) -> tuple[int, int] | None:
+        return self._policy
+
+    def threads(self) -> int:
+        count = super().threads()
+        return count if self._threads_per_core is None else min(count, self._cores * self._threads_per_core)
+
+    def ready(self, worker: Worker) -> None:
+        super().ready(worker)
+        # MKL chooses its kernels, and loads them, at the first product.
+        self.first_product(worker)
+        if not any(Path(path).name.startswith(KERNELS) for path in worker.mapped()):
+            limit = "" if self._native else "off a Knights Landing only MKL 2018 and 2019 can be told to; "
+            raise BackendUnavailable(
+                f"Backend 'mkl-phi': {self.library} does not run its kernels for Knights Landing ({KERNELS}) on "
+                f"{_processor()}; {limit}`cnn phi get` fetches MKL {VERSION}, and {VARIABLE} names a folder with it."
+            )
+        if not self._native:
+            self.library = replace(self.library, remark=f"KNL kernels on {_processor()}: not KNL speed")
+
+
+def _processor() -> str:
+    return this_machine().cpu or "this processor"
+
+
+def _cores() -> tuple[int, int]:
+    """The cores that this process may run on, and the hardware threads of one."""
+    folder = Path("/sys/devices/system/cpu")
+    siblings = [
+        system_text(folder / f"cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
+        for cpu in os.sched_getaffinity(0)
+    ]
+    counts = Counter(siblings)
+    return len(counts), max(counts.values())
+
+
+def _processor_flags() -> set[str]:
+    """The instruction sets of the processor by the names of /proc/cpuinfo."""
+    lines = system_text(Path("/proc/cpuinfo")).splitlines()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())

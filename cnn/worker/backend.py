@@ -1,0 +1,148 @@
+"""A backend whose products run in a worker process; all else runs on compiled kernels here."""
+
+import sys
+from abc import abstractmethod
+from os import getpid
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.arrays import Array
+from cnn.backend import Backend, gemm_sizes
+from cnn.cblas import leading_dimension
+from cnn.compiled.calls import NO, YES
+from cnn.compiled.kernels import prepare
+from cnn.compiled.ops import CompiledOps
+from cnn.compiled.parts import thread_count
+from cnn.errors import BackendUnavailable, CnnError, ShapeError
+from cnn.product import Product
+from cnn.worker.arena import Arena
+from cnn.worker.process import Program, Worker, WorkerDied
+
+LARGEST_SIZE = 2**31 - 1
+"""Sizes are 32-bit numbers there."""
+
+
+class WorkerBackend(CompiledOps, Backend):
+    """Sends each product to a worker that shares the memory of the arrays; a subclass says what the worker loads.
+
+    A worker that ends in the middle of a product is started again, once, and the product repeated.
+    """
+
+    def __init__(self) -> None:
+        """Starts the worker. Raises BackendUnavailable with what it said if it does not come up."""
+        prepare()
+        self._lock = Lock()
+        self._owner = getpid()
+        policy = self.program().memory_policy
+        try:
+            self._arena = Arena()
+            if policy is not None:
+                self._arena.place(*policy)
+        except (OSError, AttributeError) as error:
+            raise BackendUnavailable(
+                f"Backend {self.name!r} gets no memory to share with its worker process ({error}); it needs Linux, "
+                "no limit on address space, and leave to use the NUMA nodes that its options name."
+            ) from error
+        self._worker: Worker | None = None
+        try:
+            self._worker = self._started()
+        except WorkerDied as error:
+            raise BackendUnavailable(f"Backend {self.name!r} cannot start: {error}") from error
+
+    @abstractmethod
+    def program(self) -> Program:
+        """What the worker loads. Raises BackendUnavailable."""
+
+    def ready(self, worker: Worker) -> None:
+        """Asks and sets what must be before the first product, of every worker that is started.
+
+        Raises BackendUnavailable.
+        """
+
+    def finished(self, product: Product, seconds: float, printed: str) -> None:
+        """Hears of each product, the seconds it took in the library, and what that printed."""
+
+    def first_product(self, worker: Worker) -> str:
+        """What the library prints at a product of 1 x 1 matrices: many settle what they run on at their first one."""
+        x = self.zeros((3, 1))
+        places = [number for element in x for number in (self._arena.offset(element), 1)]
+        return worker.multiply(b"s", NO, NO, self.threads(), 1, 1, 1, *places, 0.0)[1]
+
+    def threads(self) -> int:
+        """Threads of the next product."""
+        return thread_count()
+
+    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
+        return self._arena.empty(shape, dtype)
+
+    def gemm(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
+        if out.dtype not in (np.float32, np.float64):
+            raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
+        if not m or not n:
+            return
+        shared = [self._shared(x) for x in (a, b, out)]
+        places = [number for x in shared for number in (self._arena.offset(x), leading_dimension(x))]
+        if max(m, n, k, *places[1::2]) > LARGEST_SIZE:
+            raise ShapeError(f"Backend {self.name!r} multiplies up to {LARGEST_SIZE:,} rows, not {m} x {n} x {k}.")
+        record = (
+            out.dtype.char.replace("f", "s").encode(),
+            YES if transpose_a else NO,
+            YES if transpose_b else NO,
+            self.threads(),
+            *(m, n, k),
+            *places,
+            1.0 if accumulate else 0.0,
+        )
+        before = out.copy() if accumulate else None
+        with self._lock:
+            seconds, printed = self._multiplied(record, shared[2], before)
+            self.finished(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype), seconds, printed)
+        if shared[2] is not out:
+            out[...] = shared[2]
+
+    def _shared(self, x: Array) -> Array:
+        """x itself where the worker sees it, else a copy that it does."""
+        if self._arena.holds(x):
+            return x
+        staged = self._arena.empty(x.shape, x.dtype)
+        np.copyto(staged, x)
+        return staged
+
+    def _started(self) -> Worker:
+        worker = Worker(self.program(), self._arena)
+        self.ready(worker)
+        return worker
+
+    def _multiplied(self, record: tuple[Any, ...], out: Array, before: Array | None) -> tuple[float, str]:
+        """Has the worker compute one product, a new worker if need be; `before` is what out held if that counts."""
+        if getpid() != self._owner:
+            raise CnnError(
+                f"Backend {self.name!r} was forked with its process, which shares its arrays; start processes by spawn."
+            )
+        try:
+            return self._once(record)
+        except WorkerDied as error:
+            print(f"cnn: {error} The product is repeated in a new one.", file=sys.stderr, flush=True)
+        if before is not None:
+            np.copyto(out, before)
+        return self._once(record)
+
+    def _once(self, record: tuple[Any, ...]) -> tuple[float, str]:
+        # Only a worker that has answered is asked again.
+        worker, self._worker = self._worker or self._started(), None
+        answer = worker.multiply(*record)
+        self._worker = worker
+        return answer

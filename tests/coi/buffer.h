@@ -1,0 +1,29 @@
+/* Buffers, for the operations that use them. */
+#ifndef BUFFER_H
+#define BUFFER_H
+
+#include <stdbool.h>
+
+#include "coi.h"
+#include "wire.h"
+
+/* Whether the buffer lies on a card, and not in the host's memory. */
+bool buffer_on_card(COIBUFFER buffer);
+
+/* The card's process that the buffer was made for. */
+COIPROCESS buffer_process(COIBUFFER buffer);
+
+/* Where the card sees it. */
+struct span buffer_span(COIBUFFER buffer);
+
+/* Keeps the buffer from being destroyed until it is released. */
+void buffer_hold(COIBUFFER buffer);
+void buffer_release(COIBUFFER buffer);
+
+/* Where the host sees it; nothing but a transfer may look at a card's memory. */
+char *buffer_memory(COIBUFFER buffer);
+
+/* Bytes in it. */
+uint64_t buffer_size(COIBUFFER buffer);
+
+#endif

@@ -1,0 +1,69 @@
+"""Builds the stand-in card, and says what a process needs in its environment to see such cards."""
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from cnn.cache import cache_folder
+
+SOURCES = Path(__file__).parent / "coi"
+SHARED = ["settings.c", "wire.c"]
+HOST = [*SHARED, "buffer.c", "engine.c", "events.c", "pipeline.c", "process.c", "queue.c", "spawn.c", "transfer.c"]
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
+
+
+@dataclass(frozen=True)
+class StandIn:
+    """The libraries of the stand-in card, of the host in one folder and of the card in another."""
+
+    host: Path
+    card: Path
+
+    def environment(self, mkl: Path | None = None, **controls: object) -> dict[str, str]:
+        """Variables for a process that is to see the cards, and for the MKL in `mkl`, if given, to find its worker.
+
+        `controls` are the variables of coi/settings.h in lower case: cards=2, type="KNC", corrupt=1, die_after=3,
+        refuse_buffer="2+", log=path. They must be there when the process starts, as the loader's path must.
+        """
+        given = {f"STANDIN_{name.upper()}": str(value) for name, value in controls.items()}
+        worker = [] if mkl is None else [str(mkl / "lib")]
+        path = [str(self.host), *worker, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        # MKL looks for its worker in the first for a KNL card, in the second for a KNC card.
+        paths = {"LD_LIBRARY_PATH": ":".join(path), "MIC_LD_LIBRARY_PATH": ":".join(worker)}
+        return {"STANDIN_CARD_LIBRARIES": str(self.card)} | paths | given
+
+
+def compiler() -> str | None:
+    """The C compiler, if there is one."""
+    return shutil.which("gcc")
+
+
+def compile_c(out: Path, sources: list[str], *options: str) -> None:
+    """Compiles sources of the stand-in card; AssertionError with what the compiler says if it finds fault."""
+    out.parent.mkdir(exist_ok=True)
+    files = [str(SOURCES / name) for name in sources]
+    done = subprocess.run(
+        [compiler() or "gcc", *FLAGS, "-o", str(out), *files, *options], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def build(folder: Path) -> StandIn:
+    """Builds both libraries in folders under `folder`."""
+    for name, sources, needed in [
+        ("host/libcoi_host.so.0", HOST, "-pthread"),
+        ("card/libcoi_device.so.0", [*SHARED, "card.c"], "-ldl"),
+    ]:
+        out = folder / name
+        named = f"-Wl,-soname,{out.name},--version-script={SOURCES / 'exports.map'}"
+        compile_c(out, sources, "-shared", "-fPIC", named, needed)
+    return StandIn(folder / "host", folder / "card")
+
+
+def mkl_root() -> Path | None:
+    """The folder of an MKL with automatic offload (libraries in lib): CNN_MKL_ROOT, else the one in the cache."""
+    explicit = os.environ.get("CNN_MKL_ROOT")
+    root = Path(explicit) if explicit else cache_folder() / "mkl-2018.0.0"
+    return root if (root / "lib" / "libmkl_ao_worker.so").exists() else None
