@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from cnn.energy.meters import Energy
+from cnn.energy.meters import UNCOUNTED, Energy
 from cnn.errors import FileFormatError, UsageError
 from cnn.model import load_arrays
 from cnn.storage import read_arrays, save_arrays
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from cnn.training import Trainer
 
 KIND = "checkpoint"
-UNCOUNTED = Energy(None, "unavailable", "a part of the epoch was not counted")
 
 
 @dataclass

@@ -10,10 +10,12 @@ import pytest
 import standin
 from subprocesses import printed
 
+from cnn.checkpoint import _position
 from cnn.cli import main
 from cnn.dataset import Split
 from cnn.energy.meters import (
     NO_ENERGY,
+    UNCOUNTED,
     ConstantPower,
     Energy,
     Measured,
@@ -301,6 +303,7 @@ def test_a_sum_is_of_the_weaker_kind():
     assert sum([measured, measured], NO_ENERGY) == Energy(4.0, "measured", "powercap: package-0")
     assert sum([measured, modelled, measured], NO_ENERGY) == Energy(7.0, "modelled", "powercap: package-0; 65 W")
     lost = Energy(None, "unavailable", "gone")
+    assert (Energy(1.0, "modelled", "65 W") + Energy(1.0, "modelled", "5 W")).source == "65 W; 5 W"
     assert measured + lost + modelled == Energy(None, "unavailable", "powercap: package-0; gone; 65 W")
 
 
@@ -425,6 +428,21 @@ def test_a_run_tells_its_energy_on_every_line_and_in_every_file(tmp_path, capsys
     assert summary["joules"] == pytest.approx(65 * summary["seconds"])
     assert summary["joules_per_image"] == pytest.approx(summary["joules"] / (3 * 3800))
     assert (summary["energy"], summary["energy_source"]) == ("modelled", rows[0]["energy_source"])
+
+
+def test_a_run_from_before_energy_was_counted_goes_on_without(tmp_path, capsys):
+    (tmp_path / "tiny.toml").write_text(NET)
+    out = tmp_path / "run"
+    options = ["train", "--model", str(tmp_path / "tiny.toml"), "--backend", "numpy", "--out", str(out)]
+    assert main([*options, "--epochs", "1", "--watts", "65"]) == 0
+    metrics = out / "metrics.jsonl"
+    row = {key: value for key, value in json.loads(metrics.read_text()).items() if not key.startswith(("joul", "ener"))}
+    metrics.write_text(json.dumps(row) + "\n")
+    assert main(["train", "--resume", "--out", str(out), "--epochs", "2"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["joules"], summary["joules_per_image"], summary["energy"]) == (None, None, "unavailable")
+    assert "training energy  unavailable: not all of it was counted" in capsys.readouterr().out
+    assert _position({"epoch": 1, "batch": 3}).energy == UNCOUNTED
 
 
 def test_watts_must_be_a_number(capsys):

@@ -14,7 +14,7 @@ import numpy as np
 
 from cnn.commands import common
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
-from cnn.energy.meters import NO_ENERGY, Energy, Meter, energy_words, open_meter
+from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words, open_meter
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
@@ -293,4 +293,4 @@ def _finish(
 
 def _energy(row: dict[str, Any]) -> Energy:
     """The energy of an epoch, from its row of metrics."""
-    return Energy(row["joules"], row["energy"], row["energy_source"])
+    return Energy(row["joules"], row["energy"], row["energy_source"]) if "energy" in row else UNCOUNTED

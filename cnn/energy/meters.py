@@ -31,14 +31,16 @@ class Energy:
     def __add__(self, other: "Energy") -> "Energy":
         """Both together, of the weaker kind: a part that is modelled or unavailable makes the sum so."""
         joules = None if self.joules is None or other.joules is None else self.joules + other.joules
-        source = self.source
-        if other.source not in source:
-            source = f"{source}; {other.source}" if source else other.source
+        source = self.source or other.source
+        if f"; {other.source};" not in f"; {source};":
+            source = f"{source}; {other.source}"
         return Energy(joules, max(self.kind, other.kind, key=KINDS.index), source)
 
 
 NO_ENERGY = Energy(0.0, "measured", "")
 """What to begin a sum with."""
+UNCOUNTED = Energy(None, "unavailable", "not all of it was counted")
+"""What a run of a release that knew no energy has behind it."""
 
 
 class Meter(ABC):

@@ -1,8 +1,8 @@
 """The processor's own energy counters, RAPL: through powercap's files, or through perf events.
 
 Both count what the processor's packages and, where there is a counter for it, their memory take: Intel's since Sandy
-Bridge (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 3B, 15.10), Knights Landing among them, and
-AMD's since Zen. The counters move about once a millisecond.
+Bridge, Knights Landing among them (Software Developer's Manual, volume 3B, Power and Thermal Management), and AMD's
+since Zen. The counters move about once a millisecond.
 """
 
 import ctypes
@@ -36,7 +36,7 @@ class Powercap(Reader):
 
     name: ClassVar[str] = "powercap"
     part: ClassVar[Part] = "processor"
-    # The smallest range there is, 2**32 units of 2**-16 J, lasts 10 s at 6.5 kW.
+    # The smallest range usual, 2**32 units of 2**-16 J, lasts 10 s at 6.5 kW.
     period: ClassVar[float | None] = 10.0
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -140,7 +140,7 @@ def _event(path: Path) -> tuple[int, float]:
 def _one_cpu_each(mask: Path, topology: Path) -> list[int]:
     """A CPU for each counter there is: the mask's, unless it names several of one die, then one of each package.
 
-    Kernels up to 6.19 list one CPU a counter, a die's or a package's; later ones every CPU that may read it.
+    Kernels long listed one CPU for each counter, a die's or a package's; newer ones list every CPU that may read it.
     """
     text = meter_text(mask, "").strip()
     try:
