@@ -49,15 +49,23 @@ class Integral:
         self._watts = watts
         # One tuple, so that the thread that asks never meets a sample half taken by the thread that samples.
         self._last = (time.perf_counter(), watts(), 0.0)
+        self._failure: MeterUnavailable | None = None
 
     def sample(self) -> None:
-        """Reads the watts."""
-        watts = self._watts()
+        """Reads the watts. Raises MeterUnavailable, and makes `joules` raise it, until they can be read again."""
+        try:
+            watts = self._watts()
+        except MeterUnavailable as error:
+            self._failure = error
+            raise
+        self._failure = None
         now = time.perf_counter()
         self._last = (now, watts, self._joules(now))
 
     def joules(self) -> float:
         """Joules until now; reads nothing."""
+        if self._failure is not None:
+            raise MeterUnavailable(str(self._failure))
         return self._joules(time.perf_counter())
 
     def _joules(self, now: float) -> float:
