@@ -1,0 +1,1 @@
+"""What a computation takes in joules."""
