@@ -252,7 +252,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["eval", "absent.safetensors", "mnist-5k"], 1, "There is no model file absent.safetensors"),
         (["predict", "absent.safetensors", "x.png"], 1, "There is no model file"),
         (["summary", "vgg16"], 2, "There is no network 'vgg16'"),
-        (["bench", "--threads", "0"], 2, "--threads takes whole numbers"),
+        (["bench", "--threads", "1,0"], 2, "'0' is no whole number of at least 1"),
         (["bench", "--threads", "100000"], 2, "cannot be measured here"),
         (["data", "get", "synthetic"], 1, "no download"),
         (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnn.commands import common
+from cnn.commands.config_file import add_config_option
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
@@ -92,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     common.add_resource_options(parser)
+    add_config_option(parser)
     common.add_data_options(parser)
     files = parser.add_argument_group("folder of the run")
     files.add_argument(
