@@ -5,7 +5,8 @@ import os
 from typing import ClassVar
 
 from cnn.backend import Library
-from cnn.cblas import TILE_BYTES, CblasBackend, TileBytes
+from cnn.cblas import CblasBackend
+from cnn.compiled.conv2d import TILE_BYTES, TileBytes
 from cnn.errors import BackendUnavailable
 from cnn.threads import libraries
 

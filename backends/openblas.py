@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cnn.backend import Library
-from cnn.cblas import TILE_BYTES, CblasBackend, TileBytes
+from cnn.cblas import CblasBackend
+from cnn.compiled.conv2d import TILE_BYTES, TileBytes
 from cnn.errors import BackendUnavailable
 
 

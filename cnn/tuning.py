@@ -1,0 +1,246 @@
+"""Finds by measuring the setting of threads, batch size and backend options at which a network runs fastest."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import comb
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from cnn.bar import progress_bar
+from cnn.benchmark import Job
+from cnn.config import require
+from cnn.errors import CnnError, Interrupted
+from cnn.threads import limit
+
+TURN = 0.1
+"""Seconds that a setting runs, at least, each time it is its turn."""
+
+SCREENING = 3
+"""Turns after which the slower half of several candidates is out."""
+
+PASSES = 2
+"""Times a choice is searched at most: again where another one has changed meanwhile."""
+
+FRESH = 5
+"""Rounds after which the two settings that are compared are built anew."""
+
+LUCK = 0.025
+"""The chance that a setting which is no faster comes out ahead in so many rounds that it is taken for faster."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a network runs with."""
+
+    threads: int
+    batch_size: int
+    options: Mapping[str, Any]
+
+    def value(self, name: str) -> Any:
+        """`threads`, `batch_size`, or the option of the backend with that name."""
+        return getattr(self, name) if name in ("threads", "batch_size") else self.options[name]
+
+    def changed(self, name: str, value: Any) -> "Setting":
+        """The setting with another value."""
+        if name in ("threads", "batch_size"):
+            return replace(self, **{name: value})
+        return replace(self, options={**self.options, name: value})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A value that was tried: its speed and how many times that of the value in force it is, or why it cannot run."""
+
+    value: Any
+    images_per_second: float | None = None
+    ratio: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Images a second of two settings measured in turns, how many times faster the second one is, and how surely.
+
+    All are medians over the rounds; that of the true ratio lies between `low` and `high` with a certainty of 95 %.
+    """
+
+    before: float
+    after: float
+    ratio: float
+    low: float
+    high: float
+
+    @property
+    def faster(self) -> bool:
+        """Whether the gain is more than the noise."""
+        return self.low > 1
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one choice: the value before, the best of the others that can run, if any, and the two compared."""
+
+    name: str
+    before: Any
+    best: Any
+    comparison: Comparison | None
+    trials: tuple[Trial, ...]
+
+    @property
+    def value(self) -> Any:
+        """The value chosen."""
+        return self.best if self.comparison and self.comparison.faster else self.before
+
+
+class Contender:
+    """A setting that is measured, by a job of its own."""
+
+    def __init__(self, setting: Setting, job: Callable[[Setting], Job]) -> None:
+        self._threads, self._job = setting.threads, job(setting)
+        self.seconds: list[float] = []
+        """An image, by turns."""
+
+    def turn(self) -> None:
+        """Runs for the time of a turn, after a run that wakes the threads and fills the caches."""
+        with limit(self._threads):
+            self._job.run()
+            runs, elapsed, started = 0, 0.0, perf_counter()
+            while elapsed < TURN:
+                self._job.run()
+                runs, elapsed = runs + 1, perf_counter() - started
+        self.seconds.append(elapsed / (runs * self._job.images))
+
+
+@dataclass
+class Tuner:
+    """Searches one choice after the other, each from the best setting known.
+
+    Of several candidates the slower half drops out after some turns, until one is left to be compared with the value in
+    force, and takes its place only if it is faster beyond the noise of that comparison. `job` makes what is run with a
+    setting, of a backend of its own. Raises UsageError for fewer rounds than can show a gain.
+    """
+
+    job: Callable[[Setting], Job]
+    setting: Setting
+    candidates: Mapping[str, Sequence[Any]]
+    rounds: int = 15
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; make it at least 6.")
+        self.start = self.setting
+        self._stop_reason: str | None = None
+        self._bar = progress_bar(total=0, unit=" turns", leave=False)
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the search to stop after the turn it is in; may be called from a signal handler."""
+        self._stop_reason = reason
+
+    def run(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> Comparison | None:
+        """Searches every choice and tells each finding; returns what all brought together, None if nothing changed.
+
+        Raises Interrupted after `request_stop`, and CnnError if the setting to start from cannot run; `setting` and
+        `findings` are then those found so far.
+        """
+        with self._bar:
+            pending = set[str]()
+            self._await(pending, self.candidates)
+            for _ in range(PASSES):
+                for name in self.candidates:
+                    if name in pending:
+                        pending.remove(name)
+                        finding = self._search(name)
+                        if finding.value != finding.before:
+                            self.setting = self.setting.changed(name, finding.value)
+                            self._await(pending, set(self.candidates) - {name})
+                        self.findings.append(finding)
+                        on_finding(finding)
+            changes = [finding for finding in self.findings if finding.value != finding.before]
+            if len(changes) < 2:
+                return changes[0].comparison if changes else None
+            self._bar.set_description("all choices")
+            return self._compare(self.start, self.setting)
+
+    def _await(self, pending: set[str], names: Iterable[str]) -> None:
+        """Adds the names that there is a choice for, and their turns to the length of the bar."""
+        for name in names:
+            count = len(self._others(name))
+            if count and name not in pending:
+                pending.add(name)
+                self._bar.total += count + 2 * self.rounds
+                while count > 1:
+                    self._bar.total += SCREENING * (1 + count)
+                    count = (count + 1) // 2
+
+    def _others(self, name: str) -> list[Any]:
+        return [value for value in self.candidates[name] if value != self.setting.value(name)]
+
+    def _search(self, name: str) -> Finding:
+        """Screens the other values and compares the best one with that in force."""
+        self._bar.set_description(name)
+        others = self._others(name)
+        trials = [Trial(value) for value in others]
+        running = dict[int, Contender]()
+        for place, value in enumerate(others):
+            try:
+                contender = Contender(self.setting.changed(name, value), self.job)
+                self._turns([contender])
+                running[place] = contender
+            except Interrupted:
+                raise
+            except (CnnError, MemoryError) as error:
+                trials[place] = Trial(value, reason=str(error) or "there is not enough memory")
+        in_force = Contender(self.setting, self.job)
+        while len(running) > 1:
+            for _ in range(SCREENING):
+                self._turns([in_force, *running.values()])
+            base = median(in_force.seconds[-SCREENING:])
+            for place, contender in running.items():
+                seconds = median(contender.seconds[-SCREENING:])
+                trials[place] = Trial(others[place], 1 / seconds, base / seconds)
+            order = sorted(running, key=lambda place: trials[place].ratio or 0, reverse=True)
+            running = {place: running[place] for place in order[: (len(running) + 1) // 2]}
+        before = self.setting.value(name)
+        if not running:
+            return Finding(name, before, before, None, tuple(trials))
+        place = next(iter(running))
+        # What they hold is in the way of those that are built now.
+        running.clear()
+        del in_force, contender
+        comparison = self._compare(self.setting, self.setting.changed(name, others[place]))
+        trials[place] = Trial(others[place], comparison.after, comparison.ratio)
+        return Finding(name, before, others[place], comparison, tuple(trials))
+
+    def _compare(self, before: Setting, after: Setting) -> Comparison:
+        """Measures both settings in turns."""
+        pairs: list[tuple[float, float]] = []
+        while len(pairs) < self.rounds:
+            # Where arrays and code lie in memory has a share in the speed, so that they are made several times.
+            contenders = [Contender(setting, self.job) for setting in (before, after)]
+            for number in range(min(FRESH, self.rounds - len(pairs))):
+                self._turns(contenders[:: -1 if number % 2 else 1])
+            pairs += zip(*(contender.seconds for contender in contenders), strict=True)
+        ratios = [first / second for first, second in pairs]
+        low, high = median_interval(ratios)
+        first, second = (1 / median(seconds) for seconds in zip(*pairs, strict=True))
+        return Comparison(first, second, median(ratios), low, high)
+
+    def _turns(self, contenders: Sequence[Contender]) -> None:
+        for contender in contenders:
+            if self._stop_reason is not None:
+                raise Interrupted(f"Stopped by {self._stop_reason}")
+            contender.turn()
+            self._bar.update()
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Between which the median that these values are drawn around lies, with a certainty of 1 - 2 * LUCK at least.
+
+    The sign test's: that many values on one side of the median are as likely as so many heads of as many coins, however
+    the values are distributed (Conover 1999, section 3.2). Takes at least 6 values.
+    """
+    ordered, chance, outside = sorted(values), 0.0, 0
+    while (chance := chance + comb(len(values), outside) / 2 ** len(values)) <= LUCK:
+        outside += 1
+    return ordered[outside - 1], ordered[-outside]
