@@ -16,6 +16,9 @@ from cnn.threads import limit
 TURN = 0.1
 """Seconds that a setting runs, at least, each time it is its turn."""
 
+WARM_UP = 2
+"""Runs before each turn that are not timed."""
+
 SCREENING = 3
 """Turns after which the slower half of several candidates is out."""
 
@@ -98,18 +101,17 @@ class Contender:
 
     def __init__(self, setting: Setting, job: Callable[[Setting], Job]) -> None:
         self._threads, self._job = setting.threads, job(setting)
-        self.seconds: list[float] = []
-        """An image, by turns."""
 
-    def turn(self) -> None:
-        """Runs for the time of a turn, after a run that wakes the threads and fills the caches."""
+    def turn(self) -> float:
+        """Seconds an image, after what takes memory, wakes the threads and fills the caches."""
         with limit(self._threads):
-            self._job.run()
+            for _ in range(WARM_UP):
+                self._job.run()
             runs, elapsed, started = 0, 0.0, perf_counter()
             while elapsed < TURN:
                 self._job.run()
                 runs, elapsed = runs + 1, perf_counter() - started
-        self.seconds.append(elapsed / (runs * self._job.images))
+        return elapsed / (runs * self._job.images)
 
 
 @dataclass
@@ -168,8 +170,8 @@ class Tuner:
             count = len(self._others(name))
             if count and name not in pending:
                 pending.add(name)
-                self._bar.total += count + 2 * self.rounds
-                while count > 1:
+                self._bar.total += 2 * self.rounds
+                for _ in range(_halvings(count)):
                     self._bar.total += SCREENING * (1 + count)
                     count = (count + 1) // 2
 
@@ -179,59 +181,66 @@ class Tuner:
     def _search(self, name: str) -> Finding:
         """Screens the other values and compares the best one with that in force."""
         self._bar.set_description(name)
-        others = self._others(name)
-        trials = [Trial(value) for value in others]
-        running = dict[int, Contender]()
-        for place, value in enumerate(others):
-            try:
-                contender = Contender(self.setting.changed(name, value), self.job)
-                self._turns([contender])
-                running[place] = contender
-            except Interrupted:
-                raise
-            except (CnnError, MemoryError) as error:
-                trials[place] = Trial(value, reason=str(error) or "there is not enough memory")
-        in_force = Contender(self.setting, self.job)
-        while len(running) > 1:
-            for _ in range(SCREENING):
-                self._turns([in_force, *running.values()])
-            base = median(in_force.seconds[-SCREENING:])
-            for place, contender in running.items():
-                seconds = median(contender.seconds[-SCREENING:])
-                trials[place] = Trial(others[place], 1 / seconds, base / seconds)
-            order = sorted(running, key=lambda place: trials[place].ratio or 0, reverse=True)
-            running = {place: running[place] for place in order[: (len(running) + 1) // 2]}
+        trials = [Trial(value) for value in self._others(name)]
+        left = list(range(len(trials)))
+        for _ in range(_halvings(len(trials))):
+            self._screen(name, trials, left)
+            left = sorted(left, key=lambda place: -(trials[place].ratio or 0))[: (len(left) + 1) // 2]
         before = self.setting.value(name)
-        if not running:
+        if not left:
             return Finding(name, before, before, None, tuple(trials))
-        place = next(iter(running))
-        # What they hold is in the way of those that are built now.
-        running.clear()
-        del in_force, contender
-        comparison = self._compare(self.setting, self.setting.changed(name, others[place]))
-        trials[place] = Trial(others[place], comparison.after, comparison.ratio)
-        return Finding(name, before, others[place], comparison, tuple(trials))
+        best = trials[left[0]].value
+        comparison = self._compare(self.setting, self.setting.changed(name, best))
+        trials[left[0]] = Trial(best, comparison.after, comparison.ratio)
+        return Finding(name, before, best, comparison, tuple(trials))
+
+    def _screen(self, name: str, trials: list[Trial], left: list[int]) -> None:
+        """Measures the trials at the places `left` in turns with the value in force; one that cannot run leaves it."""
+        force = list[float]()
+        seconds: dict[int, list[float]] = {place: [] for place in left}
+        for _ in range(SCREENING):
+            force.append(self._turn(Contender(self.setting, self.job)))
+            for place in tuple(left):
+                value = trials[place].value
+                # One at a time: each may hold a process, or what a card has of memory.
+                try:
+                    seconds[place].append(self._turn(Contender(self.setting.changed(name, value), self.job)))
+                except Interrupted:
+                    raise
+                except (CnnError, MemoryError) as error:
+                    left.remove(place)
+                    trials[place] = Trial(value, reason=str(error) or "there is not enough memory")
+        for place in left:
+            speed = 1 / median(seconds[place])
+            trials[place] = Trial(trials[place].value, speed, speed * median(force))
 
     def _compare(self, before: Setting, after: Setting) -> Comparison:
         """Measures both settings in turns."""
-        pairs: list[tuple[float, float]] = []
-        while len(pairs) < self.rounds:
-            # Where arrays and code lie in memory has a share in the speed, so that they are made several times.
-            contenders = [Contender(setting, self.job) for setting in (before, after)]
-            for number in range(min(FRESH, self.rounds - len(pairs))):
-                self._turns(contenders[:: -1 if number % 2 else 1])
-            pairs += zip(*(contender.seconds for contender in contenders), strict=True)
-        ratios = [first / second for first, second in pairs]
-        low, high = median_interval(ratios)
-        first, second = (1 / median(seconds) for seconds in zip(*pairs, strict=True))
-        return Comparison(first, second, median(ratios), low, high)
+        seconds: list[tuple[float, float]] = []
+        while len(seconds) < self.rounds:
+            # Where arrays and code lie in memory has a share in the speed, so that both are made several times.
+            first, second = Contender(before, self.job), Contender(after, self.job)
+            for _ in range(min(FRESH, self.rounds - len(seconds))):
+                # Neither is always the one that comes after the other.
+                if len(seconds) % 2:
+                    new, old = self._turn(second), self._turn(first)
+                else:
+                    old, new = self._turn(first), self._turn(second)
+                seconds.append((old, new))
+        ratios = [old / new for old, new in seconds]
+        speeds = [1 / median(each) for each in zip(*seconds, strict=True)]
+        return Comparison(speeds[0], speeds[1], median(ratios), *median_interval(ratios))
 
-    def _turns(self, contenders: Sequence[Contender]) -> None:
-        for contender in contenders:
-            if self._stop_reason is not None:
-                raise Interrupted(f"Stopped by {self._stop_reason}")
-            contender.turn()
-            self._bar.update()
+    def _turn(self, contender: Contender) -> float:
+        if self._stop_reason is not None:
+            raise Interrupted(f"Stopped by {self._stop_reason}")
+        self._bar.update()
+        return contender.turn()
+
+
+def _halvings(count: int) -> int:
+    """How often the slower half of that many must drop out until one is left; once at least, as it may not run."""
+    return max(1, (count - 1).bit_length())
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
