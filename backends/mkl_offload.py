@@ -65,7 +65,7 @@ class MklOffloadBackend(OldMkl):
         if not self._cards:
             return {}
         # M is the batch's pixels. What a card computes for each byte that it is sent grows with the lesser of N and K.
-        thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 4096, 16384)]
+        thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 8192)]
         divisions = [(share / self._cards,) * self._cards for share in (0.25, 0.5, 0.75, 1.0)]
         # No division matters before the thresholds let a product go.
         return {"thresholds": thresholds, "work_division": [None, *divisions]}

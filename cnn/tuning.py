@@ -1,14 +1,14 @@
 """Finds by measuring the setting of threads, batch size and backend options at which a network runs fastest."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import comb
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 from cnn.bar import progress_bar
 from cnn.benchmark import Job
+from cnn.comparison import LUCK, Comparison
 from cnn.config import require
 from cnn.errors import CnnError, Interrupted
 from cnn.threads import limit
@@ -25,11 +25,8 @@ SCREENING = 3
 PASSES = 2
 """Times a choice is searched at most: again where another one has changed meanwhile."""
 
-FRESH = 5
+FRESH = 4
 """Rounds after which the two settings that are compared are built anew."""
-
-LUCK = 0.025
-"""The chance that a setting which is no faster comes out ahead in so many rounds that it is taken for faster."""
 
 
 @dataclass(frozen=True)
@@ -59,25 +56,6 @@ class Trial:
     images_per_second: float | None = None
     ratio: float | None = None
     reason: str | None = None
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Images a second of two settings measured in turns, how many times faster the second one is, and how surely.
-
-    All are medians over the rounds; that of the true ratio lies between `low` and `high` with a certainty of 95 %.
-    """
-
-    before: float
-    after: float
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def faster(self) -> bool:
-        """Whether the gain is more than the noise."""
-        return self.low > 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +111,6 @@ class Tuner:
         require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; make it at least 6.")
         self.start = self.setting
         self._stop_reason: str | None = None
-        self._bar = progress_bar(total=0, unit=" turns", leave=False)
 
     def request_stop(self, reason: str) -> None:
         """Asks the search to stop after the turn it is in; may be called from a signal handler."""
@@ -145,7 +122,7 @@ class Tuner:
         Raises Interrupted after `request_stop`, and CnnError if the setting to start from cannot run; `setting` and
         `findings` are then those found so far.
         """
-        with self._bar:
+        with progress_bar(total=0, unit=" turns", leave=False) as self._bar:
             pending = set[str]()
             self._await(pending, self.candidates)
             for _ in range(PASSES):
@@ -218,18 +195,19 @@ class Tuner:
         """Measures both settings in turns."""
         seconds: list[tuple[float, float]] = []
         while len(seconds) < self.rounds:
-            # Where arrays and code lie in memory has a share in the speed, so that both are made several times.
-            first, second = Contender(before, self.job), Contender(after, self.job)
-            for _ in range(min(FRESH, self.rounds - len(seconds))):
-                # Neither is always the one that comes after the other.
-                if len(seconds) % 2:
-                    new, old = self._turn(second), self._turn(first)
-                else:
-                    old, new = self._turn(first), self._turn(second)
-                seconds.append((old, new))
-        ratios = [old / new for old, new in seconds]
-        speeds = [1 / median(each) for each in zip(*seconds, strict=True)]
-        return Comparison(speeds[0], speeds[1], median(ratios), *median_interval(ratios))
+            seconds += self._pairs(before, after, min(FRESH, self.rounds - len(seconds)))
+        return Comparison.of(seconds)
+
+    def _pairs(self, before: Setting, after: Setting, rounds: int) -> Iterator[tuple[float, float]]:
+        """Seconds an image of both, made anew: where arrays and code lie in memory has a share in the speed."""
+        first, second = Contender(before, self.job), Contender(after, self.job)
+        for number in range(rounds):
+            # Neither is always the one that comes after the other.
+            if number % 2:
+                new, old = self._turn(second), self._turn(first)
+            else:
+                old, new = self._turn(first), self._turn(second)
+            yield old, new
 
     def _turn(self, contender: Contender) -> float:
         if self._stop_reason is not None:
@@ -241,15 +219,3 @@ class Tuner:
 def _halvings(count: int) -> int:
     """How often the slower half of that many must drop out until one is left; once at least, as it may not run."""
     return max(1, (count - 1).bit_length())
-
-
-def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """Between which the median that these values are drawn around lies, with a certainty of 1 - 2 * LUCK at least.
-
-    The sign test's: that many values on one side of the median are as likely as so many heads of as many coins, however
-    the values are distributed (Conover 1999, section 3.2). Takes at least 6 values.
-    """
-    ordered, chance, outside = sorted(values), 0.0, 0
-    while (chance := chance + comb(len(values), outside) / 2 ** len(values)) <= LUCK:
-        outside += 1
-    return ordered[outside - 1], ordered[-outside]

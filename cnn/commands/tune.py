@@ -23,12 +23,13 @@ from cnn.backend import Backend
 from cnn.benchmark import Job, prediction_job, step_job
 from cnn.commands import common
 from cnn.commands.config_file import write_config
+from cnn.comparison import Comparison
 from cnn.errors import Interrupted, UsageError
 from cnn.machine import this_machine
 from cnn.options import options_of
 from cnn.recipe import Architecture
 from cnn.signals import stop_on_signals
-from cnn.tuning import Comparison, Finding, Setting, Trial, Tuner
+from cnn.tuning import Finding, Setting, Trial, Tuner
 from cnn.zoo import architecture
 
 EVAL_BATCH = 64
