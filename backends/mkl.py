@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from cnn.backend import Library
 from cnn.cblas import CblasBackend
+from cnn.compiled.conv2d import TILE_BYTES, TileBytes
 from cnn.errors import BackendUnavailable
 from cnn.threads import libraries
 
@@ -15,7 +16,7 @@ class MklBackend(CblasBackend):
 
     name: ClassVar[str] = "mkl"
 
-    def __init__(self) -> None:
+    def __init__(self, *, tile_bytes: TileBytes = TILE_BYTES) -> None:
         # MKL reads its layer at the first call. The kernels bring the threads, and without any of its own MKL loads no
         # second OpenMP runtime beside theirs.
         os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
@@ -32,5 +33,5 @@ class MklBackend(CblasBackend):
                 "Backend 'mkl' found no libmkl_rt in the process although mkl-service is loaded; reinstall mkl."
             )
         # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
-        super().__init__(loaded.filepath, symbol="cblas_{}gemm_64", integer=ctypes.c_int64)
+        super().__init__(loaded.filepath, symbol="cblas_{}gemm_64", integer=ctypes.c_int64, tile_bytes=tile_bytes)
         self.library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)

@@ -1,6 +1,7 @@
 """The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -61,6 +62,15 @@ class MklOffloadBackend(OldMkl):
         require(min(self._thresholds) >= 0, f"thresholds {self._thresholds} must be at least 0.")
         self._cards = 0
         super().__init__()
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        if not self._cards:
+            return {}
+        # M is the batch's pixels. What a card computes for each byte that it is sent grows with the lesser of N and K.
+        thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 8192)]
+        divisions = [(share / self._cards,) * self._cards for share in (0.25, 0.5, 0.75, 1.0)]
+        # No division matters before the thresholds let a product go.
+        return {"thresholds": thresholds, "work_division": [None, *divisions]}
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()

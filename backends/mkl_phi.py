@@ -2,9 +2,10 @@
 
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.machine import system_text, this_machine
@@ -48,9 +49,9 @@ class MklPhiBackend(OldMkl):
                 f"Backend 'mkl-phi' needs a processor with AVX-512, and {_processor()} has none; choose another one."
             )
         self._native = {"avx512er", "avx512pf"} <= flags
-        self._cores, most = _cores()
-        if threads_per_core is not None and threads_per_core > most:
-            raise UsageError(f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {most}.")
+        self._cores, self._most = _cores()
+        if threads_per_core is not None and threads_per_core > self._most:
+            raise UsageError(f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {self._most}.")
         self._threads_per_core = threads_per_core
         self._affinity = affinity
         self._policy = None
@@ -63,6 +64,14 @@ class MklPhiBackend(OldMkl):
                 )
             self._policy = MODES[mcdram], sum(1 << node for node in nodes)
         super().__init__()
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        policies = MODES if memory_only_nodes() else ()
+        return {
+            "threads_per_core": [None, *range(1, self._most + 1)],
+            "affinity": [None, "balanced", "compact", "scatter"],
+            "mcdram": [None, *policies],
+        }
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()

@@ -2,7 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -109,6 +109,10 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
         return {}
 
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        """The values of its options that `cnn tune` is to try here; those that others depend on come first."""
+        return {}
+
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         """Copies every window of x (N, H, W, C) into a row of out (N*P*Q, R*S*C); padding reads as zero."""
         if any(window.padding):
@@ -193,15 +197,18 @@ def create(name: str, /, **options: Any) -> Backend:
     """
     key = (name, repr(sorted(options.items())))
     if key not in _instances:
-        plugin = plugins.load(plugins.BACKENDS, name)
-        check_options(name, plugin, options)
-        backend = plugin(**options)
-        if not isinstance(backend, Backend):
-            raise CnnError(
-                f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point."
-            )
-        _instances[key] = backend
+        _instances[key] = construct(name, **options)
     return _instances[key]
+
+
+def construct(name: str, /, **options: Any) -> Backend:
+    """The backend as `create` gives it, but a new one that nobody else has. Raises what `create` does."""
+    plugin = plugins.load(plugins.BACKENDS, name)
+    check_options(name, plugin, options)
+    backend = plugin(**options)
+    if not isinstance(backend, Backend):
+        raise CnnError(f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point.")
+    return backend
 
 
 def use(name: str, /, **options: Any) -> Backend:

@@ -1,4 +1,4 @@
-"""What is measured, by `cnn bench` and by the files in bench/: layers and whole training steps of networks."""
+"""What is measured, by `cnn bench`, `cnn tune` and the files in bench/: layers, training steps and predictions."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -56,6 +56,14 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
     # Forward, weight gradient and data gradient are a product each; the first trained layer has no data gradient.
     flops = 2 * batch * (3 * model.macs() - model.layers[model.first_trained].macs())
     return Job(f"{model.name} training step", backend.name, step, flops, batch)
+
+
+def prediction_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
+    """A whole prediction: batch in, forward, probabilities out."""
+    model = architecture.build(backend=backend)
+    images = np.random.default_rng(0).integers(0, 256, (batch, *model.input_shape), np.uint8)
+    run = partial(model.predict, images, batch_size=batch)
+    return Job(f"{model.name} prediction", backend.name, run, 2 * batch * model.macs(), batch)
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:

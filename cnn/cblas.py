@@ -12,7 +12,7 @@ from cnn.arrays import Array
 from cnn.backend import Clock, gemm_sizes
 from cnn.compiled import convolution
 from cnn.compiled.calls import NO, ROW_MAJOR, YES
-from cnn.compiled.conv2d import CompiledConvolution
+from cnn.compiled.conv2d import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import prepare, timed
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import parts_for_flops
@@ -29,7 +29,14 @@ class CblasBackend(CompiledOps, CompiledConvolution):
     with the library's dgemm.
     """
 
-    def __init__(self, path: str, *, symbol: str = "cblas_{}gemm", integer: type[Any] = ctypes.c_int) -> None:
+    def __init__(
+        self,
+        path: str,
+        *,
+        symbol: str = "cblas_{}gemm",
+        integer: type[Any] = ctypes.c_int,
+        tile_bytes: TileBytes = TILE_BYTES,
+    ) -> None:
         """Loads the library at `path`, or by a name the system's loader finds.
 
         `symbol` names its products, with s or d in the braces; `integer` is its index type (c_int64 for ILP64).
@@ -52,7 +59,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         )
         double.restype = None
         self._dgemm = double
-        super().__init__(ctypes.cast(single, ctypes.c_void_p).value or 0)
+        super().__init__(ctypes.cast(single, ctypes.c_void_p).value or 0, tile_bytes)
         threads.hold_at_one(path)
         prepare()
 

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import cnn
+from cnn.commands.config_file import apply_config
 from cnn.errors import CnnError, UsageError
 
 COMMANDS = {
@@ -20,6 +21,7 @@ COMMANDS = {
     "phi": "fetch the Intel MKL of the backends for the Xeon Phi",
     "info": "show backends, libraries, threads, processor, energy meters and data sets",
     "bench": "compare layers and networks across backends and threads",
+    "tune": "find the fastest threads, batch size and options of a backend for a network",
 }
 
 
@@ -27,7 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        options = _parser(given).parse_args(given)
+        parser = _parser(given)
+        options = parser.parse_args(given)
+        if getattr(options, "config", None):
+            apply_config(options.parser, options, COMMANDS)
+            options = parser.parse_args(given)
         return int(options.run(options) or 0)
     except CnnError as error:
         print(f"cnn: {error}", file=sys.stderr)
@@ -61,7 +67,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         )
         if module:
             module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=module.run, parser=command)
     return parser
 
 

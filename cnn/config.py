@@ -1,11 +1,13 @@
 """Objects that can be written as a table of plain values, in a model file or a user's TOML, and read back."""
 
+import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
+from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
 
-from cnn.errors import UsageError
+from cnn.errors import FileFormatError, UsageError
 
 
 class Configurable:
@@ -90,7 +92,17 @@ def kind_text(kind: Any) -> str:
         return " | ".join(map(repr, get_args(kind)))
     if kind is type(None):
         return "None"
+    if kind is dict:
+        return "a table"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The table in a TOML file. Raises FileFormatError for one that is missing or no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FileFormatError(f"{path} cannot be read as TOML ({error}); correct it.") from error
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -106,7 +118,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return len(value) == len(kinds) and all(_fits(*each) for each in zip(value, kinds, strict=True))
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-    if kind in (bool, str, type(None)):
+    if kind in (bool, str, dict, type(None)):
         return isinstance(value, kind)
     # An object of another class checks itself when it is made.
     return isinstance(value, (kind, dict, str)) if isinstance(kind, type) else True

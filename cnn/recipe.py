@@ -1,6 +1,5 @@
 """A network before it is built: its layers and the recipe it is trained by, from Python or from a TOML file."""
 
-import tomllib
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from math import isfinite
@@ -10,9 +9,9 @@ import numpy as np
 
 from cnn.augment import Augmentation
 from cnn.backend import Backend
-from cnn.config import check_values, require
+from cnn.config import check_values, read_toml, require
 from cnn.dataset import Dataset
-from cnn.errors import FileFormatError, UsageError
+from cnn.errors import UsageError
 from cnn.layers import Layer
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model import Sequential
@@ -102,10 +101,7 @@ def read_architecture(path: Path) -> Architecture:
 
     Raises UsageError for an unknown layer or setting, FileFormatError for a file that is missing or no TOML.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as TOML ({error}); correct it.") from error
+    table = read_toml(path)
     unknown = set(table) - {"name", "input", "layers", "recipe"}
     if unknown:
         raise UsageError(f"{path} has unknown entries {sorted(unknown)}; known are name, input, layers and recipe.")

@@ -1,22 +1,27 @@
-"""Ctrl-C and SIGTERM end a training run after its step, with its state saved."""
+"""Ctrl-C and SIGTERM end a long run where what it has done by then is kept."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-
-from cnn.training import Trainer
+from typing import Protocol
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
+class Stoppable(Protocol):
+    """A run that stops soon after it is asked to."""
+
+    def request_stop(self, reason: str) -> None: ...
+
+
 @contextmanager
-def stop_on_signals(trainer: Trainer) -> Iterator[None]:
-    """Within the block the first signal asks the trainer to stop; a second one acts as it did before the block."""
+def stop_on_signals(run: Stoppable) -> Iterator[None]:
+    """Within the block the first signal asks the run to stop; a second one acts as it did before the block."""
     before = {number: signal.getsignal(number) for number in NAMES}
 
     def ask(number: int, frame: FrameType | None) -> None:
-        trainer.request_stop(NAMES[signal.Signals(number)])
+        run.request_stop(NAMES[signal.Signals(number)])
         signal.signal(number, before[signal.Signals(number)])
 
     for number in NAMES:

@@ -9,10 +9,14 @@ import numpy as np
 import pytest
 from subprocesses import printed, python
 
+from cnn.arrays import Buffers
+from cnn.backend import create
 from cnn.cblas import CblasBackend
 from cnn.compiled import convolution, writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.errors import BackendUnavailable, UsageError
+from cnn.lowering import Window
+from cnn.testing import CASES, check_backend
 from cnn.threads import budget, limit
 from cnn.zoo import architecture
 
@@ -55,6 +59,37 @@ class TestMissing:
     def test_symbol(self):
         with pytest.raises(BackendUnavailable, match=r"'named' cannot use .*cblas_sgemm.*CBLAS interface"):
             self.Named(ctypes.CDLL(None)._name or "libc.so.6")
+
+
+class TestTile:
+    @pytest.mark.parametrize("name", ["mkl", "openblas"])
+    @pytest.mark.parametrize("size", [1, 3000, 1 << 24])
+    def test_any_size_gives_results_within_the_contract(self, name, size):
+        cases = [case for case in CASES if case.operation.startswith("conv2d")]
+        check_backend(create(name, tile_bytes=size), cases)
+
+    def test_columns_are_made_a_tile_at_a_time(self):
+        window = Window((40, 40), (3, 3))
+        x, w = np.ones((8, 40, 40, 4), np.float32), np.ones((3, 3, 4, 16), np.float32)
+        out, row = np.empty((8, 38, 38, 16), np.float32), 38 * 36
+        made = {}
+        for size in (1, 2 * 4 * row + 5, 1 << 24):
+            backend = create("openblas", tile_bytes=size)
+            scratch = Buffers(backend)
+            with limit(1):
+                backend.conv2d(x, w, None, window, None, out, scratch)
+            assert (out == 36).all()
+            made[size] = scratch.nbytes() // (4 * row)
+        # A row of outputs at least, and all 8 images at most.
+        assert list(made.values()) == [1, 2, 8 * 38]
+
+    def test_no_size_is_an_error(self):
+        with pytest.raises(UsageError, match="tile_bytes is 0; give at least 1"):
+            create("openblas", tile_bytes=0)
+
+    def test_times_of_algorithms_are_those_of_the_tile(self):
+        owners = {create("openblas", **options)._chooser._owner for options in ({}, {"tile_bytes": 4096})}
+        assert len(owners) == 2
 
 
 @pytest.mark.parametrize("name", ["mkl", "openblas"])

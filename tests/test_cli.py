@@ -94,6 +94,7 @@ def test_the_readme_documents_every_json_key(
         ["summary", net],
         ["profile", "--model", net, "--batch-size", "1", "--repeats", "1"],
         ["bench", "--model", net, "--batch-size", "1", "--rounds", "1"],
+        ["tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(tmp_path / "tuned.toml")],
         ["info"],
         ["data", "list"],
     ):
@@ -252,7 +253,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["eval", "absent.safetensors", "mnist-5k"], 1, "There is no model file absent.safetensors"),
         (["predict", "absent.safetensors", "x.png"], 1, "There is no model file"),
         (["summary", "vgg16"], 2, "There is no network 'vgg16'"),
-        (["bench", "--threads", "0"], 2, "--threads takes whole numbers"),
+        (["bench", "--threads", "1,0"], 2, "'0' is no whole number of at least 1"),
         (["bench", "--threads", "100000"], 2, "cannot be measured here"),
         (["data", "get", "synthetic"], 1, "no download"),
         (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),
@@ -353,10 +354,21 @@ def test_a_full_disk_loses_nothing(net: str, tmp_path: Path, trained: Path) -> N
     assert (out / "checkpoint.safetensors").read_bytes() == before
 
 
-def test_a_terminal_gets_a_bar(net: str, tmp_path: Path) -> None:
+TUNE = ["tune", "--backend", "numpy", "--mode", "infer", "--threads", "1", "--rounds", "6", "--batch-sizes", "1,64"]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["train", "--backend", "numpy", "--epochs", "8"], ["epoch 8/8: ", "images/s", "loss ", "accuracy "]),
+        (TUNE, ["batch_size: ", "/18 ", "batch_size stays 64: with 1 "]),
+    ],
+    ids=["train", "tune"],
+)
+def test_a_terminal_gets_a_bar(command: list[str], words: list[str], net: str, tmp_path: Path) -> None:
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        cnn(*train(net, tmp_path / "run", "--epochs", "8")),
+        cnn(*command, "--model", net, "--out", str(tmp_path / "out")),
         stdout=slave,
         stderr=slave,
         env={**os.environ, "TERM": "xterm"},
@@ -370,8 +382,8 @@ def test_a_terminal_gets_a_bar(net: str, tmp_path: Path) -> None:
             break
     os.close(master)
     assert process.wait(timeout=60) == 0
-    for words in (b"epoch 8/8: ", b"images/s", b"loss ", b"accuracy "):
-        assert words in shown
+    for word in words:
+        assert word.encode() in shown
 
 
 def test_without_a_terminal_there_is_no_bar(net: str, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from openblas_worker import close, gone, square, while_it_multiplies
 
 from cnn import backend as backends
-from cnn import plugins
+from cnn import plugins, tuning
 from cnn.cli import main
 from cnn.dataset import load_dataset
 from cnn.errors import BackendUnavailable, CnnError, UsageError
@@ -386,6 +387,42 @@ class TestCard:
         said = capfd.readouterr().err
         assert said.count("[MKL] [MIC 00] [AO SGEMM MIC Time]") == 1
         assert said.count("Data]") == data
+
+
+class TestTuning:
+    def test_nothing_to_choose_without_a_card(self):
+        assert make("mkl-offload").option_candidates() == {}
+
+    @pytest.mark.parametrize("cards", [1, 2])
+    def test_candidates_are_for_the_cards_there_are(self, card, cards):
+        candidates = card({"cards": cards}).option_candidates()
+        assert list(candidates) == ["thresholds", "work_division"]
+        assert {len(shares) for shares in candidates["work_division"] if shares is not None} == {cards}
+        for name, values in candidates.items():
+            card({"cards": cards}, **{name: values[-1]})
+
+    def test_candidates_of_knights_landing(self):
+        candidates = make("mkl-phi").option_candidates()
+        assert candidates["threads_per_core"][:2] == [None, 1]
+        # Memory without processors is rare.
+        assert candidates["mcdram"][0] is None
+        for name, values in candidates.items():
+            make("mkl-phi", **{name: values[-1]})
+
+    def test_a_card_that_is_slower_than_the_host_is_not_taken(self, stand_in, mkl_2018, monkeypatch, tmp_path):
+        for name, value in stand_in.environment(mkl_2018).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(backends, "_instances", {})
+        monkeypatch.setattr(tuning, "TURN", 0.01)
+        plugin = plugins.load(plugins.BACKENDS, "mkl-offload")
+        monkeypatch.setattr(plugin, "option_candidates", lambda self: {"thresholds": [None, (0, 0, 0)]})
+        # The stand-in card shares the processor with the host, and copies besides.
+        out = tmp_path / "tuned.toml"
+        options = ["--backend", "mkl-offload", "--threads", "2", "--rounds", "6"]
+        assert main(["tune", "--model", "mlp", *options, "--out", str(out)]) == 0
+        text = out.read_text()
+        assert "1 coprocessor: card 0 (64 cores" in text
+        assert tomllib.loads(text) == {"model": "mlp", "backend": "mkl-offload", "threads": 2}
 
 
 class TestTrainingOnACard:

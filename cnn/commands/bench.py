@@ -12,7 +12,7 @@ import cnn.backend as backends
 import cnn.threads as threads
 from cnn.benchmark import Job, layer_jobs, measure, step_job
 from cnn.commands import common
-from cnn.errors import UsageError
+from cnn.commands.config_file import add_config_option
 from cnn.threads import limit
 from cnn.zoo import architecture
 
@@ -25,11 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_backend_option(parser)
     parser.add_argument(
-        "--threads", metavar="COUNTS", help="thread counts, commas between (default: what this process may use)"
+        "--threads",
+        type=common.whole_numbers,
+        metavar="COUNTS",
+        help="thread counts, commas between (default: what this process may use)",
     )
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
     parser.add_argument("--rounds", type=common.whole_number, default=7, metavar="N", help="runs of each job")
     parser.add_argument("--steps-only", action="store_true", help="only whole training steps, no single layers")
+    add_config_option(parser)
     common.add_json_option(parser)
 
 
@@ -40,7 +44,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         ready = options.backend.split(",")
     chosen = [backends.create(name, **(options.backend_options or {})) for name in ready]
-    counts = _thread_counts(options.threads)
+    counts = common.thread_counts(options.threads or [threads.budget().count])
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):
         for count in counts:
@@ -103,18 +107,3 @@ def _add_efficiency(results: list[dict[str, Any]]) -> None:
     for result in results:
         speed_up = base[result["group"], result["backend"]] / result["seconds"]
         result["efficiency"] = speed_up * fewest / result["threads"]
-
-
-def _thread_counts(text: str | None) -> list[int]:
-    """The counts asked for. Raises UsageError for one that is no number or more than there are threads."""
-    if text is None:
-        return [threads.budget().count]
-    counts = []
-    for part in text.split(","):
-        if not part.isdecimal() or int(part) < 1:
-            raise UsageError(f"--threads takes whole numbers of at least 1 with commas between, not {text!r}.")
-        budget = threads.budget(int(part))
-        if budget.count < int(part):
-            raise UsageError(f"--threads {part} cannot be measured here: {budget.describe()}.")
-        counts.append(budget.count)
-    return counts

@@ -11,6 +11,7 @@ import cnn.backend as backends
 import cnn.threads as threads
 from cnn.backend import Backend
 from cnn.dataset import Dataset, load_dataset
+from cnn.errors import UsageError
 from cnn.options import parse_option
 from cnn.recipe import Architecture
 from cnn.threads import ThreadBudget
@@ -96,6 +97,15 @@ def resources(options: argparse.Namespace) -> Iterator[Resources]:
         yield Resources(chosen, why, budget)
 
 
+def thread_counts(asked: list[int]) -> list[int]:
+    """The counts asked for. Raises UsageError for one that is more than there are threads."""
+    for count in asked:
+        budget = threads.budget(count)
+        if budget.count < count:
+            raise UsageError(f"--threads {count} cannot be measured here: {budget.describe()}.")
+    return asked
+
+
 def dataset_of(options: argparse.Namespace) -> Dataset:
     """The data set the options name."""
     return load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
@@ -134,6 +144,11 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def whole_numbers(text: str) -> list[int]:
+    """Arguments of at least 1 with commas between."""
+    return [whole_number(part) for part in text.split(",")]
 
 
 def whole_number_or_zero(text: str) -> int:

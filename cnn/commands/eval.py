@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 
 from cnn.commands import common
+from cnn.commands.config_file import add_config_option
 from cnn.errors import UsageError
 from cnn.modelfile import load_model
 
@@ -16,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images at a time")
     common.add_resource_options(parser)
+    add_config_option(parser)
     common.add_data_options(parser)
     common.add_json_option(parser)
 

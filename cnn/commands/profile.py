@@ -11,6 +11,7 @@ import argparse
 import numpy as np
 
 from cnn.commands import common
+from cnn.commands.config_file import add_config_option
 from cnn.profiler import LayerProduct, Line, outside_kernels, profile_step, reported_products
 from cnn.zoo import architecture
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
     parser.add_argument("--repeats", type=common.whole_number, default=20, metavar="N", help="steps measured")
     common.add_resource_options(parser)
+    add_config_option(parser)
     common.add_json_option(parser)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from cnn.commands import common
+from cnn.commands.config_file import add_config_option
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
 from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words, open_meter
 from cnn.errors import FileFormatError, UsageError
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="what the machine draws under load: models the energy by it, whatever meters there are",
     )
+    add_config_option(parser)
     common.add_data_options(parser)
     files = parser.add_argument_group("folder of the run")
     files.add_argument(

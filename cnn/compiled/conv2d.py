@@ -1,10 +1,10 @@
 """Convolutions by whichever algorithm is the fastest for their shape: tiles of im2col + GEMM, direct, or Winograd."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import prod
-from typing import ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,13 +22,17 @@ from cnn.compiled.winograd import (
     winograd_forward,
     winograd_weight_gradient,
 )
+from cnn.config import require
 from cnn.lowering import Window
 
 FEW_CHANNELS = 8
 """Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""
 
 TILE_BYTES = 1 << 19
-"""Columns of one tile: a quarter or half of the second-level cache of current cores."""
+"""A quarter or half of the second-level cache of current cores."""
+
+TileBytes = Annotated[int, "bytes of the im2col columns that a thread makes and multiplies at a time"]
+"""The option of a backend whose constructor hands it on."""
 
 Run = Callable[[], None]
 
@@ -61,10 +65,13 @@ class CompiledConvolution(Backend):
     largest_product: ClassVar[int] = UNLIMITED
     """Multiply-adds that one call of many small products is cut to, where a library is faster on small ones."""
 
-    def __init__(self, sgemm: int) -> None:
+    def __init__(self, sgemm: int, tile_bytes: int = TILE_BYTES) -> None:
+        require(tile_bytes > 0, f"tile_bytes is {tile_bytes}; give at least 1.")
         self._sgemm = np.uintp(sgemm)
+        self._tile_bytes = tile_bytes
         self._multiplies = True
-        self._chooser = Chooser(self.name)
+        # How long im2col takes depends on the tile.
+        self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
         self._chosen: dict[Problem, str] = {}
 
     @contextmanager
@@ -80,6 +87,9 @@ class CompiledConvolution(Backend):
     def algorithm_times(self) -> dict[str, dict[str, float]]:
         times = self._chooser.times()
         return {text: times[text] for text in map(str, self._chosen) if text in times}
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        return {"tile_bytes": [1 << bits for bits in range(16, 22)]}
 
     def conv2d(
         self,
@@ -100,7 +110,7 @@ class CompiledConvolution(Backend):
         relu = activation == "relu"
 
         def tiled() -> None:
-            geometry, rows, height, columns = _tiles(window, channels, filters, len(x), scratch)
+            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
             added = np.zeros(filters if relu else 0, np.float32) if bias is None else bias
             convolution.forward(self._sgemm, images, kernels, added, relu, result, geometry, rows, height, columns)
 
@@ -127,7 +137,7 @@ class CompiledConvolution(Backend):
         channels, filters = out.shape[2:]
 
         def tiled() -> None:
-            geometry, rows, height, columns = _tiles(window, channels, filters, len(x), scratch)
+            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
             sums = scratch.get("sums", (len(columns), out.size), np.float32)
             convolution.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
 
@@ -156,7 +166,7 @@ class CompiledConvolution(Backend):
         turned = direct.turned(window)
 
         def tiled() -> None:
-            geometry, _, height, columns = _tiles(window, channels, filters, len(dy), scratch)
+            geometry, _, height, columns = self._tiles(window, channels, filters, len(dy), scratch)
             convolution.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
 
         def unlowered(turned: Window) -> None:
@@ -192,6 +202,17 @@ class CompiledConvolution(Backend):
         if self._multiplies:
             direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
+    def _tiles(
+        self, window: Window, channels: int, filters: int, images: int, scratch: Buffers
+    ) -> tuple[convolution.Geometry, int, int, Array]:
+        """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
+        row = window.out[1] * window.taps * channels
+        rows = images * window.out[0]
+        parts = parts_for_flops(2 * rows * row * filters, rows)
+        height = max(1, min(-(-rows // parts), self._tile_bytes // (4 * row)))
+        columns = scratch.get("tiles", (parts, height * row), np.float32)
+        return convolution.geometry(window, channels, filters), rows, height, columns
+
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
         """Runs the fastest of the candidates and of Winograd's tiles that fit."""
         for tile in tiles(problem.window, problem.images[3], problem.filters):
@@ -216,18 +237,6 @@ def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
     parts = min(parts_for(w.size), taps)
     convolution.exchange(w.reshape(-1), taps, channels, filters, turned, out.reshape(-1), parts)
     return out
-
-
-def _tiles(
-    window: Window, channels: int, filters: int, images: int, scratch: Buffers
-) -> tuple[convolution.Geometry, int, int, Array]:
-    """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
-    row = window.out[1] * window.taps * channels
-    rows = images * window.out[0]
-    parts = parts_for_flops(2 * rows * row * filters, rows)
-    height = max(1, min(-(-rows // parts), TILE_BYTES // (4 * row)))
-    columns = scratch.get("tiles", (parts, height * row), np.float32)
-    return convolution.geometry(window, channels, filters), rows, height, columns
 
 
 def _planes(

@@ -191,6 +191,25 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
 
 
 @njit(**PARALLEL)
+def lower(x, g, rows, columns, parts):
+    """columns (N * P * Q, R * S * C) from x (N, H, W, C), both flat; `rows` is N * P."""
+    row = g[6] * g[3] * g[4] * g[2]
+    for part in prange(parts):
+        first, last = rows * part // parts, rows * (part + 1) // parts
+        _lower(x, g, first, last, columns[first * row : last * row])
+
+
+@njit(**PARALLEL)
+def restore(columns, g, images, dx, parts):
+    """dx (N, H, W, C) = the sum of the columns (N * P * Q, R * S * C) that came from each pixel, both flat."""
+    P, plane, row = g[5], g[0] * g[1] * g[2], g[6] * g[3] * g[4] * g[2]
+    for part in prange(parts):
+        first, last = images * part // parts, images * (part + 1) // parts
+        dx[first * plane : last * plane] = ZERO
+        _add_rows(columns[first * P * row : last * P * row], g, first * P, last * P, dx)
+
+
+@njit(**PARALLEL)
 def exchange(w, taps, channels, filters, turned, out, parts):
     """out (R, S, K, C) from w (R, S, C, K), both flat, turned by 180 degrees if asked; `taps` is R * S."""
     C, K = U(channels), U(filters)
@@ -244,6 +263,8 @@ KERNELS = [
     (forward, (_ADDRESS, _FLAT, _FLAT, _FLAT, _BOOL, _FLAT, _SHAPE, _INT, _INT, _TILES)),
     (weight_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _TILES, _FLAT)),
     (data_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _FLAT)),
+    (lower, (_FLAT, _SHAPE, _INT, _FLAT, _INT)),
+    (restore, (_FLAT, _SHAPE, _INT, _FLAT, _INT)),
     (exchange, (_FLAT, _INT, _INT, _INT, _BOOL, _FLAT, _INT)),
     (product, (_ADDRESS, _FACTOR, _FACTOR, _BOOL, _BOOL, _BOOL, types.float32[:, :], _INT)),
 ]

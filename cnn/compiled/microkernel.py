@@ -40,33 +40,12 @@ _ARGUMENTS = (
 )
 
 
-def _tile(
-    typing_context: Any,
-    rows: Any,
-    vectors: Any,
-    tail: Any,
-    a: Any,
-    a_row: Any,
-    a_outer: Any,
-    a_inner: Any,
-    outer: Any,
-    inner: Any,
-    b: Any,
-    b_row: Any,
-    start: Any,
-    start_row: Any,
-    floor: Any,
-    out: Any,
-    out_row: Any,
-) -> Any:
-    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
+@intrinsic
+def _inlined(typing_context: Any, *arguments: Any) -> Any:
+    """The code of `microkernel`, one piece for each size."""
 
-    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS, of which the last one has `tail`
-    elements, 1 to WIDTH. a, b, start and out are addresses, strides are in bytes; one of zero repeats a row.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        rows, vectors, *others = arguments
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        rows, vectors, *others = _unpacked(builder, values[0])
         done = builder.append_basic_block("done")
         choice = builder.add(builder.mul(vectors, _INT(ROWS + 1)), rows)
         switch = builder.switch(choice, done)
@@ -80,17 +59,19 @@ def _tile(
         builder.position_at_end(done)
         return context.get_dummy_value()
 
-    return types.void(*_ARGUMENTS), generate
-
-
-_inlined: Any = intrinsic(_tile)
+    return types.void(types.StarArgTuple(_ARGUMENTS)), generate
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
 def microkernel(
     rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
 ):
-    """`_tile` as a function of its own, as its code is long: compiled once, it is called by address."""
+    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
+
+    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS, of which the last one has `tail`
+    elements, 1 to WIDTH. a, b, start and out are addresses, strides are in bytes; one of zero repeats a row. As its
+    code is long, it is compiled once and called by address.
+    """
     _inlined(
         *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row),
         *(start, start_row, floor, out, out_row),
@@ -112,7 +93,7 @@ def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         kinds = [_REAL if kind == types.float32 else _INT for kind in _ARGUMENTS]
         function = builder.inttoptr(values[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
-        builder.call(function, [builder.extract_value(values[1], k) for k in range(len(kinds))])
+        builder.call(function, _unpacked(builder, values[1]))
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
@@ -120,6 +101,10 @@ def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
 
 KERNELS: Kernels = [(microkernel, _ARGUMENTS)]
 """What is compiled for direct convolution beside its own kernels."""
+
+
+def _unpacked(builder: Any, arguments: Any) -> list[Any]:
+    return [builder.extract_value(arguments, k) for k in range(len(_ARGUMENTS))]
 
 
 def _generate(

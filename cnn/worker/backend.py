@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array
-from cnn.backend import Backend, gemm_sizes
+from cnn.backend import gemm_sizes
 from cnn.cblas import leading_dimension
 from cnn.compiled.calls import NO, YES
 from cnn.compiled.kernels import prepare
+from cnn.compiled.lowering import CompiledLowering
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import thread_count
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
@@ -25,7 +26,7 @@ LARGEST_SIZE = 2**31 - 1
 """Sizes are 32-bit numbers there."""
 
 
-class WorkerBackend(CompiledOps, Backend):
+class WorkerBackend(CompiledOps, CompiledLowering):
     """Sends each product to a worker that shares the memory of the arrays; a subclass says what the worker loads.
 
     A worker that ends in the middle of a product is started again, once, and the product repeated.

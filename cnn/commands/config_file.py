@@ -1,0 +1,91 @@
+"""The options of a command in a TOML file: `--config FILE` reads one, `cnn tune` writes one."""
+
+import argparse
+import inspect
+import json
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args, get_origin
+
+from cnn.config import check_values, read_toml
+from cnn.errors import UsageError
+from cnn.storage import write_atomically
+
+BACKEND, BACKEND_OPTIONS = "backend", "backend_options"
+
+
+class _Kind(NamedTuple):
+    type: Any
+
+
+def add_config_option(parser: ArgumentParser) -> None:
+    """--config."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help="TOML file with values of these options, as cnn tune writes it; the command line goes before it",
+    )
+
+
+def apply_config(parser: ArgumentParser, options: argparse.Namespace, commands: Collection[str]) -> None:
+    """Makes what the file `options.config` says the defaults of the parser of a command.
+
+    Its keys are long options, with _ for -, and `backend_options`, a table; a table named as one of the `commands` has
+    keys for that one only. Raises FileFormatError for a file that is missing or no TOML, UsageError for an option that
+    the command does not have or a value that is none of it.
+    """
+    table = read_toml(Path(options.config))
+    owner = f"{parser.prog} --config {options.config}"
+    sections = {name: table.pop(name) for name in commands if name in table}
+    check_values(owner, sections, dict.fromkeys(sections, _Kind(dict)))
+    values = table | sections.get(parser.prog.rpartition(" ")[2], {})
+    actions = {action.dest: action for action in parser._actions if _in_file(action)}
+    check_values(owner, values, {name: _Kind(_kind(action)) for name, action in actions.items()})
+    if BACKEND in values and getattr(options, BACKEND) not in (None, values[BACKEND]):
+        # The command line names another backend, which would not know the options of this one.
+        values.pop(BACKEND_OPTIONS, None)
+    for name, value in values.items():
+        try:
+            parser.set_defaults(**{name: _converted(actions[name], value)})
+        except ArgumentTypeError as error:
+            raise UsageError(f"{owner}: {name}: {error}.") from error
+
+
+def write_config(path: Path, remarks: list[str], values: Mapping[str, Any]) -> None:
+    """Writes what `apply_config` reads, after the remarks as comments; a mapping among the values becomes a table.
+
+    Raises CnnError if the file cannot be written.
+    """
+    lines = [f"# {remark}" for remark in remarks]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in values.items() if not isinstance(value, Mapping)]
+    for name, table in values.items():
+        if isinstance(table, Mapping):
+            lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in table.items())]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())
+
+
+def _in_file(action: argparse.Action) -> bool:
+    return any(each.startswith("--") for each in action.option_strings) and action.dest not in ("help", "config")
+
+
+def _kind(action: argparse.Action) -> Any:
+    """The type of an option's values; a list's may be a single one too."""
+    if action.dest == BACKEND_OPTIONS:
+        return dict
+    if action.nargs == 0:
+        return bool
+    if action.choices is not None:
+        return Literal[tuple(action.choices)]
+    if action.type is None:
+        return str
+    kind = inspect.signature(action.type).return_annotation  # type: ignore[arg-type]
+    return get_args(kind)[0] | kind if get_origin(kind) is list else kind
+
+
+def _converted(action: argparse.Action, value: Any) -> Any:
+    """The value as the command line would give it. Raises ArgumentTypeError."""
+    if action.type is None:
+        return value
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return action.type(text)  # type: ignore[operator]

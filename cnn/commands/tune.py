@@ -1,0 +1,228 @@
+"""Finds the fastest setting of a network on a backend and this machine by measuring, and writes it for --config.
+
+What is tried, one after the other, each from the best known so far: counts of threads, sizes of the batch, and the
+options of the backend that it says are worth it here. A value is changed only where the gain is more than the noise of
+the measurement: the median of what is gained in rounds taken in turns must be above 0 with a certainty of 95 %.
+
+More images in a batch change training itself, and with it the accuracy that a recipe reaches. For training the batch
+size is therefore the recipe's unless --batch-sizes is given. Options given by --backend-option are left as they are.
+"""
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import cnn.backend as backends
+import cnn.plugins as plugins
+import cnn.threads as threads
+from cnn.backend import Backend
+from cnn.benchmark import Job, prediction_job, step_job
+from cnn.commands import common
+from cnn.commands.config_file import write_config
+from cnn.comparison import Comparison
+from cnn.errors import Interrupted, UsageError
+from cnn.machine import this_machine
+from cnn.options import options_of
+from cnn.recipe import Architecture
+from cnn.signals import stop_on_signals
+from cnn.tuning import Finding, Setting, Trial, Tuner
+from cnn.zoo import architecture
+
+EVAL_BATCH = 64
+"""What cnn eval takes unless told otherwise."""
+
+EVAL_BATCHES = [16, 32, 64, 128, 256, 512]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
+    parser.add_argument("--mode", choices=("train", "infer"), default="train", help="what is to be fast")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="backend to tune (default: CNN_BACKEND, else the best that is ready)"
+    )
+    common.add_backend_option(parser)
+    parser.add_argument(
+        "--threads",
+        type=common.whole_numbers,
+        metavar="COUNTS",
+        help="thread counts to try, commas between (default: all this process may use, half, a quarter, ...)",
+    )
+    sizes = ", ".join(map(str, EVAL_BATCHES))
+    parser.add_argument(
+        "--batch-sizes",
+        type=common.whole_numbers,
+        metavar="SIZES",
+        help=f"batch sizes to try, commas between (default: for train the recipe's, for infer {sizes})",
+    )
+    parser.add_argument(
+        "--rounds", type=common.whole_number, default=15, metavar="N", help="turns by which two settings are compared"
+    )
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<net>-<backend>-<mode>.toml)")
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures, prints what each choice bought, and writes the file."""
+    network = architecture(options.model)
+    backend, why = backends.choose(options.backend, options.backend_options)
+    defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
+    path = Path(options.out or f"tuned-{network.name}-{backend.name}-{options.mode}.toml")
+    if path.exists():
+        raise UsageError(f"{path} exists already; remove it, or choose another --out.")
+    tuner = _tuner(options, network, backend, defaults)
+    if not options.json:
+        _print_header(options, network, backend, why, tuner)
+    try:
+        with stop_on_signals(tuner):
+            gain = tuner.run(_say_nothing if options.json else _say)
+    except Interrupted as stop:
+        if not tuner.findings:
+            raise Interrupted(f"{stop}; nothing was written.") from stop
+        _write(path, options, network, backend, defaults, tuner, None)
+        raise Interrupted(f"{stop}; what was found until then is in {path}.") from stop
+    _write(path, options, network, backend, defaults, tuner, gain)
+    if options.json:
+        common.print_json(
+            {
+                "model": network.name,
+                "mode": options.mode,
+                "backend": backend.name,
+                "library": str(backend.library),
+                "rounds": options.rounds,
+                "start": asdict(tuner.start),
+                "setting": asdict(tuner.setting),
+                "findings": [asdict(finding) | {"value": finding.value} for finding in tuner.findings],
+                "gain": asdict(gain) if gain else None,
+                "file": str(path),
+            }
+        )
+        return
+    _print_trials(tuner.findings)
+    print(f"in all: {_gain_words(gain) if gain else 'nothing is faster beyond the noise than the setting before'}")
+    print(f"written to {path}: cnn {'train' if options.mode == 'train' else 'eval'} --config {path}")
+
+
+def _plugin(backend: Backend) -> Any:
+    return plugins.load(plugins.BACKENDS, backend.name)
+
+
+def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend, defaults: Mapping[str, Any]) -> Tuner:
+    """Where to start, what to try, and how to run it."""
+    given = options.backend_options or {}
+    tried = {
+        name: values for name, values in backend.option_candidates().items() if name in defaults and name not in given
+    }
+    counts = common.thread_counts(options.threads) if options.threads else _halves(threads.budget().count)
+    if options.mode == "train":
+        batch = network.recipe.batch_size
+        batches = options.batch_sizes or [batch]
+    else:
+        batch, batches = EVAL_BATCH, options.batch_sizes or EVAL_BATCHES
+
+    def job(setting: Setting) -> Job:
+        chosen = backends.construct(backend.name, **_set(setting, defaults))
+        return (step_job if options.mode == "train" else prediction_job)(network, chosen, setting.batch_size)
+
+    start = Setting(max(counts), batch, {name: defaults[name] for name in tried} | given)
+    return Tuner(job, start, {"threads": counts, "batch_size": batches, **tried}, options.rounds)
+
+
+def _halves(count: int) -> list[int]:
+    """The count, and what is left after halving it again and again."""
+    return [count, *_halves(count // 2)] if count > 1 else [count]
+
+
+def _set(setting: Setting, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not as they are by default."""
+    return {name: value for name, value in setting.options.items() if value != defaults[name]}
+
+
+def _write(
+    path: Path,
+    options: argparse.Namespace,
+    network: Architecture,
+    backend: Backend,
+    defaults: Mapping[str, Any],
+    tuner: Tuner,
+    gain: Comparison | None,
+) -> None:
+    setting = tuner.setting
+    values: dict[str, Any] = {"backend": backend.name, "threads": setting.threads}
+    if options.mode == "train":
+        model = options.model
+        values["model"] = str(Path(model).absolute()) if model.endswith(".toml") else model
+        if options.batch_sizes:
+            values["batch_size"] = setting.batch_size
+    else:
+        # For this command only: training with that batch would be another training.
+        values["eval"] = {"batch_size": setting.batch_size}
+    if _set(setting, defaults):
+        values["backend_options"] = _set(setting, defaults)
+    remarks = [f"cnn tune: {network.name}, {options.mode}, on {this_machine().cpu}", str(backend.library)]
+    write_config(path, [*remarks, _gain_words(gain)] if gain else remarks, values)
+
+
+def _print_header(options: argparse.Namespace, network: Architecture, backend: Backend, why: str, tuner: Tuner) -> None:
+    start = ", ".join(f"{name} {_text(tuner.start.value(name))}" for name in tuner.candidates)
+    common.print_lines(
+        {
+            "net": f"{network.name}, {'training' if options.mode == 'train' else 'inference'}",
+            "backend": f"{backend.name} ({why})",
+            "library": str(backend.library),
+            "start": start,
+        }
+    )
+    if options.mode == "train" and options.batch_sizes:
+        print("note: another batch size changes training itself; compare the accuracy before you keep it")
+    elif options.mode == "train":
+        print("note: the batch size stays the recipe's; --batch-sizes tries others, which change training itself")
+
+
+def _say_nothing(finding: Finding) -> None:
+    pass
+
+
+def _say(finding: Finding) -> None:
+    """What a choice bought."""
+    before, best, compared = _text(finding.before), _text(finding.best), finding.comparison
+    if compared is None:
+        words = f"stays {before}: no other value can run"
+    elif compared.faster:
+        words = f"{before} -> {best}: {_gain_words(compared)}"
+    else:
+        words = f"stays {before}: with {best} {_gain_words(compared)}"
+    tqdm.write(f"{finding.name} {words}")
+
+
+def _gain_words(gain: Comparison) -> str:
+    return (
+        f"{gain.before:,.0f} -> {gain.after:,.0f} images/s, {gain.ratio:.2f} times as fast "
+        f"({gain.low:.2f} to {gain.high:.2f})"
+    )
+
+
+def _print_trials(findings: list[Finding]) -> None:
+    """Every value that was tried."""
+    rows = []
+    for finding in findings:
+        force = Trial(finding.before, finding.comparison.before if finding.comparison else None, 1.0)
+        for trial in (force, *finding.trials):
+            name, remark = (finding.name, "in force") if trial is force else ("", trial.reason or "")
+            numbers = ["-"] * 2
+            if trial.images_per_second and trial.ratio:
+                numbers = [f"{trial.images_per_second:,.0f}", f"{trial.ratio:.2f}"]
+            rows.append([name, _text(trial.value), *numbers, "chosen" if trial.value == finding.value else remark])
+    if rows:
+        common.print_table(["tried", "value", "images/s", "times", ""], rows)
+
+
+def _text(value: Any) -> str:
+    """A value as --backend-option takes it."""
+    if value is None:
+        return "default"
+    return ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

@@ -1,0 +1,30 @@
+"""im2col and col2im of a whole batch by compiled kernels, for backends whose products are not called from kernels."""
+
+from cnn.arrays import Array, Buffers
+from cnn.backend import Backend
+from cnn.compiled import convolution
+from cnn.compiled.parts import flat, parts_for
+from cnn.lowering import Window
+
+
+class CompiledLowering(Backend):
+    """Overrides both for contiguous float32 arrays; all else goes to the base class."""
+
+    def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        vectors = flat(x, out)
+        if vectors is None:
+            super().im2col(x, window, out, scratch)
+        else:
+            images, columns = vectors
+            geometry = convolution.geometry(window, x.shape[3], 1)
+            rows = len(x) * window.out[0]
+            convolution.lower(images, geometry, rows, columns, parts_for(out.size))
+
+    def col2im(self, columns: Array, window: Window, out: Array) -> None:
+        vectors = flat(columns, out)
+        if vectors is None:
+            super().col2im(columns, window, out)
+        else:
+            rows, images = vectors
+            geometry = convolution.geometry(window, out.shape[3], 1)
+            convolution.restore(rows, geometry, len(out), images, parts_for(columns.size))

@@ -1,0 +1,221 @@
+"""Finds by measuring the setting of threads, batch size and backend options at which a network runs fastest."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+from cnn.bar import progress_bar
+from cnn.benchmark import Job
+from cnn.comparison import LUCK, Comparison
+from cnn.config import require
+from cnn.errors import CnnError, Interrupted
+from cnn.threads import limit
+
+TURN = 0.1
+"""Seconds that a setting runs, at least, each time it is its turn."""
+
+WARM_UP = 2
+"""Runs before each turn that are not timed."""
+
+SCREENING = 3
+"""Turns after which the slower half of several candidates is out."""
+
+PASSES = 2
+"""Times a choice is searched at most: again where another one has changed meanwhile."""
+
+FRESH = 4
+"""Rounds after which the two settings that are compared are built anew."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a network runs with."""
+
+    threads: int
+    batch_size: int
+    options: Mapping[str, Any]
+
+    def value(self, name: str) -> Any:
+        """`threads`, `batch_size`, or the option of the backend with that name."""
+        return getattr(self, name) if name in ("threads", "batch_size") else self.options[name]
+
+    def changed(self, name: str, value: Any) -> "Setting":
+        """The setting with another value."""
+        if name in ("threads", "batch_size"):
+            return replace(self, **{name: value})
+        return replace(self, options={**self.options, name: value})
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A value that was tried: its speed and how many times that of the value in force it is, or why it cannot run."""
+
+    value: Any
+    images_per_second: float | None = None
+    ratio: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one choice: the value before, the best of the others that can run, if any, and the two compared."""
+
+    name: str
+    before: Any
+    best: Any
+    comparison: Comparison | None
+    trials: tuple[Trial, ...]
+
+    @property
+    def value(self) -> Any:
+        """The value chosen."""
+        return self.best if self.comparison and self.comparison.faster else self.before
+
+
+class Contender:
+    """A setting that is measured, by a job of its own."""
+
+    def __init__(self, setting: Setting, job: Callable[[Setting], Job]) -> None:
+        self._threads, self._job = setting.threads, job(setting)
+
+    def turn(self) -> float:
+        """Seconds an image, after what takes memory, wakes the threads and fills the caches."""
+        with limit(self._threads):
+            for _ in range(WARM_UP):
+                self._job.run()
+            runs, elapsed, started = 0, 0.0, perf_counter()
+            while elapsed < TURN:
+                self._job.run()
+                runs, elapsed = runs + 1, perf_counter() - started
+        return elapsed / (runs * self._job.images)
+
+
+@dataclass
+class Tuner:
+    """Searches one choice after the other, each from the best setting known.
+
+    Of several candidates the slower half drops out after some turns, until one is left to be compared with the value in
+    force, and takes its place only if it is faster beyond the noise of that comparison. `job` makes what is run with a
+    setting, of a backend of its own. Raises UsageError for fewer rounds than can show a gain.
+    """
+
+    job: Callable[[Setting], Job]
+    setting: Setting
+    candidates: Mapping[str, Sequence[Any]]
+    rounds: int = 15
+    findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; make it at least 6.")
+        self.start = self.setting
+        self._stop_reason: str | None = None
+
+    def request_stop(self, reason: str) -> None:
+        """Asks the search to stop after the turn it is in; may be called from a signal handler."""
+        self._stop_reason = reason
+
+    def run(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> Comparison | None:
+        """Searches every choice and tells each finding; returns what all brought together, None if nothing changed.
+
+        Raises Interrupted after `request_stop`, and CnnError if the setting to start from cannot run; `setting` and
+        `findings` are then those found so far.
+        """
+        with progress_bar(total=0, unit=" turns", leave=False) as self._bar:
+            pending = set[str]()
+            self._await(pending, self.candidates)
+            for _ in range(PASSES):
+                for name in self.candidates:
+                    if name in pending:
+                        pending.remove(name)
+                        finding = self._search(name)
+                        if finding.value != finding.before:
+                            self.setting = self.setting.changed(name, finding.value)
+                            self._await(pending, set(self.candidates) - {name})
+                        self.findings.append(finding)
+                        on_finding(finding)
+            changes = [finding for finding in self.findings if finding.value != finding.before]
+            if len(changes) < 2:
+                return changes[0].comparison if changes else None
+            self._bar.set_description("all choices")
+            return self._compare(self.start, self.setting)
+
+    def _await(self, pending: set[str], names: Iterable[str]) -> None:
+        """Adds the names that there is a choice for, and their turns to the length of the bar."""
+        for name in names:
+            count = len(self._others(name))
+            if count and name not in pending:
+                pending.add(name)
+                self._bar.total += 2 * self.rounds
+                for _ in range(_halvings(count)):
+                    self._bar.total += SCREENING * (1 + count)
+                    count = (count + 1) // 2
+
+    def _others(self, name: str) -> list[Any]:
+        return [value for value in self.candidates[name] if value != self.setting.value(name)]
+
+    def _search(self, name: str) -> Finding:
+        """Screens the other values and compares the best one with that in force."""
+        self._bar.set_description(name)
+        trials = [Trial(value) for value in self._others(name)]
+        left = list(range(len(trials)))
+        for _ in range(_halvings(len(trials))):
+            self._screen(name, trials, left)
+            left = sorted(left, key=lambda place: -(trials[place].ratio or 0))[: (len(left) + 1) // 2]
+        before = self.setting.value(name)
+        if not left:
+            return Finding(name, before, before, None, tuple(trials))
+        best = trials[left[0]].value
+        comparison = self._compare(self.setting, self.setting.changed(name, best))
+        trials[left[0]] = Trial(best, comparison.after, comparison.ratio)
+        return Finding(name, before, best, comparison, tuple(trials))
+
+    def _screen(self, name: str, trials: list[Trial], left: list[int]) -> None:
+        """Measures the trials at the places `left` in turns with the value in force; one that cannot run leaves it."""
+        force = list[float]()
+        seconds: dict[int, list[float]] = {place: [] for place in left}
+        for _ in range(SCREENING):
+            force.append(self._turn(Contender(self.setting, self.job)))
+            for place in tuple(left):
+                value = trials[place].value
+                # One at a time: each may hold a process, or what a card has of memory.
+                try:
+                    seconds[place].append(self._turn(Contender(self.setting.changed(name, value), self.job)))
+                except Interrupted:
+                    raise
+                except (CnnError, MemoryError) as error:
+                    left.remove(place)
+                    trials[place] = Trial(value, reason=str(error) or "there is not enough memory")
+        for place in left:
+            speed = 1 / median(seconds[place])
+            trials[place] = Trial(trials[place].value, speed, speed * median(force))
+
+    def _compare(self, before: Setting, after: Setting) -> Comparison:
+        """Measures both settings in turns."""
+        seconds: list[tuple[float, float]] = []
+        while len(seconds) < self.rounds:
+            seconds += self._pairs(before, after, min(FRESH, self.rounds - len(seconds)))
+        return Comparison.of(seconds)
+
+    def _pairs(self, before: Setting, after: Setting, rounds: int) -> Iterator[tuple[float, float]]:
+        """Seconds an image of both, made anew: where arrays and code lie in memory has a share in the speed."""
+        first, second = Contender(before, self.job), Contender(after, self.job)
+        for number in range(rounds):
+            # Neither is always the one that comes after the other.
+            if number % 2:
+                new, old = self._turn(second), self._turn(first)
+            else:
+                old, new = self._turn(first), self._turn(second)
+            yield old, new
+
+    def _turn(self, contender: Contender) -> float:
+        if self._stop_reason is not None:
+            raise Interrupted(f"Stopped by {self._stop_reason}")
+        self._bar.update()
+        return contender.turn()
+
+
+def _halvings(count: int) -> int:
+    """How often the slower half of that many must drop out until one is left; once at least, as it may not run."""
+    return max(1, (count - 1).bit_length())
