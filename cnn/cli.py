@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "measure a saved network's accuracy on a data set",
     "predict": "classify image files with a saved network",
     "summary": "show a network's layers, parameters, operations and memory",
+    "cost": "count FLOP and bytes of a step, layer by layer and phase by phase",
     "profile": "show where the time of a training step goes, layer by layer",
     "data": "list and download data sets",
     "phi": "fetch the Intel MKL of the backends for the Xeon Phi",
