@@ -1,0 +1,80 @@
+"""What `cnn compare` found: rows of this workload, published rows beside them, and the layers on each roofline."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cnn.cost import Cost
+from cnn.energy.published import Published
+from cnn.report.row import Row, published_row
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """What a layer's phase takes on a device: FLOP and bytes from its shapes, seconds, and joules where known."""
+
+    layer: str
+    phase: str
+    flops: int
+    bytes: int
+    seconds: float
+    joules: float | None = None
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """A device's peak (FLOP/s) and memory bandwidth (bytes/s), and the stages of the network on it."""
+
+    device: str
+    peak: float
+    bandwidth: float
+    stages: tuple[StageTime, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Rows of one network, batch and mode, the fastest first, and published ones, which are not to be ranked with them.
+
+    `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
+    comparable at all.
+    """
+
+    cost: Cost
+    rows: tuple[Row, ...]
+    same_network: tuple[Row, ...]
+    other_networks: tuple[Row, ...]
+    rooflines: tuple[Roofline, ...] = ()
+
+    @property
+    def mode(self) -> str:
+        """"train" or "infer"."""
+        return mode_name(self.cost)
+
+    @property
+    def title(self) -> str:
+        """The workload in words."""
+        return f"{self.cost.net}, batch {self.cost.batch}, {self.mode}"
+
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Every row."""
+        return self.rows + self.same_network + self.other_networks
+
+
+def mode_name(cost: Cost) -> str:
+    """"train" or "infer"."""
+    return "train" if cost.training else "infer"
+
+
+def compare(
+    cost: Cost, rows: Iterable[Row], runs: Sequence[Published], rooflines: Iterable[Roofline] = ()
+) -> Comparison:
+    """Sorts the rows, and of the published runs takes those of the same mode."""
+    of_mode = [run for run in runs if run.mode == mode_name(cost)]
+    fastest_first = sorted(rows, key=lambda row: row.seconds.value if row.seconds else float("inf"))
+    return Comparison(
+        cost,
+        tuple(fastest_first),
+        tuple(published_row(run) for run in of_mode if run.zoo == cost.net),
+        tuple(published_row(run) for run in of_mode if run.zoo != cost.net),
+        tuple(rooflines),
+    )

@@ -1,0 +1,200 @@
+"""The plots of a comparison: bars of time and energy, and the network's layers on each device's roofline.
+
+They are drawn by matplotlib, for the page as SVG whose colours are the page's own, and as a picture.
+"""
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from math import ceil
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
+from cnn.errors import UsageError
+from cnn.report.comparison import Comparison, Roofline
+from cnn.report.row import Interval, Row
+from cnn.report.table import interval_text, number_text
+
+LIGHT = {
+    "ink": "#1f2328",
+    "muted": "#59636e",
+    "grid": "#d8dee4",
+    "blue": "#0969da",
+    "green": "#1a7f37",
+    "orange": "#bc4c00",
+    "purple": "#8250df",
+}
+"""Colours of the plots; on the page each stands for the CSS variable of its name."""
+
+OF_PROVENANCE = {"measured": "green", "predicted": "blue", "published": "orange"}
+OF_PHASE = {FORWARD: ("blue", "o"), WEIGHT: ("orange", "s"), DATA: ("green", "^"), UPDATE: ("purple", "D")}
+STYLE = {
+    "font.size": 10,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cnn",
+    "text.color": LIGHT["ink"],
+    "axes.edgecolor": LIGHT["muted"],
+    "axes.labelcolor": LIGHT["ink"],
+    "axes.titlesize": 11,
+    "xtick.color": LIGHT["muted"],
+    "ytick.color": LIGHT["muted"],
+    "ytick.labelcolor": LIGHT["ink"],
+    "grid.color": LIGHT["grid"],
+    "legend.frameon": False,
+}
+WIDTH, COLUMNS = 11, 3
+LABELLED = 3
+"""Stages of each roofline that are named: those that take longest."""
+
+
+Drawing = Callable[[FigureBase, Comparison], None]
+
+
+def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
+    """What there is to draw: by name how, and the height in inches."""
+    found: dict[str, tuple[Drawing, float]] = {}
+    if comparison.rows:
+        found["bars"] = draw_bars, 1.5 + 0.5 * len(comparison.rows)
+    if comparison.rooflines:
+        found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(comparison.rooflines) / COLUMNS)
+    return found
+
+
+def draw_bars(figure: FigureBase, comparison: Comparison) -> None:
+    """Time a batch and, where any is known, energy an image: a bar a row, its interval as a line."""
+    rows = comparison.rows
+    panels: list[tuple[str, list[Interval | None]]] = [
+        ("ms a batch", [row.seconds and row.seconds.times(1e3) for row in rows])
+    ]
+    if any(row.joules_per_image for row in rows):
+        energy = [row.joules_per_image and row.joules_per_image.times(1e3) for row in rows]
+        panels.append(("mJ an image", energy))
+    all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (unit, values) in zip(all_axes, panels, strict=True):
+        _bars(axes, rows, values, unit)
+    all_axes[0].set_yticks(range(len(rows)), [_two_lines(row) for row in rows], fontsize=9)
+    all_axes[0].invert_yaxis()
+    kinds = dict.fromkeys(row.provenance for row in rows)
+    handles = [Patch(color=LIGHT[OF_PROVENANCE[kind]], label=kind) for kind in kinds]
+    if any(row.indicative for row in rows):
+        handles.append(Patch(facecolor="none", edgecolor=LIGHT["muted"], hatch="///", label="indicative"))
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, title=comparison.title, alignment="left")
+
+
+def _two_lines(row: Row) -> str:
+    return f"{row.device}\n{row.software}" if row.software else row.device
+
+
+def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], unit: str) -> None:
+    for place, (row, value) in enumerate(zip(rows, values, strict=True)):
+        if value is None:
+            axes.text(0, place, " unknown", va="center", fontsize=9, color=LIGHT["muted"])
+            continue
+        colour = LIGHT[OF_PROVENANCE[row.provenance]]
+        face = "none" if row.indicative else colour
+        axes.barh(place, value.value, height=0.55, color=face, edgecolor=colour, hatch="///" if row.indicative else "")
+        end = value.value
+        if value.low is not None and value.high is not None:
+            axes.plot([value.low, value.high], [place, place], color=LIGHT["ink"], linewidth=1.4, marker="|")
+            end = max(end, value.high)
+        axes.annotate(
+            interval_text(value), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9
+        )
+    known = [max(value.value, value.high or 0) for value in values if value]
+    # Room for the text after the longest bar.
+    axes.set_xlim(0, 1.45 * max(known, default=1))
+    axes.set_xlabel(unit)
+    axes.grid(axis="x", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_rooflines(figure: FigureBase, comparison: Comparison) -> None:
+    """A panel a device: its roofline, and on it each layer and phase, as large as its share of the time."""
+    shown = comparison.rooflines
+    columns = min(COLUMNS, len(shown))
+    grid = figure.subplots(ceil(len(shown) / columns), columns, sharex=True, sharey=True, squeeze=False)
+    intensities = [stage.flops / stage.bytes for each in shown for stage in each.stages if stage.flops]
+    ends = min(intensities) / 2, max(intensities) * 4
+    for place, (axes, each) in enumerate(zip(grid.flat, shown, strict=False)):
+        _roofline(axes, each, ends)
+        if place >= len(shown) - columns:
+            axes.set_xlabel("FLOP/byte")
+            axes.tick_params(labelbottom=True)
+        if place % columns == 0:
+            axes.set_ylabel("GFLOP/s")
+    for axes in grid.flat[len(shown) :]:
+        axes.set_visible(False)
+    phases = dict.fromkeys(stage.phase for each in shown for stage in each.stages)
+    handles = [
+        Line2D([], [], color=LIGHT[OF_PHASE[phase][0]], marker=OF_PHASE[phase][1], linestyle="", label=phase)
+        for phase in phases
+    ]
+    title = f"{comparison.title}: layers under each device's roofline; areas are shares of the time"
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, title=title, alignment="left")
+
+
+def _roofline(axes: Axes, each: Roofline, ends: tuple[float, float]) -> None:
+    ridge = each.peak / each.bandwidth
+    x = sorted({ends[0], min(max(ridge, ends[0]), ends[1]), ends[1]})
+    axes.plot(x, [min(each.peak, each.bandwidth * at) / 1e9 for at in x], color=LIGHT["ink"], linewidth=1.4)
+    total = sum(stage.seconds for stage in each.stages)
+    stages = sorted((stage for stage in each.stages if stage.flops), key=lambda stage: -stage.seconds)
+    for place, stage in enumerate(stages):
+        colour, marker = OF_PHASE[stage.phase]
+        at = stage.flops / stage.bytes, stage.flops / stage.seconds / 1e9
+        size = 14 + 500 * stage.seconds / total
+        axes.scatter(*at, s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
+        if place < LABELLED:
+            axes.annotate(stage.layer, at, (0, -10), textcoords="offset points", ha="center", va="top", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlim(*ends)
+    axes.set_title(
+        f"{each.device}\n{number_text(each.peak / 1e9)} GFLOP/s, {number_text(each.bandwidth / 1e9)} GB/s",
+        loc="left",
+        fontsize=9,
+    )
+    axes.grid(linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def inline_svg(comparison: Comparison, name: str) -> str:
+    """The SVG element of a drawing, its colours the page's variables and its ids begun with its name."""
+    draw, height = drawings(comparison)[name]
+    text = io.StringIO()
+    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure, comparison)
+        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
+    svg = text.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Two figures on a page must not share an id.
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for variable, colour in LIGHT.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg
+
+
+def picture(comparison: Comparison) -> bytes:
+    """All drawings under one another, as PNG. Raises UsageError where there is nothing to draw."""
+    found = drawings(comparison).values()
+    if not found:
+        raise UsageError("There is nothing to draw: no row was measured or predicted.")
+    content = io.BytesIO()
+    heights = [height for _, height in found]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+        parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
+        for part, (draw, _) in zip(parts, found, strict=True):
+            draw(part, comparison)
+        figure.savefig(content, format="png", dpi=150, facecolor="white")
+    return content.getvalue()
