@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.config import require
+from cnn.energy.reader import Part
 from cnn.errors import BackendUnavailable
 from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
@@ -26,6 +27,7 @@ class MklOffloadBackend(OldMkl):
     """cblas_?gemm of an MKL with AO: MKL decides for each product, and its own report says what it decided."""
 
     name: ClassVar[str] = "mkl-offload"
+    powered: ClassVar[tuple[Part, ...]] = ("processor", "coprocessor")
 
     def __init__(
         self,

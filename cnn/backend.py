@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 import cnn.plugins as plugins
 from cnn.arrays import Array, Buffers
+from cnn.energy.reader import Part
 from cnn.errors import BackendUnavailable, CnnError, ShapeError, UsageError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
@@ -65,6 +66,8 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     on_product: Callable[[ProductReport], None] | None = None
     """Hears of each product, while it is set, of a backend that has more than one place for them."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
+    powered: ClassVar[tuple[Part, ...]] = ("processor",)
+    """The parts of the computer whose energy a run takes."""
 
     @abstractmethod
     def gemm(

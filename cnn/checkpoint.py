@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from cnn.energy.meters import UNCOUNTED, Energy
 from cnn.errors import FileFormatError, UsageError
 from cnn.model import load_arrays
 from cnn.storage import read_arrays, save_arrays
@@ -22,8 +23,8 @@ KIND = "checkpoint"
 class Position:
     """How far a training run has come; with the arrays and the random state, all a checkpoint needs.
 
-    epoch and batch count what is done; the sums are those of the epoch begun; `best_loss` is the lowest validation
-    loss and `stale` the epochs since.
+    epoch and batch count what is done; the sums are those of the epoch begun, its energy among them; `best_loss` is the
+    lowest validation loss and `stale` the epochs since.
     """
 
     epoch: int = 0
@@ -33,6 +34,7 @@ class Position:
     correct: int = 0
     seen: int = 0
     seconds: float = 0.0
+    energy: Energy = UNCOUNTED
     best_loss: float = math.inf
     stale: int = 0
 
@@ -66,7 +68,7 @@ def read_checkpoint(trainer: "Trainer", path: Path) -> None:
         for name, array in arrays.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = array
-        settings, position = table["settings"], Position(**table["position"])
+        settings, position = table["settings"], _position(table["position"])
         time, random_state = table["optimizer_time"], table["random_state"]
         for name, value in trainer.settings().items():
             if settings[name] != _plain(value):
@@ -83,6 +85,12 @@ def read_checkpoint(trainer: "Trainer", path: Path) -> None:
         raise FileFormatError(f"{path} is no complete checkpoint ({error}); start the run anew.") from error
     trainer.position, trainer.optimizer.time = position, time
     trainer.order, trainer.best = order, groups["best"] or None
+
+
+def _position(table: dict[str, Any]) -> Position:
+    if "energy" in table:
+        table = table | {"energy": Energy(**table["energy"])}
+    return Position(**table)
 
 
 def _plain(value: Any) -> Any:

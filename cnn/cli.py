@@ -19,7 +19,7 @@ COMMANDS = {
     "profile": "show where the time of a training step goes, layer by layer",
     "data": "list and download data sets",
     "phi": "fetch the Intel MKL of the backends for the Xeon Phi",
-    "info": "show backends, libraries, threads, processor and data sets",
+    "info": "show backends, libraries, threads, processor, energy meters and data sets",
     "compare": "compare devices and backends: time, power and energy of a step",
     "bench": "compare layers and networks across backends and threads",
 }

@@ -5,6 +5,7 @@ import sys
 from tqdm import tqdm
 
 from cnn.bar import progress_bar
+from cnn.energy.meters import energy_words
 from cnn.training import Callback, EpochResult, Trainer
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
@@ -57,4 +58,5 @@ def epoch_line(result: EpochResult, epochs: int) -> str:
     line += f"  loss {result.train_loss:.4f}  accuracy {result.train_accuracy:.2%}"
     if result.val_loss is not None and result.val_accuracy is not None:
         line += f"  validation loss {result.val_loss:.4f}  accuracy {result.val_accuracy:.2%}"
-    return f"{line}  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s"
+    energy = energy_words(result.joules, result.joules_per_image, result.energy)
+    return f"{line}  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s  energy {energy}"

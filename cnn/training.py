@@ -16,6 +16,7 @@ from cnn.augment import Augmentation
 from cnn.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.config import require
 from cnn.dataset import Split
+from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.model import Sequential
 from cnn.optimizers import SGD, Optimizer
@@ -27,7 +28,8 @@ class EpochResult:
     """One epoch: losses are means over images, accuracies in 0..1, None without a validation split.
 
     Training loss and accuracy are those met while the weights were changing. `seconds` counts the training steps,
-    without validation and saving.
+    without validation and saving, and so do the joules, None where `energy` is "unavailable"; `energy_source` says
+    what they come from, or why there are none.
     """
 
     epoch: int
@@ -38,6 +40,10 @@ class EpochResult:
     learning_rate: float
     images_per_second: float
     seconds: float
+    joules: float | None
+    joules_per_image: float | None
+    energy: Kind
+    energy_source: str
 
     def row(self) -> dict[str, Any]:
         """The result as JSON values."""
@@ -62,8 +68,8 @@ class Trainer:
     """A run of training that can be stopped, saved, and continued to the same bytes.
 
     patience, if given, stops after that many epochs without a lower validation loss and brings the best weights back.
-    checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. Raises UsageError for
-    settings that cannot be.
+    checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. The meter counts the steps,
+    and whoever opened it closes it. Raises UsageError for settings that cannot be.
     """
 
     model: Sequential
@@ -76,6 +82,7 @@ class Trainer:
     patience: int | None = None
     checkpoint: str | Path | None = None
     checkpoint_every: int | None = None
+    meter: Meter = field(default_factory=lambda: Unmetered("the run was given no meter"))
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
@@ -150,15 +157,30 @@ class Trainer:
     def _epoch(self, listeners: list[Callback]) -> EpochResult:
         if self.order is None:
             self.order = self.model.rng.permutation(len(self.train))
+            self.position.energy = NO_ENERGY
         while self.position.batch < self.steps_per_epoch:
-            self._step(self.order)
-            for listener in listeners:
-                listener.on_batch(self)
+            self._stretch(self.order, listeners)
             self._save_or_stop()
         result = self._finish_epoch()
         for listener in listeners:
             listener.on_epoch(self, result)
         return result
+
+    def _stretch(self, order: npt.NDArray[np.int64], listeners: list[Callback]) -> None:
+        """Takes steps until the epoch ends or the state must be saved, and counts their energy."""
+        position = self.position
+        seen, seconds = position.seen, position.seconds
+        self.meter.start()
+        while True:
+            self._step(order)
+            for listener in listeners:
+                listener.on_batch(self)
+            if position.batch == self.steps_per_epoch or self._stop_reason is not None or self._save_is_due():
+                break
+        position.energy += self.meter.stop(position.seen - seen, position.seconds - seconds)
+
+    def _save_is_due(self) -> bool:
+        return self.checkpoint_every is not None and self.position.step % self.checkpoint_every == 0
 
     def _step(self, order: npt.NDArray[np.int64]) -> None:
         position = self.position
@@ -198,7 +220,7 @@ class Trainer:
             self.save()
             kept = f"its state is saved in {self.checkpoint}" if self.checkpoint else "nothing was saved"
             raise Interrupted(f"Stopped by {self._stop_reason} at step {self.position.step}; {kept}.")
-        if self.checkpoint_every and self.position.step % self.checkpoint_every == 0:
+        if self._save_is_due():
             self._check_weights()
             self.save()
 
@@ -209,6 +231,7 @@ class Trainer:
         val_loss, val_accuracy = self.model.evaluate(self.validation) if self.validation else (None, None)
         if val_loss is not None:
             self._remember(val_loss)
+        energy = position.energy
         result = EpochResult(
             position.epoch,
             position.loss / position.seen,
@@ -218,6 +241,10 @@ class Trainer:
             self.schedule.rate(position.step - 1),
             position.seen / position.seconds,
             position.seconds,
+            energy.joules,
+            None if energy.joules is None else energy.joules / position.seen,
+            energy.kind,
+            energy.source,
         )
         position.batch = position.correct = position.seen = 0
         position.loss = position.seconds = 0.0

@@ -33,6 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=common.whole_number, metavar="N", help="threads (default: all this process may use)"
     )
+    parser.add_argument(
+        "--watts", type=common.number, metavar="W", help="what this machine draws under load, in place of a meter"
+    )
     parser.add_argument("--rounds", type=common.whole_number, default=21, metavar="N", help="runs on each backend")
     common.add_json_option(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
@@ -44,16 +47,26 @@ def run(options: argparse.Namespace) -> None:
     """Measures, prints the tables and writes the files."""
     net = architecture(options.model)
     training = options.mode == "train"
+    draw = _drawing() if options.html or options.png else None
     rows: list[Row] = []
     if options.measure:
         chosen = [backends.create(name, **(options.backend_options or {})) for name in _names(options.backend)]
-        count_ = threads.budget(options.threads).count
         rows += measured_rows(
-            net, chosen, options.batch_size, training=training, threads=count_, rounds=options.rounds
+            net,
+            chosen,
+            options.batch_size,
+            training=training,
+            threads=threads.budget(options.threads).count,
+            rounds=options.rounds,
+            watts=options.watts,
         )
     comparison = compare(count(net, options.batch_size, training=training), rows, published())
     if options.csv:
         write_atomically(options.csv, to_csv(comparison).encode())
+    if draw and options.html:
+        write_atomically(options.html, draw.page(comparison, _header()).encode())
+    if draw and options.png:
+        write_atomically(options.png, draw.picture(comparison))
     if options.json:
         common.print_json(to_dict(comparison))
     else:

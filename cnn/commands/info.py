@@ -1,4 +1,4 @@
-"""Shows what a run would use here: backends and why not, libraries, threads, processor, data sets."""
+"""Shows what a run would use here: backends and why not, libraries, threads, processor, energy meters, data sets."""
 
 import argparse
 from dataclasses import asdict
@@ -6,6 +6,7 @@ from typing import Any
 
 import cnn
 import cnn.backend as backends
+import cnn.energy.meters as meters
 import cnn.threads as threads
 from cnn.commands import common
 from cnn.dataset import list_datasets
@@ -32,6 +33,7 @@ def run(options: argparse.Namespace) -> None:
     machine = this_machine()
     with threads.limit(budget.count):
         libraries = threads.libraries()
+    readers = meters.available()
     data = list_datasets(data_dir=options.data_dir)
     warning = threads.openmp_warning(libraries)
     if options.json:
@@ -52,6 +54,7 @@ def run(options: argparse.Namespace) -> None:
             "openmp_warning": warning,
             "threads": asdict(budget),
             "machine": machine.to_dict(),
+            "meters": [each.to_dict() for each in readers],
             "datasets": [asdict(each) for each in data],
         }
         common.print_json(result)
@@ -73,6 +76,10 @@ def run(options: argparse.Namespace) -> None:
     print()
     for line in machine.describe():
         print(line)
+    print("\nenergy meters:")
+    for meter in readers:
+        state = f"ready, {meter.covers}" if meter.covers else f"not ready: {meter.reason}"
+        print(f"  {meter.name} ({meter.part}): {state}")
     print("\ndata sets:")
     for item in data:
         print(f"  {item.name}: {item.where if item.present else 'absent: ' + item.reason}")

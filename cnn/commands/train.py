@@ -14,6 +14,7 @@ import numpy as np
 
 from cnn.commands import common
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
+from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words, open_meter
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
@@ -53,6 +54,7 @@ REMEMBERED = {
     "threads": None,
     "seed": 0,
     "checkpoint_every": None,
+    "watts": None,
 }
 """What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
 
@@ -92,6 +94,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     common.add_resource_options(parser)
+    parser.add_argument(
+        "--watts",
+        type=common.number,
+        metavar="W",
+        help="what the machine draws under load: models the energy by it, whatever meters there are",
+    )
     common.add_data_options(parser)
     files = parser.add_argument_group("folder of the run")
     files.add_argument(
@@ -111,12 +119,12 @@ def run(options: argparse.Namespace) -> None:
     _recall(options)
     data = common.dataset_of(options)
     architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-    with common.resources(options) as resources:
+    with common.resources(options) as resources, open_meter(resources.backend.powered, watts=options.watts) as meter:
         rng = np.random.default_rng(options.seed)
         train, validation = _held_out(data.train, options.validation, rng)
         model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
         out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-        trainer = _trainer(model, train, validation, architecture, options, out)
+        trainer = _trainer(model, train, validation, architecture, options, out, meter)
         epochs = options.epochs or architecture.recipe.epochs
         _open(out, options, resources, trainer)
         common.print_lines(_header(data, trainer, resources, options.seed, epochs, out))
@@ -186,6 +194,7 @@ def _trainer(
     architecture: Architecture,
     options: argparse.Namespace,
     out: Path,
+    meter: Meter,
 ) -> Trainer:
     recipe = architecture.recipe
     return Trainer(
@@ -199,6 +208,7 @@ def _trainer(
         options.patience,
         out / CHECKPOINT,
         options.checkpoint_every,
+        meter,
     )
 
 
@@ -224,6 +234,7 @@ def _header(
         "data": f"{data.name}: {counts}, {len(data.classes)} classes ({data.source})",
         "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
         **resources.describe(),
+        "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
         "seed": str(seed),
         "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {optimizer}, {schedule}",
         "folder": str(out),
@@ -252,6 +263,8 @@ def _finish(
     save_model(model, out / MODEL)
     seconds = sum(row["seconds"] for row in rows)
     images = sum(row["seconds"] * row["images_per_second"] for row in rows)
+    energy = sum((_energy(row) for row in rows), NO_ENERGY)
+    per_image = None if energy.joules is None else energy.joules / images
     summary = {
         "dataset": data.name,
         "model": model.name,
@@ -262,12 +275,22 @@ def _finish(
         "test_loss": test_loss,
         "images_per_second": images / seconds,
         "seconds": seconds,
+        "joules": energy.joules,
+        "joules_per_image": per_image,
+        "energy": energy.kind,
+        "energy_source": energy.source,
     }
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
     common.print_lines(
         {
             "test accuracy": f"{test_accuracy:.2%} of {len(data.test):,} images",
             "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
+            "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
             "saved": str(out / MODEL),
         }
     )
+
+
+def _energy(row: dict[str, Any]) -> Energy:
+    """The energy of an epoch, from its row of metrics."""
+    return Energy(row["joules"], row["energy"], row["energy_source"]) if "energy" in row else UNCOUNTED

@@ -1,1 +1,1 @@
-"""Time, energy and power of a network's step on a device, predicted from its cost."""
+"""Time, energy and power of a network's step: measured by meters, predicted from its cost, published by others."""

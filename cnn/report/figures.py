@@ -50,7 +50,7 @@ STYLE = {
 }
 WIDTH, COLUMNS = 11, 3
 LABELLED = 3
-"""Stages of each roofline that are named: those that take longest."""
+"""Layers of each roofline that are named, by the stage that takes longest."""
 
 
 Drawing = Callable[[FigureBase, Comparison], None]
@@ -146,13 +146,23 @@ def _roofline(axes: Axes, each: Roofline, ends: tuple[float, float]) -> None:
     axes.plot(x, [min(each.peak, each.bandwidth * at) / 1e9 for at in x], color=LIGHT["ink"], linewidth=1.4)
     total = sum(stage.seconds for stage in each.stages)
     stages = sorted((stage for stage in each.stages if stage.flops), key=lambda stage: -stage.seconds)
-    for place, stage in enumerate(stages):
+    labelled = list({stage.layer: stage for stage in reversed(stages)}.values())[-LABELLED:]
+    for stage in stages:
         colour, marker = OF_PHASE[stage.phase]
         at = stage.flops / stage.bytes, stage.flops / stage.seconds / 1e9
         size = 14 + 500 * stage.seconds / total
         axes.scatter(*at, s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
-        if place < LABELLED:
-            axes.annotate(stage.layer, at, (0, -10), textcoords="offset points", ha="center", va="top", fontsize=8)
+        if stage in labelled:
+            side = 1 if labelled.index(stage) % 2 else -1
+            axes.annotate(
+                stage.layer,
+                at,
+                (0, side * 9),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if side > 0 else "top",
+                fontsize=8,
+            )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(*ends)

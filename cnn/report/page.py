@@ -5,6 +5,7 @@ from html import escape
 
 from cnn.report.comparison import Comparison
 from cnn.report.figures import drawings, inline_svg
+from cnn.report.row import Row
 from cnn.report.table import HEAD, cells, notes, number_text, sections, sources
 
 STYLE = """
@@ -19,7 +20,8 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .7em; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
 th { color: var(--muted); font-weight: 600; }
-.text { text-align: left; white-space: normal; }
+.text { text-align: left; white-space: normal; min-width: 8em; }
+figure { margin: 1.5em 0; }
 svg { max-width: 100%; height: auto; }
 .note { color: var(--muted); font-size: 13px; }
 """
@@ -32,17 +34,19 @@ CAPTIONS = {
 def page(comparison: Comparison, header: dict[str, str]) -> str:
     """The file's text; `header` are titles and texts of what it was made with."""
     known = sources(comparison)
-    parts = [f"<h1>{escape(comparison.title)}</h1>", _list(f"{title}: {text}" for title, text in header.items())]
-    for title, rows in sections(comparison):
-        parts.append(f"<h2>{escape(title)}</h2>")
-        parts.append(_table(HEAD, [cells(row, known) for row in rows], texts=3))
-        parts.append(_list(notes(rows)))
-    for name in drawings(comparison):
-        parts.append(f'<figure>{inline_svg(comparison, name)}<figcaption class="note">{CAPTIONS[name]}</figcaption></figure>')
-    parts.append("<h2>Layer by layer</h2>")
-    parts.append(_table(*_layers(comparison), texts=2))
-    parts.append("<h2>Sources</h2>")
-    parts.append("<ol>" + "".join(f"<li>{escape(source)}</li>" for source in known) + "</ol>")
+    ours = [_section(*each, known) for each in sections(comparison) if each[1] is comparison.rows]
+    published = [_section(*each, known) for each in sections(comparison) if each[1] is not comparison.rows]
+    parts = [
+        f"<h1>{escape(comparison.title)}</h1>",
+        _list(f"{title}: {text}" for title, text in header.items()),
+        *ours,
+        *(_figure(comparison, name) for name in drawings(comparison)),
+        "<h2>Layer by layer</h2>",
+        _table(*_layers(comparison), texts=2),
+        *published,
+        "<h2>Sources</h2>",
+        "<ol>" + "".join(f"<li>{escape(source)}</li>" for source in known) + "</ol>",
+    ]
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8"/>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1"/>\n'
@@ -50,6 +54,16 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
         + "\n".join(parts)
         + "\n</body>\n</html>\n"
     )
+
+
+def _section(title: str, rows: tuple[Row, ...], known: list[str]) -> str:
+    table = _table(HEAD, [cells(row, known) for row in rows], texts=3)
+    return f"<h2>{escape(title)}</h2>{table}{_list(notes(rows))}"
+
+
+def _figure(comparison: Comparison, name: str) -> str:
+    caption = f'<figcaption class="note">{CAPTIONS[name]}</figcaption>'
+    return f"<figure>{inline_svg(comparison, name)}{caption}</figure>"
 
 
 def _layers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

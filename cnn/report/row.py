@@ -30,6 +30,8 @@ class Interval(NamedTuple):
 class Row:
     """Seconds and joules an image and watts of a network on a device; what is None is unknown.
 
+    `provenance` is the time's. `energy` is the energy's and the watts': "measured", "modelled" (predicted, or from watts
+    that the user gave), "published" or "unavailable".
     `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
     """
 
@@ -44,6 +46,7 @@ class Row:
     seconds_per_image: Interval | None = None
     watts: Interval | None = None
     joules_per_image: Interval | None = None
+    energy: str = "unavailable"
     unverified: tuple[str, ...] = ()
     note: str | None = None
 
@@ -84,6 +87,7 @@ class Row:
             interval: Interval = getattr(self, name) or Interval(None)  # type: ignore[arg-type]
             table |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return table | {
+            "energy": self.energy,
             "indicative": self.indicative,
             "unverified": "; ".join(self.unverified) or None,
             "source": self.source,
@@ -97,6 +101,7 @@ QUANTITIES = ("seconds", "images_per_second", "watts", "joules_per_image", "imag
 def published_row(run: Published) -> Row:
     """The row of a published measurement."""
     given = run.quantities()
+    known = "watts" in given or "images_per_joule" in given
     rate, watts, per_joule = (given.get(name) for name in ("images_per_second", "watts", "images_per_joule"))
     return Row(
         device=run.device,
@@ -109,6 +114,7 @@ def published_row(run: Published) -> Row:
         seconds_per_image=_interval(rate, inverse=True),
         watts=_interval(watts),
         joules_per_image=_interval(per_joule, inverse=True),
+        energy="published" if known else "unavailable",
         unverified=tuple(run.unverified()),
         note=run.note,
     )

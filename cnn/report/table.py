@@ -8,7 +8,7 @@ from typing import Any
 from cnn.report.comparison import Comparison
 from cnn.report.row import Interval, Row
 
-HEAD = ["device", "threads", "from", "ms a batch", "images/s", "W", "mJ/image", "images/J", "source"]
+HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
 SECTIONS = (
     ("rows", "{title}"),
     ("same_network", "Published of {net}, in other batches or other arithmetic: not to be ranked with the above"),
@@ -38,6 +38,7 @@ def cells(row: Row, known: list[str]) -> list[str]:
         row.provenance + "*" * row.indicative,
         interval_text(row.seconds and row.seconds.times(1e3)),
         interval_text(row.images_per_second),
+        row.energy,
         interval_text(row.watts),
         interval_text(per_image),
         interval_text(row.images_per_joule),
