@@ -72,7 +72,7 @@ def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:
-    """The seconds of each job in every one of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
+    """The seconds of each job in each of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
     for job in jobs:
         job.run()
     times: list[list[float]] = [[] for _ in jobs]

@@ -5,13 +5,17 @@ say: they are for orientation, not for a ranking. "-" is what nobody knows; * re
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
+import cnn
 import cnn.backend as backends
 import cnn.threads as threads
 from cnn.commands import common
 from cnn.cost import count
 from cnn.energy.published import published
+from cnn.machine import this_machine
 from cnn.report.comparison import Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.row import Row
@@ -47,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
     """Measures, prints the tables and writes the files."""
     net = architecture(options.model)
     training = options.mode == "train"
-    draw = _drawing() if options.html or options.png else None
+    files = list(_files(options))
     rows: list[Row] = []
     if options.measure:
         chosen = [backends.create(name, **(options.backend_options or {})) for name in _names(options.backend)]
@@ -61,12 +65,8 @@ def run(options: argparse.Namespace) -> None:
             watts=options.watts,
         )
     comparison = compare(count(net, options.batch_size, training=training), rows, published())
-    if options.csv:
-        write_atomically(options.csv, to_csv(comparison).encode())
-    if draw and options.html:
-        write_atomically(options.html, draw.page(comparison, _header()).encode())
-    if draw and options.png:
-        write_atomically(options.png, draw.picture(comparison))
+    for path, content in files:
+        write_atomically(path, content(comparison))
     if options.json:
         common.print_json(to_dict(comparison))
     else:
@@ -77,6 +77,26 @@ def _names(text: str | None) -> list[str]:
     if text is not None:
         return text.split(",")
     return [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+
+
+def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Callable[[Comparison], bytes]]]:
+    """The files to write and how; made before anything is measured, as matplotlib may be missing."""
+    if options.csv:
+        yield options.csv, lambda comparison: to_csv(comparison).encode()
+    if options.html:
+        from cnn.report.page import page
+
+        yield options.html, lambda comparison: page(comparison, _header()).encode()
+    if options.png:
+        from cnn.report.figures import picture
+
+        yield options.png, picture
+
+
+def _header() -> dict[str, str]:
+    """What a page was made with."""
+    made = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
+    return {"made": f"{made} by cnn-blas {cnn.__version__}", "this machine": this_machine().cpu or "unknown"}
 
 
 def _print(comparison: Comparison) -> None:

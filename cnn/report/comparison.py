@@ -46,7 +46,7 @@ class Comparison:
 
     @property
     def mode(self) -> str:
-        """"train" or "infer"."""
+        """ "train" or "infer"."""
         return mode_name(self.cost)
 
     @property
@@ -61,7 +61,7 @@ class Comparison:
 
 
 def mode_name(cost: Cost) -> str:
-    """"train" or "infer"."""
+    """ "train" or "infer"."""
     return "train" if cost.training else "infer"
 
 

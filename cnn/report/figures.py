@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
-from cnn.errors import UsageError
+from cnn.errors import CnnError, UsageError
 from cnn.report.comparison import Comparison, Roofline
 from cnn.report.row import Interval, Row
 from cnn.report.table import interval_text, number_text
+
+try:
+    import matplotlib
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, FigureBase
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+except ImportError as error:
+    raise CnnError("Plots are drawn by matplotlib, which is missing: pip install 'cnn-blas[bench]'.") from error
 
 LIGHT = {
     "ink": "#1f2328",
@@ -34,7 +37,7 @@ LIGHT = {
 
 OF_PROVENANCE = {"measured": "green", "predicted": "blue", "published": "orange"}
 OF_PHASE = {FORWARD: ("blue", "o"), WEIGHT: ("orange", "s"), DATA: ("green", "^"), UPDATE: ("purple", "D")}
-STYLE = {
+STYLE: Any = {
     "font.size": 10,
     "svg.fonttype": "none",
     "svg.hashsalt": "cnn",
@@ -103,9 +106,7 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
         if value.low is not None and value.high is not None:
             axes.plot([value.low, value.high], [place, place], color=LIGHT["ink"], linewidth=1.4, marker="|")
             end = max(end, value.high)
-        axes.annotate(
-            interval_text(value), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9
-        )
+        axes.annotate(interval_text(value), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
     known = [max(value.value, value.high or 0) for value in values if value]
     # Room for the text after the longest bar.
     axes.set_xlim(0, 1.45 * max(known, default=1))

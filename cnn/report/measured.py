@@ -1,4 +1,4 @@
-"""Measured rows: a network's step on ready backends of this machine, in turns, and its energy where there is a meter."""
+"""Measured rows: a network's step on ready backends of this machine, and its energy where there is a meter."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ def measured_rows(
                     source=f"this machine: median and middle 90 % of {rounds} runs; energy: {energy.source}",
                     threads=threads,
                     seconds_per_image=Interval(middle, low, high).times(1 / batch),
-                    watts=drawn and Interval(drawn),
+                    watts=None if drawn is None else Interval(drawn),
                     joules_per_image=None if energy.joules is None else Interval(energy.joules / batch),
                     energy=energy.kind,
                     note=backend.library.remark,

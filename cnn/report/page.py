@@ -76,8 +76,10 @@ def _layers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             stage.layer,
             stage.phase,
             *(number_text(value) for value in (stage.flops / 1e6, stage.bytes / 1e6, stage.intensity)),
-            *("-" if seconds is None else number_text(seconds * 1e3)
-              for seconds in (of_device.get((stage.layer, stage.phase)) for of_device in times)),
+            *(
+                "-" if seconds is None else number_text(seconds * 1e3)
+                for seconds in (of_device.get((stage.layer, stage.phase)) for of_device in times)
+            ),
         ]
         for stage in comparison.cost.stages
         if stage.operations

@@ -17,21 +17,21 @@ class Interval(NamedTuple):
 
     def times(self, factor: float) -> "Interval":
         """The same in another unit."""
-        return Interval(*(None if each is None else each * factor for each in self))
+        low, high = (None if each is None else each * factor for each in self[1:])
+        return Interval(self.value * factor, low, high)
 
     def inverse(self) -> "Interval":
         """One over it."""
-        value, high, low = (None if each is None else 1 / each for each in self)
-        assert value is not None
-        return Interval(value, low, high)
+        high, low = (None if each is None else 1 / each for each in self[1:])
+        return Interval(1 / self.value, low, high)
 
 
 @dataclass(frozen=True)
 class Row:
     """Seconds and joules an image and watts of a network on a device; what is None is unknown.
 
-    `provenance` is the time's. `energy` is the energy's and the watts': "measured", "modelled" (predicted, or from watts
-    that the user gave), "published" or "unavailable".
+    `provenance` is the time's. `energy` is that of the energy and the watts: "measured", "modelled" (predicted, or from
+    watts that the user gave), "published" or "unavailable".
     `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
     """
 
@@ -84,8 +84,8 @@ class Row:
             for name in ("device", "software", "threads", "net", "batch", "mode", "provenance")
         }
         for name in QUANTITIES:
-            interval: Interval = getattr(self, name) or Interval(None)  # type: ignore[arg-type]
-            table |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+            value, low, high = getattr(self, name) or (None, None, None)
+            table |= {name: value, f"{name}_low": low, f"{name}_high": high}
         return table | {
             "energy": self.energy,
             "indicative": self.indicative,
