@@ -1,0 +1,1 @@
+"""Time, energy and power of a network's step on a device, predicted from its cost."""
