@@ -72,8 +72,9 @@ class Geometry(NamedTuple):
 
 @dataclass(frozen=True)
 class Stage:
-    """One layer in one phase; `kind` is the layer's class, or "input", "loss" or "update", `function` its activation.
+    """One layer in one phase; `kind` is the layer's class, or "input", "loss" or "update".
 
+    `variant` is a fused activation, or the region of a local response normalisation.
     The gradient of a fused activation belongs to the weight gradient, where it is computed.
     """
 
@@ -82,7 +83,7 @@ class Stage:
     phase: str
     operations: tuple[Operation, ...]
     geometry: Geometry
-    function: str | None = None
+    variant: str | None = None
 
     @property
     def flops(self) -> int:
@@ -152,33 +153,52 @@ def count(net: Net, batch: int, *, training: bool) -> Cost:
     """
     if batch < 1:
         raise UsageError(f"A batch of {batch} images costs nothing; give at least 1.")
-    stages = [_pass("input", "input", FORWARD, batch * prod(net.input_shape), (2, 5))]
+    stages = [input_stage(batch * prod(net.input_shape))]
     backward: list[list[Stage]] = []
     shape, weights, trained = tuple(net.input_shape), 0, False
     for name, layer in zip(layer_names(net.layers), net.layers, strict=True):
-        parts = _Parts(name, layer, shape, batch, training)
-        stages.append(parts.stage(FORWARD, *forward(layer, parts)))
+        ahead, *phases = layer_stages(name, layer, shape, batch, training=training)
+        stages.append(ahead)
         owned = parameters(layer, shape)
         if training and (trained or owned):
-            phases = [parts.stage(phase, *part) for phase, part in gradients(layer, parts)]
-            # A layer that makes both gradients in one pass makes them for its parameters' sake, too.
-            backward.append(phases if trained else [each for each in phases if each.phase == WEIGHT] or phases)
+            whole = trained or not isinstance(layer, Weighted)
+            backward.append(phases if whole else [each for each in phases if each.phase == WEIGHT])
         weights, trained = weights + owned, trained or owned > 0
-        shape = parts.output_shape
-    scores = batch * prod(shape)
-    stages.append(_pass("loss", "loss", FORWARD, scores, (4, 2 * FLOAT)))
+        shape = layer.shape_after(shape)
+    stages.append(loss_stage(batch * prod(shape)))
     for phases in reversed(backward):
         stages += phases
     if training:
-        # v = mu v - lr (g + decay w), w += v: three arrays read, two written.
-        stages.append(_pass("update", "update", UPDATE, weights, (6, 5 * FLOAT)))
+        stages.append(update_stage(weights))
     return Cost(net.name, batch, training, tuple(stages))
 
 
-def _pass(layer: str, kind: str, phase: str, elements: int, each: tuple[int, int]) -> Stage:
-    """One pass over `elements` of so many FLOP and bytes each."""
-    operation = Operation("elementwise", each[0] * elements, each[1] * elements)
-    return Stage(layer, kind, phase, (operation,), Geometry(elements, 1, 1, 1))
+def layer_stages(name: str, layer: Layer, shape: Shape, batch: int, *, training: bool = True) -> list[Stage]:
+    """The forward stage of one layer on `batch` images of `shape`, then in training those of its backward pass."""
+    parts = _Parts(name, layer, shape, batch, training)
+    stages = [parts.stage(FORWARD, forward(layer, parts))]
+    return stages + ([parts.stage(phase, part) for phase, part in gradients(layer, parts)] if training else [])
+
+
+def input_stage(elements: int) -> Stage:
+    """Pixels read as bytes, shifted and scaled."""
+    return _pass("input", FORWARD, elements, 2, 1 + FLOAT)
+
+
+def loss_stage(scores: int) -> Stage:
+    """The softmax of the scores, with the loss and its slopes in training."""
+    return _pass("loss", FORWARD, scores, 4, 2 * FLOAT)
+
+
+def update_stage(parameters: int) -> Stage:
+    """v = mu v - lr (g + decay w), w += v: three arrays read, two written."""
+    return _pass("update", UPDATE, parameters, 6, 5 * FLOAT)
+
+
+def _pass(kind: str, phase: str, elements: int, flops: int, moved: int) -> Stage:
+    """One pass over `elements`, of so many FLOP and bytes each."""
+    operation = Operation("elementwise", flops * elements, moved * elements)
+    return Stage(kind, kind, phase, (operation,), Geometry(elements, 1, 1, 1))
 
 
 class _Parts:
@@ -189,14 +209,14 @@ class _Parts:
         self.input_shape, self.output_shape = shape, layer.shape_after(shape)
         self.x, self.y = batch * prod(shape), batch * prod(self.output_shape)
 
-    def stage(self, phase: str, *operations: Operation) -> Stage:
+    def stage(self, phase: str, operations: Iterable[Operation]) -> Stage:
         """The stage of that phase."""
         window = getattr(self.layer, "window_on", None)
         taps = window(self.input_shape).taps if window else 1
         channels, filters = self.input_shape[-1], self.output_shape[-1]
         geometry = Geometry(self.y // filters, channels, filters, taps)
-        function = getattr(self.layer, "activation", None)
-        return Stage(self.name, type(self.layer).__name__, phase, operations, geometry, function)
+        variant = getattr(self.layer, "activation", None) or getattr(self.layer, "region", None)
+        return Stage(self.name, type(self.layer).__name__, phase, tuple(operations), geometry, variant)
 
 
 def _gemm(m: int, n: int, k: int) -> Operation:
@@ -358,8 +378,8 @@ def _(layer: BatchNorm, parts: _Parts) -> Operations:
 
 @gradients.register
 def _(layer: BatchNorm, parts: _Parts) -> Iterator[tuple[str, Sequence[Operation]]]:
-    yield WEIGHT, [_elementwise(4 * parts.x, 2 * parts.x)]
-    yield DATA, [_elementwise(5 * parts.x, 3 * parts.x)]
+    # The gradients of gamma and beta come first, in the same call.
+    yield DATA, [_elementwise(4 * parts.x, 2 * parts.x), _elementwise(5 * parts.x, 3 * parts.x)]
 
 
 @forward.register
