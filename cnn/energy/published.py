@@ -11,7 +11,7 @@ from cnn.errors import FileFormatError, UsageError
 Confidence = Literal["read", "derived", "unverified"]
 
 
-class Quantity(NamedTuple):
+class Number(NamedTuple):
     """A number, how sure it is, and what it was derived from."""
 
     value: float
@@ -34,12 +34,12 @@ class Published:
     batch: int | None = None
     zoo: str | None = None
     note: str | None = None
-    seconds: Quantity | None = None
-    images_per_second: Quantity | None = None
-    watts: Quantity | None = None
-    images_per_joule: Quantity | None = None
+    seconds: Number | None = None
+    images_per_second: Number | None = None
+    watts: Number | None = None
+    images_per_joule: Number | None = None
 
-    def quantities(self) -> dict[str, Quantity]:
+    def quantities(self) -> dict[str, Number]:
         """Images a second, watts and images a joule, those that the others give included.
 
         images/s = batch / seconds; watts = (images/s) / (images/J), and images/J the other way round. What is derived
@@ -65,9 +65,9 @@ class Published:
 QUANTITIES = ("seconds", "images_per_second", "watts", "images_per_joule")
 
 
-def _derived(value: float, how: str, *given: Quantity) -> Quantity:
+def _derived(value: float, how: str, *given: Number) -> Number:
     unverified = any(each.confidence == "unverified" for each in given)
-    return Quantity(value, "unverified" if unverified else "derived", how)
+    return Number(value, "unverified" if unverified else "derived", how)
 
 
 def published() -> list[Published]:
@@ -94,8 +94,8 @@ def _row(table: dict[str, Any]) -> Published:
     return Published(**values)
 
 
-def _quantity(owner: str, table: dict[str, Any]) -> Quantity:
-    quantity = Quantity(**table)
+def _quantity(owner: str, table: dict[str, Any]) -> Number:
+    quantity = Number(**table)
     if quantity.confidence not in get_args(Confidence) or not quantity.value > 0:
         raise UsageError(f"{owner} needs a value above 0 and a confidence of {', '.join(get_args(Confidence))}.")
     if quantity.confidence == "derived" and not quantity.how:

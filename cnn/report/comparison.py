@@ -1,33 +1,30 @@
-"""What `cnn compare` found: rows of this workload, published rows beside them, and the layers on each roofline."""
+"""What `cnn compare` found: rows of this workload, published rows beside them, and each device's time by layer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cnn.cost import Cost
+from cnn.cost import Cost, Stage
 from cnn.energy.published import Published
-from cnn.report.row import Row, published_row
+from cnn.report.row import Interval, Row, published_row
 
 
 @dataclass(frozen=True)
 class StageTime:
-    """What a layer's phase takes on a device: FLOP and bytes from its shapes, seconds, and joules where known."""
+    """What a layer's phase takes on a device: seconds, and joules where they are known."""
 
-    layer: str
-    phase: str
-    flops: int
-    bytes: int
-    seconds: float
-    joules: float | None = None
+    stage: Stage
+    seconds: Interval
+    joules: Interval | None = None
 
 
 @dataclass(frozen=True)
-class Roofline:
-    """A device's peak (FLOP/s) and memory bandwidth (bytes/s), and the stages of the network on it."""
+class Breakdown:
+    """The stages of the network on one device, and its roofline where it has one: peak FLOP/s and memory bytes/s."""
 
     device: str
-    peak: float
-    bandwidth: float
     stages: tuple[StageTime, ...]
+    peak: float | None = None
+    bandwidth: float | None = None
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,15 @@ class Comparison:
     """Rows of one network, batch and mode, the fastest first, and published ones, which are not to be ranked with them.
 
     `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
-    comparable at all.
+    comparable at all. `omitted` says which devices have no row, and why.
     """
 
     cost: Cost
     rows: tuple[Row, ...]
     same_network: tuple[Row, ...]
     other_networks: tuple[Row, ...]
-    rooflines: tuple[Roofline, ...] = ()
+    breakdowns: tuple[Breakdown, ...] = ()
+    omitted: tuple[str, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -66,15 +64,19 @@ def mode_name(cost: Cost) -> str:
 
 
 def compare(
-    cost: Cost, rows: Iterable[Row], runs: Sequence[Published], rooflines: Iterable[Roofline] = ()
+    cost: Cost,
+    rows: Iterable[Row],
+    runs: Sequence[Published],
+    breakdowns: Iterable[Breakdown] = (),
+    omitted: Iterable[str] = (),
 ) -> Comparison:
     """Sorts the rows, and of the published runs takes those of the same mode."""
     of_mode = [run for run in runs if run.mode == mode_name(cost)]
-    fastest_first = sorted(rows, key=lambda row: row.seconds.value if row.seconds else float("inf"))
     return Comparison(
         cost,
-        tuple(fastest_first),
+        tuple(sorted(rows, key=lambda row: row.seconds.value if row.seconds else float("inf"))),
         tuple(published_row(run) for run in of_mode if run.zoo == cost.net),
         tuple(published_row(run) for run in of_mode if run.zoo != cost.net),
-        tuple(rooflines),
+        tuple(breakdowns),
+        tuple(omitted),
     )

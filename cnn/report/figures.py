@@ -11,7 +11,7 @@ from typing import Any
 
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
 from cnn.errors import CnnError, UsageError
-from cnn.report.comparison import Comparison, Roofline
+from cnn.report.comparison import Breakdown, Comparison, StageTime
 from cnn.report.row import Interval, Row
 from cnn.report.table import interval_text, number_text
 
@@ -64,9 +64,14 @@ def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
     found: dict[str, tuple[Drawing, float]] = {}
     if comparison.rows:
         found["bars"] = draw_bars, 1.5 + 0.5 * len(comparison.rows)
-    if comparison.rooflines:
-        found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(comparison.rooflines) / COLUMNS)
+    if with_roof(comparison):
+        found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(with_roof(comparison)) / COLUMNS)
     return found
+
+
+def with_roof(comparison: Comparison) -> list[Breakdown]:
+    """The devices that have a roofline."""
+    return [each for each in comparison.breakdowns if each.peak and each.bandwidth]
 
 
 def draw_bars(figure: FigureBase, comparison: Comparison) -> None:
@@ -118,10 +123,10 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
 
 def draw_rooflines(figure: FigureBase, comparison: Comparison) -> None:
     """A panel a device: its roofline, and on it each layer and phase, as large as its share of the time."""
-    shown = comparison.rooflines
+    shown = with_roof(comparison)
     columns = min(COLUMNS, len(shown))
     grid = figure.subplots(ceil(len(shown) / columns), columns, sharex=True, sharey=True, squeeze=False)
-    intensities = [stage.flops / stage.bytes for each in shown for stage in each.stages if stage.flops]
+    intensities = [stage.intensity for stage in comparison.cost.stages if stage.flops]
     ends = min(intensities) / 2, max(intensities) * 4
     for place, (axes, each) in enumerate(zip(grid.flat, shown, strict=False)):
         _roofline(axes, each, ends)
@@ -132,7 +137,7 @@ def draw_rooflines(figure: FigureBase, comparison: Comparison) -> None:
             axes.set_ylabel("GFLOP/s")
     for axes in grid.flat[len(shown) :]:
         axes.set_visible(False)
-    phases = dict.fromkeys(stage.phase for each in shown for stage in each.stages)
+    phases = dict.fromkeys(stage.phase for stage in comparison.cost.stages if stage.flops)
     handles = [
         Line2D([], [], color=LIGHT[OF_PHASE[phase][0]], marker=OF_PHASE[phase][1], linestyle="", label=phase)
         for phase in phases
@@ -141,40 +146,42 @@ def draw_rooflines(figure: FigureBase, comparison: Comparison) -> None:
     figure.legend(handles=handles, loc="outside upper left", ncols=4, title=title, alignment="left")
 
 
-def _roofline(axes: Axes, each: Roofline, ends: tuple[float, float]) -> None:
-    ridge = each.peak / each.bandwidth
-    x = sorted({ends[0], min(max(ridge, ends[0]), ends[1]), ends[1]})
-    axes.plot(x, [min(each.peak, each.bandwidth * at) / 1e9 for at in x], color=LIGHT["ink"], linewidth=1.4)
-    total = sum(stage.seconds for stage in each.stages)
-    stages = sorted((stage for stage in each.stages if stage.flops), key=lambda stage: -stage.seconds)
-    labelled = list({stage.layer: stage for stage in reversed(stages)}.values())[-LABELLED:]
-    for stage in stages:
-        colour, marker = OF_PHASE[stage.phase]
-        at = stage.flops / stage.bytes, stage.flops / stage.seconds / 1e9
-        size = 14 + 500 * stage.seconds / total
-        axes.scatter(*at, s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
-        if stage in labelled:
-            side = 1 if labelled.index(stage) % 2 else -1
-            axes.annotate(
-                stage.layer,
-                at,
-                (0, side * 9),
-                textcoords="offset points",
-                ha="center",
-                va="bottom" if side > 0 else "top",
-                fontsize=8,
-            )
+def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
+    peak, bandwidth = each.peak or 0.0, each.bandwidth or 1.0
+    x = sorted({ends[0], min(max(peak / bandwidth, ends[0]), ends[1]), ends[1]})
+    axes.plot(x, [min(peak, bandwidth * at) / 1e9 for at in x], color=LIGHT["ink"], linewidth=1.4)
+    total = sum(timed.seconds.value for timed in each.stages)
+    longest_first = sorted(
+        (timed for timed in each.stages if timed.stage.flops), key=lambda timed: -timed.seconds.value
+    )
+    for timed in longest_first:
+        colour, marker = OF_PHASE[timed.stage.phase]
+        size = 14 + 500 * timed.seconds.value / total
+        axes.scatter(*_point(timed), s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
+    longest = {timed.stage.layer: timed for timed in reversed(longest_first)}
+    labelled = sorted(longest.values(), key=lambda timed: -timed.seconds.value)[:LABELLED]
+    # Neighbours' names on different sides.
+    for place, timed in enumerate(sorted(labelled, key=lambda timed: timed.stage.intensity)):
+        side, anchor = ((0, -9), "top") if place % 2 == 0 else ((0, 9), "bottom")
+        axes.annotate(
+            timed.stage.layer, _point(timed), side, textcoords="offset points", ha="center", va=anchor, fontsize=8
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlim(*ends)
     axes.set_title(
-        f"{each.device}\n{number_text(each.peak / 1e9)} GFLOP/s, {number_text(each.bandwidth / 1e9)} GB/s",
+        f"{each.device}\n{number_text(peak / 1e9)} GFLOP/s, {number_text(bandwidth / 1e9)} GB/s",
         loc="left",
         fontsize=9,
     )
     axes.grid(linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _point(timed: StageTime) -> tuple[float, float]:
+    """Intensity in FLOP a byte, and GFLOP/s."""
+    return timed.stage.intensity, timed.stage.flops / timed.seconds.value / 1e9
 
 
 def inline_svg(comparison: Comparison, name: str) -> str:

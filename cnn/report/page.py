@@ -13,14 +13,15 @@ STYLE = """
   --blue: #0969da; --green: #1a7f37; --orange: #bc4c00; --purple: #8250df; }
 @media (prefers-color-scheme: dark) { :root { --page: #0d1117; --ink: #e6edf3; --muted: #9198a1; --grid: #30363d;
   --blue: #4493f8; --green: #3fb950; --orange: #db6d28; --purple: #ab7df8; } }
-body { background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; max-width: 1100px;
+body { background: var(--page); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; max-width: 1280px;
   margin: 2em auto; padding: 0 1em; }
 h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .7em; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
-th { color: var(--muted); font-weight: 600; }
-.text { text-align: left; white-space: normal; min-width: 8em; }
+th { color: var(--muted); font-weight: 600; white-space: normal; }
+.text { text-align: left; }
+.text:first-child { white-space: normal; min-width: 9em; }
 figure { margin: 1.5em 0; }
 svg { max-width: 100%; height: auto; }
 .note { color: var(--muted); font-size: 13px; }
@@ -40,6 +41,7 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
         f"<h1>{escape(comparison.title)}</h1>",
         _list(f"{title}: {text}" for title, text in header.items()),
         *ours,
+        _list(comparison.omitted),
         *(_figure(comparison, name) for name in drawings(comparison)),
         "<h2>Layer by layer</h2>",
         _table(*_layers(comparison), texts=2),
@@ -57,7 +59,7 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
 
 
 def _section(title: str, rows: tuple[Row, ...], known: list[str]) -> str:
-    table = _table(HEAD, [cells(row, known) for row in rows], texts=3)
+    table = _table(HEAD, [cells(row, known) for row in rows], texts=1)
     return f"<h2>{escape(title)}</h2>{table}{_list(notes(rows))}"
 
 
@@ -68,18 +70,15 @@ def _figure(comparison: Comparison, name: str) -> str:
 
 def _layers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """FLOP and bytes of each layer and phase, and its time on each device that it is known of."""
-    shown = comparison.rooflines
-    times = [{(stage.layer, stage.phase): stage.seconds for stage in each.stages} for each in shown]
-    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(f"{each.device}, ms" for each in shown)]
+    shown = comparison.breakdowns
+    times = [{(each.stage.layer, each.stage.phase): each.seconds for each in device.stages} for device in shown]
+    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(f"{device.device}, ms" for device in shown)]
     rows = [
         [
             stage.layer,
             stage.phase,
             *(number_text(value) for value in (stage.flops / 1e6, stage.bytes / 1e6, stage.intensity)),
-            *(
-                "-" if seconds is None else number_text(seconds * 1e3)
-                for seconds in (of_device.get((stage.layer, stage.phase)) for of_device in times)
-            ),
+            *(number_text(of_device[stage.layer, stage.phase].value * 1e3) for of_device in times),
         ]
         for stage in comparison.cost.stages
         if stage.operations

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from cnn.energy.published import Published, Quantity
+from cnn.energy.published import Number, Published
 
 Provenance = Literal["measured", "predicted", "published"]
 
@@ -120,7 +120,7 @@ def published_row(run: Published) -> Row:
     )
 
 
-def _interval(quantity: Quantity | None, *, inverse: bool = False) -> Interval | None:
-    if quantity is None:
+def _interval(number: Number | None, *, inverse: bool = False) -> Interval | None:
+    if number is None:
         return None
-    return Interval(1 / quantity.value if inverse else quantity.value)
+    return Interval(1 / number.value if inverse else number.value)

@@ -5,7 +5,7 @@ import io
 from math import floor, log10
 from typing import Any
 
-from cnn.report.comparison import Comparison
+from cnn.report.comparison import Comparison, StageTime
 from cnn.report.row import Interval, Row
 
 HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
@@ -82,15 +82,28 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
         "gemm_flops": cost.gemm_flops,
         "bytes": cost.bytes,
         **{field: [row.to_dict() for row in getattr(comparison, field)] for field, _ in SECTIONS},
-        "rooflines": [
+        "omitted": list(comparison.omitted),
+        "breakdowns": [
             {
                 "device": each.device,
                 "peak_flops": each.peak,
                 "bandwidth": each.bandwidth,
-                "stages": [vars(stage) for stage in each.stages],
+                "stages": [_stage(timed) for timed in each.stages],
             }
-            for each in comparison.rooflines
+            for each in comparison.breakdowns
         ],
+    }
+
+
+def _stage(timed: StageTime) -> dict[str, Any]:
+    stage, joules = timed.stage, timed.joules or (None, None, None)
+    return {
+        "layer": stage.layer,
+        "phase": stage.phase,
+        "flops": stage.flops,
+        "bytes": stage.bytes,
+        **dict(zip(("seconds", "seconds_low", "seconds_high"), timed.seconds, strict=True)),
+        **dict(zip(("joules", "joules_low", "joules_high"), joules, strict=True)),
     }
 
 
