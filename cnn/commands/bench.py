@@ -9,10 +9,8 @@ import argparse
 from typing import Any
 
 import cnn.backend as backends
-import cnn.threads as threads
 from cnn.benchmark import Job, layer_jobs, measure, step_job
 from cnn.commands import common
-from cnn.errors import UsageError
 from cnn.threads import limit
 from cnn.zoo import architecture
 
@@ -40,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         ready = options.backend.split(",")
     chosen = [backends.create(name, **(options.backend_options or {})) for name in ready]
-    counts = _thread_counts(options.threads)
+    counts = common.thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):
         for count in counts:
@@ -103,18 +101,3 @@ def _add_efficiency(results: list[dict[str, Any]]) -> None:
     for result in results:
         speed_up = base[result["group"], result["backend"]] / result["seconds"]
         result["efficiency"] = speed_up * fewest / result["threads"]
-
-
-def _thread_counts(text: str | None) -> list[int]:
-    """The counts asked for. Raises UsageError for one that is no number or more than there are threads."""
-    if text is None:
-        return [threads.budget().count]
-    counts = []
-    for part in text.split(","):
-        if not part.isdecimal() or int(part) < 1:
-            raise UsageError(f"--threads takes whole numbers of at least 1 with commas between, not {text!r}.")
-        budget = threads.budget(int(part))
-        if budget.count < int(part):
-            raise UsageError(f"--threads {part} cannot be measured here: {budget.describe()}.")
-        counts.append(budget.count)
-    return counts

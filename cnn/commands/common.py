@@ -11,6 +11,7 @@ import cnn.backend as backends
 import cnn.threads as threads
 from cnn.backend import Backend
 from cnn.dataset import Dataset, load_dataset
+from cnn.errors import UsageError
 from cnn.options import parse_option
 from cnn.recipe import Architecture
 from cnn.threads import ThreadBudget
@@ -116,6 +117,21 @@ def fitting_architecture(name: str | None, data: Dataset) -> Architecture:
     if name is not None:
         return architecture(name, classes)
     return architecture("cifar10_quick" if data.shape[2] == 3 else "lenet", classes)
+
+
+def thread_counts(text: str | None) -> list[int]:
+    """The counts asked for. Raises UsageError for one that is no number or more than there are threads."""
+    if text is None:
+        return [threads.budget().count]
+    counts = []
+    for part in text.split(","):
+        if not part.isdecimal() or int(part) < 1:
+            raise UsageError(f"--threads takes whole numbers of at least 1 with commas between, not {text!r}.")
+        budget = threads.budget(int(part))
+        if budget.count < int(part):
+            raise UsageError(f"--threads {part} cannot be measured here: {budget.describe()}.")
+        counts.append(budget.count)
+    return counts
 
 
 def print_lines(lines: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ from cnn.machine import this_machine
 from cnn.storage import write_atomically
 from cnn.threads import limit
 
-ROUNDS, PASSES = 8, 2
+ROUNDS, PASSES = 5, 2
 """Runs of each probe in a pass, and passes: what disturbs one pass is gone in the other."""
 
 SGEMM = [
@@ -99,7 +99,10 @@ def _sgemm(backend: Backend) -> tuple[float, float, float, list[tuple[Sizes, flo
     rng = np.random.default_rng(0)
     measured = []
     for sizes in SGEMM:
-        a, b = (backend.asarray(rng.standard_normal(shape), np.float32) for shape in (sizes[::2], sizes[:0:-1]))
+        a, b = (
+            backend.asarray(rng.standard_normal(shape), np.float32)
+            for shape in ((sizes.m, sizes.k), (sizes.k, sizes.n))
+        )
         out = backend.empty(sizes[:2], np.float32)
         measured.append((sizes, _least(lambda a=a, b=b, out=out: backend.gemm(a, b, out=out))))  # type: ignore[misc]
     return *fit_products(measured), measured
@@ -151,10 +154,10 @@ def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
         points.setdefault(name, []).append(Point(stage.geometry, work_of(stage), seconds))
     laws = {}
     for name, measured in points.items():
-        # Sizes of one show the overhead; what was disturbed below zero shows nothing.
+        # Sizes of one show the overhead.
         smallest = min(measured, key=lambda point: point.work)
-        rest = tuple(point for point in measured if point is not smallest and point.seconds > 0)
-        laws[name] = Law(max(0.0, min(smallest.seconds, *(point.seconds for point in rest))), rest)
+        rest = tuple(point for point in measured if point is not smallest)
+        laws[name] = Law(min(point.seconds for point in measured), rest)
     return laws
 
 

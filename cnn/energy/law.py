@@ -1,13 +1,14 @@
 """The law of one kind of stage on one machine: its time, interpolated between shapes that were measured.
 
-A stage of `work` FLOP or bytes takes seconds = overhead + work / rate. The logarithm of the rate is a linear trend in
-the logarithms of the stage's sizes plus a Gaussian process, so that between the measured shapes it is interpolated and
-the distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
+A stage of `work` FLOP or bytes takes seconds = (overhead + work / rate) c. The logarithm of c is a linear trend in the
+logarithms of the stage's sizes plus a Gaussian process, so that between the measured shapes it is interpolated and the
+distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
 """
 
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, exp, log, log2, sqrt
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from cnn.cost import Geometry, Stage
 VECTOR = 16
 """float32 of a vector of 512 bits: filters and channels that do not fill their last one cost as if they did."""
 LENGTHS = (0.7, 1.5, 3.0, 6.0, 12.0)
-"""Octaves over which a rate stays alike, to choose from for every size."""
-NOISE = 0.05
-"""Relative error of a measured time that is not explained."""
+"""Octaves over which c stays alike, to choose from for every size."""
+NOISES = (0.05, 0.1, 0.2)
+"""Relative errors of a measured time, to choose from: how close to the points a law passes."""
 SWEEPS = 2
 
 Vector = npt.NDArray[np.float64]
@@ -52,54 +53,59 @@ class Law:
         fit = self._fit
         x = np.clip(_features(geometry), fit.x.min(axis=0), fit.x.max(axis=0))
         near = fit.kernel(x[None])[0]
-        log_rate = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
-        deviation = sqrt(max(fit.variance * (1 - float(near @ fit.inverse @ near)), NOISE**2))
-        busy = work / exp(log_rate)
-        seconds = self.overhead + busy
-        return seconds, deviation * busy / seconds if seconds else 0.0
+        correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
+        deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
+        return self._base(work) * exp(correction), deviation
 
     @property
     def error(self) -> float:
-        """Root mean square of log(predicted rate / measured rate), each point being predicted from all others."""
+        """Root mean square of log(predicted / measured seconds), each point being predicted from all others."""
         return self._fit.error
+
+    def _base(self, work: int) -> float:
+        return self.overhead + work / self._rate
+
+    @cached_property
+    def _rate(self) -> float:
+        """The middle one of the rates of those points that take longest beyond the overhead."""
+        longest = sorted(self.points, key=lambda point: point.seconds)[len(self.points) // 2 :]
+        return median(point.work / max(point.seconds - self.overhead, point.seconds / 10) for point in longest)
 
     @cached_property
     def _fit(self) -> "_Fit":
         x = np.array([_features(point.geometry) for point in self.points])
-        # Where overhead is nearly all there is, what remains is noise: a tenth of the time counts as work at least.
-        busy = [max(point.seconds - self.overhead, 0.1 * point.seconds) for point in self.points]
-        y = np.array([log(max(point.work, 1) / seconds) for point, seconds in zip(self.points, busy, strict=True)])
-        lengths = np.full(x.shape[1], 3.0)
-        best = _Fit(x, y, lengths)
+        y = np.array([log(point.seconds / self._base(point.work)) for point in self.points])
+        best = _Fit(x, y, np.full(x.shape[1], 3.0), NOISES[0])
         for _ in range(SWEEPS):
+            for noise in NOISES:
+                best = min(best, _Fit(x, y, best.lengths, noise), key=lambda fit: fit.error)
             for column in range(x.shape[1]):
                 for length in LENGTHS:
                     changed = best.lengths.copy()
                     changed[column] = length
-                    candidate = _Fit(x, y, changed)
-                    best = min(best, candidate, key=lambda fit: fit.error)
+                    best = min(best, _Fit(x, y, changed, best.noise), key=lambda fit: fit.error)
         return best
 
 
 class _Fit:
     """A trend and a Gaussian process with given lengths through y at x."""
 
-    def __init__(self, x: Vector, y: Vector, lengths: Vector) -> None:
-        self.x, self.lengths = x, lengths
+    def __init__(self, x: Vector, y: Vector, lengths: Vector, noise: float) -> None:
+        self.x, self.lengths, self.noise = x, lengths, noise
         terms = _trend(x)
         # A ridge, as sizes that do not vary leave their share of the trend open.
         ridge = 1e-3 * len(y) * np.eye(terms.shape[1])
         ridge[0, 0] = 0
         self.trend = np.linalg.solve(terms.T @ terms + ridge, terms.T @ y)
         rest = y - terms @ self.trend
-        self.variance = max(float(rest @ rest) / len(y), NOISE**2)
-        covariance = self.kernel(x) + NOISE**2 / self.variance * np.eye(len(y))
+        self.variance = max(float(rest @ rest) / len(y), noise**2)
+        covariance = self.kernel(x) + noise**2 / self.variance * np.eye(len(y))
         self.inverse = np.linalg.inv(covariance)
         self.weights = self.inverse @ rest
         self.error = float(np.sqrt(np.mean((self.weights / np.diag(self.inverse)) ** 2)))
 
     def kernel(self, x: Vector) -> Vector:
-        """Correlation of the rates at x (n, d) with those at the measured points, (n, points)."""
+        """Correlation of log c at x (n, d) with that at the measured points, (n, points)."""
         apart = np.sqrt((((x[:, None] - self.x[None]) / self.lengths) ** 2).sum(axis=2) * 3)
         return np.asarray((1 + apart) * np.exp(-apart))
 

@@ -49,17 +49,14 @@ class Probe(NamedTuple):
 
 @dataclass
 class Timing:
-    """A stage, the least seconds it took so far, and how to run it; `net_of` is what runs with it and is taken off."""
+    """A stage, how to run it, and the least seconds that took so far.
+
+    The data gradient of a layer with weights runs together with their gradient, and its seconds are of both.
+    """
 
     stage: Stage
     run: Callable[[], object]
-    net_of: "Timing | None" = None
-    least: float = float("inf")
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of the stage alone."""
-        return self.least - (self.net_of.least if self.net_of else 0.0)
+    seconds: float = float("inf")
 
 
 def probes() -> Iterator[Probe]:
@@ -78,8 +75,8 @@ def probes() -> Iterator[Probe]:
         layer = Conv2D(some(5, 260), kernel, padding=(0, kernel // 2)[number // 8 % 2], activation="relu")
         yield from _fitting(layer, (side, side, channels), some(8, 130) if number % 3 else some(1, 8))
     for number in range(48):
-        layer = Linear((10, some(8, 1000))[number % 4 > 0], activation="relu")
-        yield from _fitting(layer, (some(32, 4000),), some(16, 130) if number % 3 else some(1, 8))
+        linear = Linear((10, some(8, 1000))[number % 4 > 0], activation="relu")
+        yield from _fitting(linear, (some(32, 4000),), some(16, 130) if number % 3 else some(1, 8))
     yield Probe(Conv2D(1, 1, padding=1, activation="relu"), (1, 1, 1), 1)
     yield Probe(Linear(1, activation="relu"), (1,), 1)
     for kind in (MaxPool2D, AvgPool2D):
@@ -121,12 +118,9 @@ def timings(probe: Probe, backend: Backend) -> list[Timing]:
     ahead = partial(layer.forward, x, training=True)
     dy = backend.asarray(rng.standard_normal(ahead().shape), np.float32)
     by_phase = {stage.phase: stage for stage in stages}
-    found = [Timing(by_phase[FORWARD], ahead)]
-    if isinstance(layer, Conv2D | Linear):
-        alone = Timing(by_phase[WEIGHT], partial(layer.backward_parameters, dy))
-        found += [alone, Timing(by_phase[DATA], partial(layer.backward, dy), alone)]
-    else:
-        found.append(Timing(by_phase[DATA], partial(layer.backward, dy)))
+    found = [Timing(by_phase[FORWARD], ahead), Timing(by_phase[DATA], partial(layer.backward, dy))]
+    if WEIGHT in by_phase:
+        found.append(Timing(by_phase[WEIGHT], partial(layer.backward_parameters, dy)))
     return found
 
 
@@ -149,7 +143,9 @@ def other_timings(backend: Backend) -> list[Timing]:
         found.append(Timing(loss_stage(images_ * classes), loss))
     for count in (1, 1_000, 20_000, 100_000, 400_000, 2_000_000):
         optimizer = SGD(0.9)
-        optimizer.attach(backend, [Parameter("w", *(backend.zeros((count,), np.float32) for _ in range(2)))])
+        optimizer.attach(
+            backend, [Parameter("w", backend.zeros((count,), np.float32), backend.zeros((count,), np.float32))]
+        )
 
         found.append(Timing(update_stage(count), partial(optimizer.step, 0.0)))
     return found
@@ -163,4 +159,4 @@ def take_turns(timed: list[Timing], rounds: int) -> None:
             timing.run()
             elapsed = perf_counter() - started
             if turn:
-                timing.least = min(timing.least, elapsed)
+                timing.seconds = min(timing.seconds, elapsed)

@@ -33,6 +33,8 @@ class Published:
     software: str | None = None
     batch: int | None = None
     zoo: str | None = None
+    layers: str | None = None
+    device_key: str | None = None
     note: str | None = None
     seconds: Number | None = None
     images_per_second: Number | None = None

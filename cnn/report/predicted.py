@@ -48,9 +48,10 @@ def predict_at(cost: Cost, place: Place, thresholds: model.Thresholds) -> tuple[
     prediction = model.predict(cost, device, host=host, offload=thresholds if host else None)
     row = _row(prediction, device.name, place.how, "the model, with the catalogue's numbers (`cnn devices`)")
     # Two devices have no common roofline.
-    roof = None if host else device.peak_gflops or device.sgemm_gflops
-    bandwidth = None if host else device.stream_gbs
-    return row, _breakdown(prediction, row.label, roof and roof.value * 1e9, bandwidth and bandwidth.value * 1e9)
+    roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
+    if host or roof is None or memory is None:
+        return row, _breakdown(prediction, row.label, None, None)
+    return row, _breakdown(prediction, row.label, roof.value * 1e9, memory.value * 1e9)
 
 
 def predict_here(cost: Cost, calibration: Calibration) -> tuple[Row, Breakdown]:
