@@ -77,7 +77,7 @@ def _row(prediction: model.Prediction, device: str, software: str | None, source
         watts=_known(prediction.watts),
         joules_per_image=_known(prediction.joules_per_image),
         energy="unavailable" if prediction.joules is None else "modelled",
-        unverified=tuple(prediction.unverified),
+        unverified=tuple(_short(prediction.unverified)),
         note="; ".join(prediction.remarks) or None,
     )
 
@@ -89,6 +89,13 @@ def _breakdown(prediction: model.Prediction, device: str, peak: float | None, ba
         if each.stage.operations
     ]
     return Breakdown(device, tuple(stages), peak, bandwidth)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names of numbers, without the device's key where all are of one."""
+    if len({name.partition(".")[0] for name in names}) > 1:
+        return list(names)
+    return [name.partition(".")[2] for name in names]
 
 
 def _interval(given: model.Interval) -> Interval:

@@ -50,9 +50,7 @@ def notes(rows: tuple[Row, ...]) -> list[str]:
     """What must be said of rows: their notes, and the numbers that nobody verified."""
     said = [f"{row.label}: {row.note}" for row in rows if row.note]
     return said + [
-        f"* {row.label}: indicative, rests on what nobody verified: {', '.join(row.unverified)}"
-        for row in rows
-        if row.indicative
+        f"* {row.label}: indicative, as nobody verified {', '.join(row.unverified)}" for row in rows if row.indicative
     ]
 
 
