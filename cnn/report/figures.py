@@ -7,6 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from math import ceil
+from textwrap import wrap
 from typing import Any
 
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
@@ -52,6 +53,10 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 WIDTH, COLUMNS = 11, 3
+WIDE, HATCH = 30, "///"
+"""From the longest to the shortest bar beyond which the axis is logarithmic."""
+LINE = 34
+"""Letters of a line beside the bars."""
 LABELLED = 3
 """Layers of each roofline that are named, by the stage that takes longest."""
 
@@ -62,8 +67,8 @@ Drawing = Callable[[FigureBase, Comparison], None]
 def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
     """What there is to draw: by name how, and the height in inches."""
     found: dict[str, tuple[Drawing, float]] = {}
-    if comparison.rows:
-        found["bars"] = draw_bars, 1.5 + 0.5 * len(comparison.rows)
+    if any(row.seconds for row in comparison.rows):
+        found["bars"] = draw_bars, 1.5 + 0.55 * len(comparison.rows)
     if with_roof(comparison):
         found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(with_roof(comparison)) / COLUMNS)
     return found
@@ -86,36 +91,46 @@ def draw_bars(figure: FigureBase, comparison: Comparison) -> None:
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (unit, values) in zip(all_axes, panels, strict=True):
         _bars(axes, rows, values, unit)
-    all_axes[0].set_yticks(range(len(rows)), [_two_lines(row) for row in rows], fontsize=9)
+    all_axes[0].set_yticks(range(len(rows)), [_wrapped(row) for row in rows], fontsize=9)
     all_axes[0].invert_yaxis()
     kinds = dict.fromkeys(row.provenance for row in rows)
     handles = [Patch(color=LIGHT[OF_PROVENANCE[kind]], label=kind) for kind in kinds]
     if any(row.indicative for row in rows):
-        handles.append(Patch(facecolor="none", edgecolor=LIGHT["muted"], hatch="///", label="indicative"))
+        handles.append(Patch(facecolor="none", edgecolor=LIGHT["muted"], hatch=HATCH, label="indicative"))
     figure.legend(handles=handles, loc="outside upper left", ncols=4, title=comparison.title, alignment="left")
 
 
-def _two_lines(row: Row) -> str:
-    return f"{row.device}\n{row.software}" if row.software else row.device
+def _wrapped(row: Row) -> str:
+    """Device and software, each on lines of its own."""
+    return "\n".join(line for text in (row.device, row.software) if text for line in wrap(text, LINE))
 
 
 def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], unit: str) -> None:
+    known = [value for value in values if value]
+    least, most = min(each.value for each in known), max(each.high or each.value for each in known)
+    # A bar begins at 0, which a logarithmic axis has not: there are points on it.
+    logarithmic = most > WIDE * least
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value is None:
-            axes.text(0, place, " unknown", va="center", fontsize=9, color=LIGHT["muted"])
+            axes.text(0, place, "  unknown", va="center", fontsize=9, transform=axes.get_yaxis_transform())
             continue
         colour = LIGHT[OF_PROVENANCE[row.provenance]]
-        face = "none" if row.indicative else colour
-        axes.barh(place, value.value, height=0.55, color=face, edgecolor=colour, hatch="///" if row.indicative else "")
-        end = value.value
-        if value.low is not None and value.high is not None:
-            axes.plot([value.low, value.high], [place, place], color=LIGHT["ink"], linewidth=1.4, marker="|")
-            end = max(end, value.high)
+        style: Any = {"facecolor": "none" if row.indicative else colour, "edgecolor": colour}
+        if logarithmic:
+            axes.scatter(value.value, place, s=60, zorder=3, **style)
+        else:
+            axes.barh(place, value.value, height=0.55, hatch=HATCH if row.indicative else "", **style)
+        end = value.high or value.value
+        if value.low is not None:
+            axes.plot([value.low, end], [place, place], color=LIGHT["ink"], linewidth=1.4, marker="|")
         axes.annotate(interval_text(value), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
-    known = [max(value.value, value.high or 0) for value in values if value]
     # Room for the text after the longest bar.
-    axes.set_xlim(0, 1.45 * max(known, default=1))
-    axes.set_xlabel(unit)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.set_xlim(least / 2, most * (most / least) ** 0.7)
+    else:
+        axes.set_xlim(0, 1.7 * most)
+    axes.set_xlabel(f"{unit}, logarithmic" if logarithmic else unit)
     axes.grid(axis="x", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -160,11 +175,11 @@ def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
         axes.scatter(*_point(timed), s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
     longest = {timed.stage.layer: timed for timed in reversed(longest_first)}
     labelled = sorted(longest.values(), key=lambda timed: -timed.seconds.value)[:LABELLED]
-    # Neighbours' names on different sides.
+    # Below, where there is no roof, and neighbours at different heights.
     for place, timed in enumerate(sorted(labelled, key=lambda timed: timed.stage.intensity)):
-        side, anchor = ((0, -9), "top") if place % 2 == 0 else ((0, 9), "bottom")
+        below = (0, -9 - 11 * (place % 2))
         axes.annotate(
-            timed.stage.layer, _point(timed), side, textcoords="offset points", ha="center", va=anchor, fontsize=8
+            timed.stage.layer, _point(timed), below, textcoords="offset points", ha="center", va="top", fontsize=8
         )
     axes.set_xscale("log")
     axes.set_yscale("log")

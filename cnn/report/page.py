@@ -19,7 +19,7 @@ h1 { font-size: 1.5em; } h2 { font-size: 1.15em; margin-top: 2em; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { padding: .25em .7em; border-bottom: 1px solid var(--grid); text-align: right; white-space: nowrap; }
-th { color: var(--muted); font-weight: 600; white-space: normal; }
+th { color: var(--muted); font-weight: 600; white-space: normal; min-width: 6em; vertical-align: bottom; }
 .text { text-align: left; }
 .text:first-child { white-space: normal; min-width: 9em; }
 figure { margin: 1.5em 0; }
@@ -43,7 +43,7 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
         *ours,
         _list(comparison.omitted),
         *(_figure(comparison, name) for name in drawings(comparison)),
-        "<h2>Layer by layer</h2>",
+        "<h2>Layer by layer, milliseconds on each device</h2>" if comparison.breakdowns else "<h2>Layer by layer</h2>",
         _table(*_layers(comparison), texts=2),
         *published,
         "<h2>Sources</h2>",
@@ -72,7 +72,7 @@ def _layers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """FLOP and bytes of each layer and phase, and its time on each device that it is known of."""
     shown = comparison.breakdowns
     times = [{(each.stage.layer, each.stage.phase): each.seconds for each in device.stages} for device in shown]
-    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(f"{device.device}, ms" for device in shown)]
+    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(device.device for device in shown)]
     rows = [
         [
             stage.layer,
