@@ -164,14 +164,14 @@ def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
 def _timed(backend: Backend, progress: Callable[[str], None]) -> Iterator[Timing]:
     """Every probe's stages after they took turns in groups."""
     drawn = list(probes())
+    # Mixed, so that what one kind leaves in the caches is not what the next one reads.
+    order = np.random.default_rng(0).permutation(len(drawn))
     for start in range(0, len(drawn), TURNS):
         progress(f"{start} of {len(drawn)} layers")
-        timed = [timing for probe in drawn[start : start + TURNS] for timing in timings(probe, backend)]
+        timed = [timing for place in order[start : start + TURNS] for timing in timings(drawn[place], backend)]
+        timed += [] if start else other_timings(backend)
         take_turns(timed, ROUNDS)
         yield from timed
-    timed = other_timings(backend)
-    take_turns(timed, ROUNDS)
-    yield from timed
 
 
 def calibration_file() -> Path:

@@ -278,8 +278,8 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
         dynamic = None
         if power is not None:
             # Direct and Winograd convolution do other FLOP than those counted: no more than busy is drawn.
-            share = np.maximum(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate) / seconds
-            dynamic = (power[1] - power[0]) * np.minimum(share, 1) * seconds
+            busy = max(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate)
+            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds)
         parts.append((stage, calibration.backend, seconds, dynamic))
     idle = None if power is None else np.full(1 + DRAWS, power[0])
     source = f"cnn calibrate, {calibration.backend} at {calibration.threads}, {calibration.date}, {calibration.cpu}"

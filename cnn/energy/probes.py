@@ -33,9 +33,9 @@ from cnn.optimizers import SGD
 
 ELEMENTS = 1 << 22
 """The largest array of a probe, 16 MiB."""
-FLOPS = 1_200_000_000
+FLOPS = 2_000_000_000
 """The largest product of a probe."""
-TURNS = 8
+TURNS = 24
 """Probes that take turns: their arrays push each other out of the caches as the layers of a network do."""
 
 
@@ -67,13 +67,18 @@ def probes() -> Iterator[Probe]:
         """A whole number, its logarithm drawn evenly."""
         return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
 
-    for number in range(96):
-        kernel = (3, 5)[number % 2]
-        # Every fourth is a first layer, on grey or colour pictures.
-        channels = (1, 3)[number // 4 % 2] if number % 4 == 0 else some(4, 260)
-        side = some(20, 40) if number % 4 == 0 else some(kernel + 1, 34)
-        layer = Conv2D(some(5, 260), kernel, padding=(0, kernel // 2)[number // 8 % 2], activation="relu")
-        yield from _fitting(layer, (side, side, channels), some(8, 130) if number % 3 else some(1, 8))
+    def width() -> int:
+        """Channels or filters: as often as not a multiple of 16, as most networks have."""
+        return 16 * some(1, 18) if rng.random() < 0.6 else some(4, 260)
+
+    for number in range(120):
+        kernel = (3, 5)[int(rng.random() < 0.4)]
+        # Every fifth is a first layer, on grey or colour pictures.
+        first = number % 5 == 0
+        channels = (1, 3)[number % 2] if first else width()
+        side = some(24, 40) if first else some(kernel + 1, 34)
+        layer = Conv2D(width(), kernel, padding=(0, kernel // 2)[int(rng.random() < 0.6)], activation="relu")
+        yield from _fitting(layer, (side, side, channels), some(16, 130) if number % 4 else some(1, 8))
     for number in range(48):
         linear = Linear((10, some(8, 1000))[number % 4 > 0], activation="relu")
         yield from _fitting(linear, (some(32, 4000),), some(16, 130) if number % 3 else some(1, 8))
@@ -128,10 +133,17 @@ def other_timings(backend: Backend) -> list[Timing]:
     """Reading a batch, the loss and the update, from one element up."""
     rng = np.random.default_rng(0)
     found = []
-    for elements in (1, 1_000, 12_000, 60_000, 200_000, 800_000):
-        images = rng.integers(0, 256, (max(1, elements // 1000), min(elements, 1000), 1, 1), np.uint8)
+    for batch, side, channels in (
+        (1, 1, 1),
+        (1, 28, 1),
+        (1, 32, 3),
+        (16, 28, 1),
+        (16, 32, 3),
+        (100, 28, 1),
+        (100, 32, 3),
+    ):
+        images = rng.integers(0, 256, (batch, side, side, channels), np.uint8)
         x = backend.empty(images.shape, np.float32)
-
         load = partial(backend.load_batch, images, np.arange(len(images)), Changes(), 1 / 256, None, None, x)
         found.append(Timing(input_stage(images.size), load))
     for images_, classes in ((1, 2), (1, 10), (8, 10), (64, 10), (128, 10), (64, 100), (128, 1000)):
