@@ -94,6 +94,7 @@ def test_the_readme_documents_every_json_key(
         ["summary", net],
         ["profile", "--model", net, "--batch-size", "1", "--repeats", "1"],
         ["bench", "--model", net, "--batch-size", "1", "--rounds", "1"],
+        ["compare", net, "--no-measure"],
         ["info"],
         ["data", "list"],
     ):

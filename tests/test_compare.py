@@ -83,6 +83,7 @@ def test_a_number_nobody_verified_makes_a_row_indicative():
     assert row.indicative
     assert row.joules_per_image.value == pytest.approx(25 / 134)
     assert cells(row, [row.source])[2] == "published*"
+    assert row.source.endswith("; images_per_joule = images_per_second / watts")
 
 
 def test_published_rows_are_of_the_mode_and_never_ranked_with_others():

@@ -110,7 +110,7 @@ def published_row(run: Published) -> Row:
         batch=run.batch,
         mode=run.mode,
         provenance="published",
-        source=run.source,
+        source="; ".join([run.source, *(f"{name} = {each.how}" for name, each in given.items() if each.how)]),
         seconds_per_image=_interval(rate, inverse=True),
         watts=_interval(watts),
         joules_per_image=_interval(per_joule, inverse=True),

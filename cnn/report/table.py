@@ -10,7 +10,7 @@ from cnn.report.row import Interval, Row
 
 HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
 SECTIONS = (
-    ("rows", "{title}"),
+    ("rows", "{title}: measured and predicted"),
     ("same_network", "Published of {net}, in other batches or other arithmetic: not to be ranked with the above"),
     ("other_networks", "Published of other networks, for orientation: not comparable"),
 )
