@@ -58,16 +58,21 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
     return Job(f"{model.name} training step", backend.name, step, flops, batch)
 
 
-def prediction_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
-    """A whole prediction: batch in, forward, probabilities out."""
+def inference_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
+    """The probabilities of a batch of images."""
     model = architecture.build(backend=backend)
     images = np.random.default_rng(0).integers(0, 256, (batch, *model.input_shape), np.uint8)
     run = partial(model.predict, images, batch_size=batch)
-    return Job(f"{model.name} prediction", backend.name, run, 2 * batch * model.macs(), batch)
+    return Job(f"{model.name} inference", backend.name, run, 2 * batch * model.macs(), batch)
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
-    """The median seconds of each job over `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
+    """The median seconds of each job over `rounds`."""
+    return [median(series) for series in samples(jobs, rounds)]
+
+
+def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:
+    """The seconds of each job in each of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
     for job in jobs:
         job.run()
     times: list[list[float]] = [[] for _ in jobs]
@@ -76,4 +81,4 @@ def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
             started = perf_counter()
             job.run()
             series.append(perf_counter() - started)
-    return [median(series) for series in times]
+    return times

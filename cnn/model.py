@@ -13,7 +13,7 @@ from cnn.backend import Backend
 from cnn.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Layer, Parameter, Setting
-from cnn.layers.layer import packed
+from cnn.layers.layer import layer_names, packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.ops.input import Changes
 from cnn.preprocessing import Preprocessing
@@ -72,15 +72,13 @@ class Sequential:
 
     def _build(self) -> None:
         setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
-        shape, counts = self.input_shape, dict[str, int]()
-        for layer in self.layers:
-            kind = type(layer).__name__.lower().removesuffix("2d")
-            counts[kind] = counts.get(kind, 0) + 1
+        shape = self.input_shape
+        for name, layer in zip(layer_names(self.layers), self.layers, strict=True):
             if layer.name:
                 raise UsageError(
                     f"{layer.name} is part of a network already; make a new {type(layer).__name__} for this one."
                 )
-            layer.name = f"{kind}{counts[kind]}"
+            layer.name = name
             try:
                 layer.build(shape, setting)
             except ShapeError as error:

@@ -17,6 +17,7 @@ LOWERING = ("im2col", "col2im")
 """Backend methods whose time is shown apart; a backend that lowers inside its kernels does not call them."""
 
 Place = tuple[str, str]
+INPUT_AND_LOSS: Place = ("input and loss", "")
 
 
 @dataclass
@@ -83,6 +84,37 @@ def profile_step(
         gemm = max(0.0, min(seconds - around, seconds - lowering)) if products[0] else 0.0
         lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=products[0]))
     return lines
+
+
+def least_times(
+    model: Sequential,
+    images: np.ndarray[Any, Any],
+    labels: np.ndarray[Any, Any],
+    *,
+    training: bool,
+    repeats: int,
+) -> tuple[dict[Place, float], float]:
+    """The least seconds of each layer and direction, and of a whole step, over `repeats` after one to warm up.
+
+    A step is one of training with SGD at a rate of 0, or the classification of the batch.
+    """
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.groups)
+    tallies = []
+    for _ in range(1 + repeats):
+        tally = _Tally()
+        if training:
+            _tally(model, optimizer, images, labels, tally)
+        else:
+            with _timed(model, tally):
+                started = perf_counter()
+                model.predict(images, batch_size=len(images))
+                elapsed = perf_counter() - started
+            tally.place = INPUT_AND_LOSS
+            tally.add(elapsed - sum(tally.seconds.values()))
+        tallies.append(tally.seconds)
+    least = {place: min(seconds[place] for seconds in tallies[1:]) for place in tallies[0]}
+    return least, min(sum(seconds.values()) for seconds in tallies[1:])
 
 
 def outside_kernels(
@@ -158,7 +190,7 @@ def _tally(
         started = perf_counter()
         model.train_step(images, labels)
         elapsed = perf_counter() - started
-    tally.place = ("input and loss", "")
+    tally.place = INPUT_AND_LOSS
     tally.add(elapsed - sum(tally.seconds.values()))
     started = perf_counter()
     optimizer.step(0.0)

@@ -95,6 +95,7 @@ def test_the_readme_documents_every_json_key(
         ["profile", "--model", net, "--batch-size", "1", "--repeats", "1"],
         ["bench", "--model", net, "--batch-size", "1", "--rounds", "1"],
         ["tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(tmp_path / "tuned.toml")],
+        ["compare", net, "--no-measure"],
         ["info"],
         ["data", "list"],
     ):

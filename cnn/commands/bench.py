@@ -9,7 +9,6 @@ import argparse
 from typing import Any
 
 import cnn.backend as backends
-import cnn.threads as threads
 from cnn.benchmark import Job, layer_jobs, measure, step_job
 from cnn.commands import common
 from cnn.commands.config_file import add_config_option
@@ -44,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     else:
         ready = options.backend.split(",")
     chosen = [backends.create(name, **(options.backend_options or {})) for name in ready]
-    counts = common.thread_counts(options.threads or [threads.budget().count])
+    counts = common.thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):
         for count in counts:

@@ -74,6 +74,15 @@ class _IntoTable(argparse.Action):
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: value})
 
 
+def add_net_options(parser: argparse.ArgumentParser) -> None:
+    """MODEL, --batch-size and --mode."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", default="lenet", help="a network's name or a .toml file")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument(
+        "--mode", choices=("train", "infer"), default="train", help="a training step, or a batch classified"
+    )
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --download."""
     parser.add_argument(
@@ -97,8 +106,10 @@ def resources(options: argparse.Namespace) -> Iterator[Resources]:
         yield Resources(chosen, why, budget)
 
 
-def thread_counts(asked: list[int]) -> list[int]:
-    """The counts asked for. Raises UsageError for one that is more than there are threads."""
+def thread_counts(asked: list[int] | None) -> list[int]:
+    """The counts asked for, or all threads. Raises UsageError for one that is more than there are."""
+    if asked is None:
+        return [threads.budget().count]
     for count in asked:
         budget = threads.budget(count)
         if budget.count < count:

@@ -20,7 +20,7 @@ import cnn.backend as backends
 import cnn.plugins as plugins
 import cnn.threads as threads
 from cnn.backend import Backend
-from cnn.benchmark import Job, prediction_job, step_job
+from cnn.benchmark import Job, inference_job, step_job
 from cnn.commands import common
 from cnn.commands.config_file import write_config
 from cnn.comparison import Comparison
@@ -126,7 +126,7 @@ def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend,
 
     def job(setting: Setting) -> Job:
         chosen = backends.construct(backend.name, **_set(setting, defaults))
-        return (step_job if options.mode == "train" else prediction_job)(network, chosen, setting.batch_size)
+        return (step_job if options.mode == "train" else inference_job)(network, chosen, setting.batch_size)
 
     start = Setting(max(counts), batch, {name: defaults[name] for name in tried} | given)
     return Tuner(job, start, {"threads": counts, "batch_size": batches, **tried}, options.rounds)

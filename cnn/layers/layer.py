@@ -136,6 +136,16 @@ class Layer(Configurable):
         return self.buffers.get("dx", (batch, *self.input_shape))
 
 
+def layer_names(layers: Iterable[Layer]) -> list[str]:
+    """The name of each layer of a network: its class in short and which of that class it is."""
+    names, counts = [], dict[str, int]()
+    for layer in layers:
+        kind = type(layer).__name__.lower().removesuffix("2d")
+        counts[kind] = counts.get(kind, 0) + 1
+        names.append(f"{kind}{counts[kind]}")
+    return names
+
+
 def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:
     """`shape` as (H, W, C). Raises ShapeError for anything else."""
     if len(shape) != 3:

@@ -1,0 +1,54 @@
+"""Measures this machine for the model of time and energy, a backend and a thread count at a time; half a minute each.
+
+SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and single layers of each kind over the
+sizes that CNNs have. The result is kept in the cache, with its date, processor, library and threads. Each time is the
+least of several, in two passes; on a busy machine it is too long all the same.
+"""
+
+import argparse
+import sys
+from dataclasses import replace
+
+from cnn.commands import common
+from cnn.energy.calibration import calibration_file, measure, save
+from cnn.errors import UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options."""
+    common.add_resource_options(parser)
+    parser.add_argument("--idle-watts", type=common.number, metavar="W", help="what the machine draws doing nothing")
+    parser.add_argument("--busy-watts", type=common.number, metavar="W", help="what it draws in large products")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures, keeps and prints."""
+    watts = options.idle_watts, options.busy_watts
+    if (watts[0] is None) != (watts[1] is None) or (watts[0] is not None and watts[0] > watts[1]):
+        raise UsageError("Give both --idle-watts and --busy-watts, idle no more than busy, or neither.")
+    with common.resources(options) as resources:
+        common.print_lines(resources.describe())
+        result = measure(resources.backend, resources.budget.count, _progress)
+    result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
+    save(result)
+    common.print_lines(
+        {
+            "SGEMM": f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of it lost at a side of {result.half:.0f} "
+            f"(off by {result.sgemm_error:.0%})",
+            "triad": f"{result.triad_rate / 1e9:.1f} GB/s",
+            "call": f"{result.call_seconds * 1e6:.1f} us",
+        }
+    )
+    head = ["stage", "measured", "least us", "off by"]
+    rows = [
+        [name, str(len(law.points)), f"{law.overhead * 1e6:.1f}", f"{law.error:.0%}"]
+        for name, law in result.laws.items()
+    ]
+    common.print_table(head, rows)
+    print("off by: each layer predicted from all others of its kind, root mean square of the logarithm")
+    print(f"kept in {calibration_file()}")
+
+
+def _progress(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

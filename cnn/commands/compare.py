@@ -1,0 +1,169 @@
+"""Compares devices and backends at one network's step: time, power and energy, measured, predicted and published.
+
+Measured rows are of this machine's ready backends, predicted ones of the catalogue's devices (`cnn devices`) and of
+this machine where it is calibrated (`cnn calibrate`). Published rows ran other networks or batches, as their own tables
+say: they are for orientation, not for a ranking. "-" is what nobody knows; * rests on numbers that nobody verified.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import cnn
+import cnn.backend as backends
+import cnn.threads as threads
+from cnn.commands import common
+from cnn.cost import Cost, count
+from cnn.energy.calibration import load_all
+from cnn.energy.devices import catalogue
+from cnn.energy.model import Thresholds
+from cnn.energy.published import published
+from cnn.errors import UsageError
+from cnn.machine import this_machine
+from cnn.recipe import Architecture
+from cnn.report.comparison import Breakdown, Comparison, compare
+from cnn.report.measured import measured_rows
+from cnn.report.predicted import places, predict_at, predict_here
+from cnn.report.row import Row
+from cnn.report.table import HEAD, cells, notes, sections, sources, to_csv, to_dict
+from cnn.storage import write_atomically
+from cnn.zoo import architecture
+
+PROPOSED = "xeon-phi-5110p@2x-e5-2620v3"
+"""A node of the cluster that this library was proposed for."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and the options."""
+    common.add_net_options(parser)
+    parser.add_argument(
+        "--device",
+        metavar="KEYS",
+        help=f"devices to predict, commas between; CARD@HOST is a card offloaded to (default: all, and {PROPOSED})",
+    )
+    parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
+    parser.add_argument(
+        "--thresholds",
+        type=_thresholds,
+        default=Thresholds(),
+        metavar="M,N,K",
+        help="a host offloads products whose sides are all longer (default: MKL's 2048,2048,256)",
+    )
+    parser.add_argument(
+        "--measure", action=argparse.BooleanOptionalAction, default=True, help="run the network on this machine"
+    )
+    parser.add_argument(
+        "--backend",
+        metavar="NAMES",
+        help="backends to measure, commas between (default: all ready but reference)",
+    )
+    common.add_backend_option(parser)
+    parser.add_argument(
+        "--threads", type=common.whole_number, metavar="N", help="threads here (default: all this process may use)"
+    )
+    parser.add_argument("--rounds", type=common.whole_number, default=21, metavar="N", help="runs on each backend")
+    parser.add_argument(
+        "--watts", type=common.number, metavar="W", help="what this machine draws under load, in place of a meter"
+    )
+    common.add_json_option(parser)
+    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with tables and plots")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the plots as a picture")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predicts, measures, prints the tables and writes the files."""
+    net = architecture(options.model)
+    files = list(_files(options))
+    cost = count(net, options.batch_size, training=options.mode == "train")
+    predicted, omitted = _predicted(cost, options)
+    rows = [row for row, _ in predicted]
+    if options.measure:
+        here, measured = _here(net, cost, options)
+        predicted, rows = here + predicted, [row for row, _ in here] + rows + measured
+    comparison = compare(cost, rows, published(), [breakdown for _, breakdown in predicted], omitted)
+    for path, content in files:
+        write_atomically(path, content(comparison))
+    if options.json:
+        common.print_json(to_dict(comparison))
+    else:
+        _print(comparison)
+
+
+def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Callable[[Comparison], bytes]]]:
+    """The files to write and how; made before anything is measured, as matplotlib may be missing."""
+    if options.csv:
+        yield options.csv, lambda comparison: to_csv(comparison).encode()
+    if options.html:
+        from cnn.report.page import page
+
+        yield options.html, lambda comparison: page(comparison, _header()).encode()
+    if options.png:
+        from cnn.report.figures import picture
+
+        yield options.png, picture
+
+
+def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[str]]:
+    """What the model says of each device; of which it says nothing, and why, unless these were asked for."""
+    devices = catalogue(options.devices)
+    asked = options.device.split(",") if options.device else [*devices, PROPOSED]
+    found, omitted = [], []
+    for place in places(asked, devices):
+        try:
+            found.append(predict_at(cost, place, options.thresholds))
+        except UsageError as error:
+            if options.device:
+                raise
+            omitted.append(str(error))
+    return found, omitted
+
+
+def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
+    """What this machine's calibrations say, and what is measured."""
+    names = options.backend.split(",") if options.backend else _ready()
+    chosen = [backends.create(name, **(options.backend_options or {})) for name in names]
+    budget = threads.budget(options.threads).count
+    calibrated = [each for each in load_all() if each.backend in names and each.threads == budget]
+    measured = measured_rows(
+        net,
+        chosen,
+        cost.batch,
+        training=cost.training,
+        threads=budget,
+        rounds=options.rounds,
+        watts=options.watts,
+    )
+    return [predict_here(cost, each) for each in calibrated], measured
+
+
+def _ready() -> list[str]:
+    return [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+
+
+def _header() -> dict[str, str]:
+    """What a page was made with."""
+    made = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
+    return {"made": f"{made} by cnn-blas {cnn.__version__}", "this machine": this_machine().cpu or "unknown"}
+
+
+def _print(comparison: Comparison) -> None:
+    known = sources(comparison)
+    for title, rows in sections(comparison):
+        print(title)
+        common.print_table(HEAD, [cells(row, known) for row in rows])
+        for note in notes(rows):
+            print(f"  {note}")
+        print()
+    for text in comparison.omitted:
+        print(text)
+    for number, source in enumerate(known, 1):
+        print(f"[{number}] {source}")
+
+
+def _thresholds(text: str) -> Thresholds:
+    parts = text.split(",")
+    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} is no M,N,K of whole numbers")
+    return Thresholds(*map(int, parts))

@@ -1,0 +1,71 @@
+"""Counts FLOP and bytes of a step from shapes alone: each layer and phase, as im2col + GEMM executes them.
+
+Bytes are those of the arrays that each operation reads and writes, column buffers included; intensity is FLOP a byte.
+"""
+
+import argparse
+from typing import Any
+
+from cnn.commands import common
+from cnn.cost import Cost, count
+from cnn.zoo import architecture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """MODEL and the options."""
+    common.add_net_options(parser)
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the table."""
+    cost = count(architecture(options.model), options.batch_size, training=options.mode == "train")
+    if options.json:
+        common.print_json(to_dict(cost))
+        return
+    print(f"{cost.net}, batch {cost.batch}, {options.mode}")
+    rows = [
+        [
+            stage.layer,
+            stage.phase,
+            " + ".join(dict.fromkeys(each.kind for each in stage.operations)),
+            *_numbers(stage.gemm_flops, stage.flops, stage.bytes),
+        ]
+        for stage in cost.stages
+        if stage.operations
+    ]
+    rows.append(["all", "", "", *_numbers(cost.gemm_flops, cost.flops, cost.bytes)])
+    common.print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
+
+
+def to_dict(cost: Cost) -> dict[str, Any]:
+    """The table as JSON values."""
+    return {
+        "model": cost.net,
+        "batch_size": cost.batch,
+        "mode": "train" if cost.training else "infer",
+        "flops": cost.flops,
+        "gemm_flops": cost.gemm_flops,
+        "bytes": cost.bytes,
+        "intensity": cost.flops / cost.bytes,
+        "stages": [
+            {
+                "layer": stage.layer,
+                "phase": stage.phase,
+                "flops": stage.flops,
+                "gemm_flops": stage.gemm_flops,
+                "bytes": stage.bytes,
+                "intensity": stage.intensity,
+                "operations": [
+                    {"kind": each.kind, "flops": each.flops, "bytes": each.bytes}
+                    | ({} if each.sizes is None else each.sizes._asdict())
+                    for each in stage.operations
+                ],
+            }
+            for stage in cost.stages
+        ],
+    }
+
+
+def _numbers(gemm_flops: int, flops: int, count: int) -> list[str]:
+    return [f"{gemm_flops / 1e6:,.2f}", f"{flops / 1e6:,.2f}", f"{count / 1e6:,.3f}", f"{flops / count:.1f}"]

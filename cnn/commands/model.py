@@ -1,0 +1,114 @@
+"""Holds the model of time against measurements: this machine's, and published ones it was not fitted to.
+
+`cnn model validate` predicts a step of each network on each ready backend from its calibration (`cnn calibrate`; what
+is missing is calibrated first), measures it, and prints the error of the step and with --layers of each layer.
+Published times come from other software than this library; the model knows im2col + GEMM, not cuDNN's algorithms.
+"""
+
+import argparse
+import sys
+
+import cnn.backend as backends
+from cnn.commands import common
+from cnn.energy.calibration import Calibration, load_all, measure, save
+from cnn.energy.devices import catalogue
+from cnn.energy.validation import Case, mean_absolute_error, measured_case, published_cases
+from cnn.zoo import ZOO, architecture
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """ACTION and the options."""
+    parser.add_argument("action", metavar="ACTION", choices=("validate",), help="validate")
+    parser.add_argument("--model", default=",".join(ZOO), metavar="NAMES", help="networks, commas between")
+    parser.add_argument(
+        "--backend", metavar="NAMES", help="backends, commas between (default: those users get unnamed)"
+    )
+    parser.add_argument(
+        "--threads", type=common.whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
+    )
+    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=common.whole_number, default=20, metavar="N", help="steps measured")
+    parser.add_argument("--layers", action="store_true", help="print the error of each layer")
+    common.add_json_option(parser)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Predicts, measures and prints."""
+    ready = [each.name for each in backends.statuses() if each.library]
+    names = options.backend.split(",") if options.backend else [n for n in backends.DEFAULT_ORDER if n in ready]
+    nets = [architecture(name) for name in options.model.split(",")]
+    cases = []
+    for name in names:
+        backend = backends.create(name)
+        for count in common.thread_counts(options.threads):
+            calibration = _calibration(backend, count)
+            for net in nets:
+                for training in (True, False):
+                    cases.append(
+                        measured_case(
+                            net,
+                            backend,
+                            calibration,
+                            training=training,
+                            batch=options.batch_size,
+                            repeats=options.repeats,
+                        )
+                    )
+    published = published_cases(catalogue())
+    errors = mean_absolute_error(cases), mean_absolute_error(published)
+    if options.json:
+        common.print_json(
+            {
+                "mean_absolute_error": errors[0],
+                "published_mean_absolute_error": errors[1],
+                "cases": [case.to_dict() for case in cases],
+                "published": [case.to_dict() for case in published],
+            }
+        )
+        return
+    _print(cases, options.layers)
+    print(f"mean error {errors[0]:.1%} of {len(cases)} steps measured here\n")
+    _print(published, False)
+    print(f"mean error {errors[1]:.1%} of {len(published)} published steps")
+
+
+def _calibration(backend: backends.Backend, count: int) -> Calibration:
+    for each in load_all():
+        if (each.backend, each.threads, each.library) == (backend.name, count, str(backend.library)):
+            return each
+    print(f"calibrating {backend.name} at {count} threads", file=sys.stderr, flush=True)
+    result = measure(backend, count)
+    save(result)
+    return result
+
+
+def _print(cases: list[Case], layers: bool) -> None:
+    rows = []
+    for case in cases:
+        where = case.where if case.threads is None else f"{case.where}, {case.threads}"
+        interval = f"{case.predicted.low * 1e3:.2f} to {case.predicted.high * 1e3:.2f}"
+        rows.append(
+            [
+                f"{case.net}, {case.batch}",
+                case.mode,
+                where + (f", {case.software}" if case.software else ""),
+                f"{case.predicted.value * 1e3:.2f}",
+                interval + (" (indicative)" if case.indicative else ""),
+                f"{case.measured * 1e3:.2f}",
+                f"{case.error:+.0%}",
+            ]
+        )
+        if layers:
+            rows += [
+                [
+                    f"  {p.layer}",
+                    p.direction,
+                    "",
+                    f"{p.predicted * 1e3:.3f}",
+                    "",
+                    f"{p.measured * 1e3:.3f}",
+                    f"{p.error:+.0%}",
+                ]
+                for p in case.parts
+            ]
+    common.print_table(["net, batch", "mode", "where", "model ms", "interval", "measured ms", "error"], rows)

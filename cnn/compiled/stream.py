@@ -1,0 +1,30 @@
+"""The triad of McCalpin's STREAM benchmark, for a calibration."""
+
+from time import perf_counter
+
+import numpy as np
+from numba import njit, prange
+
+from cnn.compiled.parts import PARALLEL, start_of, thread_count
+
+ELEMENTS = 1 << 24
+"""Of each of three arrays, 64 MiB."""
+
+
+@njit(**PARALLEL)
+def triad(a, b, c, parts):
+    """a = b + 3 c."""
+    for part in prange(parts):
+        for i in range(start_of(part, parts, len(a)), start_of(part + 1, parts, len(a))):
+            a[i] = b[i] + np.float32(3) * c[i]
+
+
+def triad_bytes_per_second(rounds: int = 10) -> float:
+    """The best rate over `rounds`, three arrays counted as STREAM does (McCalpin 1995)."""
+    a, b, c = (np.ones(ELEMENTS, np.float32) for _ in range(3))
+    best = np.inf
+    for _ in range(1 + rounds):
+        started = perf_counter()
+        triad(a, b, c, thread_count())
+        best = min(best, perf_counter() - started)
+    return float(3 * a.nbytes / best)

@@ -1,0 +1,222 @@
+"""What `cnn calibrate` measures of this machine for one backend and thread count, and the file that keeps it.
+
+SGEMM over the shapes that convolutions have, the STREAM triad and the overhead of a call make the machine a device like
+the published ones. Beside them stands a law for each kind of stage, from single layers run through the backend as it
+runs them (direct and Winograd where it takes these), for what the roofline does not know.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from scipy.optimize import nnls
+
+from cnn.backend import Backend
+from cnn.cache import cache_folder
+from cnn.compiled.stream import triad_bytes_per_second
+from cnn.cost import Sizes, Stage
+from cnn.energy.law import Law, Point, from_table, to_table, work_of
+from cnn.energy.probes import TURNS, Timing, other_timings, probes, take_turns, timings
+from cnn.errors import CnnError, FileFormatError
+from cnn.machine import this_machine
+from cnn.storage import write_atomically
+from cnn.threads import limit
+
+ROUNDS, PASSES = 5, 2
+"""Runs of each probe in a pass, and passes: what disturbs one pass is gone in the other."""
+
+SGEMM = [
+    Sizes(m, n, k)
+    for m in (64, 1024, 8192)
+    for n, k in ((16, 25), (20, 64), (32, 75), (64, 147), (50, 500), (64, 576), (128, 1152), (256, 2304), (500, 800))
+] + [Sizes(1024, 1024, 1024), Sizes(2048, 2048, 512)]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One backend on this machine: rates in FLOP/s and bytes/s, times in seconds, watts where the user gave them.
+
+    `half` is the length of a side at which a product reaches half its rate, as in `cnn.energy.model`.
+    """
+
+    backend: str
+    library: str
+    threads: int
+    cpu: str
+    date: str
+    sgemm_rate: float
+    sgemm_error: float
+    half: float
+    triad_rate: float
+    call_seconds: float
+    products: tuple[tuple[Sizes, float], ...]
+    laws: dict[str, Law]
+    idle_watts: float | None = None
+    busy_watts: float | None = None
+
+    def law(self, stage: Stage) -> Law | None:
+        """The law of a stage's kind, or None for a kind that is not calibrated."""
+        return self.laws.get(law_name(stage))
+
+
+def law_name(stage: Stage) -> str:
+    """What stages must share to share a law."""
+    region = f" {stage.variant}" if stage.kind == "LocalResponseNorm" else ""
+    return f"{stage.kind}{region}, {stage.phase}"
+
+
+def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
+    """Calibrates `backend` at `threads`; some minutes. `progress` hears what is being measured."""
+    with limit(threads):
+        progress("SGEMM and triad")
+        rate, half, error, products = _sgemm(backend)
+        triad = triad_bytes_per_second()
+        call = _call_seconds(backend)
+        laws = _laws(backend, progress)
+    return Calibration(
+        backend=backend.name,
+        library=str(backend.library),
+        threads=threads,
+        cpu=this_machine().cpu or "unknown",
+        date=datetime.now(UTC).date().isoformat(),
+        sgemm_rate=rate,
+        sgemm_error=error,
+        half=half,
+        triad_rate=triad,
+        call_seconds=call,
+        products=tuple(products),
+        laws=laws,
+    )
+
+
+def _sgemm(backend: Backend) -> tuple[float, float, float, list[tuple[Sizes, float]]]:
+    """Peak rate and half-rate side fitted to the products of SGEMM, the fit's error, and the times."""
+    rng = np.random.default_rng(0)
+    measured = []
+    for sizes in SGEMM:
+        a, b = (
+            backend.asarray(rng.standard_normal(shape), np.float32)
+            for shape in ((sizes.m, sizes.k), (sizes.k, sizes.n))
+        )
+        out = backend.empty(sizes[:2], np.float32)
+        measured.append((sizes, _least(lambda a=a, b=b, out=out: backend.gemm(a, b, out=out))))  # type: ignore[misc]
+    return *fit_products(measured), measured
+
+
+def fit_products(measured: list[tuple[Sizes, float]]) -> tuple[float, float, float]:
+    """(rate, half, error) of t = 2 M N K / rate (1 + half (1/M + 1/N + 1/K)), by least squares of relative errors.
+
+    `error` is the root mean square of t / measured - 1.
+    """
+    terms = np.array([[sizes.flops, sizes.flops * sum(1 / n for n in sizes)] for sizes, _ in measured])
+    seconds = np.array([time for _, time in measured])
+    # Scaled, as the solver's tolerance is absolute.
+    scaled = terms / seconds[:, None] / 1e11
+    weights, _ = nnls(scaled, np.ones(len(seconds)))
+    if not weights[0]:
+        raise CnnError("The products measured fit no rate; the machine is too busy to be calibrated, try again.")
+    error = float(np.sqrt(np.mean((scaled @ weights - 1) ** 2)))
+    return float(1e11 / weights[0]), float(weights[1] / weights[0]), error
+
+
+def _call_seconds(backend: Backend) -> float:
+    """Seconds of the smallest product: what a call costs."""
+    a = backend.asarray(np.ones((1, 1)), np.float32)
+    out = backend.empty((1, 1), np.float32)
+    return _least(lambda: backend.gemm(a, a, out=out), rounds=200)
+
+
+def _least(run: Callable[[], object], rounds: int = 12) -> float:
+    run()
+    best = float("inf")
+    for _ in range(rounds):
+        started = perf_counter()
+        run()
+        best = min(best, perf_counter() - started)
+    return best
+
+
+def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
+    """The law of each kind of stage."""
+    least: dict[tuple[int, str], tuple[Stage, float]] = {}
+    for number in range(PASSES):
+        for place, timing in enumerate(_timed(backend, lambda text: progress(f"pass {number + 1}: {text}"))):  # noqa: B023
+            key = (place, law_name(timing.stage))
+            before = least.get(key, (timing.stage, float("inf")))[1]
+            least[key] = (timing.stage, min(before, timing.seconds))
+    points: dict[str, list[Point]] = {}
+    for (_, name), (stage, seconds) in least.items():
+        points.setdefault(name, []).append(Point(stage.geometry, work_of(stage), seconds))
+    laws = {}
+    for name, measured in points.items():
+        # Sizes of one show the overhead.
+        smallest = min(measured, key=lambda point: point.work)
+        rest = tuple(point for point in measured if point is not smallest)
+        laws[name] = Law(min(point.seconds for point in measured), rest)
+    return laws
+
+
+def _timed(backend: Backend, progress: Callable[[str], None]) -> Iterator[Timing]:
+    """Every probe's stages after they took turns in groups."""
+    drawn = list(probes())
+    # Mixed, so that what one kind leaves in the caches is not what the next one reads.
+    order = np.random.default_rng(0).permutation(len(drawn))
+    for start in range(0, len(drawn), TURNS):
+        progress(f"{start} of {len(drawn)} layers")
+        timed = [timing for place in order[start : start + TURNS] for timing in timings(drawn[place], backend)]
+        timed += [] if start else other_timings(backend)
+        take_turns(timed, ROUNDS)
+        yield from timed
+
+
+def calibration_file() -> Path:
+    """Where calibrations are kept."""
+    return cache_folder() / "calibration.json"
+
+
+def save(calibration: Calibration) -> None:
+    """Keeps it in the cache, in the place of an older one of the same backend and threads."""
+    kept = [each for each in load_all() if (each.backend, each.threads) != (calibration.backend, calibration.threads)]
+    rows = [_to_table(each) for each in [*kept, calibration]]
+    write_atomically(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+
+
+def load_all() -> list[Calibration]:
+    """The calibrations kept for this processor. Raises FileFormatError for a file that is none."""
+    path = calibration_file()
+    if not path.exists():
+        return []
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        found = [_from_table(row) for row in table["calibrations"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FileFormatError(f"{path} cannot be read ({error!r}); delete it and run 'cnn calibrate'.") from error
+    return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
+
+
+def load(backend: str, threads: int) -> Calibration:
+    """The calibration of `backend` at `threads`. Raises CnnError where there is none."""
+    for each in load_all():
+        if (each.backend, each.threads) == (backend, threads):
+            return each
+    raise CnnError(
+        f"This machine is not calibrated for {backend} at {threads} thread{'s' * (threads > 1)}; "
+        f"run 'cnn calibrate --backend {backend} --threads {threads}'."
+    )
+
+
+def _to_table(calibration: Calibration) -> dict[str, Any]:
+    laws = {name: to_table(law) for name, law in calibration.laws.items()}
+    table = {name: value for name, value in vars(calibration).items() if name not in ("laws", "products")}
+    return table | {"products": [[*sizes, time] for sizes, time in calibration.products], "laws": laws}
+
+
+def _from_table(table: dict[str, Any]) -> Calibration:
+    products = tuple((Sizes(*map(int, row[:3])), float(row[3])) for row in table["products"])
+    laws = {name: from_table(law) for name, law in table["laws"].items()}
+    return Calibration(**(table | {"products": products, "laws": laws}))

@@ -1,0 +1,140 @@
+"""The catalogue of devices: published numbers, each with its source and confidence, and the user's own beside them."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from cnn.errors import FileFormatError, UsageError
+
+SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
+"""By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
+KINDS = ("cpu", "coprocessor", "gpu")
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A number between bounds, with where it comes from; of one that has only bounds, the middle is the estimate."""
+
+    value: float
+    low: float
+    high: float
+    confidence: str
+    source: str
+
+    @classmethod
+    def of(cls, value: float, confidence: str, source: str) -> "Quantity":
+        """A number whose bounds are those of its confidence."""
+        spread = SPREAD[confidence]
+        return cls(value, value * (1 - spread), value * (1 + spread), confidence, source)
+
+    def __str__(self) -> str:
+        exact = self.low == self.value == self.high
+        bounds = "" if exact else f" ({self.low:.4g} to {self.high:.4g})"
+        return f"{self.value:.4g}{bounds}, {self.confidence}: {self.source}"
+
+
+@dataclass(frozen=True)
+class Device:
+    """What the model knows of a device; None is unknown. Units are in the names, GFLOP/s in single precision.
+
+    half_side: the side of a product at which half its rate is lost (`cnn.energy.model`). threads_per_core: threads that
+    a core needs for its full rate. busy_watts are drawn in a large product at busy_gflops (sgemm_gflops unless given),
+    idle_watts when nothing runs, cap_watts at most. Watts are of whatever `covers` names.
+    """
+
+    key: str
+    name: str
+    kind: str
+    covers: str = "the device alone"
+    cores: Quantity | None = None
+    threads_per_core: Quantity | None = None
+    peak_gflops: Quantity | None = None
+    sgemm_gflops: Quantity | None = None
+    half_side: Quantity | None = None
+    stream_gbs: Quantity | None = None
+    idle_watts: Quantity | None = None
+    busy_watts: Quantity | None = None
+    busy_gflops: Quantity | None = None
+    cap_watts: Quantity | None = None
+    memory_pj_per_byte: Quantity | None = None
+    launch_us: Quantity | None = None
+    pcie_latency_us: Quantity | None = None
+    pcie_gbs: Quantity | None = None
+    origin: str = field(default="catalogue", compare=False)
+
+    def quantities(self) -> dict[str, Quantity]:
+        """What is known, by name."""
+        found = {name: getattr(self, name) for name in QUANTITIES}
+        return {name: value for name, value in found.items() if value is not None}
+
+    def missing(self, *names: str) -> list[str]:
+        """Which of the quantities are unknown."""
+        return [name for name in names if getattr(self, name) is None]
+
+
+QUANTITIES = tuple(each.name for each in fields(Device) if "Quantity" in str(each.type))
+
+
+def catalogue(own: Path | None = None) -> dict[str, Device]:
+    """The devices by key: the published ones, then those of the TOML file `own`, which replace others of their key.
+
+    Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no device.
+    """
+    devices = _read(files("cnn.energy").joinpath("devices.toml").read_text(encoding="utf-8"), "catalogue")
+    if own is not None:
+        try:
+            text = own.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileFormatError(f"{own} cannot be read ({error}); give a TOML file of devices.") from error
+        devices |= _read(text, str(own))
+    return devices
+
+
+def _read(text: str, origin: str) -> dict[str, Device]:
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise FileFormatError(f"{origin} cannot be read as TOML ({error}); correct it.") from error
+    return {key: _device(key, table, origin) for key, table in tables.items()}
+
+
+def _device(key: str, table: Any, origin: str) -> Device:
+    if not isinstance(table, dict):
+        raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")
+    texts = {name: table.get(name) for name in ("name", "kind")}
+    if not all(isinstance(text, str) for text in texts.values()) or texts["kind"] not in KINDS:
+        raise UsageError(f"{origin}: {key} needs a name and a kind ({', '.join(KINDS)}).")
+    known = {*texts, "covers", *QUANTITIES}
+    unknown = sorted(table.keys() - known)
+    if unknown:
+        raise UsageError(f"{origin}: {key} has unknown entries {unknown}; known are {', '.join(QUANTITIES)}.")
+    numbers = {name: _quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
+    covers = {"covers": str(table["covers"])} if "covers" in table else {}
+    return Device(key=key, name=texts["name"], kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
+
+
+def _quantity(place: str, table: Any) -> Quantity:
+    if not isinstance(table, Mapping) or not {"confidence", "source"} <= table.keys():
+        raise UsageError(f"{place} must be a table with a value (or low and high), confidence and source.")
+    confidence, source = table["confidence"], table["source"]
+    if confidence not in SPREAD:
+        raise UsageError(f"{place}: confidence must be one of {', '.join(SPREAD)}, not {confidence!r}.")
+    numbers = {name: table[name] for name in ("value", "low", "high") if name in table}
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float) or not (isfinite(number) and number >= 0):
+            raise UsageError(f"{place}: {name} must be a number of at least 0, not {number!r}.")
+    if set(table) - {"value", "low", "high", "confidence", "source"} or ("low" in numbers) != ("high" in numbers):
+        raise UsageError(f"{place} takes value, low and high (both or none), confidence and source.")
+    if "low" not in numbers:
+        if "value" not in numbers:
+            raise UsageError(f"{place} needs a value, or low and high.")
+        return Quantity.of(float(numbers["value"]), confidence, str(source))
+    low, high = float(numbers["low"]), float(numbers["high"])
+    value = float(numbers.get("value", (low + high) / 2))
+    if not low <= value <= high:
+        raise UsageError(f"{place}: {value:g} does not lie between {low:g} and {high:g}.")
+    return Quantity(value, low, high, confidence, str(source))

@@ -1,0 +1,138 @@
+"""The law of one kind of stage on one machine: its time, interpolated between shapes that were measured.
+
+A stage of `work` FLOP or bytes takes seconds = (overhead + work / rate) c. The logarithm of c is a linear trend in the
+logarithms of the stage's sizes plus a Gaussian process, so that between the measured shapes it is interpolated and the
+distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from math import ceil, exp, log, log2, sqrt
+from statistics import median
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.cost import Geometry, Stage
+
+VECTOR = 16
+"""float32 of a vector of 512 bits: filters and channels that do not fill their last one cost as if they did."""
+LENGTHS = (0.7, 1.5, 3.0, 6.0, 12.0)
+"""Octaves over which c stays alike, to choose from for every size."""
+NOISES = (0.05, 0.1, 0.2)
+"""Relative errors of a measured time, to choose from: how close to the points a law passes."""
+SWEEPS = 2
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured stage."""
+
+    geometry: Geometry
+    work: int
+    seconds: float
+
+
+def work_of(stage: Stage) -> int:
+    """FLOP of the products of a stage, or its bytes where it has none."""
+    return stage.gemm_flops or stage.bytes
+
+
+@dataclass(frozen=True)
+class Law:
+    """Measured points, and the seconds that even the smallest stage takes."""
+
+    overhead: float
+    points: tuple[Point, ...]
+
+    def seconds(self, geometry: Geometry, work: int) -> tuple[float, float]:
+        """Seconds of a stage, and their relative standard deviation. Sizes beyond the measured ones count as those."""
+        fit = self._fit
+        x = np.clip(_features(geometry), fit.x.min(axis=0), fit.x.max(axis=0))
+        near = fit.kernel(x[None])[0]
+        correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
+        deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
+        return self._base(work) * exp(correction), deviation
+
+    @property
+    def error(self) -> float:
+        """Root mean square of log(predicted / measured seconds), each point being predicted from all others."""
+        return self._fit.error
+
+    def _base(self, work: int) -> float:
+        return self.overhead + work / self._rate
+
+    @cached_property
+    def _rate(self) -> float:
+        """The middle one of the rates of those points that take longest beyond the overhead."""
+        longest = sorted(self.points, key=lambda point: point.seconds)[len(self.points) // 2 :]
+        return median(point.work / max(point.seconds - self.overhead, point.seconds / 10) for point in longest)
+
+    @cached_property
+    def _fit(self) -> "_Fit":
+        x = np.array([_features(point.geometry) for point in self.points])
+        y = np.array([log(point.seconds / self._base(point.work)) for point in self.points])
+        best = _Fit(x, y, np.full(x.shape[1], 3.0), NOISES[0])
+        for _ in range(SWEEPS):
+            for noise in NOISES:
+                best = min(best, _Fit(x, y, best.lengths, noise), key=lambda fit: fit.error)
+            for column in range(x.shape[1]):
+                for length in LENGTHS:
+                    changed = best.lengths.copy()
+                    changed[column] = length
+                    best = min(best, _Fit(x, y, changed, best.noise), key=lambda fit: fit.error)
+        return best
+
+
+class _Fit:
+    """A trend and a Gaussian process with given lengths through y at x."""
+
+    def __init__(self, x: Vector, y: Vector, lengths: Vector, noise: float) -> None:
+        self.x, self.lengths, self.noise = x, lengths, noise
+        terms = _trend(x)
+        # A ridge, as sizes that do not vary leave their share of the trend open.
+        ridge = 1e-3 * len(y) * np.eye(terms.shape[1])
+        ridge[0, 0] = 0
+        self.trend = np.linalg.solve(terms.T @ terms + ridge, terms.T @ y)
+        rest = y - terms @ self.trend
+        self.variance = max(float(rest @ rest) / len(y), noise**2)
+        covariance = self.kernel(x) + noise**2 / self.variance * np.eye(len(y))
+        self.inverse = np.linalg.inv(covariance)
+        self.weights = self.inverse @ rest
+        self.error = float(np.sqrt(np.mean((self.weights / np.diag(self.inverse)) ** 2)))
+
+    def kernel(self, x: Vector) -> Vector:
+        """Correlation of log c at x (n, d) with that at the measured points, (n, points)."""
+        apart = np.sqrt((((x[:, None] - self.x[None]) / self.lengths) ** 2).sum(axis=2) * 3)
+        return np.asarray((1 + apart) * np.exp(-apart))
+
+
+def _features(geometry: Geometry) -> Vector:
+    """Sizes in octaves, and how well channels and filters fill vectors."""
+    sizes = [log2(max(size, 1)) for size in geometry]
+    return np.array([*sizes, *(3 * log2(_filled(size)) for size in (geometry.channels, geometry.filters))])
+
+
+def _filled(size: int) -> float:
+    return size / (ceil(size / VECTOR) * VECTOR)
+
+
+def _trend(x: Vector) -> Vector:
+    return np.concatenate([np.ones((len(x), 1)), x], axis=1)
+
+
+def to_table(law: Law) -> dict[str, Any]:
+    """The law as JSON values."""
+    return {
+        "overhead": law.overhead,
+        "points": [[*point.geometry, point.work, point.seconds] for point in law.points],
+    }
+
+
+def from_table(table: dict[str, Any]) -> Law:
+    """The law that `to_table` wrote."""
+    points = [Point(Geometry(*map(int, row[:4])), int(row[4]), float(row[5])) for row in table["points"]]
+    return Law(float(table["overhead"]), tuple(points))

@@ -1,0 +1,187 @@
+"""Holds the model against what was measured: steps on this machine, and published ones it was not fitted to."""
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.resources import as_file, files
+from typing import Any
+
+import numpy as np
+
+from cnn.backend import Backend
+from cnn.cost import FORWARD, UPDATE, Cost, Stage, count
+from cnn.energy.calibration import Calibration
+from cnn.energy.devices import Device
+from cnn.energy.model import Interval, Prediction, predict, predict_calibrated
+from cnn.energy.published import published
+from cnn.profiler import INPUT_AND_LOSS, Place, least_times
+from cnn.recipe import Architecture, read_architecture
+from cnn.threads import limit
+
+CORNELL_BATCH = 360
+"""Images of a minibatch in the Cornell study."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One layer in one direction, predicted and measured."""
+
+    layer: str
+    direction: str
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One step predicted and measured: here, or by others with `software`, as `source` reports."""
+
+    net: str
+    where: str
+    threads: int | None
+    mode: str
+    batch: int
+    predicted: Interval
+    measured: float
+    source: str
+    parts: tuple[Part, ...] = ()
+    software: str | None = None
+    indicative: bool = False
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted.value / self.measured - 1
+
+    @property
+    def within(self) -> bool:
+        """Whether what was measured lies in the interval predicted."""
+        return self.predicted.low <= self.measured <= self.predicted.high
+
+    def to_dict(self) -> dict[str, Any]:
+        """The case as JSON values."""
+        table = vars(self) | {"predicted": vars(self.predicted), "error": self.error, "within": self.within}
+        return table | {"parts": [vars(part) | {"error": part.error} for part in self.parts]}
+
+
+def measured_case(
+    net: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
+) -> Case:
+    """A step of `net` here, the least of `repeats`, against the calibration's prediction."""
+    model = net.build(backend=backend)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
+    labels = rng.integers(0, len(model.classes), batch)
+    with limit(calibration.threads):
+        times, whole = least_times(model, images, labels, training=training, repeats=repeats)
+    prediction = predict_calibrated(count(net, batch, training=training), calibration)
+    predicted = _by_place(prediction)
+    parts = [Part(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
+    return Case(
+        net=net.name,
+        where=calibration.backend,
+        threads=calibration.threads,
+        mode="train" if training else "infer",
+        batch=batch,
+        predicted=prediction.seconds,
+        measured=whole,
+        source="measured here",
+        parts=tuple(parts),
+    )
+
+
+def _by_place(prediction: Prediction) -> dict[Place, float]:
+    """Seconds by layer and direction, as the profiler names them."""
+    found: dict[Place, float] = {}
+    for each in prediction.stages:
+        place = _place(each.stage)
+        found[place] = found.get(place, 0.0) + each.seconds.value
+    return found
+
+
+def _place(stage: Stage) -> Place:
+    if stage.kind in ("input", "loss"):
+        return INPUT_AND_LOSS
+    if stage.phase == UPDATE:
+        return (UPDATE, "")
+    return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
+
+
+def published_cases(devices: dict[str, Device]) -> list[Case]:
+    """Published times of forward and backward that the catalogue was not fitted to."""
+    cases = []
+    for row in published():
+        if not (row.layers and row.device_key and row.batch and row.seconds):
+            continue
+        cost = count(published_net(row.layers), row.batch, training=True)
+        # The benchmarks do not update weights.
+        cost = replace(cost, stages=tuple(stage for stage in cost.stages if stage.phase != UPDATE))
+        device = devices[row.device_key]
+        prediction = predict(cost, device)
+        cases.append(
+            Case(
+                net=row.layers,
+                where=device.name,
+                threads=None,
+                mode="train",
+                batch=row.batch,
+                predicted=prediction.seconds,
+                measured=row.seconds.value,
+                source=row.source,
+                software=row.software,
+                indicative=prediction.indicative,
+            )
+        )
+    return cases
+
+
+def published_net(name: str) -> Architecture:
+    """A network that published measurements are of, beside those of the zoo."""
+    with as_file(files("cnn.energy").joinpath("nets", f"{name}.toml")) as path:
+        return read_architecture(path)
+
+
+def mean_absolute_error(cases: Iterable[Case]) -> float | None:
+    """The mean of |error|, 0 being right and 1 being off by all of the measured time; None of no case."""
+    errors = [abs(case.error) for case in cases]
+    return sum(errors) / len(errors) if errors else None
+
+
+@dataclass(frozen=True)
+class CurvePoint:
+    """One thread count of a published curve; both speed-ups are over one thread of the curve's host with vectors."""
+
+    device: str
+    name: str
+    threads: int
+    published: float
+    model: Interval
+
+
+def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurvePoint]:
+    """The Cornell study's speed-ups by threads, beside the model's for a training step of `net` as float32 GEMM.
+
+    The study computed in double precision with direct loops. Its speed-ups are divided by that of one vectorised thread
+    on the host, and the model's are over the same thread in the model. All run natively in the model.
+    """
+    curves = _published()["curves"]
+    cost: Cost = count(net, CORNELL_BATCH, training=True)
+    host = curves[0]
+    base = predict(cost, devices[host["device"]], threads=1).seconds.value
+    points = []
+    for curve in curves:
+        for threads, speedup in zip(curve["threads"], curve["speedup"], strict=True):
+            seconds = predict(cost, devices[curve["device"]], threads=threads).seconds
+            model = Interval(base / seconds.value, base / seconds.high, base / seconds.low)
+            published = speedup / host["speedup"][0]
+            points.append(CurvePoint(curve["device"], curve["name"], threads, published, model))
+    return points
+
+
+def _published() -> dict[str, Any]:
+    return tomllib.loads(files("cnn.energy").joinpath("published.toml").read_text(encoding="utf-8"))

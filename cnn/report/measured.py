@@ -1,0 +1,81 @@
+"""Measured rows: a network's step on ready backends of this machine, and its energy where there is a meter."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+from time import perf_counter
+
+import numpy as np
+
+from cnn.backend import Backend
+from cnn.benchmark import Job, inference_job, samples, step_job
+from cnn.energy.meters import Energy, Meter, open_meter
+from cnn.machine import this_machine
+from cnn.recipe import Architecture
+from cnn.report.row import Interval, Row
+from cnn.threads import limit
+
+INTERVAL = (0.05, 0.95)
+"""Quantiles of the runs between which a measured time is said to lie."""
+STRETCH = 3.0
+"""Seconds that a job is repeated for while a meter counts: some meters are read every other second."""
+
+
+def measured_rows(
+    net: Architecture,
+    backends: Sequence[Backend],
+    batch: int,
+    *,
+    training: bool,
+    threads: int,
+    rounds: int,
+    watts: float | None = None,
+) -> list[Row]:
+    """A row a backend: the median of `rounds` runs of a batch, and the middle 90 % of them.
+
+    The energy is that of the meters of the parts of the computer that the backend uses, or of `watts`.
+    """
+    job_of = step_job if training else inference_job
+    rows = []
+    with limit(threads):
+        jobs = [job_of(net, backend, batch) for backend in backends]
+        for backend, job, times in zip(backends, jobs, samples(jobs, rounds), strict=True):
+            low, middle, high = map(float, np.quantile(times, (INTERVAL[0], 0.5, INTERVAL[1])))
+            with open_meter(backend.powered, watts=watts) as meter:
+                energy, drawn = _energy(meter, job, middle)
+            rows.append(
+                Row(
+                    device=this_machine().cpu or "this machine",
+                    software=f"{backend.name} ({backend.library.name} {backend.library.version})",
+                    net=net.name,
+                    batch=batch,
+                    mode="train" if training else "infer",
+                    provenance="measured",
+                    source=f"this machine: median and middle 90 % of {rounds} runs; energy: {energy.source}",
+                    threads=threads,
+                    seconds_per_image=Interval(middle, low, high).times(1 / batch),
+                    watts=None if drawn is None else Interval(drawn),
+                    joules_per_image=None if energy.joules is None else Interval(energy.joules / batch),
+                    energy=energy.kind,
+                    note=backend.library.remark,
+                )
+            )
+    return rows
+
+
+def _energy(meter: Meter, job: Job, seconds: float) -> tuple[Energy, float | None]:
+    """The energy of one run, which takes `seconds`, and the watts drawn in it."""
+    if meter.kind != "measured":
+        # A model looks at the two numbers only.
+        energy = meter.stop(job.images, seconds)
+        return energy, None if energy.joules is None else energy.joules / seconds
+    runs = ceil(STRETCH / seconds)
+    meter.start()
+    started = perf_counter()
+    for _ in range(runs):
+        job.run()
+    elapsed = perf_counter() - started
+    energy = meter.stop(runs * job.images, elapsed)
+    if energy.joules is None:
+        return energy, None
+    return replace(energy, joules=energy.joules / runs), energy.joules / elapsed

@@ -1,0 +1,106 @@
+"""Predicted rows: a network's step on devices of the catalogue, and on this machine as it was calibrated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import cnn.energy.model as model
+from cnn.cost import Cost
+from cnn.energy.calibration import Calibration
+from cnn.energy.devices import Device
+from cnn.errors import UsageError
+from cnn.report.comparison import Breakdown, StageTime, mode_name
+from cnn.report.row import Interval, Row
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a step runs: on a device, or on a host that offloads to it."""
+
+    device: Device
+    host: Device | None = None
+
+    @property
+    def how(self) -> str | None:
+        """What must be said beside the device's name."""
+        if self.host:
+            return f"offloaded to by {self.host.name}"
+        return "by itself" if self.device.kind == "coprocessor" else None
+
+
+def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
+    """The places that KEY and CARD@HOST name. Raises UsageError for a key that is not in the catalogue."""
+    found = []
+    for text in texts:
+        keys = text.split("@")
+        unknown = [key for key in keys if key not in devices]
+        if unknown or len(keys) > 2:
+            raise UsageError(
+                f"There is no device {text!r}; known are {', '.join(devices)}, and CARD@HOST for a card that a host "
+                "offloads to."
+            )
+        found.append(Place(*(devices[key] for key in keys)))
+    return found
+
+
+def predict_at(cost: Cost, place: Place, thresholds: model.Thresholds) -> tuple[Row, Breakdown]:
+    """The row and the breakdown of a step there. Raises UsageError where a number is missing."""
+    device, host = place.device, place.host
+    prediction = model.predict(cost, device, host=host, offload=thresholds if host else None)
+    row = _row(prediction, device.name, place.how, "the model, with the catalogue's numbers (`cnn devices`)")
+    # Two devices have no common roofline.
+    roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
+    if host or roof is None or memory is None:
+        return row, _breakdown(prediction, row.label, None, None)
+    return row, _breakdown(prediction, row.label, roof.value * 1e9, memory.value * 1e9)
+
+
+def predict_here(cost: Cost, calibration: Calibration) -> tuple[Row, Breakdown]:
+    """The row and the breakdown of a step on this machine."""
+    prediction = model.predict_calibrated(cost, calibration)
+    source = f"the model, with `cnn calibrate` of {calibration.date}"
+    row = _row(prediction, calibration.cpu, calibration.backend, source)
+    return row, _breakdown(prediction, row.label, calibration.sgemm_rate, calibration.triad_rate)
+
+
+def _row(prediction: model.Prediction, device: str, software: str | None, source: str) -> Row:
+    cost = prediction.cost
+    return Row(
+        device=device,
+        software=software,
+        net=cost.net,
+        batch=cost.batch,
+        mode=mode_name(cost),
+        provenance="predicted",
+        source=source,
+        threads=prediction.threads,
+        seconds_per_image=_interval(prediction.seconds).times(1 / cost.batch),
+        watts=_known(prediction.watts),
+        joules_per_image=_known(prediction.joules_per_image),
+        energy="unavailable" if prediction.joules is None else "modelled",
+        unverified=tuple(_short(prediction.unverified)),
+        note="; ".join(prediction.remarks) or None,
+    )
+
+
+def _breakdown(prediction: model.Prediction, device: str, peak: float | None, bandwidth: float | None) -> Breakdown:
+    stages = [
+        StageTime(each.stage, _interval(each.seconds), _known(each.joules))
+        for each in prediction.stages
+        if each.stage.operations
+    ]
+    return Breakdown(device, tuple(stages), peak, bandwidth)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    """Names of numbers, without the device's key where all are of one."""
+    if len({name.partition(".")[0] for name in names}) > 1:
+        return list(names)
+    return [name.partition(".")[2] for name in names]
+
+
+def _interval(given: model.Interval) -> Interval:
+    return Interval(given.value, given.low, given.high)
+
+
+def _known(given: model.Interval | None) -> Interval | None:
+    return None if given is None else _interval(given)

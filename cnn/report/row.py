@@ -1,0 +1,126 @@
+"""A row of a comparison: one device or backend, what it takes for an image, and where each number comes from."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from cnn.energy.published import Number, Published
+
+Provenance = Literal["measured", "predicted", "published"]
+
+
+class Interval(NamedTuple):
+    """A number and the interval that it is expected in; no bounds where none are known."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+    def times(self, factor: float) -> "Interval":
+        """The same in another unit."""
+        low, high = (None if each is None else each * factor for each in self[1:])
+        return Interval(self.value * factor, low, high)
+
+    def inverse(self) -> "Interval":
+        """One over it."""
+        high, low = (None if each is None else 1 / each for each in self[1:])
+        return Interval(1 / self.value, low, high)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Seconds and joules an image and watts of a network on a device; what is None is unknown.
+
+    `provenance` is the time's. `energy` is that of the energy and the watts: "measured", "modelled" (predicted, or from
+    watts that the user gave), "published" or "unavailable".
+    `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
+    """
+
+    device: str
+    software: str | None
+    net: str
+    batch: int | None
+    mode: str
+    provenance: Provenance
+    source: str
+    threads: int | None = None
+    seconds_per_image: Interval | None = None
+    watts: Interval | None = None
+    joules_per_image: Interval | None = None
+    energy: str = "unavailable"
+    unverified: tuple[str, ...] = ()
+    note: str | None = None
+
+    @property
+    def indicative(self) -> bool:
+        """Whether it rests on a number that nobody verified."""
+        return bool(self.unverified)
+
+    @property
+    def seconds(self) -> Interval | None:
+        """Seconds a batch."""
+        if self.seconds_per_image is None or self.batch is None:
+            return None
+        return self.seconds_per_image.times(self.batch)
+
+    @property
+    def images_per_second(self) -> Interval | None:
+        """Images a second."""
+        return self.seconds_per_image and self.seconds_per_image.inverse()
+
+    @property
+    def images_per_joule(self) -> Interval | None:
+        """Images a joule."""
+        return self.joules_per_image and self.joules_per_image.inverse()
+
+    @property
+    def label(self) -> str:
+        """Device and software."""
+        return f"{self.device}, {self.software}" if self.software else self.device
+
+    def to_dict(self) -> dict[str, Any]:
+        """Flat values for JSON and CSV; None where unknown."""
+        table: dict[str, Any] = {
+            name: getattr(self, name)
+            for name in ("device", "software", "threads", "net", "batch", "mode", "provenance")
+        }
+        for name in QUANTITIES:
+            value, low, high = getattr(self, name) or (None, None, None)
+            table |= {name: value, f"{name}_low": low, f"{name}_high": high}
+        return table | {
+            "energy": self.energy,
+            "indicative": self.indicative,
+            "unverified": "; ".join(self.unverified) or None,
+            "source": self.source,
+            "note": self.note,
+        }
+
+
+QUANTITIES = ("seconds", "images_per_second", "watts", "joules_per_image", "images_per_joule")
+
+
+def published_row(run: Published) -> Row:
+    """The row of a published measurement."""
+    given = run.quantities()
+    known = "watts" in given or "images_per_joule" in given
+    rate, watts, per_joule = (given.get(name) for name in ("images_per_second", "watts", "images_per_joule"))
+    return Row(
+        device=run.device,
+        software=run.software,
+        net=run.net,
+        batch=run.batch,
+        mode=run.mode,
+        provenance="published",
+        source="; ".join([run.source, *(f"{name} = {each.how}" for name, each in given.items() if each.how)]),
+        seconds_per_image=_interval(rate, inverse=True),
+        watts=_interval(watts),
+        joules_per_image=_interval(per_joule, inverse=True),
+        energy="published" if known else "unavailable",
+        unverified=tuple(run.unverified()),
+        note=run.note,
+    )
+
+
+def _interval(number: Number | None, *, inverse: bool = False) -> Interval | None:
+    if number is None:
+        return None
+    return Interval(1 / number.value if inverse else number.value)

@@ -1,0 +1,115 @@
+"""A comparison as text, CSV and plain values: the same numbers in each."""
+
+import csv
+import io
+from math import floor, log10
+from typing import Any
+
+from cnn.report.comparison import Comparison, StageTime
+from cnn.report.row import Interval, Row
+
+HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
+SECTIONS = (
+    ("rows", "{title}: measured and predicted"),
+    ("same_network", "Published of {net}, in other batches or other arithmetic: not to be ranked with the above"),
+    ("other_networks", "Published of other networks, for orientation: not comparable"),
+)
+
+
+def sections(comparison: Comparison) -> list[tuple[str, tuple[Row, ...]]]:
+    """Titles and rows of the tables that are not empty."""
+    names = {"title": comparison.title, "net": comparison.cost.net}
+    found = [(title.format(**names), getattr(comparison, field)) for field, title in SECTIONS]
+    return [(title, rows) for title, rows in found if rows]
+
+
+def sources(comparison: Comparison) -> list[str]:
+    """Every source once, in the order of the rows: a row's number is its place here, from 1."""
+    return list(dict.fromkeys(row.source for row in comparison.all_rows))
+
+
+def cells(row: Row, known: list[str]) -> list[str]:
+    """A row as text, under HEAD; "-" for what is unknown and * for what is indicative."""
+    workload = "" if row.provenance != "published" else f" ({row.net}{f', batch {row.batch}' if row.batch else ''})"
+    per_image = row.joules_per_image and row.joules_per_image.times(1e3)
+    return [
+        row.label + workload,
+        "-" if row.threads is None else str(row.threads),
+        row.provenance + "*" * row.indicative,
+        interval_text(row.seconds and row.seconds.times(1e3)),
+        interval_text(row.images_per_second),
+        row.energy,
+        interval_text(row.watts),
+        interval_text(per_image),
+        interval_text(row.images_per_joule),
+        f"[{known.index(row.source) + 1}]",
+    ]
+
+
+def notes(rows: tuple[Row, ...]) -> list[str]:
+    """What must be said of rows: their notes, and the numbers that nobody verified."""
+    said = [f"{row.label}: {row.note}" for row in rows if row.note]
+    return said + [
+        f"* {row.label}: indicative, as nobody verified {', '.join(row.unverified)}" for row in rows if row.indicative
+    ]
+
+
+def interval_text(interval: Interval | None) -> str:
+    """Three significant digits, and the bounds where there are any; "-" for None."""
+    if interval is None:
+        return "-"
+    if interval.low is None or interval.high is None:
+        return number_text(interval.value)
+    return f"{number_text(interval.value)} ({number_text(interval.low)}-{number_text(interval.high)})"
+
+
+def number_text(value: float) -> str:
+    """Three significant digits, or all before the point."""
+    digits = 2 if value == 0 else 2 - floor(log10(abs(value)))
+    return f"{value:,.{max(0, digits)}f}"
+
+
+def to_dict(comparison: Comparison) -> dict[str, Any]:
+    """Everything as JSON values; times in seconds, energy in joules, None where unknown."""
+    cost = comparison.cost
+    return {
+        "model": cost.net,
+        "batch_size": cost.batch,
+        "mode": comparison.mode,
+        "flops": cost.flops,
+        "gemm_flops": cost.gemm_flops,
+        "bytes": cost.bytes,
+        **{field: [row.to_dict() for row in getattr(comparison, field)] for field, _ in SECTIONS},
+        "omitted": list(comparison.omitted),
+        "breakdowns": [
+            {
+                "device": each.device,
+                "peak_flops": each.peak,
+                "bandwidth": each.bandwidth,
+                "stages": [_stage(timed) for timed in each.stages],
+            }
+            for each in comparison.breakdowns
+        ],
+    }
+
+
+def _stage(timed: StageTime) -> dict[str, Any]:
+    stage, joules = timed.stage, timed.joules or (None, None, None)
+    return {
+        "layer": stage.layer,
+        "phase": stage.phase,
+        "flops": stage.flops,
+        "bytes": stage.bytes,
+        **dict(zip(("seconds", "seconds_low", "seconds_high"), timed.seconds, strict=True)),
+        **dict(zip(("joules", "joules_low", "joules_high"), joules, strict=True)),
+    }
+
+
+def to_csv(comparison: Comparison) -> str:
+    """Every row with the values of `to_dict`, its table first; empty where unknown."""
+    rows = [{"table": field} | row.to_dict() for field, _ in SECTIONS for row in getattr(comparison, field)]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else ["table"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,91 @@
+"""The cost model: what is counted from shapes is what a step executes, and bytes worked by hand."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cnn.cli import main
+from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, Sizes, count
+from cnn.errors import UsageError
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, ReLU
+from cnn.model import Sequential
+from cnn.recipe import Architecture, Recipe
+from cnn.testing import Recorder
+from cnn.zoo import ZOO, architecture
+
+BATCH = 3
+
+
+def executed(model, training):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (BATCH, *model.input_shape), np.uint8)
+    with Recorder(model.backend) as recorder:
+        if training:
+            model.train_step(images, rng.integers(0, len(model.classes), BATCH))
+        else:
+            model.predict(images, batch_size=BATCH)
+    return [Sizes(product.m, product.n, product.k) for product in recorder.products]
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "infer"])
+@pytest.mark.parametrize("name", ZOO)
+def test_the_products_counted_are_those_executed(name, training):
+    net = architecture(name)
+    products = executed(net.build(backend="numpy"), training)
+    cost = count(net, BATCH, training=training)
+    assert cost.products == products
+    assert cost.gemm_flops == sum(product.flops for product in products) > 0
+
+
+def test_what_precedes_the_first_trained_layer_has_no_backward_pass_and_that_one_no_data_gradient():
+    layers = [ReLU(), Conv2D(4, 1), BatchNorm(), Dropout(0.5), Flatten(), Linear(2)]
+    net = Architecture("odd", layers, (5, 5, 3), Recipe())
+    cost = count(net, BATCH, training=True)
+    assert cost.products == executed(net.build(backend="numpy"), True)
+    phases = {(stage.layer, stage.phase) for stage in cost.stages}
+    assert ("relu1", DATA) not in phases
+    assert ("conv1", DATA) not in phases
+    assert {("conv1", WEIGHT), ("batchnorm1", DATA), ("dropout1", DATA), ("linear1", DATA)} <= phases
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_parameters_and_names_are_those_of_the_model(name):
+    model = architecture(name).build(backend="numpy")
+    cost = count(model, BATCH, training=True)
+    update = cost.stages[-1]
+    assert (update.phase, update.bytes) == (UPDATE, 20 * model.parameter_count())
+    assert [stage.layer for stage in cost.stages if stage.phase == FORWARD][1:-1] == [
+        layer.name for layer in model.layers
+    ]
+
+
+def test_bytes_of_a_padded_convolution_by_hand():
+    model = Sequential([Conv2D(6, 3, padding=1, activation="relu"), Flatten(), Linear(2)], (8, 8, 2), backend="numpy")
+    stages = {(stage.layer, stage.phase): stage for stage in count(model, 5, training=True).stages}
+    pixels, columns, outputs = 5 * 64 * 2, 5 * 64 * 18, 5 * 64 * 6
+    padded = 5 * 100 * 2
+    lowering = 4 * (pixels + padded) + 4 * (padded + columns)
+    kernels = 18 * 6
+    assert stages["conv1", FORWARD].bytes == lowering + 4 * (columns + kernels + outputs) + 4 * 2 * outputs
+    assert stages["conv1", FORWARD].flops == 2 * columns * 6 + 2 * outputs
+    assert stages["conv1", WEIGHT].bytes == 4 * 3 * outputs + lowering + 4 * (columns + outputs + kernels)
+    assert stages["conv1", FORWARD].intensity == pytest.approx(
+        stages["conv1", FORWARD].flops / stages["conv1", FORWARD].bytes
+    )
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(UsageError, match="batch of 0"):
+        count(architecture("mlp"), 0, training=True)
+
+
+def test_the_command_prints_what_is_counted(capsys):
+    assert main(["cost", "cifar10_quick", "--batch-size", "8", "--mode", "infer", "--json"]) == 0
+    table = json.loads(capsys.readouterr().out)
+    cost = count(architecture("cifar10_quick"), 8, training=False)
+    assert table["gemm_flops"] == cost.gemm_flops
+    assert sum(stage["bytes"] for stage in table["stages"]) == table["bytes"] == cost.bytes
+    assert main(["cost"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["conv2", "data", "gradient", "gemm", "+", "col2im", "204.80", "206.85", "18.040", "11.5"] in lines

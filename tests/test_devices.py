@@ -1,0 +1,87 @@
+"""The device catalogue: every number has a source and a confidence, and files of the user's are checked."""
+
+import json
+
+import pytest
+
+from cnn.cli import main
+from cnn.energy.devices import SPREAD, catalogue
+from cnn.errors import FileFormatError, UsageError
+
+PROPOSAL = {
+    *("xeon-phi-5110p", "xeon-phi-7120p", "xeon-phi-se10p", "xeon-phi-7250", "2x-e5-2620v3", "e5-2650v2"),
+    *("e5-2680v3", "e5-2695v2", "tesla-k20", "tesla-k40", "titan-x-maxwell"),
+}
+
+
+def test_the_devices_of_the_proposal_are_there_and_every_number_has_a_source():
+    devices = catalogue()
+    assert devices.keys() >= PROPOSAL
+    for device in devices.values():
+        for quantity in device.quantities().values():
+            assert quantity.low <= quantity.value <= quantity.high
+            assert quantity.confidence in SPREAD
+            assert quantity.source
+
+
+def test_what_is_recalled_makes_what_is_derived_from_it_unverified():
+    for device in catalogue().values():
+        for quantity in device.quantities().values():
+            if "recalled" in quantity.source:
+                assert quantity.confidence == "unverified"
+
+
+@pytest.mark.parametrize(("key", "skinny", "best"), [("xeon-phi-7250", 1904, 4565), ("titan-x-maxwell", 876, 5284)])
+def test_half_sides_reproduce_the_skinny_products_they_are_fitted_to(key, skinny, best):
+    half = catalogue()[key].half_side.value
+    assert best / (1 + half / 35) == pytest.approx(skinny, rel=1e-3)
+
+
+def test_a_file_of_ones_own_adds_and_replaces_devices(tmp_path, capsys):
+    own = tmp_path / "own.toml"
+    own.write_text(
+        '[mine]\nname = "Mine"\nkind = "cpu"\nsgemm_gflops = {value = 100, confidence = "measured", source = "here"}\n'
+        '[tesla-k20]\nname = "K20"\nkind = "gpu"\ncap_watts = {low = 1, high = 3, confidence = "read", source = "x"}\n'
+    )
+    assert main(["devices", "--devices", str(own), "--json"]) == 0
+    devices = json.loads(capsys.readouterr().out)["devices"]
+    assert devices["mine"]["sgemm_gflops"]["low"] == pytest.approx(95)
+    assert devices["tesla-k20"]["cap_watts"]["value"] == 2
+    assert main(["devices", "xeon-phi-5110p"]) == 0
+    assert "Intel forum 507670" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[a]\nname = 'A'\n", "needs a name and a kind"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncolour = 1\n", "unknown entries"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = 4\n", "must be a table"),
+        (
+            "[a]\nname = 'A'\nkind = 'cpu'\ncores = {value = 4, confidence = 'sure', source = 's'}\n",
+            "confidence must be",
+        ),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = {value = -4, confidence = 'read', source = 's'}\n", "at least 0"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = {low = 4, confidence = 'read', source = 's'}\n", "both or none"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = {confidence = 'read', source = 's'}\n", "needs a value"),
+        (
+            "[a]\nname = 'A'\nkind = 'cpu'\ncores = {value = 9, low = 1, high = 2, confidence = 'read', source = ''}\n",
+            "does not lie",
+        ),
+        ("a = 1\n", "must be a table"),
+    ],
+)
+def test_a_wrong_entry_is_refused(tmp_path, text, message):
+    own = tmp_path / "own.toml"
+    own.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        catalogue(own)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileFormatError, match=r"none\.toml"):
+        catalogue(tmp_path / "none.toml")
+    own = tmp_path / "own.toml"
+    own.write_text("[")
+    with pytest.raises(FileFormatError, match="TOML"):
+        catalogue(own)

@@ -1,0 +1,177 @@
+"""The model of time and energy against sums done by hand, and what it says of what it does not know."""
+
+import numpy as np
+import pytest
+
+from cnn.cost import FORWARD, Cost, Geometry, Operation, Sizes, Stage, count
+from cnn.energy.calibration import Calibration, fit_products
+from cnn.energy.devices import Device, Quantity, catalogue
+from cnn.energy.law import Law, Point
+from cnn.energy.model import Thresholds, predict, predict_calibrated
+from cnn.energy.validation import cornell_curves, mean_absolute_error, published_cases, published_net
+from cnn.errors import UsageError
+from cnn.zoo import ZOO, architecture
+
+
+def exactly(value):
+    return Quantity(value, value, value, "read", "by hand")
+
+
+def device(**numbers):
+    known = {"sgemm_gflops": 100.0, "half_side": 10.0, "stream_gbs": 10.0} | numbers
+    return Device("hand", "By hand", "cpu", **{name: exactly(value) for name, value in known.items()})
+
+
+def cost_of(*operations, batch=4):
+    stages = tuple(Stage(str(k), "X", FORWARD, (each,), Geometry(1, 1, 1, 1)) for k, each in enumerate(operations))
+    return Cost("hand", batch, False, stages)
+
+
+def gemm(m, n, k):
+    sizes = Sizes(m, n, k)
+    return Operation("gemm", sizes.flops, sum(sizes.operands), sizes)
+
+
+def test_a_product_and_a_pass_by_hand():
+    product, copy = gemm(1000, 40, 500), Operation("im2col", 0, 4_000_000)
+    prediction = predict(cost_of(product, copy), device(launch_us=5.0))
+    compute = 4e7 / 100e9 * (1 + 10 * (1 / 1000 + 1 / 40 + 1 / 500))
+    memory = 4 * (1000 * 500 + 500 * 40 + 1000 * 40) / 10e9
+    assert compute > memory
+    assert prediction.seconds.value == pytest.approx(compute + 4e-4 + 2 * 5e-6)
+    assert prediction.images_per_second.value == pytest.approx(4 / prediction.seconds.value)
+    assert prediction.joules is None
+    assert any("no energy" in remark for remark in prediction.remarks)
+
+
+def test_energy_by_hand_and_the_cap_that_stretches_time():
+    product = gemm(2000, 2000, 2000)
+    numbers = {"idle_watts": 20.0, "busy_watts": 60.0, "busy_gflops": 80.0, "memory_pj_per_byte": 100.0}
+    free = predict(cost_of(product), device(half_side=0.0, **numbers))
+    dynamic = 1.6e10 * 40 / 80e9 + sum(product.sizes.operands) * 100e-12
+    assert free.joules.value == pytest.approx(dynamic + 20 * 0.16)
+    capped = predict(cost_of(product), device(half_side=0.0, cap_watts=50.0, **numbers))
+    assert capped.seconds.value == pytest.approx(dynamic / 30)
+    assert capped.watts.value == pytest.approx(50)
+
+
+def test_threads_share_the_rate_of_their_cores():
+    product = gemm(4000, 4000, 4000)
+    numbers = {"cores": 4.0, "threads_per_core": 2.0}
+    whole = predict(cost_of(product), device(**numbers)).seconds.value
+    assert predict(cost_of(product), device(**numbers), threads=2).seconds.value == pytest.approx(4 * whole)
+    assert predict(cost_of(product), device(**numbers), threads=16).seconds.value == pytest.approx(whole)
+    with pytest.raises(UsageError, match="cores are"):
+        predict(cost_of(product), device(), threads=2)
+
+
+def test_offload_sends_what_mkl_sends_and_pays_for_the_way():
+    assert Thresholds().send(Sizes(2049, 2049, 257))
+    assert not any(
+        Thresholds().send(Sizes(*sizes)) for sizes in [(2048, 2049, 257), (2049, 2048, 257), (2049, 2049, 256)]
+    )
+    watts = {"idle_watts": 10.0, "busy_watts": 30.0}
+    host = device(**watts)
+    card = device(sgemm_gflops=1000.0, pcie_latency_us=5.0, pcie_gbs=5.0, launch_us=80.0, **watts)
+    small, large = gemm(1000, 10, 500), gemm(3000, 3000, 3000)
+    prediction = predict(cost_of(small, large), card, host=host, offload=Thresholds())
+    assert prediction.stages[0].seconds == predict(cost_of(small), host).seconds
+    flown = 5.4e10 / 1e12 * (1 + 10 * 3 / 3000) + 80e-6
+    way = 2 * 5e-6 + 4 * 3 * 3000**2 / 5e9
+    assert prediction.stages[1].seconds.value == pytest.approx(flown + way)
+    # Both sides idle all the time.
+    assert prediction.joules.value > 20 * prediction.seconds.value
+    with pytest.raises(UsageError, match="host"):
+        predict(cost_of(large), card, offload=Thresholds())
+    with pytest.raises(UsageError, match="pcie"):
+        predict(cost_of(large), host, host=host, offload=Thresholds())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_no_product_of_the_zoo_is_offloaded_by_default(name):
+    """As measured with MKL: N is the number of filters, which stays below 2049."""
+    assert not any(Thresholds().send(sizes) for sizes in count(architecture(name), 64, training=True).products)
+
+
+def test_wider_bounds_widen_the_interval_and_repeat():
+    product = cost_of(gemm(4000, 4000, 4000))
+    exact = predict(product, device())
+    assert exact.seconds.low == exact.seconds.high
+    wide = {**device().quantities(), "sgemm_gflops": Quantity(100, 50, 200, "unverified", "by hand")}
+    loose = predict(product, Device("hand", "By hand", "cpu", **wide))
+    assert loose.seconds.low < exact.seconds.value < loose.seconds.high
+    assert loose == predict(product, Device("hand", "By hand", "cpu", **wide))
+    assert (exact.indicative, loose.indicative) == (False, True)
+    assert loose.unverified == ["hand.sgemm_gflops"]
+
+
+def test_a_device_of_which_too_little_is_known_is_refused():
+    with pytest.raises(UsageError, match="stream_gbs"):
+        predict(cost_of(gemm(1, 1, 1)), catalogue()["tesla-k20"])
+
+
+def test_the_rate_and_half_side_of_products_are_found_again():
+    sizes = [Sizes(m, n, k) for m in (64, 1024) for n in (16, 50, 500) for k in (25, 500, 2000)]
+    measured = [(each, each.flops / 50e9 * (1 + 30 * sum(1 / n for n in each))) for each in sizes]
+    assert fit_products(measured) == pytest.approx((50e9, 30, 0), abs=1e-6, rel=1e-6)
+
+
+def planted(geometry, work):
+    """A machine's time: overhead, and a rate that grows with the filters."""
+    return 1e-5 + work / (2e9 * geometry.filters**0.7)
+
+
+@pytest.fixture
+def law():
+    rng = np.random.default_rng(1)
+    points = []
+    for _ in range(60):
+        geometry = Geometry(*(int(2**n) for n in rng.uniform((3, 4, 4, 0), (14, 8, 8, 1))))
+        work = 2 * geometry.rows * geometry.channels * geometry.filters
+        points.append(Point(geometry, work, planted(geometry, work)))
+    return Law(1e-5, tuple(points))
+
+
+def test_a_law_predicts_shapes_between_those_measured(law):
+    for sizes in [(500, 40, 50, 1), (3000, 100, 33, 1), (50, 64, 128, 1)]:
+        geometry = Geometry(*sizes)
+        work = 2 * geometry.rows * geometry.channels * geometry.filters
+        seconds, deviation = law.seconds(geometry, work)
+        assert seconds == pytest.approx(planted(geometry, work), rel=0.15)
+        assert 0 < deviation < 0.5
+    assert law.error < 0.15
+
+
+def calibration(law, **more):
+    known = {"Linear, forward": law, "Linear, weight gradient": law, "Linear, data gradient": law}
+    return Calibration("numpy", "lib", 1, "cpu", "2000-01-01", 1e11, 0.1, 10, 1e10, 1e-6, (), known, **more)
+
+
+def test_a_calibrated_machine_takes_laws_and_names_what_has_none(law):
+    cost = count(architecture("mlp"), 64, training=False)
+    prediction = predict_calibrated(cost, calibration(law))
+    stage = next(each for each in prediction.stages if each.stage.layer == "linear2")
+    assert stage.seconds.value == pytest.approx(law.seconds(stage.stage.geometry, stage.stage.gemm_flops)[0])
+    assert prediction.seconds.value == pytest.approx(sum(each.seconds.value for each in prediction.stages))
+    assert any("input, loss" in remark for remark in prediction.remarks)
+    assert prediction.joules is None
+    watts = predict_calibrated(cost, calibration(law, idle_watts=10.0, busy_watts=30.0)).watts
+    assert 10 < watts.value <= 30
+
+
+def test_published_times_are_predicted_from_shapes_known_to_be_right():
+    # Published: 138 million parameters; 15.5 GFLOP (multiply-adds) an image forward.
+    vgg = count(published_net("vgg16"), 1, training=True)
+    assert vgg.stages[-1].bytes == 20 * 138_357_544
+    assert count(published_net("vgg16"), 1, training=False).gemm_flops == pytest.approx(2 * 15.5e9, rel=0.01)
+    cases = published_cases(catalogue())
+    assert len(cases) == 5
+    assert mean_absolute_error(cases) == pytest.approx(np.mean([abs(case.error) for case in cases]))
+
+
+def test_the_cornell_curves_stand_beside_the_models():
+    points = cornell_curves(architecture("lenet5"), catalogue())
+    first = points[0]
+    assert (first.threads, first.published, first.model.value) == (1, 1, pytest.approx(1))
+    host = [point.model.value for point in points if point.device == first.device]
+    assert host == sorted(host)
