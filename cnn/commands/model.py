@@ -2,6 +2,7 @@
 
 `cnn model validate` predicts a step of each network on each ready backend from its calibration (`cnn calibrate`; what
 is missing is calibrated first), measures it, and prints the error of the step and with --layers of each layer.
+A step's time is the sum of its layers' least times over the repeats.
 Published times come from other software than this library; the model knows im2col + GEMM, not cuDNN's algorithms.
 """
 
@@ -27,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=common.whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
     )
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=common.whole_number, default=20, metavar="N", help="steps measured")
+    parser.add_argument("--repeats", type=common.whole_number, default=40, metavar="N", help="steps measured")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer")
     common.add_json_option(parser)
 

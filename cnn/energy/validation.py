@@ -72,13 +72,13 @@ class Case:
 def measured_case(
     net: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
 ) -> Case:
-    """A step of `net` here, the least of `repeats`, against the calibration's prediction."""
+    """A step of `net` here, its layers each at the least of `repeats`, against the calibration's prediction."""
     model = net.build(backend=backend)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
     labels = rng.integers(0, len(model.classes), batch)
     with limit(calibration.threads):
-        times, whole = least_times(model, images, labels, training=training, repeats=repeats)
+        times = least_times(model, images, labels, training=training, repeats=repeats)
     prediction = predict_calibrated(count(net, batch, training=training), calibration)
     predicted = _by_place(prediction)
     parts = [Part(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
@@ -89,7 +89,7 @@ def measured_case(
         mode="train" if training else "infer",
         batch=batch,
         predicted=prediction.seconds,
-        measured=whole,
+        measured=sum(times.values()),
         source="measured here",
         parts=tuple(parts),
     )
