@@ -189,6 +189,24 @@ def test_at_most_two_are_held_at_a_time(tuner):
     assert len(clock.made) > 30
 
 
+def test_compared_they_are_built_anew_every_few_rounds(tuner):
+    run, clock = tuner(tile_cost, {"tile": [4, 8]}, rounds=15)
+    run.run()
+    assert clock.made.count(START) == tuning.SCREENING + 4
+
+
+def test_a_stop_is_not_taken_for_a_value_that_cannot_run(tuner):
+    def seconds(setting):
+        if clock.made.count(START) == tuning.SCREENING:
+            run.request_stop("a test")
+        return 0.03
+
+    run, clock = tuner(seconds, {"tile": [4, 8]})
+    with pytest.raises(Interrupted, match="Stopped by a test"):
+        run.run()
+    assert run.findings == []
+
+
 def test_stopped_it_keeps_what_it_found(tuner):
     run, clock = tuner(tile_cost, {"tile": [4, 16], "mode": [None, "a"]})
 
