@@ -12,6 +12,8 @@ from cnn.errors import FileFormatError, UsageError
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
+COUNTED = ("cores", "threads_per_core")
+"""Numbers that are right or wrong, but not nearly right."""
 KINDS = ("cpu", "coprocessor", "gpu")
 
 
@@ -132,7 +134,10 @@ def _quantity(place: str, table: Any) -> Quantity:
     if "low" not in numbers:
         if "value" not in numbers:
             raise UsageError(f"{place} needs a value, or low and high.")
-        return Quantity.of(float(numbers["value"]), confidence, str(source))
+        value = float(numbers["value"])
+        if place.rpartition(".")[2] in COUNTED:
+            return Quantity(value, value, value, confidence, str(source))
+        return Quantity.of(value, confidence, str(source))
     low, high = float(numbers["low"]), float(numbers["high"])
     value = float(numbers.get("value", (low + high) / 2))
     if not low <= value <= high:
