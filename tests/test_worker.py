@@ -239,7 +239,9 @@ class TestStart:
 
 class TestEndOfTheParent:
     CODE = """
-        import numpy as np
+        import signal
+        # A shell has the programs that it runs in the background ignore it, and all that they start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         from openblas_worker import OpenblasWorker, square
         backend = OpenblasWorker()
         a, b, out, *_ = square(backend, 2000)
@@ -260,7 +262,10 @@ class TestEndOfTheParent:
             pid = int(parent.stdout.readline())
             time.sleep(0.2)
             parent.send_signal(number)
-            parent.wait(20)
+            try:
+                parent.wait(20)
+            finally:
+                parent.kill()
             assert gone(pid)
 
     def test_a_worker_that_nobody_asks_ends_with_its_backend(self):
