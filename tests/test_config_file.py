@@ -96,7 +96,7 @@ def test_several_values(parsed, value, counts):
         ("flip = 1", "flip must be bool, not 1"),
         ("model = 3", "model must be str, not 3"),
         ('backend_options = "fast"', "backend_options must be a table, not 'fast'"),
-        ("eval = 3", "eval must be a table, not 3"),
+        ("eval = 3", "has no setting 'eval'"),
         ("[train]\nspeed = 3", "has no setting 'speed'"),
     ],
 )

@@ -37,8 +37,8 @@ def apply_config(parser: ArgumentParser, options: argparse.Namespace, commands: 
     """
     table = read_toml(Path(options.config))
     owner = f"{parser.prog} --config {options.config}"
-    sections = {name: table.pop(name) for name in commands if name in table}
-    check_values(owner, sections, dict.fromkeys(sections, _Kind(dict)))
+    # A command and an option may have one name, as `model` has.
+    sections = {name: table.pop(name) for name in commands if isinstance(table.get(name), dict)}
     values = table | sections.get(parser.prog.rpartition(" ")[2], {})
     actions = {action.dest: action for action in parser._actions if _in_file(action)}
     check_values(owner, values, {name: _Kind(_kind(action)) for name, action in actions.items()})
