@@ -11,7 +11,7 @@ import cnn.threads as threads
 from cnn.arrays import Array
 from cnn.backend import Clock, gemm_sizes
 from cnn.compiled import convolution
-from cnn.compiled.calls import NO, ROW_MAJOR, YES
+from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.conv2d import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import prepare, timed
 from cnn.compiled.ops import CompiledOps
@@ -85,13 +85,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
             convolution.product(self._sgemm, a, b, transpose_a, transpose_b, accumulate, out, parts)
         elif out.dtype == np.float64:
             sizes = (YES if transpose_a else NO, YES if transpose_b else NO, m, n, k)
-            left, right, result = ((x.ctypes.data, leading_dimension(x)) for x in (a, b, out))
+            left, right, result = ((x.ctypes.data, leading_dimension.py_func(x)) for x in (a, b, out))
             self._dgemm(ROW_MAJOR, *sizes, 1.0, *left, *right, float(accumulate), *result)
         else:
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
-
-
-def leading_dimension(x: Array) -> int:
-    """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
-    rows, columns = x.shape
-    return max(1, int(columns), int(x.strides[0]) // x.itemsize if rows > 1 else 0)

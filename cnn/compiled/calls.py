@@ -4,8 +4,10 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir
-from numba import cfunc, types
+from numba import cfunc, njit, types
 from numba.core.extending import intrinsic
+
+from cnn.compiled.parts import INNER
 
 ROW_MAJOR, NO, YES = 101, 111, 112
 """CBLAS's names for the order of a matrix, and for whether it is transposed."""
@@ -54,6 +56,15 @@ def _sgemm(
 
 
 sgemm: Any = intrinsic(_sgemm)
+
+
+@njit(**INNER)
+def leading_dimension(x: Any) -> Any:
+    """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row.
+
+    Python calls its `py_func`.
+    """
+    return max(1, x.shape[1], x.strides[0] // x.itemsize if x.shape[0] > 1 else 0)
 
 
 @cache

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange, types
 
-from cnn.compiled.calls import NO, YES, sgemm
-from cnn.compiled.parts import INNER, PARALLEL
+from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
+from cnn.compiled.parts import INNER, PARALLEL, add_up
 from cnn.lowering import Window
 
 U = np.uintp
@@ -153,11 +153,7 @@ def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
         for part in prange(parts):
             first, last = rows * part // parts, rows * (part + 1) // parts
             _weight_part(blas, x, dy, g, first, last, height, columns[part], sums[part])
-        for j in range(U(len(dw))):
-            value = sums[0, j]
-            for part in range(1, parts):
-                value += sums[part, j]
-            dw[j] = value
+        add_up(sums, dw)
 
 
 @njit(**INNER)
@@ -222,12 +218,6 @@ def exchange(w, taps, channels, filters, turned, out, parts):
 
 
 @njit(**INNER)
-def _leading_dimension(x):
-    """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row."""
-    return max(1, x.shape[1], x.strides[0] // 4 if x.shape[0] > 1 else 0)
-
-
-@njit(**INNER)
 def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end):
     if by_rows:
         left = a + U(start * 4 if ta == YES else start * lda * 4)
@@ -243,7 +233,7 @@ def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
     m, n = c.shape
     k = a.shape[0] if transpose_a else a.shape[1]
     ta, tb = YES if transpose_a else NO, YES if transpose_b else NO
-    lda, ldb, ldc = _leading_dimension(a), _leading_dimension(b), _leading_dimension(c)
+    lda, ldb, ldc = leading_dimension(a), leading_dimension(b), leading_dimension(c)
     beta = np.float32(accumulate)
     left, right, result = U(a.ctypes.data), U(b.ctypes.data), U(c.ctypes.data)
     by_rows = m >= n

@@ -13,7 +13,7 @@ from numba import njit, prange, types
 
 from cnn.compiled.microkernel import KERNELS as MICROKERNEL
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels
+from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, add_up
 from cnn.compiled.vectors import WIDTH
 from cnn.lowering import Window, padded_size
 
@@ -159,11 +159,7 @@ def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
         for part in prange(parts):
             first, last = images * part // parts, images * (part + 1) // parts
             _weight_part(microkernel, x, dy, g, first, last, planes[part], sums[part])
-        for j in range(np.uintp(len(dw))):
-            value = sums[0, j]
-            for part in range(1, parts):
-                value += sums[part, j]
-            dw[j] = value
+        add_up(sums, dw)
 
 
 _INT, _SHAPE, _ROWS = types.int64, types.int64[::1], types.float32[:, ::1]

@@ -16,7 +16,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from cnn.compiled.parts import Kernels
-from cnn.compiled.vectors import WIDTH
+from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
 
 VECTORS = 2
 """Vectors across at most: two, so that a number of the left factor is multiplied twice for being read once."""
@@ -25,7 +25,6 @@ ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
 """Rows at most: sums of VECTORS each take 24 of AVX-512's 32 registers, 12 of AVX's 16."""
 
 _INT, _REAL = ir.IntType(64), ir.FloatType()
-_LANES = ir.VectorType(_REAL, WIDTH)
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
 _NUMBERS = ir.VectorType(_INT, WIDTH)
 
@@ -128,22 +127,18 @@ def _generate(
 ) -> None:
     """The code for one size."""
     lanes = ir.Constant(_NUMBERS, list(range(WIDTH)))
-    mask = builder.icmp_unsigned("<", lanes, _spread(builder, tail, _NUMBERS))
+    mask = builder.icmp_unsigned("<", lanes, spread(builder, tail, _NUMBERS))
     last = vectors - 1
 
     def read(address: Any, vector: int) -> Any:
-        return _masked_load(builder, address, mask) if vector == last else _load(builder, _at(builder, address, vector))
+        at = _at(builder, address, vector)
+        return _masked_load(builder, at, mask) if vector == last else _load(builder, at)
 
-    sums = [[cgutils.alloca_once(builder, _LANES) for _ in range(vectors)] for _ in range(rows)]
+    sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
     for m in range(rows):
         source = builder.add(start, builder.mul(start_row, _INT(m)))
         for v in range(vectors):
-            at = _at(builder, source, v)
-            value = _masked_load(builder, at, mask) if v == last else _load(builder, at)
-            builder.store(value, sums[m][v])
-    multiply_add = cgutils.get_or_insert_function(
-        builder.module, ir.FunctionType(_LANES, [_LANES] * 3), f"llvm.fmuladd.v{WIDTH}f32"
-    )
+            builder.store(read(source, v), sums[m][v])
     left, right, row_start = (cgutils.alloca_once(builder, _INT) for _ in range(3))
     builder.store(a, row_start)
     builder.store(b, right)
@@ -151,31 +146,26 @@ def _generate(
         builder.store(builder.load(row_start), left)
         with cgutils.for_range(builder, inner):
             here, there = builder.load(left), builder.load(right)
-            factors = []
-            for v in range(vectors):
-                at = _at(builder, there, v)
-                factors.append(_masked_load(builder, at, mask) if v == last else _load(builder, at))
+            factors = [read(there, v) for v in range(vectors)]
             for m in range(rows):
                 at = builder.add(here, builder.mul(a_row, _INT(m)))
-                number = builder.load(builder.inttoptr(at, _REAL.as_pointer()))
-                spread = _spread(builder, number, _LANES)
+                number = spread(builder, builder.load(builder.inttoptr(at, _REAL.as_pointer())), LANES)
                 for v in range(vectors):
                     total = builder.load(sums[m][v])
-                    builder.store(builder.call(multiply_add, [spread, factors[v], total]), sums[m][v])
+                    builder.store(fused(builder, number, factors[v], total), sums[m][v])
             builder.store(builder.add(here, a_inner), left)
             builder.store(builder.add(there, b_row), right)
         builder.store(builder.add(builder.load(row_start), a_outer), row_start)
-    least = _spread(builder, floor, _LANES)
+    least = spread(builder, floor, LANES)
     for m in range(rows):
         target = builder.add(out, builder.mul(out_row, _INT(m)))
         for v in range(vectors):
-            total = builder.load(sums[m][v])
-            total = builder.select(builder.fcmp_ordered("<", total, least), least, total)
+            total = floored(builder, builder.load(sums[m][v]), least)
             at = _at(builder, target, v)
             if v == last:
                 _masked_store(builder, total, at, mask)
             else:
-                builder.store(total, builder.inttoptr(at, _LANES.as_pointer()), align=4)
+                builder.store(total, builder.inttoptr(at, LANES.as_pointer()), align=4)
 
 
 def _at(builder: Any, address: Any, vector: int) -> Any:
@@ -183,23 +173,17 @@ def _at(builder: Any, address: Any, vector: int) -> Any:
 
 
 def _load(builder: Any, address: Any) -> Any:
-    return builder.load(builder.inttoptr(address, _LANES.as_pointer()), align=4)
+    return builder.load(builder.inttoptr(address, LANES.as_pointer()), align=4)
 
 
 def _masked_load(builder: Any, address: Any, mask: Any) -> Any:
-    kind = ir.FunctionType(_LANES, [_LANES.as_pointer(), ir.IntType(32), _MASK, _LANES])
+    kind = ir.FunctionType(LANES, [LANES.as_pointer(), ir.IntType(32), _MASK, LANES])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{WIDTH}f32.p0")
-    zeros = ir.Constant(_LANES, [0.0] * WIDTH)
-    return builder.call(function, [builder.inttoptr(address, _LANES.as_pointer()), ir.IntType(32)(4), mask, zeros])
+    zeros = ir.Constant(LANES, [0.0] * WIDTH)
+    return builder.call(function, [builder.inttoptr(address, LANES.as_pointer()), ir.IntType(32)(4), mask, zeros])
 
 
 def _masked_store(builder: Any, value: Any, address: Any, mask: Any) -> None:
-    kind = ir.FunctionType(ir.VoidType(), [_LANES, _LANES.as_pointer(), ir.IntType(32), _MASK])
+    kind = ir.FunctionType(ir.VoidType(), [LANES, LANES.as_pointer(), ir.IntType(32), _MASK])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{WIDTH}f32.p0")
-    builder.call(function, [value, builder.inttoptr(address, _LANES.as_pointer()), ir.IntType(32)(4), mask])
-
-
-def _spread(builder: Any, number: Any, kind: Any) -> Any:
-    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+    builder.call(function, [value, builder.inttoptr(address, LANES.as_pointer()), ir.IntType(32)(4), mask])

@@ -77,6 +77,16 @@ def flat(*arrays: Array) -> list[Array] | None:
 
 
 @njit(**INNER)
+def add_up(sums: Any, out: Any) -> None:
+    """out (K,) = the sum of the rows of sums, one a part, in their order."""
+    for j in range(np.uintp(len(out))):
+        value = sums[0, j]
+        for part in range(1, sums.shape[0]):
+            value += sums[part, j]
+        out[j] = value
+
+
+@njit(**INNER)
 def start_of(part: int, parts: int, count: int) -> Any:
     """The first of `count` pieces of work that belongs to `part`; the last ends where the next one starts.
 

@@ -16,7 +16,7 @@ WIDTH = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 """Elements of a vector: one register of AVX-512 or AVX, two of a machine with 128 bits."""
 
 _REAL = ir.FloatType()
-_LANES = ir.VectorType(_REAL, WIDTH)
+LANES = ir.VectorType(_REAL, WIDTH)
 
 
 class VectorType(types.Type):
@@ -34,7 +34,7 @@ class VectorModel(models.PrimitiveModel):
     """A vector is kept as one LLVM value."""
 
     def __init__(self, manager: Any, kind: Any) -> None:
-        super().__init__(manager, kind, _LANES)
+        super().__init__(manager, kind, LANES)
 
 
 @intrinsic
@@ -52,7 +52,7 @@ def load(typing_context: Any, address: Any):
     """The WIDTH elements from `address` on; no alignment is needed beyond that of one element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.load(builder.inttoptr(arguments[0], _LANES.as_pointer()), align=4)
+        return builder.load(builder.inttoptr(arguments[0], LANES.as_pointer()), align=4)
 
     return vector(types.intp), generate
 
@@ -62,7 +62,7 @@ def store(typing_context: Any, address: Any, value: Any):
     """Writes the WIDTH elements of `value` from `address` on."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        builder.store(arguments[1], builder.inttoptr(arguments[0], _LANES.as_pointer()), align=4)
+        builder.store(arguments[1], builder.inttoptr(arguments[0], LANES.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(types.intp, vector), generate
@@ -93,7 +93,7 @@ def scale(typing_context: Any, a: Any, factor: Any):
     """a * factor for a number `factor`."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.fmul(arguments[0], _spread(builder, arguments[1]))
+        return builder.fmul(arguments[0], spread(builder, arguments[1], LANES))
 
     return vector(vector, types.float32), generate
 
@@ -104,9 +104,7 @@ def multiply_add(typing_context: Any, a: Any, factor: Any, b: Any):
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         a, factor, b = arguments
-        kind = ir.FunctionType(_LANES, [_LANES] * 3)
-        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{WIDTH}f32")
-        return builder.call(function, [a, _spread(builder, factor), b])
+        return fused(builder, a, spread(builder, factor, LANES), b)
 
     return vector(vector, types.float32, vector), generate
 
@@ -116,14 +114,25 @@ def at_least(typing_context: Any, a: Any, floor: Any):
     """Each element of a, or the number `floor` where that is larger; NaN stays NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, floor = arguments[0], _spread(builder, arguments[1])
-        return builder.select(builder.fcmp_ordered("<", a, floor), floor, a)
+        return floored(builder, arguments[0], spread(builder, arguments[1], LANES))
 
     return vector(vector, types.float32), generate
 
 
-def _spread(builder: Any, number: Any) -> Any:
-    """A vector whose every element is `number`."""
-    first = builder.insert_element(ir.Constant(_LANES, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
+def spread(builder: Any, number: Any, kind: Any) -> Any:
+    """Builds a vector of `kind` whose every element is `number`."""
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
     zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-    return builder.shuffle_vector(first, ir.Constant(_LANES, ir.Undefined), zeros)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
+
+
+def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
+    """Builds a * b + c, in one rounding where the machine has such an instruction."""
+    kind = ir.FunctionType(LANES, [LANES] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fmuladd.v{WIDTH}f32")
+    return builder.call(function, [a, b, c])
+
+
+def floored(builder: Any, a: Any, floor: Any) -> Any:
+    """Builds each element of a, or that of `floor` where it is larger; NaN stays NaN."""
+    return builder.select(builder.fcmp_ordered("<", a, floor), floor, a)

@@ -11,8 +11,7 @@ import numpy.typing as npt
 
 from cnn.arrays import Array
 from cnn.backend import gemm_sizes
-from cnn.cblas import leading_dimension
-from cnn.compiled.calls import NO, YES
+from cnn.compiled.calls import NO, YES, leading_dimension
 from cnn.compiled.kernels import prepare
 from cnn.compiled.lowering import CompiledLowering
 from cnn.compiled.ops import CompiledOps
@@ -95,7 +94,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         if not m or not n:
             return
         shared = [self._shared(x) for x in (a, b, out)]
-        places = [number for x in shared for number in (self._arena.offset(x), leading_dimension(x))]
+        places = [number for x in shared for number in (self._arena.offset(x), leading_dimension.py_func(x))]
         if max(m, n, k, *places[1::2]) > LARGEST_SIZE:
             raise ShapeError(f"Backend {self.name!r} multiplies up to {LARGEST_SIZE:,} rows, not {m} x {n} x {k}.")
         record = (
