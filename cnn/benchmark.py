@@ -7,8 +7,10 @@ from statistics import median
 from time import perf_counter
 
 import numpy as np
+import numpy.typing as npt
 
 from cnn.backend import Backend
+from cnn.model import Sequential
 from cnn.optimizers import SGD
 from cnn.recipe import Architecture
 
@@ -39,12 +41,17 @@ def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iter
         x = y
 
 
+def random_batch(model: Sequential, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    """Images and labels that a model takes, the same at every call."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
+    return images, rng.integers(0, len(model.classes), batch)
+
+
 def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
     """A whole training step: batch in, forward, loss, backward, update."""
     model = architecture.build(backend=backend)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
-    labels = rng.integers(0, len(model.classes), batch)
+    images, labels = random_batch(model, batch)
     optimizer = SGD(0.9)
     optimizer.attach(backend, model.groups)
 
@@ -61,7 +68,7 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
 def inference_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
     """The probabilities of a batch of images."""
     model = architecture.build(backend=backend)
-    images = np.random.default_rng(0).integers(0, 256, (batch, *model.input_shape), np.uint8)
+    images, _ = random_batch(model, batch)
     run = partial(model.predict, images, batch_size=batch)
     return Job(f"{model.name} inference", backend.name, run, 2 * batch * model.macs(), batch)
 

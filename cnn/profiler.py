@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -61,8 +62,7 @@ def profile_step(
     kernels, im2col is what a convolution takes without its products: bias and activation are in it. Reading the batch
     and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
     """
-    optimizer = SGD(0.9)
-    optimizer.attach(model.backend, model.groups)
+    optimizer = _optimizer(model)
 
     def step() -> _Tally:
         return _tally(model, optimizer, images, labels, _Tally())
@@ -99,20 +99,14 @@ def least_times(
     A step is one of training with SGD at a rate of 0, or the classification of the batch. What disturbs a step hits
     some of its layers: the sum of these times is closer to an undisturbed step than the least step is.
     """
-    optimizer = SGD(0.9)
-    optimizer.attach(model.backend, model.groups)
+    optimizer = _optimizer(model)
     tallies = []
     for _ in range(1 + repeats):
         tally = _Tally()
         if training:
             _tally(model, optimizer, images, labels, tally)
         else:
-            with _timed(model, tally):
-                started = perf_counter()
-                model.predict(images, batch_size=len(images))
-                elapsed = perf_counter() - started
-            tally.place = INPUT_AND_LOSS
-            tally.add(elapsed - sum(tally.seconds.values()))
+            _pass(model, tally, partial(model.predict, images, batch_size=len(images)))
         tallies.append(tally.seconds)
     return {place: min(seconds[place] for seconds in tallies[1:]) for place in tallies[0]}
 
@@ -121,8 +115,7 @@ def outside_kernels(
     model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
 ) -> float | None:
     """Median seconds of a step that are spent in Python; None where the backend's work is not in compiled kernels."""
-    optimizer = SGD(0.9)
-    optimizer.attach(model.backend, model.groups)
+    optimizer = _optimizer(model)
     seconds = []
     with model.backend.timed_kernels() as clock:
         if clock is None:
@@ -149,8 +142,7 @@ def reported_products(
     model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
 ) -> list[LayerProduct]:
     """The products of one training step, as far as the backend reports where it ran them."""
-    optimizer = SGD(0.9)
-    optimizer.attach(model.backend, model.groups)
+    optimizer = _optimizer(model)
     tally, products = _Tally(), list[LayerProduct]()
 
     def note(report: ProductReport) -> None:
@@ -186,17 +178,28 @@ def _tally(
     tally: _Tally,
 ) -> _Tally:
     """Takes one step into `tally` and returns that."""
-    with _timed(model, tally):
-        started = perf_counter()
-        model.train_step(images, labels)
-        elapsed = perf_counter() - started
-    tally.place = INPUT_AND_LOSS
-    tally.add(elapsed - sum(tally.seconds.values()))
+    _pass(model, tally, partial(model.train_step, images, labels))
     started = perf_counter()
     optimizer.step(0.0)
     tally.place = ("update", "")
     tally.add(perf_counter() - started)
     return tally
+
+
+def _pass(model: Sequential, tally: _Tally, run: Callable[[], object]) -> None:
+    """Takes the layers that `run` calls into `tally`, and what is around them as input and loss."""
+    with _timed(model, tally):
+        started = perf_counter()
+        run()
+        elapsed = perf_counter() - started
+    tally.place = INPUT_AND_LOSS
+    tally.add(elapsed - sum(tally.seconds.values()))
+
+
+def _optimizer(model: Sequential) -> SGD:
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.groups)
+    return optimizer
 
 
 @contextmanager

@@ -8,8 +8,7 @@ and why, from its library's own report.
 
 import argparse
 
-import numpy as np
-
+from cnn.benchmark import random_batch
 from cnn.commands import common
 from cnn.commands.config_file import add_config_option
 from cnn.profiler import LayerProduct, Line, outside_kernels, profile_step, reported_products
@@ -30,9 +29,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     with common.resources(options) as resources:
         model = architecture(options.model).build(backend=resources.backend)
-        rng = np.random.default_rng(0)
-        images = rng.integers(0, 256, (options.batch_size, *model.input_shape), np.uint8)
-        labels = rng.integers(0, len(model.classes), options.batch_size)
+        images, labels = random_batch(model, options.batch_size)
         lines = profile_step(model, images, labels, repeats=options.repeats)
         python = outside_kernels(model, images, labels, repeats=options.repeats)
         products = reported_products(model, images, labels)

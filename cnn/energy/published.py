@@ -75,7 +75,17 @@ def _derived(value: float, how: str, *given: Number) -> Number:
 
 def published() -> list[Published]:
     """Every row of published.toml."""
-    return parse((files("cnn.energy") / "published.toml").read_text(encoding="utf-8"))
+    return parse(_text())
+
+
+def published_curves() -> list[dict[str, Any]]:
+    """The speed-ups by threads that the Cornell study published, its host's first."""
+    curves: list[dict[str, Any]] = tomllib.loads(_text())["curves"]
+    return curves
+
+
+def _text() -> str:
+    return (files("cnn.energy") / "published.toml").read_text(encoding="utf-8")
 
 
 def parse(text: str) -> list[Published]:

@@ -1,19 +1,17 @@
 """Holds the model against what was measured: steps on this machine, and published ones it was not fitted to."""
 
-import tomllib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from typing import Any
 
-import numpy as np
-
 from cnn.backend import Backend
+from cnn.benchmark import random_batch
 from cnn.cost import FORWARD, UPDATE, Cost, Stage, count
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.energy.model import Interval, Prediction, predict, predict_calibrated
-from cnn.energy.published import published
+from cnn.energy.published import published, published_curves
 from cnn.profiler import INPUT_AND_LOSS, Place, least_times
 from cnn.recipe import Architecture, read_architecture
 from cnn.threads import limit
@@ -74,9 +72,7 @@ def measured_case(
 ) -> Case:
     """A step of `net` here, its layers each at the least of `repeats`, against the calibration's prediction."""
     model = net.build(backend=backend)
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (batch, *model.input_shape), np.uint8)
-    labels = rng.integers(0, len(model.classes), batch)
+    images, labels = random_batch(model, batch)
     with limit(calibration.threads):
         times = least_times(model, images, labels, training=training, repeats=repeats)
     prediction = predict_calibrated(count(net, batch, training=training), calibration)
@@ -169,7 +165,7 @@ def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurveP
     The study computed in double precision with direct loops. Its speed-ups are divided by that of one vectorised thread
     on the host, and the model's are over the same thread in the model. All run natively in the model.
     """
-    curves = _published()["curves"]
+    curves = published_curves()
     cost: Cost = count(net, CORNELL_BATCH, training=True)
     host = curves[0]
     base = predict(cost, devices[host["device"]], threads=1).seconds.value
@@ -181,7 +177,3 @@ def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurveP
             published = speedup / host["speedup"][0]
             points.append(CurvePoint(curve["device"], curve["name"], threads, published, model))
     return points
-
-
-def _published() -> dict[str, Any]:
-    return tomllib.loads(files("cnn.energy").joinpath("published.toml").read_text(encoding="utf-8"))
