@@ -6,7 +6,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from cnn.cache import cache_folder
+from cnn.mkl_root import VARIABLE, cached_root
 
 SOURCES = Path(__file__).parent / "coi"
 SHARED = ["settings.c", "wire.c"]
@@ -64,6 +64,6 @@ def build(folder: Path) -> StandIn:
 
 def mkl_root() -> Path | None:
     """The folder of an MKL with automatic offload (libraries in lib): CNN_MKL_ROOT, else the one in the cache."""
-    explicit = os.environ.get("CNN_MKL_ROOT")
-    root = Path(explicit) if explicit else cache_folder() / "mkl-2018.0.0"
+    explicit = os.environ.get(VARIABLE)
+    root = Path(explicit) if explicit else cached_root()
     return root if (root / "lib" / "libmkl_ao_worker.so").exists() else None
