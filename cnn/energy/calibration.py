@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
-from scipy.optimize import nnls
+from scipy.optimize import lsq_linear
 
 from cnn.backend import Backend
 from cnn.cache import cache_folder
@@ -111,15 +111,14 @@ def _sgemm(backend: Backend) -> tuple[float, float, float, list[tuple[Sizes, flo
 def fit_products(measured: list[tuple[Sizes, float]]) -> tuple[float, float, float]:
     """(rate, half, error) of t = 2 M N K / rate (1 + half (1/M + 1/N + 1/K)), by least squares of relative errors.
 
-    `error` is the root mean square of t / measured - 1.
+    `error` is the root mean square of t / measured - 1. The rate is at least that of the fastest product, and at most
+    twice that: disturbed times could show any peak or none.
     """
     terms = np.array([[sizes.flops, sizes.flops * sum(1 / n for n in sizes)] for sizes, _ in measured])
     seconds = np.array([time for _, time in measured])
-    # Scaled, as the solver's tolerance is absolute.
     scaled = terms / seconds[:, None] / 1e11
-    weights, _ = nnls(scaled, np.ones(len(seconds)))
-    if not weights[0]:
-        raise CnnError("The products measured fit no rate; the machine is too busy to be calibrated, try again.")
+    best = scaled[:, 0].max()
+    weights = lsq_linear(scaled, np.ones(len(seconds)), ([0.5 / best, 0], [1 / best, np.inf]), method="bvls").x
     error = float(np.sqrt(np.mean((scaled @ weights - 1) ** 2)))
     return float(1e11 / weights[0]), float(weights[1] / weights[0]), error
 
