@@ -173,6 +173,17 @@ def count(net: Net, batch: int, *, training: bool) -> Cost:
     return Cost(net.name, batch, training, tuple(stages))
 
 
+def gradient_bytes(net: Net) -> dict[str, int]:
+    """Bytes of the gradients of each layer that has parameters, in the order of the layers."""
+    found: dict[str, int] = {}
+    shape: Shape = tuple(net.input_shape)
+    for name, layer in zip(layer_names(net.layers), net.layers, strict=True):
+        if owned := parameters(layer, shape):
+            found[name] = FLOAT * owned
+        shape = layer.shape_after(shape)
+    return found
+
+
 def layer_stages(name: str, layer: Layer, shape: Shape, batch: int, *, training: bool = True) -> list[Stage]:
     """The forward stage of one layer on `batch` images of `shape`, then in training those of its backward pass."""
     parts = _Parts(name, layer, shape, batch, training)

@@ -86,27 +86,34 @@ def catalogue(own: Path | None = None) -> dict[str, Device]:
 
     Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no device.
     """
-    devices = _read(files("cnn.energy").joinpath("devices.toml").read_text(encoding="utf-8"), "catalogue")
+    return {key: _device(key, table, origin) for key, (table, origin) in read_tables("devices.toml", own).items()}
+
+
+def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], str]]:
+    """The tables of the catalogue's file `name` by key, then those of the user's, each with the file's name.
+
+    Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no table.
+    """
+    texts = {"catalogue": files("cnn.energy").joinpath(name).read_text(encoding="utf-8")}
     if own is not None:
         try:
-            text = own.read_text(encoding="utf-8")
+            texts[str(own)] = own.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{own} cannot be read ({error}); give a TOML file of devices.") from error
-        devices |= _read(text, str(own))
-    return devices
+            raise FileFormatError(f"{own} cannot be read ({error}); give a TOML file like {name}.") from error
+    found = {}
+    for origin, text in texts.items():
+        try:
+            tables = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise FileFormatError(f"{origin} cannot be read as TOML ({error}); correct it.") from error
+        for key, table in tables.items():
+            if not isinstance(table, dict):
+                raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")
+            found[key] = table, origin
+    return found
 
 
-def _read(text: str, origin: str) -> dict[str, Device]:
-    try:
-        tables = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise FileFormatError(f"{origin} cannot be read as TOML ({error}); correct it.") from error
-    return {key: _device(key, table, origin) for key, table in tables.items()}
-
-
-def _device(key: str, table: Any, origin: str) -> Device:
-    if not isinstance(table, dict):
-        raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")
+def _device(key: str, table: dict[str, Any], origin: str) -> Device:
     texts = {name: table.get(name) for name in ("name", "kind")}
     if not all(isinstance(text, str) for text in texts.values()) or texts["kind"] not in KINDS:
         raise UsageError(f"{origin}: {key} needs a name and a kind ({', '.join(KINDS)}).")
@@ -114,12 +121,13 @@ def _device(key: str, table: Any, origin: str) -> Device:
     unknown = sorted(table.keys() - known)
     if unknown:
         raise UsageError(f"{origin}: {key} has unknown entries {unknown}; known are {', '.join(QUANTITIES)}.")
-    numbers = {name: _quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
+    numbers = {name: read_quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
     covers = {"covers": str(table["covers"])} if "covers" in table else {}
     return Device(key=key, name=texts["name"], kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
 
 
-def _quantity(place: str, table: Any) -> Quantity:
+def read_quantity(place: str, table: Any) -> Quantity:
+    """The number that a table of `place` holds. Raises UsageError for a table that holds none."""
     if not isinstance(table, Mapping) or not {"confidence", "source"} <= table.keys():
         raise UsageError(f"{place} must be a table with a value (or low and high), confidence and source.")
     confidence, source = table["confidence"], table["source"]

@@ -15,7 +15,7 @@ Uncertainty: every parameter is drawn evenly between its bounds, all independent
 interval is the middle 90 % of the results, its value that of the best estimates.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -60,6 +60,13 @@ class Interval:
         return cls(float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0])))
 
 
+class Draws(NamedTuple):
+    """All draws of a stage's seconds, and of its joules where they are known; the first is the best estimate."""
+
+    seconds: Vector
+    joules: Vector | None
+
+
 @dataclass(frozen=True)
 class StagePrediction:
     """One stage: seconds, joules and watts (None where unknown), and where its products run."""
@@ -69,11 +76,15 @@ class StagePrediction:
     seconds: Interval
     joules: Interval | None
     watts: Interval | None
+    draws: Draws = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """A step on a device. `used` are the numbers it rests on; `indicative` says that some are unverified."""
+    """A step on a device. `used` are the numbers it rests on; `indicative` says that some are unverified.
+
+    `idle` are draws of the watts when nothing runs, None where unknown.
+    """
 
     device: str
     name: str
@@ -88,6 +99,7 @@ class Prediction:
     images_per_joule: Interval | None
     used: dict[str, Quantity]
     remarks: tuple[str, ...]
+    idle: Vector | None = field(repr=False, compare=False)
 
     @property
     def unverified(self) -> list[str]:
@@ -142,6 +154,11 @@ def predict(
     return _prediction(device.key, name, cost, threads, parts, idle, used, remarks)
 
 
+def draws_of(quantity: Quantity, rng: np.random.Generator) -> Vector:
+    """The value, then numbers drawn evenly between the bounds."""
+    return np.concatenate([[quantity.value], rng.uniform(quantity.low, quantity.high, DRAWS)])
+
+
 class _Parameters:
     """Draws of a device's parameters in SI units, and how long operations take with them."""
 
@@ -166,7 +183,7 @@ class _Parameters:
     def _draw(self, name: str) -> Vector:
         quantity: Quantity = getattr(self.device, name)
         self.used[name] = quantity
-        return self._between(quantity.value, quantity.low, quantity.high)
+        return draws_of(quantity, self._rng)
 
     def _between(self, value: float, low: float | Vector, high: float) -> Vector:
         return np.concatenate([[value], self._rng.uniform(low, high, DRAWS)])
@@ -334,6 +351,7 @@ def _prediction(
                 Interval.of(seconds),
                 None if joules is None else Interval.of(joules),
                 Interval.of(joules / seconds) if known and joules is not None else None,
+                Draws(seconds, joules),
             )
         )
     return Prediction(
@@ -350,4 +368,5 @@ def _prediction(
         images_per_joule=None if energy is None else Interval.of(cost.batch / energy),
         used=used,
         remarks=remarks,
+        idle=idle,
     )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from cnn.cost import Cost, Stage
 from cnn.energy.published import Published
+from cnn.report.curve import Curve
 from cnn.report.row import Interval, Row, published_row
 
 
@@ -32,7 +33,8 @@ class Comparison:
     """Rows of one network, batch and mode, the fastest first, and published ones, which are not to be ranked with them.
 
     `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
-    comparable at all. `omitted` says which devices have no row, and why.
+    comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on
+    many nodes, where they were asked for.
     """
 
     cost: Cost
@@ -41,6 +43,7 @@ class Comparison:
     other_networks: tuple[Row, ...]
     breakdowns: tuple[Breakdown, ...] = ()
     omitted: tuple[str, ...] = ()
+    scaling: tuple[Curve, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -69,6 +72,7 @@ def compare(
     runs: Sequence[Published],
     breakdowns: Iterable[Breakdown] = (),
     omitted: Iterable[str] = (),
+    scaling: Iterable[Curve] = (),
 ) -> Comparison:
     """Sorts the rows, and of the published runs takes those of the same mode."""
     of_mode = [run for run in runs if run.mode == mode_name(cost)]
@@ -79,4 +83,5 @@ def compare(
         tuple(published_row(run) for run in of_mode if run.zoo != cost.net),
         tuple(breakdowns),
         tuple(omitted),
+        tuple(scaling),
     )

@@ -1,11 +1,12 @@
-"""The plots of a comparison: bars of time and energy, and the network's layers on each device's roofline.
+"""The plots of a comparison: bars of time and energy, layers on each device's roofline, and curves over nodes.
 
 They are drawn by matplotlib, for the page as SVG whose colours are the page's own, and as a picture.
 """
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import cycle
 from math import ceil
 from textwrap import wrap
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
 from cnn.errors import CnnError, UsageError
 from cnn.report.comparison import Breakdown, Comparison, StageTime
+from cnn.report.curve import Curve
 from cnn.report.row import Interval, Row
-from cnn.report.table import interval_text, number_text
+from cnn.report.table import interval_text, number_text, scaling_sections
 
 try:
     import matplotlib
@@ -22,6 +24,7 @@ try:
     from matplotlib.figure import Figure, FigureBase
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+    from matplotlib.ticker import PercentFormatter
 except ImportError as error:
     raise CnnError("Plots are drawn by matplotlib, which is missing: pip install 'cnn-blas[bench]'.") from error
 
@@ -38,6 +41,8 @@ LIGHT = {
 
 OF_PROVENANCE = {"measured": "green", "predicted": "blue", "published": "orange"}
 OF_PHASE = {FORWARD: ("blue", "o"), WEIGHT: ("orange", "s"), DATA: ("green", "^"), UPDATE: ("purple", "D")}
+OF_LINK = ("blue", "orange", "green", "purple")
+PANELS = (("images_per_second", "images/s"), ("efficiency", "efficiency"), ("images_per_joule", "images/J"))
 STYLE: Any = {
     "font.size": 10,
     "svg.fonttype": "none",
@@ -71,6 +76,8 @@ def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
         found["bars"] = draw_bars, 1.5 + 0.55 * len(comparison.rows)
     if with_roof(comparison):
         found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(with_roof(comparison)) / COLUMNS)
+    if comparison.scaling:
+        found["scaling"] = draw_scaling, 0.8 + 3.2 * len(scaling_sections(comparison))
     return found
 
 
@@ -197,6 +204,51 @@ def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
 def _point(timed: StageTime) -> tuple[float, float]:
     """Intensity in FLOP a byte, and GFLOP/s."""
     return timed.stage.intensity, timed.stage.flops / timed.seconds.value / 1e9
+
+
+def draw_scaling(figure: FigureBase, comparison: Comparison) -> None:
+    """A row a kind of node: images a second, efficiency and images a joule over nodes, a line a link."""
+    shown = scaling_sections(comparison)
+    grid = figure.subplots(len(shown), len(PANELS), squeeze=False)
+    colours = dict(zip(dict.fromkeys(each.link.name for each in comparison.scaling), cycle(OF_LINK)))
+    for row, (title, curves) in zip(grid, shown, strict=True):
+        for axes, (name, unit) in zip(row, PANELS, strict=True):
+            _curves(axes, curves, name, colours)
+            axes.set_title(title if axes is row[0] else "", loc="left", fontsize=9)
+            axes.set_ylabel(unit)
+    for axes in grid[-1]:
+        axes.set_xlabel("nodes")
+    handles = [Line2D([], [], color=LIGHT[colour], marker="o", label=name) for name, colour in colours.items()]
+    handles.append(Line2D([], [], color=LIGHT["muted"], linestyle=":", label="no communication"))
+    title = f"{comparison.cost.net}, train: predicted on many nodes; bands are intervals"
+    figure.legend(handles=handles, loc="outside upper left", ncols=4, title=title, alignment="left")
+
+
+def _curves(axes: Axes, curves: Sequence[Curve], name: str, colours: Mapping[str, str]) -> None:
+    for curve in curves:
+        points = [(point.nodes, each) for point in curve.points if (each := getattr(point, name)) is not None]
+        colour, nodes = LIGHT[colours[curve.link.name]], [number for number, _ in points]
+        axes.plot(nodes, [each.value for _, each in points], color=colour, marker="o", markersize=4, linewidth=1.4)
+        axes.fill_between(
+            nodes, [each.low for _, each in points], [each.high for _, each in points], color=colour, alpha=0.15
+        )
+    axes.set_xscale("log", base=2)
+    counts = sorted({point.nodes for curve in curves for point in curve.points})
+    axes.set_xticks(counts, [f"{number:,}" if place % 2 == 0 else "" for place, number in enumerate(counts)])
+    axes.minorticks_off()
+    if name == "efficiency":
+        axes.axhline(1, color=LIGHT["muted"], linestyle=":")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_ylim(0, 1.05)
+    elif name == "images_per_second":
+        ideal = [point.batch / point.compute.value for point in curves[0].points]
+        axes.plot([point.nodes for point in curves[0].points], ideal, color=LIGHT["muted"], linestyle=":")
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
+    axes.grid(linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def inline_svg(comparison: Comparison, name: str) -> str:

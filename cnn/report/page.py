@@ -4,9 +4,21 @@ from collections.abc import Iterable
 from html import escape
 
 from cnn.report.comparison import Comparison
+from cnn.report.curve import Curve
 from cnn.report.figures import drawings, inline_svg
 from cnn.report.row import Row
-from cnn.report.table import HEAD, cells, notes, number_text, sections, sources
+from cnn.report.table import (
+    HEAD,
+    SCALING_HEAD,
+    cells,
+    notes,
+    number_text,
+    scaling_cells,
+    scaling_notes,
+    scaling_sections,
+    sections,
+    sources,
+)
 
 STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1f2328; --muted: #59636e; --grid: #d8dee4;
@@ -28,6 +40,7 @@ svg { max-width: 100%; height: auto; }
 """
 CAPTIONS = {
     "bars": "Time of a batch and energy of an image; lines are intervals.",
+    "scaling": "Steps of data-parallel training by the model; what it assumes stands under the tables.",
     "rooflines": "FLOP count im2col + GEMM as executed: an algorithm that multiplies less can pass the roof.",
 }
 
@@ -43,6 +56,7 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
         *ours,
         _list(comparison.omitted),
         *(_figure(comparison, name) for name in drawings(comparison)),
+        *(_scaling(*each) for each in scaling_sections(comparison)),
         "<h2>Layer by layer, milliseconds on each device</h2>" if comparison.breakdowns else "<h2>Layer by layer</h2>",
         _table(*_layers(comparison), texts=2),
         *published,
@@ -61,6 +75,11 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
 def _section(title: str, rows: tuple[Row, ...], known: list[str]) -> str:
     table = _table(HEAD, [cells(row, known) for row in rows], texts=1)
     return f"<h2>{escape(title)}</h2>{table}{_list(notes(rows))}"
+
+
+def _scaling(title: str, curves: tuple[Curve, ...]) -> str:
+    table = _table(SCALING_HEAD, [row for curve in curves for row in scaling_cells(curve)], texts=1)
+    return f"<h2>{escape(title)}, predicted</h2>{table}{_list(scaling_notes(curves))}"
 
 
 def _figure(comparison: Comparison, name: str) -> str:

@@ -2,13 +2,20 @@
 
 import csv
 import io
+from itertools import chain
 from math import floor, log10
 from typing import Any
 
+import cnn.energy.model as model
 from cnn.report.comparison import Comparison, StageTime
+from cnn.report.curve import Curve
 from cnn.report.row import Interval, Row
 
 HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
+SCALING_HEAD = [
+    *("link", "nodes", "batch", "ms a step", "communication", "exposed"),
+    *("images/s", "efficiency", "images/J"),
+]
 SECTIONS = (
     ("rows", "{title}: measured and predicted"),
     ("same_network", "Published of {net}, in other batches or other arithmetic: not to be ranked with the above"),
@@ -54,6 +61,41 @@ def notes(rows: tuple[Row, ...]) -> list[str]:
     ]
 
 
+def scaling_sections(comparison: Comparison) -> list[tuple[str, tuple[Curve, ...]]]:
+    """Titles and curves of each kind of node."""
+    titles = dict.fromkeys(curve.title for curve in comparison.scaling)
+    return [(title, tuple(each for each in comparison.scaling if each.title == title)) for title in titles]
+
+
+def scaling_cells(curve: Curve) -> list[list[str]]:
+    """A row of text for each count of nodes, under SCALING_HEAD, the link on the first; * for what is indicative."""
+    return [
+        [
+            "" if place else curve.link.name + "*" * bool(curve.unverified),
+            f"{point.nodes:,}",
+            f"{point.batch:,}",
+            *(_predicted_text(each, 1e3) for each in (point.seconds, point.communication, point.exposed)),
+            _predicted_text(point.images_per_second),
+            _predicted_text(point.efficiency, 100, "%"),
+            "-" if point.images_per_joule is None else _predicted_text(point.images_per_joule),
+        ]
+        for place, point in enumerate(curve.points)
+    ]
+
+
+def scaling_notes(curves: tuple[Curve, ...]) -> list[str]:
+    """What must be said of the links, and of what nobody verified."""
+    said = [f"{each.link.name}: {name} = {text}" for each in curves for name, text in each.link.quantities().items()]
+    said += [f"{each.link.name}: {each.link.note}" for each in curves if each.link.note]
+    said += [f"* {each.link.name}: indicative, as nobody verified {', '.join(each.unverified)}" for each in curves]
+    return [*said, "times in ms; the energy of NICs and switches is unknown and not counted"]
+
+
+def _predicted_text(given: model.Interval, factor: float = 1.0, unit: str = "") -> str:
+    bounds = (None, None) if given.low == given.high else (given.low, given.high)
+    return interval_text(Interval(given.value, *bounds).times(factor)) + unit
+
+
 def interval_text(interval: Interval | None) -> str:
     """Three significant digits, and the bounds where there are any; "-" for None."""
     if interval is None:
@@ -90,6 +132,9 @@ def to_dict(comparison: Comparison) -> dict[str, Any]:
             }
             for each in comparison.breakdowns
         ],
+        **(
+            {"scaling": [row for curve in comparison.scaling for row in curve.to_dicts()]} if comparison.scaling else {}
+        ),
     }
 
 
@@ -108,8 +153,9 @@ def _stage(timed: StageTime) -> dict[str, Any]:
 def to_csv(comparison: Comparison) -> str:
     """Every row with the values of `to_dict`, its table first; empty where unknown."""
     rows = [{"table": field} | row.to_dict() for field, _ in SECTIONS for row in getattr(comparison, field)]
+    rows += [{"table": "scaling"} | row for curve in comparison.scaling for row in curve.to_dicts()]
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["table"], lineterminator="\n")
+    writer = csv.DictWriter(text, list(dict.fromkeys(["table", *chain(*rows)])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()

@@ -1,0 +1,66 @@
+"""Predicted steps on many nodes: what every node is, and the curve of each link."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cnn.energy.model as model
+from cnn.cost import Cost, count, gradient_bytes
+from cnn.energy.calibration import Calibration
+from cnn.energy.devices import Quantity
+from cnn.energy.links import Link
+from cnn.energy.scaling import Step, curve, step_of
+from cnn.errors import UsageError
+from cnn.recipe import Architecture
+from cnn.report.curve import Curve
+from cnn.report.predicted import Place
+
+
+@dataclass(frozen=True)
+class Node:
+    """What every node is: its name, its prediction of a step, and its memory's bandwidth in 1e9 bytes a second."""
+
+    name: str
+    predict: Callable[[Cost], model.Prediction]
+    memory: Quantity
+
+    @classmethod
+    def of_place(cls, place: Place, thresholds: model.Thresholds) -> "Node":
+        """A place of the catalogue. Raises UsageError where it has no bandwidth."""
+        device, host = place.device, place.host
+        memory = (host or device).stream_gbs
+        if memory is None:
+            raise UsageError(f"No scaling can be predicted for {device.name}: stream_gbs unknown.")
+
+        def predict(cost: Cost) -> model.Prediction:
+            return model.predict(cost, device, host=host, offload=thresholds if host else None)
+
+        return cls(f"{device.name}, {place.how}" if place.how else device.name, predict, memory)
+
+    @classmethod
+    def of_calibration(cls, calibration: Calibration) -> "Node":
+        """This machine."""
+        memory = Quantity.of(calibration.triad_rate / 1e9, "measured", "cnn calibrate")
+        name = f"{calibration.cpu}, {calibration.backend}"
+        return cls(name, lambda cost: model.predict_calibrated(cost, calibration), memory)
+
+
+def curves(
+    net: Architecture, node: Node, links: Sequence[Link], counts: Sequence[int], batch: int, *, weak: bool
+) -> list[Curve]:
+    """The curve of each link. Raises UsageError where strong scaling has more nodes than images."""
+    gradients = gradient_bytes(net)
+    predictions: dict[int, model.Prediction] = {}
+
+    def step_at(own: int) -> Step:
+        if own not in predictions:
+            predictions[own] = node.predict(count(net, own, training=True))
+        return step_of(predictions[own], gradients, node.memory)
+
+    found = []
+    for link in links:
+        points = tuple(curve(step_at, link, counts, batch, weak=weak))
+        used = [name for name, each in link.quantities().items() if each.confidence == "unverified"]
+        unknown = [] if link.overlap else ["overlap"]
+        unverified = [*predictions[batch].unverified, *(f"{link.key}.{name}" for name in (*used, *unknown))]
+        found.append(Curve(node.name, link, weak, batch, points, tuple(unverified)))
+    return found
