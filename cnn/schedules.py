@@ -125,6 +125,27 @@ class Cosine(Schedule):
         return self.floor + (self.lr - self.floor) * (1 + cos(pi * done)) / 2
 
 
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """The rate of `then`, but over the first `steps` rising to it in a line from its share `start`.
+
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
+    """
+
+    then: Schedule
+    steps: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "then", Schedule.from_config(self.then))
+        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
+        require(0 <= self.start <= 1, f"start must be from 0 to 1, not {self.start}.")
+
+    def rate(self, step: int) -> float:
+        risen = min(1.0, (step + 1) / self.steps)
+        return self.then.rate(step) * (self.start + (1 - self.start) * risen)
+
+
 def _check_rate(lr: float) -> None:
     require(0 < lr < float("inf"), f"The learning rate must be above 0 and finite, not {lr}.")
 

@@ -5,7 +5,10 @@ Without arguments: LeNet on mnist-5k, which comes with the package, on the best 
 
 import argparse
 import json
+import math
 import time
+import zlib
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,12 @@ import numpy as np
 from cnn.commands import common
 from cnn.commands.config_file import add_config_option
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
-from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words, open_meter
+from cnn.distributed.affinity import allowed_cpus
+from cnn.distributed.agreement import check_agreement
+from cnn.distributed.job import job
+from cnn.distributed.rehearsal import rehearse
+from cnn.distributed.world import World
+from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
@@ -23,7 +31,7 @@ from cnn.modelfile import save_model
 from cnn.optimizers import Optimizer
 from cnn.progress import progress
 from cnn.recipe import Architecture
-from cnn.schedules import Schedule
+from cnn.schedules import Schedule, Warmup
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
 from cnn.training import Trainer
@@ -43,7 +51,10 @@ REMEMBERED = {
     "model": None,
     "epochs": None,
     "batch_size": None,
+    "accumulate": 1,
     "lr": None,
+    "scale_lr": False,
+    "warmup": None,
     "optimizer": None,
     "weight_decay": None,
     "flip": None,
@@ -55,6 +66,7 @@ REMEMBERED = {
     "threads": None,
     "seed": 0,
     "checkpoint_every": None,
+    "average_every": None,
     "watts": None,
 }
 """What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
@@ -70,8 +82,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
     recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
-    recipe.add_argument("--batch-size", type=common.whole_number, metavar="N", help="images a step")
+    recipe.add_argument(
+        "--batch-size", type=common.whole_number, metavar="N", help="images a step, over all ranks together"
+    )
+    recipe.add_argument(
+        "--accumulate",
+        type=common.whole_number,
+        metavar="N",
+        help="compute each batch as N micro-batches one after the other, which takes less memory (default: 1)",
+    )
     recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
+    recipe.add_argument(
+        "--scale-lr",
+        action=argparse.BooleanOptionalAction,
+        help="multiply the learning rate by the batch size over the recipe's (Goyal et al. 2017)",
+    )
+    recipe.add_argument(
+        "--warmup",
+        type=common.number,
+        metavar="EPOCHS",
+        help="let the learning rate rise in a line over the first EPOCHS, from 0 or with --scale-lr from the recipe's",
+    )
     recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
     recipe.add_argument("--weight-decay", type=common.share, metavar="X", help="L2 weight decay")
     recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
@@ -101,6 +132,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="what the machine draws under load: models the energy by it, whatever meters there are",
     )
+    ranks = parser.add_argument_group("several processes (mpiexec -n N cnn train ...)")
+    ranks.add_argument(
+        "--distributed", action="store_true", help="fail where no launcher started this, instead of training alone"
+    )
+    ranks.add_argument(
+        "--average-every",
+        type=common.whole_number,
+        metavar="K",
+        help="for slow links: each rank steps by its own images, and ranks are averaged every K steps and epoch",
+    )
     add_config_option(parser)
     common.add_data_options(parser)
     files = parser.add_argument_group("folder of the run")
@@ -117,42 +158,47 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, tests and saves."""
-    _recall(options)
-    data = common.dataset_of(options)
-    architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-    with common.resources(options) as resources, open_meter(resources.backend.powered, watts=options.watts) as meter:
-        rng = np.random.default_rng(options.seed)
-        train, validation = _held_out(data.train, options.validation, rng)
-        model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
-        out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-        trainer = _trainer(model, train, validation, architecture, options, out, meter)
-        epochs = options.epochs or architecture.recipe.epochs
-        _open(out, options, resources, trainer)
-        common.print_lines(_header(data, trainer, resources, options.seed, epochs, out))
-        for note in data.notes:
-            print(f"note: {note}")
-        metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
+    """Trains, tests and saves; as one of several processes where a launcher started them."""
+    with job(options.distributed) as world, ExitStack() as stack:
+        with world.together():
+            _recall(options, world)
+        with world.together(), world.first_here():  # it may download
+            data = common.dataset_of(options)
+        with world.together(), world.first_here():  # it may compile
+            resources = stack.enter_context(common.resources(options, world.local_size))
+        with world.together():
+            architecture = _adjusted(common.fitting_architecture(options.model, data), options)
+            leads = world.local_rank == 0
+            meter = open_meter(resources.backend.powered, watts=options.watts) if leads else Unmetered("of rank 0")
+            stack.enter_context(meter)
+            rng = np.random.default_rng(options.seed)
+            train, validation = _held_out(data.train, options.validation, rng)
+            model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
+            out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
+            trainer = _trainer(model, train, validation, architecture, options, out, meter, world)
+            epochs = options.epochs or architecture.recipe.epochs
+        check_agreement(world, _facts(trainer, data, options.seed, epochs))
+        places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
+        with world.together():
+            _open(out, options, resources, trainer)
+            listeners = []
+            if world.rank == 0:
+                common.print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
+                for note in data.notes:
+                    print(f"note: {note}")
+                metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
+                listeners = [progress(epochs), metrics]
+        rehearse(trainer, [each for each in (validation, data.test) if each])
         with stop_on_signals(trainer):
-            trainer.run(epochs, [progress(epochs), metrics])
-        _finish(trainer, data, metrics.rows, resources, options.seed, out)
+            trainer.run(epochs, listeners)
+        test = model.evaluate(data.test)
+        if world.rank == 0:
+            _finish(trainer, data, test, metrics.rows, resources, options.seed, out)
 
 
-def _recall(options: argparse.Namespace) -> None:
+def _recall(options: argparse.Namespace, world: World) -> None:
     """Fills in what was not given: from the run that is resumed, or the defaults."""
-    stored: dict[str, Any] = {}
-    if options.resume:
-        if options.out is None:
-            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
-        path = Path(options.out) / SETTINGS
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} cannot be read ({error}); there is no run to resume in that folder."
-            ) from error
-    elif options.out is not None and (Path(options.out) / SETTINGS).exists():
-        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+    stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
         # Another backend would not know the options of the one before.
         stored.pop("backend_options", None)
@@ -161,6 +207,31 @@ def _recall(options: argparse.Namespace) -> None:
             setattr(options, name, stored.get(name, default))
     if options.model is not None and options.model.endswith(".toml"):
         options.model = str(Path(options.model).absolute())
+
+
+def _stored(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run to resume, none for a new one."""
+    if options.resume:
+        if options.out is None:
+            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
+        path = Path(options.out) / SETTINGS
+        try:
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(
+                f"{path} cannot be read ({error}); there is no run to resume in that folder."
+            ) from error
+        return stored
+    if options.out is not None and (Path(options.out) / SETTINGS).exists():
+        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+    return {}
+
+
+def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
+    """All that must be the same on every rank."""
+    weights = b"".join(array.tobytes() for array in trainer.model.state().values())
+    facts = trainer.settings() | {"number of epochs": epochs, "seed": seed, "first weights": zlib.crc32(weights)}
+    return facts | {"test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes()))}
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
@@ -177,6 +248,9 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
         schedule = replace(schedule, lr=options.lr)  # type: ignore[type-var]
+    if options.scale_lr:
+        larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
+        schedule = replace(schedule, lr=schedule.lr * larger)  # type: ignore[type-var,attr-defined]
     return replace(
         architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
     )
@@ -197,36 +271,55 @@ def _trainer(
     options: argparse.Namespace,
     out: Path,
     meter: Meter,
+    world: World,
 ) -> Trainer:
     recipe = architecture.recipe
+    batch_size, schedule = options.batch_size or recipe.batch_size, recipe.schedule
+    if options.warmup is not None:
+        steps = math.ceil(options.warmup * math.ceil(len(train) / batch_size))
+        schedule = Warmup(schedule, steps, min(1.0, recipe.batch_size / batch_size) if options.scale_lr else 0.0)
     return Trainer(
         model,
         train,
         validation,
         recipe.optimizer,
-        recipe.schedule,
-        options.batch_size or recipe.batch_size,
+        schedule,
+        batch_size,
         recipe.augmentation,
         options.patience,
         out / CHECKPOINT,
         options.checkpoint_every,
         meter,
+        options.accumulate,
+        options.average_every,
+        world,
     )
 
 
 def _open(out: Path, options: argparse.Namespace, resources: common.Resources, trainer: Trainer) -> None:
     """Brings a resumed run back, or records the settings of a new one."""
     if options.resume:
-        if (out / CHECKPOINT).exists():
+        if trainer.world.from_first((out / CHECKPOINT).exists):
             trainer.resume()
         return
+    if trainer.world.rank:
+        return
     settings = {name: getattr(options, name) for name in REMEMBERED}
-    settings |= {"backend": resources.backend.name, "threads": resources.budget.count}
+    settings["backend"] = resources.backend.name
+    if trainer.world.size == 1:
+        # The threads of one of several ranks say nothing of those of a run with more or fewer.
+        settings["threads"] = resources.budget.count
     write_atomically(out / SETTINGS, json.dumps(settings, indent=2).encode())
 
 
 def _header(
-    data: Dataset, trainer: Trainer, resources: common.Resources, seed: int, epochs: int, out: Path
+    data: Dataset,
+    trainer: Trainer,
+    resources: common.Resources,
+    places: dict[str, str],
+    seed: int,
+    epochs: int,
+    out: Path,
 ) -> dict[str, str]:
     model, shape = trainer.model, "x".join(map(str, data.shape))
     held = f"{len(trainer.validation):,} validation, " if trainer.validation else ""
@@ -236,14 +329,21 @@ def _header(
         "data": f"{data.name}: {counts}, {len(data.classes)} classes ({data.source})",
         "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
         **resources.describe(),
+        **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
         "seed": str(seed),
-        "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {optimizer}, {schedule}",
+        "recipe": f"{epochs} epochs, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
         "folder": str(out),
     }
     if trainer.position.step:
         lines["resumed"] = f"after {trainer.position.epoch} epochs, {trainer.position.step} steps"
     return lines
+
+
+def _manner(trainer: Trainer) -> str:
+    """How a batch is computed, where it is not at once."""
+    pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
+    return pieces + (f", averages every {trainer.average_every} steps" if trainer.average_every else "")
 
 
 def _words(part: Optimizer | Schedule) -> str:
@@ -254,14 +354,15 @@ def _words(part: Optimizer | Schedule) -> str:
 def _finish(
     trainer: Trainer,
     data: Dataset,
+    test: tuple[float, float],
     rows: list[dict[str, Any]],
     resources: common.Resources,
     seed: int,
     out: Path,
 ) -> None:
-    """Tests the network, saves it, and says what came out."""
+    """Saves the network and says what came out, with its (loss, accuracy) on the test images."""
     model = trainer.model
-    test_loss, test_accuracy = model.evaluate(data.test)
+    test_loss, test_accuracy = test
     save_model(model, out / MODEL)
     seconds = sum(row["seconds"] for row in rows)
     images = sum(row["seconds"] * row["images_per_second"] for row in rows)
@@ -271,6 +372,7 @@ def _finish(
         "dataset": data.name,
         "model": model.name,
         **resources.to_dict(),
+        "ranks": trainer.world.size,
         "seed": seed,
         "epochs": len(rows),
         "test_accuracy": test_accuracy,
