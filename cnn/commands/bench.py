@@ -3,6 +3,9 @@
 Every job is run once to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
 2 FLOP a multiply-accumulate; the backward pass of a layer has two products. Efficiency is the speed-up over the fewest
 threads asked for, divided by how many times more there are.
+
+With --ranks it launches mpiexec for each count and shows strong and weak scaling of the training step over ranks, what
+of its communication is hidden behind computing, and how far the model of scaling is off.
 """
 
 import argparse
@@ -12,6 +15,7 @@ import cnn.backend as backends
 from cnn.benchmark import Job, layer_jobs, measure, step_job
 from cnn.commands import common
 from cnn.commands.config_file import add_config_option
+from cnn.commands.ranks import bench_ranks
 from cnn.threads import limit
 from cnn.zoo import architecture
 
@@ -31,6 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
     parser.add_argument("--rounds", type=common.whole_number, default=7, metavar="N", help="runs of each job")
+    parser.add_argument(
+        "--ranks",
+        type=common.whole_numbers,
+        metavar="COUNTS",
+        help="training steps on so many ranks, commas between; --batch-size is a rank's (weak) and that of all "
+        "(strong), --threads a rank's (default: CPUs / ranks)",
+    )
+    parser.add_argument(
+        "--mpiexec", metavar="COMMAND", help="what starts ranks, up to -n (default: mpiexec), as 'mpiexec -hosts a,b'"
+    )
     parser.add_argument("--steps-only", action="store_true", help="only whole training steps, no single layers")
     add_config_option(parser)
     common.add_json_option(parser)
@@ -38,6 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures and prints the table."""
+    if options.ranks is not None:
+        bench_ranks(options)
+        return
     if options.backend is None:
         ready = [each.name for each in backends.statuses() if each.library and each.name != "reference"]
     else:

@@ -2,8 +2,8 @@
 
 Every node computes its share of the batch; the gradients are added up by allreduce, bucket by bucket, while the rest of
 the backward pass runs. A transfer starts when the last gradient of its bucket is there and the transfer before it is
-over; the update waits for the last one. Of each transfer the link's `overlap` goes on beside the cores; the rest is
-their own work and hides behind nothing. T = forward + backward + exposed + update.
+over; loss and accuracy follow, and the update waits for the last one. Of each transfer the link's `overlap` goes on
+beside the cores; the rest is their own work and hides behind nothing. T = forward + backward + exposed + update.
 
 Allreduce of n bytes, in seconds, the least of three (Thakur, Rabenseifner and Gropp, "Optimization of collective
 communication operations in MPICH", IJHPCA 19(1), 2005, section 4; MPI libraries choose among them by size). alpha is
@@ -32,6 +32,9 @@ from cnn.energy.model import DRAWS, SEED, Interval, Prediction, Vector, draws_of
 from cnn.errors import UsageError
 
 BUCKET_BYTES = 1 << 20
+"""As in `cnn.distributed.gradients`."""
+RESULT_BYTES = 24
+"""Summed loss, right answers and a flag."""
 OPERANDS = 3
 """Arrays in memory that an addition touches."""
 
@@ -157,9 +160,10 @@ def share(batch: int, nodes: int) -> int:
 def scaled(step: Step, link: Link, nodes: int, batch: int, alone: Vector | None = None) -> Scaled:
     """`step` on each of `nodes` nodes, `batch` images in all; `alone` are the images a second of one node."""
     fabric = Fabric(link)
-    transfers = [(ready, fabric.allreduce(size, nodes, OPERANDS / step.memory)) for size, ready in buckets(step)]
+    ready = [*buckets(step), (RESULT_BYTES, step.gradients)]
+    transfers = [(time, fabric.allreduce(size, nodes, OPERANDS / step.memory)) for size, time in ready]
     communication = sum((seconds for _, seconds in transfers), np.zeros(1 + DRAWS))
-    beside = [(ready, fabric.overlap * seconds) for ready, seconds in transfers]
+    beside = [(time, fabric.overlap * seconds) for time, seconds in transfers]
     exposed = (1 - fabric.overlap) * communication + exposed_seconds(beside, step.gradients)
     seconds = step.seconds + exposed
     rate = batch / seconds

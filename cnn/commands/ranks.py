@@ -1,0 +1,178 @@
+"""`cnn bench --ranks`: training steps on several ranks, launched for each count, beside what the model says of them."""
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cnn.backend as backends
+from cnn.commands import common
+from cnn.cost import gradient_bytes
+from cnn.distributed.steps import MARK, Request, Steps, Timed
+from cnn.energy.devices import Quantity
+from cnn.energy.links import Link
+from cnn.energy.model import DRAWS
+from cnn.energy.scaling import OPERANDS, Step, scaled
+from cnn.errors import CnnError, UsageError
+from cnn.zoo import architecture
+
+HEAD = [
+    *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms a step"),
+    *("compute", "communication", "hidden", "exposed", "model ms", "error"),
+]
+
+
+def bench_ranks(options: argparse.Namespace) -> None:
+    """Launches, compares and prints. Raises UsageError or CnnError where nothing can be launched."""
+    nets, counts, images = options.model.split(","), options.ranks, options.batch_size
+    if options.threads and len(options.threads) > 1:
+        raise UsageError("--ranks takes one number of --threads, that of every rank.")
+    if max(counts) > images:
+        raise UsageError(f"A batch of {images} images has none for some of {max(counts)} ranks; give a larger one.")
+    launcher = _launcher(options.mpiexec)
+    chosen, _ = backends.choose(options.backend, options.backend_options)
+    launches = {}
+    for ranks in counts:
+        request = Request(
+            nets=nets,
+            # Weak scaling, then strong.
+            batches=sorted({images * ranks, images}, reverse=True),
+            rounds=options.rounds,
+            backend=chosen.name,
+            backend_options=options.backend_options or {},
+            threads=options.threads[0] if options.threads else None,
+        )
+        launches[ranks] = _launch([*launcher, "-n", str(ranks)], request)
+    link = next((_link(timed) for timed in launches.values() if timed.latency is not None), None)
+    rows = []
+    for net in nets:
+        for scaling in ("weak", "strong"):
+            group = [
+                _row(net, timed, images * timed.ranks if scaling == "weak" else images, scaling, link)
+                for timed in launches.values()
+            ]
+            for row in group:
+                row["efficiency"] = _per_thread(row) / _per_thread(group[0])
+            rows += group
+    if options.json:
+        common.print_json(
+            {
+                "rounds": options.rounds,
+                "backend": chosen.name,
+                "library": str(chosen.library),
+                "link": None if link is None else {name: asdict(each) for name, each in link.quantities().items()},
+                "launches": {ranks: timed.world for ranks, timed in launches.items()},
+                "results": rows,
+            }
+        )
+    else:
+        _print(rows, launches, link, options.rounds)
+
+
+def _launcher(given: str | None) -> list[str]:
+    """The words that start a program on several ranks, up to -n."""
+    if find_spec("mpi4py") is None:
+        raise CnnError("--ranks needs mpi4py, which is missing: pip install 'cnn-blas[mpi]'.")
+    words = shlex.split(given) if given else ["mpiexec"]
+    # That of this environment first: mpi4py is made for it.
+    found = shutil.which(words[0], path=str(Path(sys.executable).parent)) if not given else None
+    found = found or shutil.which(words[0])
+    if found is None:
+        raise CnnError(f"--ranks starts {words[0]}, which is not there: pip install 'cnn-blas[mpi]', or name another.")
+    return [found, *words[1:]]
+
+
+def _launch(words: list[str], request: Request) -> Timed:
+    done = subprocess.run(
+        [*words, sys.executable, "-m", "cnn.distributed.steps", json.dumps(asdict(request))],
+        capture_output=True,
+        text=True,
+    )
+    found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
+    if done.returncode or not found:
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["nothing was said"]
+        reason = next((line for line in said if line.startswith("cnn: ")), said[-1])
+        raise CnnError(f"{shlex.join(words)} failed with exit code {done.returncode}: {reason.removeprefix('cnn: ')}")
+    table = json.loads(found[-1].removeprefix(MARK))
+    return Timed(**(table | {"steps": [Steps(**each) for each in table["steps"]]}))
+
+
+def _link(timed: Timed) -> Link:
+    """What the ranks are joined by, as measured; on one host the cores copy themselves."""
+    assert timed.latency is not None
+    assert timed.byte is not None
+    source = f"exchanges between the first and the last of {timed.ranks} ranks"
+    return Link(
+        key="measured",
+        name="shared memory" if timed.hosts == 1 else "network",
+        latency_us=Quantity.of(timed.latency * 1e6, "measured", source),
+        gbs=Quantity.of(1e-9 / timed.byte, "measured", source),
+        overlap=Quantity(0, 0, 0, "derived", "the cores copy") if timed.hosts == 1 else None,
+    )
+
+
+def _row(net: str, timed: Timed, batch: int, scaling: str, link: Link | None) -> dict[str, Any]:
+    """A row: what was measured, and what the model makes of ranks that compute beside each other without sums."""
+    (steps,) = (each for each in timed.steps if (each.net, each.batch) == (net, batch))
+    gradients = gradient_bytes(architecture(net))
+    layers = tuple((gradients.get(name, 0), np.full(1 + DRAWS, seconds)) for name, seconds in steps.layers.items())
+    none = np.zeros(1 + DRAWS)
+    step = Step(none, layers, none + steps.update, none + OPERANDS / timed.add)
+    predicted = None
+    if link is not None and timed.ranks > 1:
+        predicted = scaled(step, link, timed.ranks, batch).seconds
+    return {
+        "model": net,
+        "scaling": scaling,
+        "ranks": timed.ranks,
+        "threads": timed.threads,
+        "batch_size": batch,
+        "seconds": steps.seconds,
+        "images_per_second": batch / steps.seconds,
+        "compute": steps.seconds - steps.exposed,
+        "communication": steps.communication,
+        "hidden": steps.communication - steps.exposed,
+        "exposed": steps.exposed,
+        "predicted": predicted and asdict(predicted),
+        "error": predicted and predicted.value / steps.seconds - 1,
+    }
+
+
+def _per_thread(row: dict[str, Any]) -> float:
+    return float(row["images_per_second"] / (row["ranks"] * row["threads"]))
+
+
+def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | None, rounds: int) -> None:
+    for ranks, timed in launches.items():
+        each = f"{timed.threads} thread{'s' * (timed.threads > 1)} each"
+        print(f"{ranks} rank{'s' * (ranks > 1)}: " + "; ".join(timed.world.values() or [each]))
+    print(f"{timed.library}; medians of {rounds} rounds, times in ms")
+    if link is not None:
+        print(f"{link.name}: " + ", ".join(f"{name} = {each.value:.3g}" for name, each in link.quantities().items()))
+    table, title = [], None
+    for row in rows:
+        group = f"{row['model']}, {row['scaling']}"
+        milliseconds = [row[name] * 1e3 for name in ("seconds", "compute", "communication", "hidden", "exposed")]
+        table.append(
+            [
+                group if group != title else "",
+                *(str(row[name]) for name in ("ranks", "threads", "batch_size")),
+                f"{row['images_per_second']:,.0f}",
+                f"{row['efficiency']:.0%}",
+                *(f"{each:.2f}" for each in milliseconds),
+                f"{row['predicted']['value'] * 1e3:.2f}" if row["predicted"] else "-",
+                f"{row['error']:+.0%}" if row["predicted"] else "-",
+            ]
+        )
+        title = group
+    common.print_table(HEAD, table)
+    print("efficiency: images a second for each thread, over those of the first row")
+    print("model: computing as measured on as many ranks that sum nothing, and the sums by the link's latency and rate")
