@@ -230,8 +230,13 @@ def _stored(options: argparse.Namespace) -> dict[str, Any]:
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
     """All that must be the same on every rank."""
     weights = b"".join(array.tobytes() for array in trainer.model.state().values())
-    facts = trainer.settings() | {"number of epochs": epochs, "seed": seed, "first weights": zlib.crc32(weights)}
-    return facts | {"test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes()))}
+    return {
+        "seed": seed,
+        "number of epochs": epochs,
+        **trainer.settings(),
+        "test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes())),
+        "first weights": zlib.crc32(weights),
+    }
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
