@@ -121,12 +121,12 @@ class MpiWorld(World):
         hosts = {host: list(ranks) for host, ranks in groupby(every, key=lambda each: each[0])}
         lines = {"world": f"{self.size} ranks on {len(hosts)} host{'s' * (len(hosts) > 1)}, {self.library}"}
         for host, ranks in list(hosts.items())[:MOST_HOSTS]:
-            lines[host] = "; ".join(
+            lines[f"host {host}"] = "; ".join(
                 f"rank {rank}: {count} thread{'s' * (count > 1)}" + (f" on {cpus_text(where)}" if where else "")
                 for _, rank, count, where in ranks
             )
         if len(hosts) > MOST_HOSTS:
-            lines["..."] = f"{len(hosts) - MOST_HOSTS} hosts more"
+            lines["hosts"] = f"and {len(hosts) - MOST_HOSTS} more"
         return lines
 
     def wait(self, requests: list[Any]) -> None:
