@@ -35,6 +35,12 @@ def test_a_configuration_makes_the_same_schedule(schedule):
     assert Schedule.from_config(schedule.config()) == schedule
 
 
+def test_another_rate_is_another_multiple_of_the_same_schedule():
+    schedule = Warmup(Step(1.0, 2, 0.5), 4)
+    assert [schedule.at(3.0).rate(step) for step in range(5)] == [3 * schedule.rate(step) for step in range(5)]
+    assert schedule.at(3.0).lr == 3
+
+
 def test_a_list_of_milestones_is_as_good_as_a_tuple():
     assert MultiStep(1.0, [4, 6]) == MultiStep(1.0, (4, 6))
 

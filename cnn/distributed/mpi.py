@@ -57,9 +57,9 @@ class MpiWorld(World):
         return MpiSums(self)
 
     def copy_first(self, *arrays: Array) -> None:
-        started = perf_counter()
+        self.traffic.begin()
         self.wait([self.communicator.Ibcast(array, root=0) for array in arrays])
-        self.traffic.seconds += perf_counter() - started
+        self.traffic.end()
 
     def gather(self, value: T) -> list[T]:
         self._meet(self.communicator)
@@ -145,17 +145,16 @@ class MpiWorld(World):
 
 
 class MpiSums(Pending):
-    """Sums under way in a communicator, and the seconds they take."""
+    """Sums under way in a communicator."""
 
     def __init__(self, world: MpiWorld) -> None:
         self._world = world
         self._requests: list[Any] = []
-        self._started = 0.0
 
     def add(self, array: Array) -> None:
         started = perf_counter()
         if not self._requests:
-            self._started = started
+            self._world.traffic.begin()
         self._requests.append(self._world.communicator.Iallreduce(mpi.IN_PLACE, array, op=mpi.SUM))
         self._world.traffic.bytes += array.nbytes
         self._world.traffic.exposed += perf_counter() - started
@@ -174,4 +173,4 @@ class MpiSums(Pending):
 
     def _close(self) -> None:
         self._requests = []
-        self._world.traffic.seconds += perf_counter() - self._started
+        self._world.traffic.end()
