@@ -117,13 +117,16 @@ class Fault(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.name == "stop":
             trainer.request_stop("a test")
-        if self.name == "infinity":
-            trainer.model.parameters[0].value.fill(np.inf)
+        if self.name in ("nan", "infinity"):
+            trainer.model.parameters[0].value.fill(float(self.name))
 
 
 def train(world, checkpoint, fault):
-    """Trains, from the checkpoint if there is one, saving at every step; rank 1 has the fault after step 5."""
-    run = trainer(world, checkpoint=checkpoint, checkpoint_every=1)
+    """Trains, from the checkpoint if there is one; rank 1 has the fault after step 5.
+
+    It saves at every step, which looks at the weights; so that the loss is the first to be NaN, it saves at some only.
+    """
+    run = trainer(world, checkpoint=checkpoint, checkpoint_every=2 if fault == "nan" else 1)
     if world.from_first(Path(checkpoint).exists):
         run.resume()
     return {"from": run.position.step, **outcome(world, run, callbacks=[Fault(fault, 1, 5)])}
