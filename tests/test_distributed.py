@@ -156,7 +156,7 @@ FAULTS = {
     "exception": (1, "rank 1: RuntimeError: a planted error", 4),
     "infinity": (1, "conv1.weight on rank 1 became infinite or NaN at step 5 (epoch 2); lower the learning rate", 4),
     "kill": (9, None, 4),
-    "nan": (1, "The loss became nan at step 6 (epoch 2), first in the parameter conv1.weight on rank 1; lower the", 4),
+    "nan": (1, "The loss became nan at step 6 (epoch 2), first in the output of batchnorm1 on rank 0; lower", 4),
     "stop": (130, "Stopped by a test at step 6; its state is saved in", 6),
 }
 """The exit code of a run with a fault in rank 1 after step 5, what it says, and the step of the last checkpoint."""
