@@ -12,6 +12,8 @@ from cnn.errors import CnnError
 
 GRACE, TURN, TURNS = 2.0, 0.1, 50
 """Seconds that other ranks leave to rank 0, and to each before them, to say the same and end all; and how many wait."""
+HEARING = 1.0
+"""Seconds in which a launcher passes on what was printed: Hydra drops what it has not read when a rank aborts."""
 
 
 @contextmanager
@@ -32,6 +34,7 @@ def job(required: bool = False) -> Iterator[World]:
         if world.size == 1 or isinstance(error, SystemExit) or getattr(error, "everywhere", False):
             raise
         _say_in_turn(world.rank, error)
+        time.sleep(HEARING)
         world.abort(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
 
 
