@@ -1,14 +1,22 @@
 """The learning rate as a function of the step, with Caffe's policies and a cosine with warm-up."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
+from typing import Self
 
 from cnn.config import Configurable, require
 
 
 class Schedule(Configurable):
     """Gives the learning rate at a step, counted from 0; a step is one batch."""
+
+    lr: float
+    """The rate that the others are multiples of."""
+
+    def at(self, lr: float) -> Self:
+        """The same schedule from another rate."""
+        return replace(self, lr=lr)  # type: ignore[type-var]
 
     @abstractmethod
     def rate(self, step: int) -> float:
@@ -140,6 +148,13 @@ class Warmup(Schedule):
         object.__setattr__(self, "then", Schedule.from_config(self.then))
         require(self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
         require(0 <= self.start <= 1, f"start must be from 0 to 1, not {self.start}.")
+
+    @property
+    def lr(self) -> float:  # type: ignore[override]
+        return self.then.lr
+
+    def at(self, lr: float) -> Self:
+        return replace(self, then=self.then.at(lr))
 
     def rate(self, step: int) -> float:
         risen = min(1.0, (step + 1) / self.steps)

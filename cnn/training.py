@@ -16,8 +16,8 @@ from cnn.augment import Augmentation
 from cnn.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.config import require
 from cnn.dataset import Split
-from cnn.distributed.averaging import Replicas
 from cnn.distributed.gradients import BatchGradients
+from cnn.distributed.replicas import Replicas
 from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError

@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 
 from cnn.commands import common
-from cnn.commands.config_file import add_config_option
-from cnn.dataset import DEFAULT_DATASET, Dataset, Split
+from cnn.commands.train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
+from cnn.dataset import Dataset, Split
 from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
 from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
-from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
 from cnn.modelfile import save_model
@@ -35,133 +34,18 @@ from cnn.schedules import Schedule, Warmup
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
 from cnn.training import Trainer
-from cnn.zoo import ZOO
 
-VALIDATION, MOST_VALIDATION = 0.05, 1000
-SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (
-    "settings.json",
-    "checkpoint.safetensors",
-    "metrics.jsonl",
-    "model.safetensors",
-    "summary.json",
-)
-REMEMBERED = {
-    "dataset": DEFAULT_DATASET,
-    "data_dir": None,
-    "model": None,
-    "epochs": None,
-    "batch_size": None,
-    "accumulate": 1,
-    "lr": None,
-    "scale_lr": False,
-    "warmup": None,
-    "optimizer": None,
-    "weight_decay": None,
-    "flip": None,
-    "pad_crop": None,
-    "validation": None,
-    "patience": None,
-    "backend": None,
-    "backend_options": None,
-    "threads": None,
-    "seed": 0,
-    "checkpoint_every": None,
-    "average_every": None,
-    "watts": None,
-}
-"""What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
+__all__ = ["add_arguments", "run"]
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
-    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"see cnn data list (default: {DEFAULT_DATASET})")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
-    )
-    recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
-    recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
-    recipe.add_argument(
-        "--batch-size", type=common.whole_number, metavar="N", help="images a step, over all ranks together"
-    )
-    recipe.add_argument(
-        "--accumulate",
-        type=common.whole_number,
-        metavar="N",
-        help="compute each batch as N micro-batches one after the other, which takes less memory (default: 1)",
-    )
-    recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
-    recipe.add_argument(
-        "--scale-lr",
-        action=argparse.BooleanOptionalAction,
-        help="multiply the learning rate by the batch size over the recipe's (Goyal et al. 2017)",
-    )
-    recipe.add_argument(
-        "--warmup",
-        type=common.number,
-        metavar="EPOCHS",
-        help="let the learning rate rise in a line over the first EPOCHS, from 0 or with --scale-lr from the recipe's",
-    )
-    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
-    recipe.add_argument("--weight-decay", type=common.share, metavar="X", help="L2 weight decay")
-    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
-    recipe.add_argument(
-        "--pad-crop", type=common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
-    )
-    recipe.add_argument(
-        "--validation",
-        type=common.share,
-        metavar="X",
-        help=f"share of the training images held out for validation (default: {VALIDATION}, "
-        f"at most {MOST_VALIDATION:,} images)",
-    )
-    recipe.add_argument(
-        "--patience",
-        type=common.whole_number,
-        metavar="N",
-        help="stop after N epochs without a lower validation loss and keep the best weights",
-    )
-    recipe.add_argument(
-        "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
-    )
-    common.add_resource_options(parser)
-    parser.add_argument(
-        "--watts",
-        type=common.number,
-        metavar="W",
-        help="what the machine draws under load: models the energy by it, whatever meters there are",
-    )
-    ranks = parser.add_argument_group("several processes (mpiexec -n N cnn train ...)")
-    ranks.add_argument(
-        "--distributed", action="store_true", help="fail where no launcher started this, instead of training alone"
-    )
-    ranks.add_argument(
-        "--average-every",
-        type=common.whole_number,
-        metavar="K",
-        help="for slow links: each rank steps by its own images, and ranks are averaged every K steps and epoch",
-    )
-    add_config_option(parser)
-    common.add_data_options(parser)
-    files = parser.add_argument_group("folder of the run")
-    files.add_argument(
-        "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
-    )
-    files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
-    files.add_argument(
-        "--checkpoint-every",
-        type=common.whole_number,
-        metavar="N",
-        help="write the checkpoint every N steps too, not only after each epoch",
-    )
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+MODEL, SUMMARY = "model.safetensors", "summary.json"
 
 
 def run(options: argparse.Namespace) -> None:
     """Trains, tests and saves; as one of several processes where a launcher started them."""
     with job(options.distributed) as world, ExitStack() as stack:
         with world.together():
-            _recall(options, world)
+            recall(options, world)
         with world.together(), world.first_here():  # it may download
             data = common.dataset_of(options)
         with world.together(), world.first_here():  # it may compile
@@ -196,42 +80,16 @@ def run(options: argparse.Namespace) -> None:
             _finish(trainer, data, test, metrics.rows, resources, options.seed, out)
 
 
-def _recall(options: argparse.Namespace, world: World) -> None:
-    """Fills in what was not given: from the run that is resumed, or the defaults."""
-    stored = world.from_first(lambda: _stored(options))
-    if options.backend is not None:
-        # Another backend would not know the options of the one before.
-        stored.pop("backend_options", None)
-    for name, default in REMEMBERED.items():
-        if getattr(options, name) is None:
-            setattr(options, name, stored.get(name, default))
-    if options.model is not None and options.model.endswith(".toml"):
-        options.model = str(Path(options.model).absolute())
-
-
-def _stored(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the run to resume, none for a new one."""
-    if options.resume:
-        if options.out is None:
-            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
-        path = Path(options.out) / SETTINGS
-        try:
-            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} cannot be read ({error}); there is no run to resume in that folder."
-            ) from error
-        return stored
-    if options.out is not None and (Path(options.out) / SETTINGS).exists():
-        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
-    return {}
-
-
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
     """All that must be the same on every rank."""
     weights = b"".join(array.tobytes() for array in trainer.model.state().values())
-    facts = trainer.settings() | {"number of epochs": epochs, "seed": seed, "first weights": zlib.crc32(weights)}
-    return facts | {"test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes()))}
+    return {
+        "seed": seed,
+        "number of epochs": epochs,
+        **trainer.settings(),
+        "test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes())),
+        "first weights": zlib.crc32(weights),
+    }
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
@@ -247,10 +105,10 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
         augmentation = replace(augmentation, pad_crop=options.pad_crop)
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
-        schedule = replace(schedule, lr=options.lr)  # type: ignore[type-var]
+        schedule = schedule.at(options.lr)
     if options.scale_lr:
         larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
-        schedule = replace(schedule, lr=schedule.lr * larger)  # type: ignore[type-var,attr-defined]
+        schedule = schedule.at(schedule.lr * larger)
     return replace(
         architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
     )

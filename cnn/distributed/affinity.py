@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -41,8 +42,10 @@ def _core(cpu: int, topology: Path) -> tuple[int, int]:
 def hold_to(cpus: Sequence[int]) -> None:
     """Holds every thread of this process to `cpus`; those started later inherit it."""
     # The BLAS in NumPy has started threads when it was imported, and they do not follow the main thread.
-    for thread in os.listdir("/proc/self/task"):
-        os.sched_setaffinity(int(thread), cpus)
+    threads = [int(each.name) for each in Path("/proc/self/task").glob("[0-9]*")]
+    for thread in threads or [0]:
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            os.sched_setaffinity(thread, cpus)
 
 
 def cpus_text(cpus: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from cnn.errors import UsageError
 
 def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
     """Raises UsageError on every rank if one has another value than rank 0; the code of this package is a fact too."""
-    own = {**facts, "code": _code()}
+    own = {"code": _code(), **facts}
     every = world.gather(own)
     for name, expected in every[0].items():
         for rank, found in enumerate(every):

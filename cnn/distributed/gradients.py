@@ -25,7 +25,7 @@ class Bucket:
     layer: int
 
 
-def buckets(model: Sequential, least: int = BUCKET) -> list[Bucket]:
+def buckets(model: Sequential, least: int) -> list[Bucket]:
     """The gradients of `model` in stretches of at least so many bytes, in the order they become complete."""
     layer_of = {id(each): k for k, layer in enumerate(model.layers) for each in layer.parameters}
     found = []
@@ -52,7 +52,7 @@ class BatchGradients:
         self.alone = alone
         self.shard = Slice(world, alone=alone) if world.size > 1 else Shard()
         model.setting.shard = self.shard
-        self._buckets = buckets(model)
+        self._buckets = buckets(model, BUCKET)
         zeros = model.backend.zeros
         self._kept = [zeros(b.gradient.shape, b.gradient.dtype) for b in self._buckets] if micro_batches > 1 else []
         self._sums = world.sums()
@@ -60,6 +60,8 @@ class BatchGradients:
         """The images of the last batch that were this process's own."""
         self._completed = 0
         self._keeps = False
+        self._counts = 1.0
+        """0 while this process computes an image that counts for nothing."""
 
     def compute(
         self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes, flag: bool = False
@@ -72,9 +74,11 @@ class BatchGradients:
         pieces = [piece for piece in pieces if piece[0] < piece[1]]
         self.own = sum(self.shard.counted(*piece) for piece in pieces)
         images = max(1, self.own) if self.alone else len(chosen)
+        self._completed, self._keeps = 0, False
         results = np.zeros(3)
         for number, piece in enumerate(pieces, 1):
             rows = self.shard.take(*piece)
+            self._counts = float(self.shard.count > 0)
             loss, correct = self.model.train_step(
                 split.images,
                 split.labels,
@@ -83,12 +87,10 @@ class BatchGradients:
                 weight=self.shard.count / images,
                 after_layer=self._complete if number == len(pieces) else None,
             )
-            if self.shard.count:
+            if self._counts:
                 results += loss, correct, 0
             if number < len(pieces):
                 self._keep(first=number == 1)
-        self._completed = 0
-        self._keeps = False
         if self._sums:
             results[2] = flag
             self._sums.add(results)
@@ -100,14 +102,16 @@ class BatchGradients:
         self._keeps = True
         for bucket, kept in zip(self._buckets, self._kept, strict=True):
             if first:
-                self.model.backend.scale(bucket.gradient, 1.0, kept)
-            else:
+                self.model.backend.scale(bucket.gradient, self._counts, kept)
+            elif self._counts:
                 self.model.backend.add(bucket.gradient, kept)
 
     def _complete(self, layer: int) -> None:
         """Starts to sum what the backward pass has completed with `layer`, and lets what is under way move on."""
         while self._completed < len(self._buckets) and self._buckets[self._completed].layer >= layer:
             bucket = self._buckets[self._completed]
+            if not self._counts:
+                self.model.backend.scale(bucket.gradient, 0.0, bucket.gradient)
             if self._keeps:
                 self.model.backend.add(self._kept[self._completed], bucket.gradient)
             if self._sums and not self.alone:

@@ -57,9 +57,9 @@ class MpiWorld(World):
         return MpiSums(self)
 
     def copy_first(self, *arrays: Array) -> None:
-        started = perf_counter()
+        self.traffic.begin()
         self.wait([self.communicator.Ibcast(array, root=0) for array in arrays])
-        self.traffic.seconds += perf_counter() - started
+        self.traffic.end()
 
     def gather(self, value: T) -> list[T]:
         self._meet(self.communicator)
@@ -121,12 +121,12 @@ class MpiWorld(World):
         hosts = {host: list(ranks) for host, ranks in groupby(every, key=lambda each: each[0])}
         lines = {"world": f"{self.size} ranks on {len(hosts)} host{'s' * (len(hosts) > 1)}, {self.library}"}
         for host, ranks in list(hosts.items())[:MOST_HOSTS]:
-            lines[host] = "; ".join(
+            lines[f"host {host}"] = "; ".join(
                 f"rank {rank}: {count} thread{'s' * (count > 1)}" + (f" on {cpus_text(where)}" if where else "")
                 for _, rank, count, where in ranks
             )
         if len(hosts) > MOST_HOSTS:
-            lines["..."] = f"{len(hosts) - MOST_HOSTS} hosts more"
+            lines["hosts"] = f"and {len(hosts) - MOST_HOSTS} more"
         return lines
 
     def wait(self, requests: list[Any]) -> None:
@@ -145,17 +145,16 @@ class MpiWorld(World):
 
 
 class MpiSums(Pending):
-    """Sums under way in a communicator, and the seconds they take."""
+    """Sums under way in a communicator."""
 
     def __init__(self, world: MpiWorld) -> None:
         self._world = world
         self._requests: list[Any] = []
-        self._started = 0.0
 
     def add(self, array: Array) -> None:
         started = perf_counter()
         if not self._requests:
-            self._started = started
+            self._world.traffic.begin()
         self._requests.append(self._world.communicator.Iallreduce(mpi.IN_PLACE, array, op=mpi.SUM))
         self._world.traffic.bytes += array.nbytes
         self._world.traffic.exposed += perf_counter() - started
@@ -174,4 +173,4 @@ class MpiSums(Pending):
 
     def _close(self) -> None:
         self._requests = []
-        self._world.traffic.seconds += perf_counter() - self._started
+        self._world.traffic.end()

@@ -21,8 +21,8 @@ def part(index: int, parts: int, start: int, stop: int) -> tuple[int, int]:
 class Slice(Shard):
     """The slice of each batch that belongs to this rank.
 
-    A rank with none, where there are fewer images than ranks, computes the batch's first one and has it count for
-    nothing: so it takes part in every sum, and no layer need know. With `alone`, batch statistics are of own images.
+    A rank with none, where there are fewer images than ranks, computes the batch's first one, so that it takes part in
+    every sum and no layer need know; what it adds is zero. With `alone`, batch statistics are of own images.
     """
 
     def __init__(self, world: World, *, alone: bool = False) -> None:
@@ -67,6 +67,8 @@ class Slice(Shard):
         if self.alone:
             return arrays
         joined = np.concatenate([array.reshape(-1) for array in arrays], dtype=np.float64)
+        if not self.count:
+            joined.fill(0)
         self.world.sum(joined)
         ends = np.cumsum([prod(array.shape) for array in arrays])[:-1]
         pieces = zip(np.split(joined, ends), arrays, strict=True)

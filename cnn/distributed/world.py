@@ -3,7 +3,8 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from time import perf_counter
 from typing import NoReturn, TypeVar
 
 from cnn.arrays import Array
@@ -23,6 +24,20 @@ class Traffic:
     seconds: float = 0.0
     exposed: float = 0.0
     bytes: int = 0
+    _under_way: int = field(default=0, repr=False)
+    _since: float = field(default=0.0, repr=False)
+
+    def begin(self) -> None:
+        """Some communication starts."""
+        if not self._under_way:
+            self._since = perf_counter()
+        self._under_way += 1
+
+    def end(self) -> None:
+        """As many end."""
+        self._under_way -= 1
+        if not self._under_way:
+            self.seconds += perf_counter() - self._since
 
     @property
     def hidden(self) -> float:
