@@ -51,23 +51,7 @@ def main() -> None:
     with _namespaces(), _launcher() as launcher:
         for rate in options.rates.split(","):
             for space in SPACES:
-                _run(
-                    "tc",
-                    "-n",
-                    space,
-                    "qdisc",
-                    "replace",
-                    "dev",
-                    INTERFACE,
-                    "root",
-                    "tbf",
-                    "rate",
-                    rate,
-                    "burst",
-                    BURST,
-                    "latency",
-                    "100ms",
-                )
+                _limit(space, rate)
             # The first namespace starts the ranks.
             first = f"ip netns exec {next(iter(SPACES))} {shlex.quote(mpiexec)} -launcher-exec {shlex.quote(launcher)}"
             command = f"{first} -hosts {','.join(SPACES.values())} -ppn 1"
@@ -100,29 +84,18 @@ def _namespaces() -> Iterator[None]:
             _run("ip", "-n", space, "address", "add", f"{address}/24", "dev", INTERFACE)
             for interface in ("lo", INTERFACE):
                 _run("ip", "-n", space, "link", "set", interface, "up")
-        _run(
-            "tc",
-            "-n",
-            first,
-            "qdisc",
-            "add",
-            "dev",
-            INTERFACE,
-            "root",
-            "tbf",
-            "rate",
-            "1gbit",
-            "burst",
-            BURST,
-            "latency",
-            "100ms",
-        )
+        _limit(first, "1gbit")
         while any("UP" not in _run("ip", "-n", space, "-br", "link", "show", INTERFACE).split()[1] for space in SPACES):
             time.sleep(0.05)
         yield
     finally:
         for space in SPACES:
             subprocess.run(["ip", "netns", "delete", space], capture_output=True)
+
+
+def _limit(space: str, rate: str) -> None:
+    shaper = f"root tbf rate {rate} burst {BURST} latency 100ms".split()
+    _run("tc", "-n", space, "qdisc", "replace", "dev", INTERFACE, *shaper)
 
 
 @contextmanager

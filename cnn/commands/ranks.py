@@ -33,6 +33,7 @@ HEAD = [
 def bench_ranks(options: argparse.Namespace) -> None:
     """Launches, compares and prints. Raises UsageError or CnnError where nothing can be launched."""
     nets, counts, images = options.model.split(","), options.ranks, options.batch_size
+    gradients = {net: gradient_bytes(architecture(net)) for net in nets}
     if options.threads and len(options.threads) > 1:
         raise UsageError("--ranks takes one number of --threads, that of every rank.")
     if max(counts) > images:
@@ -56,11 +57,11 @@ def bench_ranks(options: argparse.Namespace) -> None:
     for net in nets:
         for scaling in ("weak", "strong"):
             group = [
-                _row(net, timed, images * timed.ranks if scaling == "weak" else images, scaling, link)
+                _row(net, gradients[net], timed, images * timed.ranks if scaling == "weak" else images, link)
                 for timed in launches.values()
             ]
             for row in group:
-                row["efficiency"] = _per_thread(row) / _per_thread(group[0])
+                row |= {"scaling": scaling, "efficiency": _per_thread(row) / _per_thread(group[0])}
             rows += group
     if options.json:
         common.print_json(
@@ -119,10 +120,9 @@ def _link(timed: Timed) -> Link:
     )
 
 
-def _row(net: str, timed: Timed, batch: int, scaling: str, link: Link | None) -> dict[str, Any]:
+def _row(net: str, gradients: dict[str, int], timed: Timed, batch: int, link: Link | None) -> dict[str, Any]:
     """A row: what was measured, and what the model makes of ranks that compute beside each other without sums."""
-    (steps,) = (each for each in timed.steps if (each.net, each.batch) == (net, batch))
-    gradients = gradient_bytes(architecture(net))
+    steps = next(each for each in timed.steps if (each.net, each.batch) == (net, batch))
     layers = tuple((gradients.get(name, 0), np.full(1 + DRAWS, seconds)) for name, seconds in steps.layers.items())
     none = np.zeros(1 + DRAWS)
     step = Step(none, layers, none + steps.update, none + OPERANDS / timed.add)
@@ -131,7 +131,6 @@ def _row(net: str, timed: Timed, batch: int, scaling: str, link: Link | None) ->
         predicted = scaled(step, link, timed.ranks, batch).seconds
     return {
         "model": net,
-        "scaling": scaling,
         "ranks": timed.ranks,
         "threads": timed.threads,
         "batch_size": batch,
