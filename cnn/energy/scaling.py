@@ -13,7 +13,8 @@ the latency in s, beta the s a byte of bandwidth, gamma the s to add up a byte, 
     ring                                  2 (p-1) alpha + 2 (p-1)/p n beta + (p-1)/p n gamma
 The first two take p to be a power of two; else some nodes first hand all their bytes to another and get the result
 last, as MPICH does: 2 alpha + 2 n beta + n gamma more, with the power of two below p. gamma is that of memory: an
-addition reads two numbers and writes one, 3 / bandwidth a byte. Links are free of contention, and nodes equal.
+addition reads two numbers and writes one, 3 / bandwidth a byte. Links are free of contention, nodes equal, and what
+BatchNorm sums within the passes is left out.
 
 Energy: p nodes, each what its step draws and its idle power while it waits. That of NICs and switches is unknown and
 not counted. Where the batch does not divide, every node counts as the one with the largest share.

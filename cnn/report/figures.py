@@ -236,13 +236,17 @@ def _curves(axes: Axes, curves: Sequence[Curve], name: str, colours: Mapping[str
     counts = sorted({point.nodes for curve in curves for point in curve.points})
     axes.set_xticks(counts, [f"{number:,}" if place % 2 == 0 else "" for place, number in enumerate(counts)])
     axes.minorticks_off()
+    first = curves[0].points
+    silent = {
+        "images_per_second": [point.batch / point.compute.value for point in first],
+        "efficiency": [point.efficiency.value * point.seconds.value / point.compute.value for point in first],
+    }
+    if name in silent:
+        axes.plot([point.nodes for point in first], silent[name], color=LIGHT["muted"], linestyle=":")
     if name == "efficiency":
-        axes.axhline(1, color=LIGHT["muted"], linestyle=":")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
         axes.set_ylim(0, 1.05)
     elif name == "images_per_second":
-        ideal = [point.batch / point.compute.value for point in curves[0].points]
-        axes.plot([point.nodes for point in curves[0].points], ideal, color=LIGHT["muted"], linestyle=":")
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
