@@ -1,8 +1,8 @@
 """What `cnn calibrate` measures of this machine for one backend and thread count, and the file that keeps it.
 
 SGEMM over the shapes that convolutions have, the STREAM triad and the overhead of a call make the machine a device like
-the published ones. Beside them stands a law for each kind of stage, from single layers run through the backend as it
-runs them (direct and Winograd where it takes these), for what the roofline does not know.
+the published ones. Beside them stands a law for each kind of task, from the layers of networks drawn at random, run
+through the backend as it runs them (direct and Winograd where it takes these), for what the roofline does not know.
 """
 
 import json
@@ -17,17 +17,20 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from cnn.backend import Backend
+from cnn.benchmark import random_batch
 from cnn.cache import cache_folder
 from cnn.compiled.stream import triad_bytes_per_second
-from cnn.cost import Sizes, Stage
-from cnn.energy.law import Law, Point, from_table, to_table, work_of
-from cnn.energy.probes import TURNS, Timing, other_timings, probes, take_turns, timings
+from cnn.cost import Sizes, count
+from cnn.energy.law import Law, Point, from_table, to_table
+from cnn.energy.probes import Probe, probes
+from cnn.energy.tasks import Task, tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.machine import this_machine
+from cnn.profiler import least_times
 from cnn.storage import write_atomically
 from cnn.threads import limit
 
-ROUNDS, PASSES = 5, 2
+ROUNDS, PASSES = 8, 2
 """Runs of each probe in a pass, and passes: what disturbs one pass is gone in the other."""
 
 SGEMM = [
@@ -58,16 +61,6 @@ class Calibration:
     laws: dict[str, Law]
     idle_watts: float | None = None
     busy_watts: float | None = None
-
-    def law(self, stage: Stage) -> Law | None:
-        """The law of a stage's kind, or None for a kind that is not calibrated."""
-        return self.laws.get(law_name(stage))
-
-
-def law_name(stage: Stage) -> str:
-    """What stages must share to share a law."""
-    region = f" {stage.variant}" if stage.kind == "LocalResponseNorm" else ""
-    return f"{stage.kind}{region}, {stage.phase}"
 
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
@@ -141,36 +134,30 @@ def _least(run: Callable[[], object], rounds: int = 12) -> float:
 
 
 def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
-    """The law of each kind of stage."""
-    least: dict[tuple[int, str], tuple[Stage, float]] = {}
-    for number in range(PASSES):
-        for place, timing in enumerate(_timed(backend, lambda text: progress(f"pass {number + 1}: {text}"))):  # noqa: B023
-            key = (place, law_name(timing.stage))
-            before = least.get(key, (timing.stage, float("inf")))[1]
-            least[key] = (timing.stage, min(before, timing.seconds))
-    points: dict[str, list[Point]] = {}
-    for (_, name), (stage, seconds) in least.items():
-        points.setdefault(name, []).append(Point(stage.geometry, work_of(stage), seconds))
-    laws = {}
-    for name, measured in points.items():
-        # Sizes of one show the overhead.
-        smallest = min(measured, key=lambda point: point.work)
-        rest = tuple(point for point in measured if point is not smallest)
-        laws[name] = Law(min(point.seconds for point in measured), rest)
-    return laws
-
-
-def _timed(backend: Backend, progress: Callable[[str], None]) -> Iterator[Timing]:
-    """Every probe's stages after they took turns in groups."""
+    """The law of each kind of task."""
+    least: dict[tuple[int, bool, int], tuple[Task, float]] = {}
     drawn = list(probes())
-    # Mixed, so that what one kind leaves in the caches is not what the next one reads.
-    order = np.random.default_rng(0).permutation(len(drawn))
-    for start in range(0, len(drawn), TURNS):
-        progress(f"{start} of {len(drawn)} layers")
-        timed = [timing for place in order[start : start + TURNS] for timing in timings(drawn[place], backend)]
-        timed += [] if start else other_timings(backend)
-        take_turns(timed, ROUNDS)
-        yield from timed
+    for number in range(PASSES):
+        for place, probe in enumerate(drawn):
+            progress(f"pass {number + 1}: {place} of {len(drawn)} networks")
+            for training, each, task, seconds in _timed(probe, backend):
+                before = least.get((place, training, each), (task, float("inf")))[1]
+                least[place, training, each] = (task, min(before, seconds))
+    points: dict[str, list[Point]] = {}
+    for task, seconds in least.values():
+        points.setdefault(task.law, []).append(Point(task.sizes, task.work, seconds))
+    # The smallest of a kind shows the overhead.
+    return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
+
+
+def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[bool, int, Task, float]]:
+    """The least seconds of every task of a probe, in training and in classification."""
+    model = probe.net.build(backend=backend)
+    images, labels = random_batch(model, probe.batch)
+    for training in (True, False):
+        times = least_times(model, images, labels, training=training, repeats=ROUNDS)
+        for number, task in enumerate(tasks(count(probe.net, probe.batch, training=training))):
+            yield training, number, task, times[task.place]
 
 
 def calibration_file() -> Path:

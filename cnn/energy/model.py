@@ -15,16 +15,16 @@ Uncertainty: every parameter is drawn evenly between its bounds, all independent
 interval is the middle 90 % of the results, its value that of the best estimates.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cnn.cost import DATA, WEIGHT, Cost, Operation, Sizes, Stage
-from cnn.energy.calibration import Calibration, law_name
+from cnn.cost import Cost, Operation, Sizes, Stage
+from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device, Quantity
-from cnn.energy.law import work_of
+from cnn.energy.tasks import tasks, work_of
 from cnn.errors import UsageError
 
 DRAWS, SEED = 400, 7
@@ -243,44 +243,35 @@ def _sum(a: Vector | None, b: Vector | None) -> Vector | None:
 
 
 def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
-    """A step on this machine as it was calibrated: each stage by the law of its kind, with the law's own deviation.
+    """A step on this machine as it was calibrated: each task by the law of its kind, with the law's own deviation.
 
-    A kind without a law runs at the triad's bandwidth. A tanh or sigmoid that follows a product runs as that layer.
+    A kind without a law runs at the triad's bandwidth. The stages of a task share its time by their work.
     """
     rng = np.random.default_rng(SEED)
-    normal: dict[str, Vector] = {}
     power = None
     if calibration.idle_watts is not None and calibration.busy_watts is not None:
         power = (calibration.idle_watts, calibration.busy_watts)
-    parts, uncalibrated, weight_seconds = [], set[str](), dict[str, float]()
+    uncalibrated, seconds = set[str](), {stage: np.zeros(1 + DRAWS) for stage in cost.stages}
+    for task in tasks(cost):
+        law = calibration.laws.get(task.law)
+        if law is None:
+            uncalibrated.add(task.law)
+            for stage in task.stages:
+                moved = stage.bytes / calibration.triad_rate
+                seconds[stage] = seconds[stage] + calibration.call_seconds * len(stage.operations) + moved
+            continue
+        time, deviation = law.seconds(task.sizes, task.work)
+        drawn = time * np.exp(deviation * np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
+        for stage in task.stages:
+            seconds[stage] = seconds[stage] + drawn * (work_of(stage) / sum(map(work_of, task.stages)))
+    parts = []
     for stage in cost.stages:
-        pieces = [stage, *_activations(stage)]
-        seconds = np.zeros(1 + DRAWS)
-        for piece in pieces:
-            law = calibration.law(piece)
-            if law is None or not law.points:
-                if piece.operations:
-                    uncalibrated.add(piece.kind)
-                seconds = (
-                    seconds + calibration.call_seconds * len(piece.operations) + piece.bytes / calibration.triad_rate
-                )
-                continue
-            # One deviation for all stages of a law: what is wrong in it is wrong for all.
-            z = normal.setdefault(law_name(piece), np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
-            time, deviation = law.seconds(piece.geometry, work_of(piece))
-            weights = weight_seconds.get(piece.layer)
-            if piece.phase == DATA and weights is not None:
-                # The law is of both gradients, which run together; no product is free.
-                time = max(time - weights, time / 10)
-            elif piece.phase == WEIGHT:
-                weight_seconds[piece.layer] = time
-            seconds = seconds + time * np.exp(deviation * z)
         dynamic = None
         if power is not None:
             # Direct and Winograd convolution do other FLOP than those counted: no more than busy is drawn.
             busy = max(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate)
-            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds)
-        parts.append((stage, calibration.backend, seconds, dynamic))
+            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds[stage])
+        parts.append((stage, calibration.backend, seconds[stage], dynamic))
     idle = None if power is None else np.full(1 + DRAWS, power[0])
     source = f"cnn calibrate, {calibration.backend} at {calibration.threads}, {calibration.date}, {calibration.cpu}"
     numbers = {
@@ -297,17 +288,6 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     if power is None:
         remarks += ("no energy, as the machine's watts are unknown; give them to cnn calibrate",)
     return _prediction("this machine", name, cost, calibration.threads, parts, idle, used, remarks)
-
-
-def _activations(stage: Stage) -> list[Stage]:
-    """What a convolution or linear layer runs after its product where that is a pass of its own."""
-    kind = {"tanh": "Tanh", "sigmoid": "Sigmoid"}.get(stage.variant or "")
-    if kind is None or stage.phase != "forward":
-        return []
-    elements = stage.geometry.rows * stage.geometry.filters
-    operation = Operation("elementwise", elements, 8 * elements)
-    geometry = stage.geometry._replace(channels=stage.geometry.filters, taps=1)
-    return [replace(stage, kind=kind, variant=None, operations=(operation,), geometry=geometry)]
 
 
 def _prediction(
