@@ -20,36 +20,6 @@ from cnn.cli import COMMANDS, main
 
 README = Path(__file__).parent.parent / "README.md"
 
-NET = """
-name = "tiny"
-input = [28, 28, 1]
-
-[[layers]]
-type = "Conv2D"
-filters = 4
-kernel = 5
-stride = 2
-activation = "relu"
-
-[[layers]]
-type = "Flatten"
-
-[[layers]]
-type = "Linear"
-units = 10
-
-[recipe]
-epochs = 2
-schedule = {type = "Constant", lr = 0.05}
-"""
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.toml"
-    path.write_text(NET)
-    return str(path)
-
 
 def cnn(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cnn", *arguments]
@@ -60,12 +30,11 @@ def train(net: str, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(net: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of the tiny net."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.toml").write_text(NET)
-    assert main(train(str(folder / "tiny.toml"), folder / "run")) == 0
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(train(net, folder)) == 0
+    return folder
 
 
 def test_training_leaves_every_file_of_a_run(trained: Path) -> None:
