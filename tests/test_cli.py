@@ -104,8 +104,11 @@ def test_eval_agrees_with_the_summary(trained: Path, capsys: pytest.CaptureFixtu
 
 
 def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k"]) == 0
-    assert "rows: true class" in capsys.readouterr().out
+    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k", "--backend", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:3]] == ["backend", "library", "threads"]
+    assert "numpy (named)" in printed
+    assert "rows: true class" in printed
 
 
 def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,7 +126,10 @@ def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest
     assert result["class"] == str(test.labels[likeliest])
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert main(["predict", str(trained / "model.safetensors"), str(tmp_path / "big.png"), "--invert"]) == 0
-    assert f"big.png: {test.labels[likeliest]} " in capsys.readouterr().out
+    header, _, lines = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in header.splitlines()] == ["backend", "library", "threads"]
+    assert lines.startswith(f"{tmp_path / 'big.png'}: {test.labels[likeliest]} ")
+    assert lines.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["lenet", "lenet5", "cifar10_quick", "cifar10_full", "vgg6", "mlp"])
