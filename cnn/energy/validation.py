@@ -7,12 +7,12 @@ from typing import Any
 
 from cnn.backend import Backend
 from cnn.benchmark import random_batch
-from cnn.cost import FORWARD, UPDATE, Cost, Stage, count
+from cnn.cost import UPDATE, Cost, count
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.energy.model import Interval, Prediction, predict, predict_calibrated
 from cnn.energy.published import published, published_curves
-from cnn.profiler import INPUT_AND_LOSS, Place, least_times
+from cnn.profiler import Place, least_times, place_of
 from cnn.recipe import Architecture, read_architecture
 from cnn.threads import limit
 
@@ -95,17 +95,9 @@ def _by_place(prediction: Prediction) -> dict[Place, float]:
     """Seconds by layer and direction, as the profiler names them."""
     found: dict[Place, float] = {}
     for each in prediction.stages:
-        place = _place(each.stage)
+        place = place_of(each.stage)
         found[place] = found.get(place, 0.0) + each.seconds.value
     return found
-
-
-def _place(stage: Stage) -> Place:
-    if stage.kind in ("input", "loss"):
-        return INPUT_AND_LOSS
-    if stage.phase == UPDATE:
-        return (UPDATE, "")
-    return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
 
 
 def published_cases(devices: dict[str, Device]) -> list[Case]:
