@@ -41,14 +41,13 @@ from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
 
 import cnn.threads as threads
+from cnn.benchmark import busy, disturbed
 from cnn.commands.common import number, print_json, print_table, whole_number
 from cnn.errors import CnnError, UsageError
 
 NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
 PAUSE = 0.25
 """Seconds between turns: Intel's OpenMP threads spin for 0.2."""
-STEADY = 0.8
-"""A turn below this share of the median is said to have been disturbed."""
 
 
 def main() -> int:
@@ -82,9 +81,9 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     peak = max(peaks)
     best = max(medians, key=lambda name: medians[name], default=None)
     say(f"  peak {peak / 1e9:.1f} GFLOP/s")
-    restless = [name for name, series in rates.items() if min(series) < median(series) * STEADY]
+    restless = [name for name, series in rates.items() if disturbed(series)]
     if restless:
-        say(f"  the machine was busy: {', '.join(restless)} fell below {STEADY:.0%} of the median; repeat when idle")
+        say(f"  {busy(restless)}")
     return {
         "net": work.net,
         "mode": work.mode,

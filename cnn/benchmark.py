@@ -1,6 +1,6 @@
 """What is measured, by `cnn bench`, `cnn tune` and the files in bench/: layers, training steps and predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -14,6 +14,9 @@ from cnn.cost import count, layer_stages
 from cnn.model import Sequential
 from cnn.optimizers import SGD
 from cnn.recipe import Architecture
+
+STEADY = 0.8
+"""A run below this share of the median rate was disturbed."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,16 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
     """The median seconds of each job over `rounds`."""
     return [median(series) for series in samples(jobs, rounds)]
+
+
+def disturbed(rates: Sequence[float]) -> bool:
+    """Whether other work disturbed some runs: one in twenty is below STEADY of the median rate."""
+    return float(np.quantile(rates, 0.05)) < STEADY * median(rates)
+
+
+def busy(names: Iterable[str]) -> str:
+    """What is to be said of runs that were disturbed."""
+    return f"the machine was busy: {', '.join(names)} fell below {STEADY:.0%} of the median rate; repeat when idle"
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:

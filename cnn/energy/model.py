@@ -24,11 +24,11 @@ import numpy.typing as npt
 from cnn.cost import DATA, WEIGHT, Cost, Operation, Sizes, Stage
 from cnn.energy.calibration import Calibration, law_name
 from cnn.energy.devices import Device, Quantity
+from cnn.energy.interval import Interval
 from cnn.energy.law import work_of
 from cnn.errors import UsageError
 
 DRAWS, SEED = 400, 7
-LEAST, MOST = 0.05, 0.95
 
 Vector = npt.NDArray[np.float64]
 
@@ -43,21 +43,6 @@ class Thresholds(NamedTuple):
     def send(self, sizes: Sizes) -> bool:
         """Whether the product goes to the card. Measured with MKL 2018.0.0: 2049, 2049, 257 does, 2048 or 256 not."""
         return sizes.m > self.m and sizes.n > self.n and sizes.k > self.k
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A best estimate, and bounds that hold nine times in ten if the parameters' do."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, draws: Vector) -> "Interval":
-        """From draws of which the first is the best estimate."""
-        low, high = np.quantile(draws[1:], (LEAST, MOST))
-        return cls(float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0])))
 
 
 @dataclass(frozen=True)
