@@ -1,6 +1,6 @@
 """What is measured, by `cnn bench`, `cnn tune` and the files in bench/: layers, training steps and predictions."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -15,8 +15,8 @@ from cnn.model import Sequential
 from cnn.optimizers import SGD
 from cnn.recipe import Architecture
 
-STEADY = 0.8
-"""A run below this share of the median rate was disturbed."""
+STEADY, BUSY = 0.8, 0.1
+"""A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,18 @@ def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
     return [median(series) for series in samples(jobs, rounds)]
 
 
-def disturbed(rates: Sequence[float]) -> bool:
-    """Whether other work disturbed some runs: one in twenty is below STEADY of the median rate."""
-    return float(np.quantile(rates, 0.05)) < STEADY * median(rates)
+def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | None:
+    """What is to be said of runs that other work disturbed, None if none did.
 
-
-def busy(names: Iterable[str]) -> str:
-    """What is to be said of runs that were disturbed."""
-    return f"the machine was busy: {', '.join(names)} fell below {STEADY:.0%} of the median rate; repeat when idle"
+    `rates` are those of the runs of each name, `others` the share of the processors that other work took meanwhile.
+    """
+    signs = []
+    if others is not None and others > BUSY:
+        signs.append(f"other work took {others:.0%} of the processors")
+    restless = [name for name, series in rates.items() if np.quantile(series, 0.05) < STEADY * median(series)]
+    if restless:
+        signs.append(f"{', '.join(restless)} fell below {STEADY:.0%} of the median rate")
+    return f"the machine was busy: {', and '.join(signs)}; repeat when idle" if signs else None
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:

@@ -1,5 +1,7 @@
 """The model of time and energy against sums done by hand, and what it says of what it does not know."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,27 @@ def test_wider_bounds_widen_the_interval_and_repeat():
     assert loose == predict(product, Device("hand", "By hand", "cpu", **wide))
     assert (exact.indicative, loose.indicative) == (False, True)
     assert loose.unverified == ["hand.sgemm_gflops"]
+
+
+@pytest.mark.parametrize("key", [key for key, each in catalogue().items() if each.cap_watts and each.stream_gbs])
+def test_no_draw_is_beyond_the_power_cap(key):
+    """Also where idle and busy watts are known by no more than their physical bounds."""
+    known = catalogue()[key]
+    prediction = predict(count(architecture("vgg6"), 64, training=True), known)
+    assert 0 < prediction.watts.low <= prediction.watts.value <= prediction.watts.high <= known.cap_watts.value * 1.001
+    free = predict(prediction.cost, replace(known, cap_watts=None))
+    assert prediction.seconds.high <= 2 * free.seconds.high
+
+
+def test_what_an_operation_takes_to_start_is_counted_or_said_to_be_unknown():
+    product = cost_of(gemm(10, 10, 10))
+    known, unknown = predict(product, device(launch_us=5.0)), predict(product, device())
+    assert known.seconds.value == pytest.approx(unknown.seconds.value + 5e-6)
+    said = "what starting an operation takes is unknown and not counted"
+    assert said in unknown.remarks
+    assert said not in known.remarks
+    beside = predict(product, device(launch_us=5.0), host=device())
+    assert f"By hand: {said}" in beside.remarks
 
 
 def test_a_device_of_which_too_little_is_known_is_refused():

@@ -16,7 +16,7 @@ class Row:
     `provenance` is the time's. `energy` is that of the energy and the watts: "measured", "modelled" (predicted, or from
     watts that the user gave), "published" or "unavailable".
     `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
-    `disturbed` says that the machine was busy with other work while the row was measured.
+    `busy` says that the machine did other work while the row was measured, where it did.
     """
 
     device: str
@@ -32,7 +32,7 @@ class Row:
     joules_per_image: Interval | None = None
     energy: str = "unavailable"
     unverified: tuple[str, ...] = ()
-    disturbed: bool = False
+    busy: str | None = None
     note: str | None = None
 
     @property
@@ -75,7 +75,7 @@ class Row:
             "energy": self.energy,
             "indicative": self.indicative,
             "unverified": "; ".join(self.unverified) or None,
-            "disturbed": self.disturbed,
+            "busy": self.busy,
             "source": self.source,
             "note": self.note,
         }
