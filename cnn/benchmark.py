@@ -93,7 +93,7 @@ def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | No
     restless = [name for name, series in rates.items() if np.quantile(series, 0.05) < STEADY * median(series)]
     if restless:
         signs.append(f"{', '.join(restless)} fell below {STEADY:.0%} of the median rate")
-    return f"the machine was busy: {', and '.join(signs)}; repeat when idle" if signs else None
+    return f"The machine was busy: {', and '.join(signs)}; repeat when it is idle." if signs else None
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:

@@ -47,6 +47,9 @@ def test_without_counters_nothing_is_known(tmp_path):
 def test_a_busy_machine_is_told_by_either_sign():
     steady, restless = [10.0] * 20, [10.0] * 18 + [7.0] * 2
     assert busy({"a": steady}, 0.1) is None
-    assert busy({"a": steady}, 0.48) == "the machine was busy: other work took 48% of the processors; repeat when idle"
+    assert (
+        busy({"a": steady}, 0.48)
+        == "The machine was busy: other work took 48% of the processors; repeat when it is idle."
+    )
     both = busy({"a": steady, "b": restless}, 0.48)
-    assert both.endswith("48% of the processors, and b fell below 80% of the median rate; repeat when idle")
+    assert both.endswith("48% of the processors, and b fell below 80% of the median rate; repeat when it is idle.")

@@ -128,6 +128,7 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
     # Room for the text after the longest bar.
     if logarithmic:
         axes.set_xscale("log")
+        least = min(each.low or each.value for each in known)
         axes.set_xlim(least / 2, most * (most / least) ** 0.7)
     else:
         axes.set_xlim(0, 1.7 * most)
