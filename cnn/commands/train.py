@@ -15,7 +15,7 @@ import numpy as np
 from cnn.commands import common
 from cnn.commands.config_file import add_config_option
 from cnn.dataset import DEFAULT_DATASET, Dataset, Split
-from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words, open_meter
+from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
 from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
@@ -121,12 +121,16 @@ def run(options: argparse.Namespace) -> None:
     _recall(options)
     data = common.dataset_of(options)
     architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-    with common.resources(options) as resources, open_meter(resources.backend.powered, watts=options.watts) as meter:
+    batch_size = options.batch_size or architecture.recipe.batch_size
+    with (
+        common.resources(options) as resources,
+        _meter(replace(architecture, input_shape=data.shape), batch_size, resources, options.watts) as meter,
+    ):
         rng = np.random.default_rng(options.seed)
         train, validation = _held_out(data.train, options.validation, rng)
         model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
         out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-        trainer = _trainer(model, train, validation, architecture, options, out, meter)
+        trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter)
         epochs = options.epochs or architecture.recipe.epochs
         _open(out, options, resources, trainer)
         common.print_lines(_header(data, trainer, resources, options.seed, epochs, out))
@@ -182,6 +186,18 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     )
 
 
+def _meter(architecture: Architecture, batch_size: int, resources: common.Resources, watts: float | None) -> Meter:
+    """The watts given, else the meters there are, else the calibration."""
+    meter = open_meter(resources.backend.powered, watts=watts)
+    if not isinstance(meter, Unmetered):
+        return meter
+    # SciPy brings a BLAS of its own, which a run that is metered need not load.
+    from cnn.energy.modelled import calibrated_meter
+
+    model = calibrated_meter(architecture, batch_size, resources.backend.name, resources.budget.count)
+    return Unmetered(f"{meter.source}; {model.source}") if isinstance(model, Unmetered) else model
+
+
 def _held_out(split: Split, share: float | None, rng: np.random.Generator) -> tuple[Split, Split | None]:
     """(training, validation) images; none are held out for a share of 0."""
     if share is None:
@@ -194,6 +210,7 @@ def _trainer(
     train: Split,
     validation: Split | None,
     architecture: Architecture,
+    batch_size: int,
     options: argparse.Namespace,
     out: Path,
     meter: Meter,
@@ -205,7 +222,7 @@ def _trainer(
         validation,
         recipe.optimizer,
         recipe.schedule,
-        options.batch_size or recipe.batch_size,
+        batch_size,
         recipe.augmentation,
         options.patience,
         out / CHECKPOINT,

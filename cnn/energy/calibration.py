@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,15 +24,17 @@ from cnn.compiled.stream import triad_bytes_per_second
 from cnn.cost import Sizes, count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
-from cnn.energy.tasks import Task, tasks
+from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.machine import this_machine
-from cnn.profiler import least_times
+from cnn.profiler import Place, least_times
 from cnn.storage import write_atomically
 from cnn.threads import limit
 
-ROUNDS, PASSES = 8, 2
-"""Runs of each probe in a pass, and passes: what disturbs one pass is gone in the other."""
+PASSES = 2
+"""How often all probes are measured: what disturbs one pass is gone in the other."""
+LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
+"""Runs of a probe in a pass: as many as take SECONDS, within bounds."""
 
 SGEMM = [
     Sizes(m, n, k)
@@ -135,29 +138,31 @@ def _least(run: Callable[[], object], rounds: int = 12) -> float:
 
 def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
     """The law of each kind of task."""
-    least: dict[tuple[int, bool, int], tuple[Task, float]] = {}
     drawn = list(probes())
+    least: dict[tuple[str, str, bool, Place], Point] = {}
     for number in range(PASSES):
         for place, probe in enumerate(drawn):
             progress(f"pass {number + 1}: {place} of {len(drawn)} networks")
-            for training, each, task, seconds in _timed(probe, backend):
-                before = least.get((place, training, each), (task, float("inf")))[1]
-                least[place, training, each] = (task, min(before, seconds))
+            for key, point in _timed(probe, backend):
+                least[key] = min(point, least.get(key, point), key=lambda point: point.seconds)
     points: dict[str, list[Point]] = {}
-    for task, seconds in least.values():
-        points.setdefault(task.law, []).append(Point(task.sizes, task.work, seconds))
+    for (law, *_), point in least.items():
+        points.setdefault(law, []).append(point)
     # The smallest of a kind shows the overhead.
     return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
 
 
-def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[bool, int, Task, float]]:
-    """The least seconds of every task of a probe, in training and in classification."""
+def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, Place], Point]]:
+    """The least seconds of every task of a probe, in training and in classification, by its law and what it is."""
     model = probe.net.build(backend=backend)
     images, labels = random_batch(model, probe.batch)
     for training in (True, False):
-        times = least_times(model, images, labels, training=training, repeats=ROUNDS)
-        for number, task in enumerate(tasks(count(probe.net, probe.batch, training=training))):
-            yield training, number, task, times[task.place]
+        run = partial(least_times, model, images, labels, training=training)
+        once = sum(run(repeats=1).values())
+        times = run(repeats=min(MOST_RUNS, max(LEAST_RUNS, int(SECONDS / once))))
+        for task in tasks(count(probe.net, probe.batch, training=training)):
+            key = (task.law, probe.net.name, training, task.place)
+            yield key, Point(task.sizes, task.work, times[task.place])
 
 
 def calibration_file() -> Path:
@@ -180,7 +185,7 @@ def load_all() -> list[Calibration]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         found = [_from_table(row) for row in table["calibrations"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} cannot be read ({error!r}); delete it and run 'cnn calibrate'.") from error
     return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
 

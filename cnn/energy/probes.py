@@ -24,10 +24,10 @@ from cnn.layers import (
 )
 from cnn.recipe import Architecture, Recipe
 
-NETS = 90
-FLOPS = 10_000_000_000
+NETS = 100
+FLOPS = 20_000_000_000
 """The most FLOP of a training step of a probe."""
-BYTES = 1_000_000_000
+BYTES = 2_000_000_000
 """The most bytes that it moves."""
 
 
@@ -59,10 +59,10 @@ def probes() -> Iterator[Probe]:
     rng = np.random.default_rng(5)
     for number in range(NETS):
         draw = _Draw(rng)
-        shape = (side := int(rng.choice((28, 32, draw.some(20, 48)))), side, int(rng.choice((1, 3))))
+        shape = (side := int(rng.choice((28, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
         hidden = draw.perceptron() if number % 5 == 0 else draw.convolutions(shape)
-        net = _net(f"probe {number}", [*hidden, Linear(int(rng.choice((10, draw.some(2, 200)))))], shape)
-        yield Probe(net, _fitting(net, draw.some(16, 130) if number % 4 else draw.some(1, 16)))
+        net = _net(f"probe {number}", [*hidden, Linear(int(rng.choice((10, 10, draw.some(2, 200)))))], shape)
+        yield Probe(net, _fitting(net, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
 
 
 def _net(name: str, layers: list[Layer], shape: tuple[int, int, int]) -> Architecture:
@@ -89,15 +89,17 @@ class _Draw:
         """True so often."""
         return bool(self.rng.random() < share)
 
-    def width(self) -> int:
-        """Channels or filters: as often as not a multiple of 16, as most networks have."""
-        return 16 * self.some(1, 18) if self.chance(0.6) else self.some(4, 260)
+    def width(self, least: int, most: int) -> int:
+        """Filters or units: mostly a power of two or a multiple of 16, as most networks have."""
+        if self.chance(0.5):
+            return 2 ** int(self.rng.integers(least.bit_length() - 1, most.bit_length()))
+        return 16 * self.some(max(1, least // 16), most // 16) if self.chance(0.5) else self.some(least, most)
 
     def perceptron(self) -> Iterator[Layer]:
         """Hidden layers without convolution."""
         yield Flatten()
         for _ in range(self.rng.integers(1, 4)):
-            yield Linear(self.some(16, 1000), activation="relu")
+            yield Linear(self.width(16, 1024), activation="relu")
             if self.chance(0.2):
                 yield Dropout()
 
@@ -110,7 +112,7 @@ class _Draw:
         yield Flatten()
         if self.chance(0.6):
             # No more weights than fit the probe's size.
-            yield Linear(self.some(16, min(1000, 4_000_000 // prod(shape))), activation="relu")
+            yield Linear(self.width(16, min(1024, 4_000_000 // prod(shape))), activation="relu")
             if self.chance(0.3):
                 yield Dropout()
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, Cost, Geometry, Stage
-from cnn.profiler import INPUT_AND_LOSS, Place
+from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Geometry, Stage
+from cnn.profiler import Place, place_of
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,6 @@ def tasks(cost: Cost) -> list[Task]:
 def work_of(stage: Stage) -> int:
     """FLOP of the products of a stage, or its bytes where it has none."""
     return stage.gemm_flops or stage.bytes
-
-
-def place_of(stage: Stage) -> Place:
-    """Where the profiler counts the time of a stage."""
-    if stage.kind in ("input", "loss"):
-        return INPUT_AND_LOSS
-    if stage.phase == UPDATE:
-        return (UPDATE, "")
-    return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
 
 
 def _tasks(place: Place, stages: tuple[Stage, ...], cost: Cost) -> Iterator[Task]:

@@ -5,8 +5,9 @@ import io
 from math import floor, log10
 from typing import Any
 
+from cnn.energy.interval import Interval
 from cnn.report.comparison import Comparison, StageTime
-from cnn.report.row import Interval, Row
+from cnn.report.row import Row
 
 HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
 SECTIONS = (
@@ -47,8 +48,13 @@ def cells(row: Row, known: list[str]) -> list[str]:
 
 
 def notes(rows: tuple[Row, ...]) -> list[str]:
-    """What must be said of rows: their notes, and the numbers that nobody verified."""
-    said = [f"{row.label}: {row.note}" for row in rows if row.note]
+    """What must be said of rows: their notes, that the machine was busy, and the numbers that nobody verified."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            labels.setdefault(row.note, []).append(row.label)
+    said = [f"{'; '.join(those)}: {note}" for note, those in labels.items()]
+    said += dict.fromkeys(row.busy for row in rows if row.busy)
     return said + [
         f"* {row.label}: indicative, as nobody verified {', '.join(row.unverified)}" for row in rows if row.indicative
     ]
