@@ -124,7 +124,7 @@ class _Draw:
             side -= 0 if same else kernel - 1
             following = self.following()
             yield Conv2D(
-                self.width(), kernel, padding=kernel // 2 if same else 0, activation=None if following else "relu"
+                self.width(8, 256), kernel, padding=kernel // 2 if same else 0, activation=None if following else "relu"
             )
             yield from following
         if side >= 4 and self.chance(0.85):
