@@ -186,6 +186,22 @@ class ReferenceBackend(Backend):
         normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
         out[...] = wide(gamma) * normal + wide(beta)
 
+    def batch_norm_sums(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        epsilon: float,
+        dgamma: Array,
+        dbeta: Array,
+        scratch: Buffers,
+    ) -> None:
+        axes = tuple(range(x.ndim - 1))
+        normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
+        dgamma[...] = (wide(dy) * normal).sum(axis=axes)
+        dbeta[...] = wide(dy).sum(axis=axes)
+
     def batch_norm_gradient(
         self,
         x: Array,
@@ -194,20 +210,17 @@ class ReferenceBackend(Backend):
         variance: Array,
         gamma: Array,
         epsilon: float,
-        out: Array,
         dgamma: Array,
         dbeta: Array,
-        scratch: Buffers,
+        rows: int,
+        out: Array,
     ) -> None:
-        # Ioffe & Szegedy 2015, section 3, in the paper's own steps: through the variance, the mean, and x itself.
-        x, dy, deviation = wide(x), wide(dy), np.sqrt(wide(variance) + epsilon)
-        axes, count = tuple(range(x.ndim - 1)), x.size // x.shape[-1]
-        centred, dnormal = x - wide(mean), dy * wide(gamma)
-        dvariance = (dnormal * centred).sum(axis=axes) * -0.5 / deviation**3
-        dmean = -dnormal.sum(axis=axes) / deviation - 2 * dvariance * centred.sum(axis=axes) / count
-        dgamma[...] = (dy * centred / deviation).sum(axis=axes)
-        dbeta[...] = dy.sum(axis=axes)
-        out[...] = dnormal / deviation + dvariance * 2 * centred / count + dmean / count
+        # Ioffe & Szegedy 2015, section 3, through the variance, the mean, and x itself. The sums over the batch in the
+        # paper's steps are those of dbeta and dgamma times gamma; the rows' distances from their mean sum up to 0.
+        deviation, centred = np.sqrt(wide(variance) + epsilon), wide(x) - wide(mean)
+        dvariance = wide(gamma) * wide(dgamma) * -0.5 / deviation**2
+        dmean = -wide(gamma) * wide(dbeta) / deviation
+        out[...] = wide(dy) * wide(gamma) / deviation + dvariance * 2 * centred / rows + dmean / rows
 
     def lrn_scale(
         self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers

@@ -24,7 +24,7 @@ from cnn.model import Sequential
 from cnn.modelfile import load_model, save_model
 from cnn.optimizers import SGD, Adam, RMSprop
 from cnn.preprocessing import Preprocessing
-from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Step
+from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Step, Warmup
 from cnn.threads import limit
 from cnn.training import Callback, Trainer, fit
 from cnn.zoo import architecture
@@ -65,6 +65,7 @@ __all__ = [
     "Step",
     "Tanh",
     "Trainer",
+    "Warmup",
     "architecture",
     "current",
     "fit",

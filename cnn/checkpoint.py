@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from cnn.training import Trainer
 
 KIND = "checkpoint"
+SINCE = {"number of micro-batches": 1, "number of steps between averages": None}
+"""Settings that older checkpoints lack, and what they were."""
 
 
 @dataclass
@@ -57,18 +59,18 @@ def write_checkpoint(trainer: "Trainer", path: Path) -> None:
 
 
 def read_checkpoint(trainer: "Trainer", path: Path) -> None:
-    """Puts a run back to where `write_checkpoint` found it.
+    """Puts a run back to where `write_checkpoint` found it; of several processes rank 0 reads.
 
     Raises FileFormatError if the file is damaged, UsageError if it is of a run with other settings.
     """
-    arrays, table = read_arrays(path, KIND)
+    arrays, table = trainer.world.from_first(lambda: read_arrays(path, KIND))
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {"model": {}, "optimizer": {}, "best": {}}
     order = arrays.pop("order", None)
     try:
         for name, array in arrays.items():
             group, _, rest = name.partition(".")
             groups[group][rest] = array
-        settings, position = table["settings"], _position(table["position"])
+        settings, position = SINCE | table["settings"], _position(table["position"])
         time, random_state = table["optimizer_time"], table["random_state"]
         for name, value in trainer.settings().items():
             if settings[name] != _plain(value):

@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import cnn
 from cnn.commands.config_file import apply_config
+from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 
 COMMANDS = {
@@ -31,7 +32,10 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted."""
+    """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted.
+
+    Of the processes of one launch the first tells of an error that reaches this; `cnn.distributed.job` sees to others'.
+    """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser(given)
@@ -41,18 +45,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = parser.parse_args(given)
         return int(options.run(options) or 0)
     except CnnError as error:
-        print(f"cnn: {error}", file=sys.stderr)
+        _tell(str(error))
         return error.exit_code
     except KeyboardInterrupt:
-        print("cnn: interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
     except MemoryError:
-        print("cnn: there is not enough memory; use a smaller batch or data set", file=sys.stderr)
+        _tell("there is not enough memory; use a smaller batch or data set")
         return 1
     except BrokenPipeError:
         # The reader of our output (head, less) has gone; what is buffered can go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+
+
+def _tell(sentence: str) -> None:
+    if speaks():
+        print(f"cnn: {sentence}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

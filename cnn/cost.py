@@ -378,7 +378,7 @@ def _(layer: BatchNorm, parts: _Parts) -> Operations:
 
 @gradients.register
 def _(layer: BatchNorm, parts: _Parts) -> Iterator[tuple[str, Sequence[Operation]]]:
-    # The gradients of gamma and beta come first, in the same call.
+    # The gradients of gamma and beta come first.
     yield DATA, [_elementwise(4 * parts.x, 2 * parts.x), _elementwise(5 * parts.x, 3 * parts.x)]
 
 

@@ -5,6 +5,8 @@ class CnnError(Exception):
     """A failure the user can act on. The command prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 1
+    everywhere = False
+    """Whether every process of a distributed run raises it, so that one can speak for all."""
 
 
 class UsageError(CnnError, ValueError):
@@ -32,8 +34,11 @@ class FileFormatError(CnnError):
 class NonFiniteError(CnnError):
     """Training produced NaN or infinity; the message names the layer where it appeared first."""
 
+    everywhere = True
+
 
 class Interrupted(CnnError):
     """Training was stopped by Ctrl-C or SIGTERM after its checkpoint was written."""
 
     exit_code = 130
+    everywhere = True

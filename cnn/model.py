@@ -1,6 +1,6 @@
 """A network: layers in sequence on one backend, with its parameters, predictions and accuracy."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -17,6 +17,9 @@ from cnn.layers.layer import layer_names, packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.ops.input import Changes
 from cnn.preprocessing import Preprocessing
+
+EVALUATED = 64
+"""Images that a network classifies at a time, unless told otherwise."""
 
 
 class Sequential:
@@ -71,7 +74,7 @@ class Sequential:
             )
 
     def _build(self) -> None:
-        setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
+        self.setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
         shape = self.input_shape
         for name, layer in zip(layer_names(self.layers), self.layers, strict=True):
             if layer.name:
@@ -80,7 +83,7 @@ class Sequential:
                 )
             layer.name = name
             try:
-                layer.build(shape, setting)
+                layer.build(shape, self.setting)
             except ShapeError as error:
                 raise ShapeError(f"{layer.name}: {error}") from error
             shape = layer.output_shape
@@ -138,11 +141,18 @@ class Sequential:
             self._outputs.append(x)
         return x
 
-    def backward(self, dy: Array) -> None:
-        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training."""
-        for layer in reversed(self.layers[self.first_trained + 1 :]):
-            dy = layer.backward(dy)
-        self.layers[self.first_trained].backward_parameters(dy)
+    def backward(self, dy: Array, after_layer: Callable[[int], None] | None = None) -> None:
+        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training.
+
+        `after_layer` is told the place of each layer whose gradients are filled, from the last one to the first.
+        """
+        for place in reversed(range(self.first_trained, len(self.layers))):
+            if place > self.first_trained:
+                dy = self.layers[place].backward(dy)
+            else:
+                self.layers[place].backward_parameters(dy)
+            if after_layer is not None:
+                after_layer(place)
 
     def load_images(
         self,
@@ -172,35 +182,47 @@ class Sequential:
         labels: npt.NDArray[np.int64],
         order: npt.NDArray[np.int64] | None = None,
         changes: Changes | None = None,
+        *,
+        weight: float = 1.0,
+        after_layer: Callable[[int], None] | None = None,
     ) -> tuple[float, int]:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
-        Fills the gradients and returns (summed loss, right answers).
+        Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, right answers).
+        `after_layer` is that of `backward`.
         """
         scores = self.forward(self.load_images(images, order, changes), training=True)
         slopes = self.buffers.get("slopes", scores.shape)
         chosen = self._labels(labels if order is None else labels[order])
         result = self.loss.evaluate(self.backend, scores, chosen, slopes)
-        self.backward(slopes)
+        if weight != 1:
+            self.backend.scale(slopes, weight, slopes)
+        self.backward(slopes, after_layer)
         return result
 
-    def predict(self, images: npt.NDArray[Any], *, batch_size: int = 64) -> npt.NDArray[Any]:
+    def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
         """The probability of each class, (N, K), for images (N, H, W, C) of pixels."""
         result = np.empty((len(images), len(self.classes)), self.dtype)
-        for start, scores in self._score(images, batch_size):
+        for start in range(0, len(images), batch_size):
+            scores = self.forward(self.load_images(images[start : start + batch_size]))
             shares = self.buffers.get("shares", scores.shape)
             self.loss.probabilities(self.backend, scores, shares)
             result[start : start + len(scores)] = self.backend.to_numpy(shares)
         return result
 
-    def evaluate(self, split: Split, *, batch_size: int = 64) -> tuple[float, float]:
-        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels."""
+    def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
+        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels.
+
+        A model that several processes train is evaluated by all of them, each on some of the batches.
+        """
         self.check_labels(split)
-        total, right = 0.0, 0
-        for start, scores in self._score(split.images, batch_size):
+        total, right = 0.0, 0.0
+        for start in self.setting.shard.deal(range(0, len(split), batch_size)):
+            scores = self.forward(self.load_images(split.images[start : start + batch_size]))
             labels = self._labels(split.labels[start : start + len(scores)])
             loss, correct = self.loss.evaluate(self.backend, scores, labels, None)
             total, right = total + loss, right + correct
+        total, right = self.setting.shard.total(total, right)
         return total / len(split), right / len(split)
 
     def check_labels(self, split: Split) -> None:
@@ -211,10 +233,6 @@ class Sequential:
             raise UsageError(
                 f"The data have label {split.labels.max()}; {self.name} knows {len(self.classes)} classes."
             )
-
-    def _score(self, images: npt.NDArray[Any], batch_size: int) -> Iterator[tuple[int, Array]]:
-        for start in range(0, len(images), batch_size):
-            yield start, self.forward(self.load_images(images[start : start + batch_size]))
 
     def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
         buffer = self.buffers.get("labels", labels.shape, np.int64)

@@ -1,14 +1,22 @@
 """The learning rate as a function of the step, with Caffe's policies and a cosine with warm-up."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import cos, pi
+from typing import Self
 
 from cnn.config import Configurable, require
 
 
 class Schedule(Configurable):
     """Gives the learning rate at a step, counted from 0; a step is one batch."""
+
+    lr: float
+    """The rate that the others are multiples of."""
+
+    def at(self, lr: float) -> Self:
+        """The same schedule from another rate."""
+        return replace(self, lr=lr)  # type: ignore[type-var]
 
     @abstractmethod
     def rate(self, step: int) -> float:
@@ -123,6 +131,34 @@ class Cosine(Schedule):
             return self.lr * (step + 1) / self.warmup
         done = min(1.0, (step - self.warmup) / (self.steps - self.warmup))
         return self.floor + (self.lr - self.floor) * (1 + cos(pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class Warmup(Schedule):
+    """The rate of `then`, but over the first `steps` rising to it in a line from its share `start`.
+
+    Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
+    """
+
+    then: Schedule
+    steps: int
+    start: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "then", Schedule.from_config(self.then))
+        require(self.steps >= 1, f"steps must be at least 1, not {self.steps}.")
+        require(0 <= self.start <= 1, f"start must be from 0 to 1, not {self.start}.")
+
+    @property
+    def lr(self) -> float:  # type: ignore[override]
+        return self.then.lr
+
+    def at(self, lr: float) -> Self:
+        return replace(self, then=self.then.at(lr))
+
+    def rate(self, step: int) -> float:
+        risen = min(1.0, (step + 1) / self.steps)
+        return self.then.rate(step) * (self.start + (1 - self.start) * risen)
 
 
 def _check_rate(lr: float) -> None:

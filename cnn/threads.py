@@ -19,16 +19,22 @@ _HELD_AT_ONE: set[str] = set()
 
 @dataclass(frozen=True)
 class ThreadBudget:
-    """How many threads a run gets (`count`), and why: CPUs it may run on, CPUs' worth of quota, request."""
+    """How many threads a run gets (`count`), and why: CPUs it may run on, CPUs' worth of quota, request.
+
+    The quota is that of `processes` together.
+    """
 
     affinity: int
     quota: float | None
     requested: int | None
     count: int
+    processes: int = 1
 
     def describe(self) -> str:
         """One line: the count, whether that is less than was asked for, and the limits."""
         quota = "no cgroup quota" if self.quota is None else f"cgroup quota {self.quota:g} CPUs"
+        if self.quota is not None and self.processes > 1:
+            quota += f" for {self.processes} processes"
         limits = f"affinity {self.affinity}, {quota}"
         noun = "thread" if self.count == 1 else "threads"
         if self.requested is None:
@@ -74,8 +80,11 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
     return min(quotas, default=None)
 
 
-def budget(requested: int | None = None) -> ThreadBudget:
+def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     """The threads a run gets: `requested`, else CNN_NUM_THREADS, else all, but never more than are available.
+
+    `processes` is how many of this host work together: they share the quota, and all CPUs where they cannot be held to
+    CPUs of their own.
 
     A quota that is not whole is rounded down, though never below 1: threads that spin at a barrier spend
     quota like those that work, and one that is throttled keeps all others waiting. Raises UsageError for a
@@ -86,8 +95,10 @@ def budget(requested: int | None = None) -> ThreadBudget:
     elif requested < 1:
         raise UsageError(f"{requested} threads were requested; ask for at least 1.")
     affinity, quota = affinity_count(), cgroup_quota()
-    most = affinity if quota is None else max(1, min(affinity, int(quota)))
-    return ThreadBudget(affinity, quota, requested, most if requested is None else min(requested, most))
+    most = affinity if hasattr(os, "sched_getaffinity") else max(1, affinity // processes)
+    if quota is not None:
+        most = max(1, min(most, int(quota / processes)))
+    return ThreadBudget(affinity, quota, requested, most if requested is None else min(requested, most), processes)
 
 
 @contextmanager

@@ -16,6 +16,9 @@ from cnn.augment import Augmentation
 from cnn.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.config import require
 from cnn.dataset import Split
+from cnn.distributed.gradients import BatchGradients
+from cnn.distributed.replicas import Replicas
+from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.model import Sequential
@@ -70,6 +73,11 @@ class Trainer:
     patience, if given, stops after that many epochs without a lower validation loss and brings the best weights back.
     checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. The meter counts the steps,
     and whoever opened it closes it. Raises UsageError for settings that cannot be.
+
+    accumulate cuts each batch into so many micro-batches, computed one after the other. A `world` of several processes
+    divides each of them and sums the gradients, so that a run's numbers do not depend on how many there are; all call
+    the same methods. With `average_every` each process takes steps by its own images, and the states are averaged after
+    so many steps and every epoch. One meter a host counts: that of local rank 0.
     """
 
     model: Sequential
@@ -83,6 +91,9 @@ class Trainer:
     checkpoint: str | Path | None = None
     checkpoint_every: int | None = None
     meter: Meter = field(default_factory=lambda: Unmetered("the run was given no meter"))
+    accumulate: int = 1
+    average_every: int | None = None
+    world: World = field(default_factory=World)
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
@@ -91,17 +102,30 @@ class Trainer:
             self.checkpoint_every is None or self.checkpoint_every >= 1,
             f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.",
         )
+        require(self.accumulate >= 1, f"accumulate must be at least 1 micro-batch, not {self.accumulate}.")
+        every = self.average_every
+        require(every is None or every >= 1, f"average_every must be at least 1 step, not {every}.")
+        require(
+            every is None or self.checkpoint_every is None or self.checkpoint_every % every == 0,
+            f"A checkpoint every {self.checkpoint_every} steps would fall between averages, which come every {every}; "
+            "make it a multiple.",
+        )
         if self.patience is not None and self.validation is None:
             raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
         self.model.check_labels(self.train)
         if self.validation is not None:
             self.model.check_labels(self.validation)
         self.optimizer.attach(self.model.backend, self.model.groups)
+        self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=every is not None)
+        self._replicas = Replicas(self.model, self.optimizer, self.world)
+        self._own_images = 0
+        """What this process has trained on since the last average."""
         self.position = Position()
         self.order: npt.NDArray[np.int64] | None = None
         self.best: dict[str, npt.NDArray[Any]] | None = None
         self.steps_per_epoch = -(-len(self.train) // self.batch_size)
         self._stop_reason: str | None = None
+        self._stop_agreed = False
 
     def settings(self) -> dict[str, Any]:
         """All that must be the same for a checkpoint to be continued."""
@@ -111,6 +135,8 @@ class Trainer:
             "optimizer": self.optimizer.config(),
             "schedule": self.schedule.config(),
             "batch size": self.batch_size,
+            "number of micro-batches": self.accumulate,
+            "number of steps between averages": self.average_every,
             "augmentation": self.augmentation.to_config(),
             "preprocessing": scale | {name: zlib.crc32(array.tobytes()) for name, array in constants.items()},
             "training images": self._fingerprints[0],
@@ -128,8 +154,8 @@ class Trainer:
         read_checkpoint(self, Path(self.checkpoint))
 
     def save(self) -> None:
-        """Writes the checkpoint, if there is to be one."""
-        if self.checkpoint is not None:
+        """Writes the checkpoint, if there is to be one; in a distributed run rank 0 does."""
+        if self.checkpoint is not None and self.world.rank == 0:
             write_checkpoint(self, Path(self.checkpoint))
 
     def request_stop(self, reason: str) -> None:
@@ -175,12 +201,25 @@ class Trainer:
             self._step(order)
             for listener in listeners:
                 listener.on_batch(self)
-            if position.batch == self.steps_per_epoch or self._stop_reason is not None or self._save_is_due():
+            if position.batch == self.steps_per_epoch or self._stop_is_due() or self._save_is_due():
                 break
-        position.energy += self.meter.stop(position.seen - seen, position.seconds - seconds)
+        images = (position.seen - seen) * self.world.local_size // self.world.size
+        energy = self.meter.stop(images, position.seconds - seconds)
+        hosts = self.world.gather(energy if self.world.local_rank == 0 else None)
+        position.energy = sum((host for host in hosts if host is not None), position.energy)
 
     def _save_is_due(self) -> bool:
         return self.checkpoint_every is not None and self.position.step % self.checkpoint_every == 0
+
+    def _stop_is_due(self) -> bool:
+        """Whether to stop after this step: all processes say the same, and after an average where there are any."""
+        asked = self._stop_agreed if self.world.size > 1 else self._stop_reason is not None
+        return asked and self._is_settled()
+
+    def _is_settled(self) -> bool:
+        """Whether all processes have the same state after the step that was the last."""
+        position, every = self.position, self.average_every
+        return every is None or position.step % every == 0 or position.batch == self.steps_per_epoch
 
     def _step(self, order: npt.NDArray[np.int64]) -> None:
         position = self.position
@@ -188,19 +227,32 @@ class Trainer:
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
         with np.errstate(all="ignore"):  # what overflows is found below, and told once
-            loss, correct = self.model.train_step(self.train.images, self.train.labels, chosen, changes)
+            loss, correct, self._stop_agreed = self._gradients.compute(
+                self.train, chosen, changes, self._stop_reason is not None
+            )
         rate = self.schedule.rate(position.step)
         if not math.isfinite(loss):
-            place = self.model.first_non_finite() or "the loss"
+            place = self._first_of_all(self.model.first_non_finite()) or "the loss"
             raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
         with np.errstate(all="ignore"):
             self.optimizer.step(rate)
         position.batch += 1
         position.step += 1
+        self._own_images += self._gradients.own
+        if self.average_every is not None and self._is_settled():
+            self._replicas.average(self._own_images)
+            self._own_images = 0
         position.loss += loss
         position.correct += correct
         position.seen += len(chosen)
         position.seconds += time.perf_counter() - started
+
+    def _first_of_all(self, found: str | None) -> str | None:
+        """What the first process has found that has found something, and which one that is if there are several."""
+        for rank, each in enumerate(self.world.gather(found)):
+            if each is not None:
+                return each if self.world.size == 1 else f"{each} on rank {rank}"
+        return None
 
     def _non_finite(self, event: str, place: str, step: int) -> NonFiniteError:
         return NonFiniteError(
@@ -210,22 +262,26 @@ class Trainer:
 
     def _check_weights(self) -> None:
         """Raises NonFiniteError: weights that overflowed in the last step must reach no checkpoint and no model."""
-        for name, array in self.model.arrays().items():
-            if not self.model.backend.all_finite(array):
-                raise self._non_finite(f"{name} became infinite or NaN", "", self.position.step)
+        arrays = self.model.arrays().items()
+        found = next((name for name, array in arrays if not self.model.backend.all_finite(array)), None)
+        name = self._first_of_all(found)
+        if name is not None:
+            raise self._non_finite(f"{name} became infinite or NaN", "", self.position.step)
 
     def _save_or_stop(self) -> None:
-        if self._stop_reason is not None:
+        if self._stop_is_due():
             self._check_weights()
             self.save()
+            reason = next(each for each in self.world.gather(self._stop_reason) if each is not None)
             kept = f"its state is saved in {self.checkpoint}" if self.checkpoint else "nothing was saved"
-            raise Interrupted(f"Stopped by {self._stop_reason} at step {self.position.step}; {kept}.")
+            raise Interrupted(f"Stopped by {reason} at step {self.position.step}; {kept}.")
         if self._save_is_due():
             self._check_weights()
             self.save()
 
     def _finish_epoch(self) -> EpochResult:
         position = self.position
+        self._replicas.copy_first()
         self._check_weights()
         position.epoch += 1
         val_loss, val_accuracy = self.model.evaluate(self.validation) if self.validation else (None, None)

@@ -5,7 +5,7 @@ from math import cos, pi
 import pytest
 
 from cnn.errors import UsageError
-from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Schedule, Step
+from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Schedule, Step, Warmup
 
 SCHEDULES = [
     (Constant(0.3), {0: 0.3, 10**6: 0.3}),
@@ -18,6 +18,8 @@ SCHEDULES = [
     (Exponential(8.0, 0.5), {0: 8, 1: 4, 5: 0.25}),
     (Cosine(2.0, 8), {0: 2, 2: 1 + 2**-0.5, 4: 1, 6: 1 - 2**-0.5, 8: 0, 9: 0}),
     (Cosine(1.0, 12, 4, 0.2), {0: 0.25, 1: 0.5, 3: 1, 4: 1, 8: 0.6, 12: 0.2, 50: 0.2}),
+    (Warmup(Constant(0.8), 4, 0.5), {0: 0.5, 1: 0.6, 3: 0.8, 4: 0.8, 100: 0.8}),
+    (Warmup(Step(1.0, 2, 0.5), 4), {0: 0.25, 1: 0.5, 2: 0.375, 3: 0.5, 4: 0.25}),
     (Cosine(1.0, 5, 1), {0: 1, 1: 1, 2: (1 + cos(pi / 4)) / 2}),
 ]
 
@@ -33,6 +35,12 @@ def test_a_configuration_makes_the_same_schedule(schedule):
     assert Schedule.from_config(schedule.config()) == schedule
 
 
+def test_another_rate_is_another_multiple_of_the_same_schedule():
+    schedule = Warmup(Step(1.0, 2, 0.5), 4)
+    assert [schedule.at(3.0).rate(step) for step in range(5)] == [3 * schedule.rate(step) for step in range(5)]
+    assert schedule.at(3.0).lr == 3
+
+
 def test_a_list_of_milestones_is_as_good_as_a_tuple():
     assert MultiStep(1.0, [4, 6]) == MultiStep(1.0, (4, 6))
 
@@ -45,6 +53,8 @@ def test_a_list_of_milestones_is_as_good_as_a_tuple():
         (lambda: Inv(float("inf")), "learning rate .* not inf"),
         (lambda: Inv(1.0, gamma=-1.0), "gamma .* not -1.0"),
         (lambda: Inv(1.0, power=-1.0), "power .* not -1.0"),
+        (lambda: Warmup(Constant(), 0), "steps .* not 0"),
+        (lambda: Warmup(Constant(), 5, 1.5), "start .* not 1.5"),
         (lambda: Step(1.0, 0), "every .* not 0"),
         (lambda: Step(1.0, 5, -0.1), "gamma .* not -0.1"),
         (lambda: MultiStep(1.0, (5, 4)), r"milestones .* not \(5, 4\)"),

@@ -97,11 +97,14 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 
 
 @contextmanager
-def resources(options: argparse.Namespace) -> Iterator[Resources]:
-    """The backend and the thread limit that the options ask for, in force until the end of the block."""
+def resources(options: argparse.Namespace, processes: int = 1) -> Iterator[Resources]:
+    """The backend and the thread limit that the options ask for, in force until the end of the block.
+
+    `processes` is that of `threads.budget`.
+    """
     # The backend first: a limit reaches only the libraries that are loaded.
     chosen, why = backends.choose(options.backend, options.backend_options)
-    budget = threads.budget(options.threads)
+    budget = threads.budget(options.threads, processes)
     with threads.limit(budget.count):
         yield Resources(chosen, why, budget)
 

@@ -5,7 +5,10 @@ Without arguments: LeNet on mnist-5k, which comes with the package, on the best 
 
 import argparse
 import json
+import math
 import time
+import zlib
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,158 +16,82 @@ from typing import Any
 import numpy as np
 
 from cnn.commands import common
-from cnn.commands.config_file import add_config_option
-from cnn.dataset import DEFAULT_DATASET, Dataset, Split
+from cnn.commands.train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
+from cnn.dataset import Dataset, Split
+from cnn.distributed.affinity import allowed_cpus
+from cnn.distributed.agreement import check_agreement
+from cnn.distributed.job import job
+from cnn.distributed.rehearsal import rehearse
+from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
-from cnn.errors import FileFormatError, UsageError
 from cnn.metrics import MetricsFile
 from cnn.model import Sequential
 from cnn.modelfile import save_model
 from cnn.optimizers import Optimizer
 from cnn.progress import progress
 from cnn.recipe import Architecture
-from cnn.schedules import Schedule
+from cnn.schedules import Schedule, Warmup
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
 from cnn.training import Trainer
-from cnn.zoo import ZOO
 
-VALIDATION, MOST_VALIDATION = 0.05, 1000
-SETTINGS, CHECKPOINT, METRICS, MODEL, SUMMARY = (
-    "settings.json",
-    "checkpoint.safetensors",
-    "metrics.jsonl",
-    "model.safetensors",
-    "summary.json",
-)
-REMEMBERED = {
-    "dataset": DEFAULT_DATASET,
-    "data_dir": None,
-    "model": None,
-    "epochs": None,
-    "batch_size": None,
-    "lr": None,
-    "optimizer": None,
-    "weight_decay": None,
-    "flip": None,
-    "pad_crop": None,
-    "validation": None,
-    "patience": None,
-    "backend": None,
-    "backend_options": None,
-    "threads": None,
-    "seed": 0,
-    "checkpoint_every": None,
-    "watts": None,
-}
-"""What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
+__all__ = ["add_arguments", "run"]
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
-    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"see cnn data list (default: {DEFAULT_DATASET})")
-    parser.add_argument(
-        "--model",
-        metavar="NAME",
-        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
-    )
-    recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
-    recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
-    recipe.add_argument("--batch-size", type=common.whole_number, metavar="N", help="images a step")
-    recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
-    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
-    recipe.add_argument("--weight-decay", type=common.share, metavar="X", help="L2 weight decay")
-    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
-    recipe.add_argument(
-        "--pad-crop", type=common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
-    )
-    recipe.add_argument(
-        "--validation",
-        type=common.share,
-        metavar="X",
-        help=f"share of the training images held out for validation (default: {VALIDATION}, "
-        f"at most {MOST_VALIDATION:,} images)",
-    )
-    recipe.add_argument(
-        "--patience",
-        type=common.whole_number,
-        metavar="N",
-        help="stop after N epochs without a lower validation loss and keep the best weights",
-    )
-    recipe.add_argument(
-        "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
-    )
-    common.add_resource_options(parser)
-    parser.add_argument(
-        "--watts",
-        type=common.number,
-        metavar="W",
-        help="what the machine draws under load: models the energy by it, whatever meters there are",
-    )
-    add_config_option(parser)
-    common.add_data_options(parser)
-    files = parser.add_argument_group("folder of the run")
-    files.add_argument(
-        "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
-    )
-    files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
-    files.add_argument(
-        "--checkpoint-every",
-        type=common.whole_number,
-        metavar="N",
-        help="write the checkpoint every N steps too, not only after each epoch",
-    )
+CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
+MODEL, SUMMARY = "model.safetensors", "summary.json"
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, tests and saves."""
-    _recall(options)
-    data = common.dataset_of(options)
-    architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-    batch_size = options.batch_size or architecture.recipe.batch_size
-    with (
-        common.resources(options) as resources,
-        _meter(replace(architecture, input_shape=data.shape), batch_size, resources, options.watts) as meter,
-    ):
-        rng = np.random.default_rng(options.seed)
-        train, validation = _held_out(data.train, options.validation, rng)
-        model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
-        out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-        trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter)
-        epochs = options.epochs or architecture.recipe.epochs
-        _open(out, options, resources, trainer)
-        common.print_lines(_header(data, trainer, resources, options.seed, epochs, out))
-        for note in data.notes:
-            print(f"note: {note}")
-        metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
+    """Trains, tests and saves; as one of several processes where a launcher started them."""
+    with job(options.distributed) as world, ExitStack() as stack:
+        with world.together():
+            recall(options, world)
+        with world.together(), world.first_here():  # it may download
+            data = common.dataset_of(options)
+        with world.together(), world.first_here():  # it may compile
+            resources = stack.enter_context(common.resources(options, world.local_size))
+        with world.together():
+            architecture = _adjusted(common.fitting_architecture(options.model, data), options)
+            batch_size = options.batch_size or architecture.recipe.batch_size
+            meter: Meter = Unmetered("of rank 0")
+            if world.local_rank == 0:
+                net = replace(architecture, input_shape=data.shape)
+                meter = stack.enter_context(_meter(net, batch_size, resources, options.watts))
+            rng = np.random.default_rng(options.seed)
+            train, validation = _held_out(data.train, options.validation, rng)
+            model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
+            out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
+            trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter, world)
+            epochs = options.epochs or architecture.recipe.epochs
+        check_agreement(world, _facts(trainer, data, options.seed, epochs))
+        places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
+        with world.together():
+            _open(out, options, resources, trainer)
+            listeners = []
+            if world.rank == 0:
+                common.print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
+                for note in data.notes:
+                    print(f"note: {note}")
+                metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
+                listeners = [progress(epochs), metrics]
+        rehearse(trainer, [each for each in (validation, data.test) if each])
         with stop_on_signals(trainer):
-            trainer.run(epochs, [progress(epochs), metrics])
-        _finish(trainer, data, metrics.rows, resources, options.seed, out)
+            trainer.run(epochs, listeners)
+        test = model.evaluate(data.test)
+        if world.rank == 0:
+            _finish(trainer, data, test, metrics.rows, resources, options.seed, out)
 
 
-def _recall(options: argparse.Namespace) -> None:
-    """Fills in what was not given: from the run that is resumed, or the defaults."""
-    stored: dict[str, Any] = {}
-    if options.resume:
-        if options.out is None:
-            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
-        path = Path(options.out) / SETTINGS
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} cannot be read ({error}); there is no run to resume in that folder."
-            ) from error
-    elif options.out is not None and (Path(options.out) / SETTINGS).exists():
-        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
-    if options.backend is not None:
-        # Another backend would not know the options of the one before.
-        stored.pop("backend_options", None)
-    for name, default in REMEMBERED.items():
-        if getattr(options, name) is None:
-            setattr(options, name, stored.get(name, default))
-    if options.model is not None and options.model.endswith(".toml"):
-        options.model = str(Path(options.model).absolute())
+def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
+    """All that must be the same on every rank."""
+    weights = b"".join(array.tobytes() for array in trainer.model.state().values())
+    return {
+        "seed": seed,
+        "number of epochs": epochs,
+        **trainer.settings(),
+        "test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes())),
+        "first weights": zlib.crc32(weights),
+    }
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
@@ -180,7 +107,10 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
         augmentation = replace(augmentation, pad_crop=options.pad_crop)
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
-        schedule = replace(schedule, lr=options.lr)  # type: ignore[type-var]
+        schedule = schedule.at(options.lr)
+    if options.scale_lr:
+        larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
+        schedule = schedule.at(schedule.lr * larger)
     return replace(
         architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
     )
@@ -214,36 +144,55 @@ def _trainer(
     options: argparse.Namespace,
     out: Path,
     meter: Meter,
+    world: World,
 ) -> Trainer:
     recipe = architecture.recipe
+    schedule = recipe.schedule
+    if options.warmup is not None:
+        steps = math.ceil(options.warmup * math.ceil(len(train) / batch_size))
+        schedule = Warmup(schedule, steps, min(1.0, recipe.batch_size / batch_size) if options.scale_lr else 0.0)
     return Trainer(
         model,
         train,
         validation,
         recipe.optimizer,
-        recipe.schedule,
+        schedule,
         batch_size,
         recipe.augmentation,
         options.patience,
         out / CHECKPOINT,
         options.checkpoint_every,
         meter,
+        options.accumulate,
+        options.average_every,
+        world,
     )
 
 
 def _open(out: Path, options: argparse.Namespace, resources: common.Resources, trainer: Trainer) -> None:
     """Brings a resumed run back, or records the settings of a new one."""
     if options.resume:
-        if (out / CHECKPOINT).exists():
+        if trainer.world.from_first((out / CHECKPOINT).exists):
             trainer.resume()
         return
+    if trainer.world.rank:
+        return
     settings = {name: getattr(options, name) for name in REMEMBERED}
-    settings |= {"backend": resources.backend.name, "threads": resources.budget.count}
+    settings["backend"] = resources.backend.name
+    if trainer.world.size == 1:
+        # The threads of one of several ranks say nothing of those of a run with more or fewer.
+        settings["threads"] = resources.budget.count
     write_atomically(out / SETTINGS, json.dumps(settings, indent=2).encode())
 
 
 def _header(
-    data: Dataset, trainer: Trainer, resources: common.Resources, seed: int, epochs: int, out: Path
+    data: Dataset,
+    trainer: Trainer,
+    resources: common.Resources,
+    places: dict[str, str],
+    seed: int,
+    epochs: int,
+    out: Path,
 ) -> dict[str, str]:
     model, shape = trainer.model, "x".join(map(str, data.shape))
     held = f"{len(trainer.validation):,} validation, " if trainer.validation else ""
@@ -253,14 +202,21 @@ def _header(
         "data": f"{data.name}: {counts}, {len(data.classes)} classes ({data.source})",
         "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
         **resources.describe(),
+        **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
         "seed": str(seed),
-        "recipe": f"{epochs} epochs, batch {trainer.batch_size}, {optimizer}, {schedule}",
+        "recipe": f"{epochs} epochs, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
         "folder": str(out),
     }
     if trainer.position.step:
         lines["resumed"] = f"after {trainer.position.epoch} epochs, {trainer.position.step} steps"
     return lines
+
+
+def _manner(trainer: Trainer) -> str:
+    """How a batch is computed, where it is not at once."""
+    pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
+    return pieces + (f", averages every {trainer.average_every} steps" if trainer.average_every else "")
 
 
 def _words(part: Optimizer | Schedule) -> str:
@@ -271,14 +227,15 @@ def _words(part: Optimizer | Schedule) -> str:
 def _finish(
     trainer: Trainer,
     data: Dataset,
+    test: tuple[float, float],
     rows: list[dict[str, Any]],
     resources: common.Resources,
     seed: int,
     out: Path,
 ) -> None:
-    """Tests the network, saves it, and says what came out."""
+    """Saves the network and says what came out, with its (loss, accuracy) on the test images."""
     model = trainer.model
-    test_loss, test_accuracy = model.evaluate(data.test)
+    test_loss, test_accuracy = test
     save_model(model, out / MODEL)
     seconds = sum(row["seconds"] for row in rows)
     images = sum(row["seconds"] * row["images_per_second"] for row in rows)
@@ -288,6 +245,7 @@ def _finish(
         "dataset": data.name,
         "model": model.name,
         **resources.to_dict(),
+        "ranks": trainer.world.size,
         "seed": seed,
         "epochs": len(rows),
         "test_accuracy": test_accuracy,

@@ -1,8 +1,8 @@
 """What every layer is: settings, parameters, and a forward and a backward pass through one backend."""
 
 from abc import abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
 
@@ -15,19 +15,24 @@ from cnn.config import Configurable
 from cnn.errors import ShapeError, UsageError
 from cnn.initializers import Initializer
 from cnn.ops.elementwise import ACTIVATIONS, unknown_activation
+from cnn.shard import Shard
 
 LINE = 16
 """Elements of a cache line in float32."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Setting:
-    """What a layer is built with: one backend, one number type, one random generator, shared temporary space."""
+    """What a layer is built with: one backend, one number type, one random generator, shared temporary space.
+
+    `shard` says what part of a batch the layers are given.
+    """
 
     backend: Backend
     dtype: npt.DTypeLike
     rng: np.random.Generator
     scratch: Buffers
+    shard: Shard = field(default_factory=Shard)
 
 
 @dataclass
@@ -41,7 +46,14 @@ class Parameter:
     decay_multiplier: float = 1.0
 
 
-def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Parameter]:
+@dataclass
+class Group(Parameter):
+    """A long parameter made of others, each with the element at which it starts."""
+
+    parts: Sequence[tuple[Parameter, int]] = ()
+
+
+def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Group]:
     """Moves parameters with the same multipliers next to each other, as parts of one long parameter for each pair.
 
     An optimizer that is given the long ones updates the others, in fewer calls. Each part starts on a cache line.
@@ -52,14 +64,15 @@ def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Parameter]
     return [_joined(backend, multipliers, members) for multipliers, members in groups.items()]
 
 
-def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Parameter]) -> Parameter:
+def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Parameter]) -> Group:
     starts = [0, *accumulate(-(-int(member.value.size) // LINE) * LINE for member in members)]
     value, gradient = (backend.zeros((starts[-1],), members[0].value.dtype) for _ in range(2))
     for member, start in zip(members, starts, strict=False):
         place, shape = slice(start, start + int(member.value.size)), member.value.shape
         backend.copy(backend.to_numpy(member.value), value[place].reshape(shape))
         member.value, member.gradient = value[place].reshape(shape), gradient[place].reshape(shape)
-    return Parameter(f"x{multipliers[0]:g}, x{multipliers[1]:g}", value, gradient, *multipliers)
+    name = f"x{multipliers[0]:g}, x{multipliers[1]:g}"
+    return Group(name, value, gradient, *multipliers, parts=list(zip(members, starts, strict=False)))
 
 
 class Layer(Configurable):

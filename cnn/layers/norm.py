@@ -49,6 +49,7 @@ class BatchNorm(Layer):
             channels = self.input_shape[-1:]
             mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
             self.backend.batch_statistics(x, mean, variance)
+            self.setting.shard.merge_moments(mean, variance)
             for running, batch in zip(self._running, (mean, variance), strict=True):
                 self.backend.running_mean(running, batch, self.momentum)
         y = self._output(len(x))
@@ -57,18 +58,15 @@ class BatchNorm(Layer):
 
     def backward(self, dy: Array) -> Array:
         channels = self.input_shape[-1:]
+        mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
+        gradients, scratch = (self.gamma.gradient, self.beta.gradient), self.setting.scratch
+        self.backend.batch_norm_sums(self._x, dy, mean, variance, self.epsilon, *gradients, scratch)
+        shard = self.setting.shard
+        dgamma, dbeta = shard.summed(*gradients)
+        rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
         dx = self._input_gradient(len(dy))
         self.backend.batch_norm_gradient(
-            self._x,
-            dy,
-            self.buffers.get("mean", channels),
-            self.buffers.get("variance", channels),
-            self.gamma.value,
-            self.epsilon,
-            dx,
-            self.gamma.gradient,
-            self.beta.gradient,
-            self.setting.scratch,
+            self._x, dy, mean, variance, self.gamma.value, self.epsilon, dgamma, dbeta, rows, dx
         )
         return dx
 

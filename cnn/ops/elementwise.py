@@ -60,6 +60,10 @@ class Elementwise:
         """out = x * factors, broadcast over the leading axes."""
         np.multiply(x, factors, out=out)
 
+    def add(self, x: Array, out: Array) -> None:
+        """out += x."""
+        np.add(out, x, out=out)
+
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         """y (..., K) = activation(y + bias (K,)), in place."""
         if bias is not None:

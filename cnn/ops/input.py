@@ -15,6 +15,11 @@ class Changes(NamedTuple):
     corners: npt.NDArray[np.int64] | None = None
     pad: int = 0
 
+    def of(self, rows: slice) -> "Changes":
+        """Those of some images of the batch."""
+        mirrored, corners, pad = self
+        return Changes(None if mirrored is None else mirrored[rows], None if corners is None else corners[rows], pad)
+
 
 class Input:
     """Fills a batch from images in host memory."""

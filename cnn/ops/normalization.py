@@ -24,6 +24,26 @@ class Normalization(Pooling):
         out *= gamma / np.sqrt(variance + epsilon)
         out += beta
 
+    def batch_norm_sums(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        epsilon: float,
+        dgamma: Array,
+        dbeta: Array,
+        scratch: Buffers,
+    ) -> None:
+        """dgamma (C,) = the sum over all rows of dy times the normalised x, dbeta (C,) = that of dy."""
+        channels = x.shape[-1]
+        rows, slopes = x.reshape(-1, channels), dy.reshape(-1, channels)
+        normal = scratch.get("normal", rows.shape, x.dtype)
+        np.subtract(rows, mean, out=normal)
+        normal *= 1 / np.sqrt(variance + epsilon)
+        np.sum(slopes, axis=0, out=dbeta)
+        np.einsum("mc,mc->c", slopes, normal, out=dgamma)
+
     def batch_norm_gradient(
         self,
         x: Array,
@@ -32,26 +52,22 @@ class Normalization(Pooling):
         variance: Array,
         gamma: Array,
         epsilon: float,
-        out: Array,
         dgamma: Array,
         dbeta: Array,
-        scratch: Buffers,
+        rows: int,
+        out: Array,
     ) -> None:
-        """out = the gradient of x, with dgamma (C,) and dbeta (C,), when mean and variance are those of this x."""
-        channels = x.shape[-1]
-        rows, slopes = x.reshape(-1, channels), dy.reshape(-1, channels)
-        inverse = 1 / np.sqrt(variance + epsilon)
-        normal = scratch.get("normal", rows.shape, x.dtype)
-        np.subtract(rows, mean, out=normal)
-        normal *= inverse
-        np.sum(slopes, axis=0, out=dbeta)
-        np.einsum("mc,mc->c", slopes, normal, out=dgamma)
+        """out = the gradient of x, when mean and variance are those of `rows` rows, and dgamma and dbeta their sums.
+
+        x may hold all of these rows, or some. The sums are those of `batch_norm_sums`.
+        """
         # dx = gamma / sigma * (dy - mean(dy) - normal * mean(dy * normal))
-        normal *= dgamma / len(rows)
-        normal += dbeta / len(rows)
-        result = out.reshape(-1, channels)
-        np.subtract(slopes, normal, out=result)
-        result *= gamma * inverse
+        inverse = 1 / np.sqrt(variance + epsilon)
+        np.subtract(x, mean, out=out)
+        out *= inverse * dgamma / -rows
+        out += dy
+        out -= dbeta / rows
+        out *= gamma * inverse
 
     def lrn_scale(
         self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers

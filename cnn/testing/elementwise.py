@@ -109,6 +109,18 @@ def scale_case(shape: Shape, factors: Shape) -> Case:
     return linear_case(f"{shape} by {factors}", "scale", normal(x=shape, factors=factors), call, shape, terms=1)
 
 
+def add_case(shape: Shape) -> Case:
+    """One sum an element, rounded once."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        backend.add(arrays["x"], arrays["out"])
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"out": np.abs(expected["out"])}
+
+    return Case(f"{shape}", "add", normal(x=shape, out=shape), call, bound, updated=("out",))
+
+
 def running_mean_case(shape: Shape) -> Case:
     """Two factors, two products and a sum, each rounded."""
 
@@ -129,4 +141,4 @@ def elementwise_cases() -> list[Case]:
     cases += [bias_activation_case(name, shape) for name in (None, *ACTIVATIONS) for shape in SHAPES]
     cases += [bias_gradient_case(shape) for shape in SHAPES]
     cases += [scale_case(shape, shape) for shape in SHAPES]
-    return [*cases, scale_case((3, 3, 4, 6), (4, 6)), running_mean_case((11,))]
+    return [*cases, scale_case((3, 3, 4, 6), (4, 6)), add_case((3, 7)), running_mean_case((11,))]

@@ -58,8 +58,8 @@ def batch_norm_case(shape: Shape) -> Case:
     return Case(f"{shape}", "batch_norm", make, call, bound, outputs={"out": shape})
 
 
-def batch_norm_gradient_case(shape: Shape) -> Case:
-    """Two sums of M terms, and a difference of three parts that each sum enters divided by M."""
+def batch_norm_sums_case(shape: Shape) -> Case:
+    """Two sums of M terms."""
     channels, count = shape[-1:], int(np.prod(shape[:-1]))
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -67,20 +67,46 @@ def batch_norm_gradient_case(shape: Shape) -> Case:
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
+        backend.batch_norm_sums(a["x"], a["dy"], a["mean"], a["variance"], EPSILON, a["dgamma"], a["dbeta"], scratch)
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        dgamma, dbeta = magnitude_sums(inputs)
+        return {"dgamma": (count + 8) * dgamma, "dbeta": (count + 2) * dbeta}
+
+    return Case(f"{shape}", "batch_norm_sums", make, call, bound, outputs={"dgamma": channels, "dbeta": channels})
+
+
+def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
+    """A difference of three parts; x is the batch of the statistics, or one of two processes' halves of it."""
+    rows = int(np.prod(shape[:-1])) * (1 if whole else 2)
+
+    def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
+        arrays = batch_norm_inputs(shape, rng, dtype) | {"dy": rng.standard_normal(shape).astype(dtype)}
+        sums = run_reference(batch_norm_sums_case(shape), arrays)
+        return arrays | {name: (sums[name] * (1 if whole else 1.7)).astype(dtype) for name in ("dgamma", "dbeta")}
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
+        a = arrays
+        sums = a["dgamma"], a["dbeta"]
         backend.batch_norm_gradient(
-            a["x"], a["dy"], a["mean"], a["variance"], a["gamma"], EPSILON, a["out"], a["dgamma"], a["dbeta"], scratch
+            a["x"], a["dy"], a["mean"], a["variance"], a["gamma"], EPSILON, *sums, rows, a["out"]
         )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        dy, x = np.abs(inputs["dy"]).reshape(count, -1), magnitude(inputs).reshape(count, -1)
-        dbeta, dgamma = dy.sum(axis=0), (dy * x).sum(axis=0)
-        parts = dy + dbeta / count + x * dgamma / count
+        sizes = {name: np.abs(inputs[name]) for name in ("dy", "dgamma", "dbeta")}
+        parts = sizes["dy"] + (sizes["dbeta"] + magnitude(inputs) * sizes["dgamma"]) / rows
         slope = np.abs(inputs["gamma"]) / np.sqrt(inputs["variance"] + EPSILON)
-        dx = ((count + 12) * slope * parts).reshape(shape)
-        return {"out": dx, "dgamma": (count + 8) * dgamma, "dbeta": (count + 2) * dbeta}
+        return {"out": 16 * slope * parts}
 
-    outputs = {"out": shape, "dgamma": channels, "dbeta": channels}
-    return Case(f"{shape}", "batch_norm_gradient", make, call, bound, outputs=outputs)
+    name = f"{shape}" if whole else f"{shape}, half of a batch"
+    return Case(name, "batch_norm_gradient", make, call, bound, outputs={"out": shape})
+
+
+def magnitude_sums(inputs: Arrays) -> tuple[Array, Array]:
+    """What the terms of dgamma and dbeta, (C,) each, sum up to without their signs."""
+    channels = inputs["x"].shape[-1]
+    dy, x = np.abs(inputs["dy"]).reshape(-1, channels), magnitude(inputs).reshape(-1, channels)
+    return (dy * x).sum(axis=0), dy.sum(axis=0)
 
 
 def magnitude(inputs: Arrays) -> Array:
@@ -148,9 +174,8 @@ def terms(size: int, window: Window | None) -> int:
 def normalization_cases() -> list[Case]:
     """Few and many rows; across an odd and an even number of channels, and more than there are; within squares."""
     shapes: tuple[Shape, ...] = ((6, 1), (16, 5), (3, 5, 4, 7))
-    cases = [
-        make(shape) for shape in shapes for make in (batch_statistics_case, batch_norm_case, batch_norm_gradient_case)
-    ]
+    cases = [make(shape) for shape in shapes for make in (batch_statistics_case, batch_norm_case, batch_norm_sums_case)]
+    cases += [batch_norm_gradient_case(shape, whole) for shape in shapes for whole in (True, False)]
     cases += [lrn_case(shape) for shape in shapes]
     image: Shape = (2, 5, 6, 9)
     for name, size, window in (

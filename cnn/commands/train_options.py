@@ -1,0 +1,157 @@
+"""The options of `cnn train`, and those that a resumed run takes from the one it continues."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from cnn.commands import common
+from cnn.commands.config_file import add_config_option
+from cnn.dataset import DEFAULT_DATASET
+from cnn.distributed.world import World
+from cnn.errors import FileFormatError, UsageError
+from cnn.zoo import ZOO
+
+VALIDATION, MOST_VALIDATION = 0.05, 1000
+SETTINGS = "settings.json"
+REMEMBERED = {
+    "dataset": DEFAULT_DATASET,
+    "data_dir": None,
+    "model": None,
+    "epochs": None,
+    "batch_size": None,
+    "accumulate": 1,
+    "lr": None,
+    "scale_lr": False,
+    "warmup": None,
+    "optimizer": None,
+    "weight_decay": None,
+    "flip": None,
+    "pad_crop": None,
+    "validation": None,
+    "patience": None,
+    "backend": None,
+    "backend_options": None,
+    "threads": None,
+    "seed": 0,
+    "checkpoint_every": None,
+    "average_every": None,
+    "watts": None,
+}
+"""What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
+    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"see cnn data list (default: {DEFAULT_DATASET})")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
+    )
+    recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
+    recipe.add_argument("--epochs", type=common.whole_number, metavar="N", help="passes over the training images")
+    recipe.add_argument(
+        "--batch-size", type=common.whole_number, metavar="N", help="images a step, over all ranks together"
+    )
+    recipe.add_argument(
+        "--accumulate",
+        type=common.whole_number,
+        metavar="N",
+        help="compute each batch as N micro-batches one after the other, which takes less memory (default: 1)",
+    )
+    recipe.add_argument("--lr", type=common.number, metavar="X", help="first learning rate of the schedule")
+    recipe.add_argument(
+        "--scale-lr",
+        action=argparse.BooleanOptionalAction,
+        help="multiply the learning rate by the batch size over the recipe's (Goyal et al. 2017)",
+    )
+    recipe.add_argument(
+        "--warmup",
+        type=common.number,
+        metavar="EPOCHS",
+        help="let the learning rate rise in a line over the first EPOCHS, from 0 or with --scale-lr from the recipe's",
+    )
+    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
+    recipe.add_argument("--weight-decay", type=common.share, metavar="X", help="L2 weight decay")
+    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
+    recipe.add_argument(
+        "--pad-crop", type=common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument(
+        "--validation",
+        type=common.share,
+        metavar="X",
+        help=f"share of the training images held out for validation (default: {VALIDATION}, "
+        f"at most {MOST_VALIDATION:,} images)",
+    )
+    recipe.add_argument(
+        "--patience",
+        type=common.whole_number,
+        metavar="N",
+        help="stop after N epochs without a lower validation loss and keep the best weights",
+    )
+    recipe.add_argument(
+        "--seed", type=common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
+    )
+    common.add_resource_options(parser)
+    parser.add_argument(
+        "--watts",
+        type=common.number,
+        metavar="W",
+        help="what the machine draws under load: models the energy by it, whatever meters there are",
+    )
+    ranks = parser.add_argument_group("several processes (mpiexec -n N cnn train ...)")
+    ranks.add_argument(
+        "--distributed", action="store_true", help="fail where no launcher started this, instead of training alone"
+    )
+    ranks.add_argument(
+        "--average-every",
+        type=common.whole_number,
+        metavar="K",
+        help="for slow links: each rank steps by its own images, and ranks are averaged every K steps and epoch",
+    )
+    add_config_option(parser)
+    common.add_data_options(parser)
+    files = parser.add_argument_group("folder of the run")
+    files.add_argument(
+        "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
+    )
+    files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
+    files.add_argument(
+        "--checkpoint-every",
+        type=common.whole_number,
+        metavar="N",
+        help="write the checkpoint every N steps too, not only after each epoch",
+    )
+
+
+def recall(options: argparse.Namespace, world: World) -> None:
+    """Fills in what was not given: from the run that is resumed, or the defaults."""
+    stored = world.from_first(lambda: _stored(options))
+    if options.backend is not None:
+        # Another backend would not know the options of the one before.
+        stored.pop("backend_options", None)
+    for name, default in REMEMBERED.items():
+        if getattr(options, name) is None:
+            setattr(options, name, stored.get(name, default))
+    if options.model is not None and options.model.endswith(".toml"):
+        options.model = str(Path(options.model).absolute())
+
+
+def _stored(options: argparse.Namespace) -> dict[str, Any]:
+    """The settings of the run to resume, none for a new one."""
+    if options.resume:
+        if options.out is None:
+            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
+        path = Path(options.out) / SETTINGS
+        try:
+            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileFormatError(
+                f"{path} cannot be read ({error}); there is no run to resume in that folder."
+            ) from error
+        return stored
+    if options.out is not None and (Path(options.out) / SETTINGS).exists():
+        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+    return {}

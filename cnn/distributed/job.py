@@ -1,0 +1,54 @@
+"""Runs a program as one of several processes, so that whatever fails in one ends all, with one message."""
+
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cnn.distributed.launch import launched, speaks
+from cnn.distributed.world import World, join
+from cnn.errors import CnnError
+
+GRACE, TURN, TURNS = 2.0, 0.1, 50
+"""Seconds that other ranks leave to rank 0, and to each before them, to say the same and end all; and how many wait."""
+HEARING = 1.0
+"""Seconds in which a launcher passes on what was printed: Hydra drops what it has not read when a rank aborts."""
+
+
+@contextmanager
+def job(required: bool = False) -> Iterator[World]:
+    """The world of this launch, see `join`; an error within the block on any rank ends all processes.
+
+    What every rank is known to raise goes on to the caller: rank 0 is the one to tell (`speaks`).
+    """
+    try:
+        world = join(required)
+    except CnnError as error:
+        if not speaks():
+            _say_in_turn(launched().rank, error)  # type: ignore[union-attr]
+        raise
+    try:
+        yield world
+    except BaseException as error:
+        if world.size == 1 or isinstance(error, SystemExit) or getattr(error, "everywhere", False):
+            raise
+        _say_in_turn(world.rank, error)
+        time.sleep(HEARING)
+        world.abort(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+
+
+def _say_in_turn(rank: int, error: BaseException) -> None:
+    """Prints why this rank ends, unless one before it that has the same error ends all while this one waits."""
+    if rank:
+        time.sleep(GRACE + TURN * min(rank, TURNS))
+    if isinstance(error, KeyboardInterrupt):
+        reason = "interrupted"
+    elif isinstance(error, MemoryError):
+        reason = "there is not enough memory; use a smaller batch or data set"
+    elif isinstance(error, CnnError):
+        reason = str(error)
+    else:
+        traceback.print_exception(error)
+        reason = f"{type(error).__name__}: {error}"
+    print(f"cnn: rank {rank}: {reason}", file=sys.stderr, flush=True)

@@ -1,0 +1,176 @@
+"""The world of several processes over MPI; the only module that imports mpi4py, which starts MPI at once."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from time import perf_counter, sleep
+from typing import Any, NoReturn, TypeVar
+
+from cnn.arrays import Array
+from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
+from cnn.distributed.world import Pending, World
+from cnn.errors import CnnError
+
+try:
+    import mpi4py
+
+    mpi4py.rc.thread_level = "serialized"  # only one thread of ours calls MPI, whichever it is
+    from mpi4py import MPI as mpi  # noqa: N811 - a module
+except RuntimeError as problem:
+    # mpi4py without a library of MPI that it can load.
+    raise ImportError(str(problem)) from problem
+
+T = TypeVar("T")
+SPIN, NAP = 1e-3, 5e-5
+"""Seconds to ask without a pause whether a message is through, then between questions: others may need the CPU."""
+MOST_HOSTS = 8
+"""Hosts that a header tells apart."""
+
+
+class MpiWorld(World):
+    """The processes of a communicator, by default all that were launched."""
+
+    def __init__(self, communicator: Any = mpi.COMM_WORLD) -> None:
+        super().__init__()
+        self.communicator = communicator
+        self.rank, self.size = communicator.rank, communicator.size
+        self.library = " ".join(mpi.Get_library_version().split("\n")[0].replace("Version:", "").split()).split(",")[0]
+        self.host = mpi.Get_processor_name()
+        self._local = communicator.Split_type(mpi.COMM_TYPE_SHARED, key=self.rank)
+        self.local_rank, self.local_size = self._local.rank, self._local.size
+        allowed = allowed_cpus()
+        self._patience = SPIN
+        if allowed is not None:
+            sets = self._local.allgather(allowed)
+            hold_to(divide(sets, self.local_rank))
+            self._patience = SPIN if self.local_size <= len(frozenset().union(*sets)) else 0.0
+
+    def sum(self, *arrays: Array) -> None:
+        pending = self.sums()
+        for array in arrays:
+            pending.add(array)
+        pending.finish()
+
+    def sums(self) -> "MpiSums":
+        return MpiSums(self)
+
+    def copy_first(self, *arrays: Array) -> None:
+        self.traffic.begin()
+        self.wait([self.communicator.Ibcast(array, root=0) for array in arrays])
+        self.traffic.end()
+
+    def gather(self, value: T) -> list[T]:
+        self._meet(self.communicator)
+        found: list[T] = self.communicator.allgather(value)
+        return found
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        result: tuple[T | None, CnnError | None] = (None, None)
+        if self.rank == 0:
+            try:
+                result = (make(), None)
+            except CnnError as error:
+                result = (None, error)
+        self._meet(self.communicator)
+        value, failure = self.communicator.bcast(result, root=0)
+        if failure is not None:
+            failure.everywhere = True
+            raise failure
+        made: T = value
+        return made
+
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        if self.local_rank:
+            self._meet(self._local)
+        try:
+            yield
+        finally:
+            if not self.local_rank:
+                self._meet(self._local)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        own = None
+        try:
+            yield
+        except CnnError as error:
+            own = error
+        errors = self.gather(own)
+        failed = [rank for rank, each in enumerate(errors) if each is not None]
+        first = next((each for each in errors if each is not None), None)
+        if first is None:
+            return
+        if len({str(each) for each in errors}) > 1:
+            which = f"rank {failed[0]} on {self.gather(self.host)[failed[0]]}"
+            others = f" and {len(failed) - 1} more" if len(failed) > 1 else ""
+            first.args = (f"{which}{others}: {first}",)
+        first.everywhere = True
+        raise first
+
+    def abort(self, code: int) -> NoReturn:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        self.communicator.Abort(code)
+        os._exit(code)
+
+    def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
+        every = sorted(self.gather((self.host, self.rank, threads, tuple(cpus))))
+        hosts = {host: list(ranks) for host, ranks in groupby(every, key=lambda each: each[0])}
+        lines = {"world": f"{self.size} ranks on {len(hosts)} host{'s' * (len(hosts) > 1)}, {self.library}"}
+        for host, ranks in list(hosts.items())[:MOST_HOSTS]:
+            lines[f"host {host}"] = "; ".join(
+                f"rank {rank}: {count} thread{'s' * (count > 1)}" + (f" on {cpus_text(where)}" if where else "")
+                for _, rank, count, where in ranks
+            )
+        if len(hosts) > MOST_HOSTS:
+            lines["hosts"] = f"and {len(hosts) - MOST_HOSTS} more"
+        return lines
+
+    def wait(self, requests: list[Any]) -> None:
+        """Waits for requests without keeping the CPU from others, and so that a signal is heard meanwhile."""
+        started = perf_counter()
+        while not mpi.Request.Testall(requests):
+            if perf_counter() - started > self._patience:
+                sleep(NAP)
+        self.traffic.exposed += perf_counter() - started
+
+    def _meet(self, communicator: Any) -> None:
+        """A barrier that leaves the CPU to those who are still at work."""
+        request = communicator.Ibarrier()
+        while not request.Test():
+            sleep(NAP)
+
+
+class MpiSums(Pending):
+    """Sums under way in a communicator."""
+
+    def __init__(self, world: MpiWorld) -> None:
+        self._world = world
+        self._requests: list[Any] = []
+
+    def add(self, array: Array) -> None:
+        started = perf_counter()
+        if not self._requests:
+            self._world.traffic.begin()
+        self._requests.append(self._world.communicator.Iallreduce(mpi.IN_PLACE, array, op=mpi.SUM))
+        self._world.traffic.bytes += array.nbytes
+        self._world.traffic.exposed += perf_counter() - started
+
+    def poke(self) -> None:
+        if self._requests:
+            started = perf_counter()
+            if mpi.Request.Testall(self._requests):
+                self._close()
+            self._world.traffic.exposed += perf_counter() - started
+
+    def finish(self) -> None:
+        if self._requests:
+            self._world.wait(self._requests)
+            self._close()
+
+    def _close(self) -> None:
+        self._requests = []
+        self._world.traffic.end()

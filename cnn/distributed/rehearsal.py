@@ -1,0 +1,44 @@
+"""Has every shape of a run computed before it begins, on one process of a host first."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cnn.dataset import Split
+from cnn.distributed.shard import part
+from cnn.model import EVALUATED
+from cnn.shard import Shard
+
+if TYPE_CHECKING:
+    from cnn.training import Trainer
+
+
+def rehearse(trainer: "Trainer", evaluated: Iterable[Split]) -> None:
+    """Computes every slice of a batch that a rank may have, and batches of the splits, and leaves the model as it was.
+
+    A backend that chooses an algorithm by measuring so does it once a host, undisturbed, and all processes take what
+    the first has found.
+    """
+    model, train, world = trainer.model, trainer.train, trainer.world
+    if world.size == 1:
+        return
+    wholes = {min(trainer.batch_size, len(train)), len(train) % trainer.batch_size}
+    micro = {size for whole in wholes for size in _sizes(whole, trainer.accumulate)}
+    slices = {max(1, size) for whole in micro for size in _sizes(whole, world.size)}
+    batches = {size for count in map(len, evaluated) for size in (EVALUATED, count % EVALUATED)}
+    state, random = model.state(), model.rng.bit_generator.state
+    shard, model.setting.shard = model.setting.shard, Shard()
+    with world.first_here(), np.errstate(all="ignore"):
+        for size in sorted(slices):
+            model.train_step(train.images, train.labels, np.arange(size))
+        for size in sorted(batches - {0}):
+            model.forward(model.load_images(train.images, np.arange(size) % len(train)))
+    model.setting.shard = shard
+    model.load_state(state)
+    model.rng.bit_generator.state = random
+
+
+def _sizes(whole: int, parts: int) -> set[int]:
+    """The sizes of the parts that `whole` is cut into."""
+    return {stop - start for start, stop in (part(k, parts, 0, whole) for k in range(parts))}

@@ -1,0 +1,144 @@
+"""The processes that train together: here one by itself, and how to join those that a launcher started."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import NoReturn, TypeVar
+
+from cnn.arrays import Array
+from cnn.distributed.launch import launched
+from cnn.errors import CnnError, UsageError
+
+T = TypeVar("T")
+
+
+@dataclass
+class Traffic:
+    """What communication took so far: seconds with any under way, those of them spent doing nothing else, and bytes.
+
+    Seconds include the wait for a slower process. Bytes are those of the arrays that this process had summed.
+    """
+
+    seconds: float = 0.0
+    exposed: float = 0.0
+    bytes: int = 0
+    _under_way: int = field(default=0, repr=False)
+    _since: float = field(default=0.0, repr=False)
+
+    def begin(self) -> None:
+        """Some communication starts."""
+        if not self._under_way:
+            self._since = perf_counter()
+        self._under_way += 1
+
+    def end(self) -> None:
+        """As many end."""
+        self._under_way -= 1
+        if not self._under_way:
+            self.seconds += perf_counter() - self._since
+
+    @property
+    def hidden(self) -> float:
+        """Seconds of communication in which this process computed."""
+        return self.seconds - self.exposed
+
+
+class Pending(ABC):
+    """Sums under way."""
+
+    @abstractmethod
+    def add(self, array: Array) -> None:
+        """Starts to sum an array over the processes, in place; leave it alone until `finish`."""
+
+    @abstractmethod
+    def poke(self) -> None:
+        """Lets what is under way move on: most MPI libraries work only while they are called."""
+
+    @abstractmethod
+    def finish(self) -> None:
+        """Waits for all."""
+
+
+class World:
+    """One process by itself; every method gives at once what it has. `cnn.distributed.mpi` has the one of many.
+
+    Local ranks are those on the same host. All processes must call a method that communicates, in the same order.
+    """
+
+    rank = 0
+    size = 1
+    local_rank = 0
+    local_size = 1
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    def sum(self, *arrays: Array) -> None:
+        """Sums each array over the processes, in place; all get the same bytes."""
+
+    def sums(self) -> Pending | None:
+        """For sums that go on beside other work; None where there is nothing to sum."""
+        return None
+
+    def copy_first(self, *arrays: Array) -> None:
+        """Overwrites each array with that of rank 0."""
+
+    def gather(self, value: T) -> list[T]:
+        """The value of every process, in the order of their ranks."""
+        return [value]
+
+    def from_first(self, make: Callable[[], T]) -> T:
+        """What rank 0 makes, given to all; a CnnError that it raises is raised by all, marked as everyone's."""
+        return make()
+
+    @contextmanager
+    def first_here(self) -> Iterator[None]:
+        """Within the block one process of each host goes ahead; the others enter when it has left."""
+        yield
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A CnnError of any process within the block is raised by all at its end, marked as everyone's.
+
+        What communicates inside must be reached by all: nothing before it may fail on one process only.
+        """
+        yield
+
+    def abort(self, code: int) -> NoReturn:
+        """Ends all processes at once with this exit code."""
+        raise SystemExit(code)
+
+    def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
+        """Lines of a header, by title: ranks and hosts, with threads and CPUs of each; none for a single process."""
+        return {}
+
+
+def join(required: bool = False) -> World:
+    """The processes of this launch, each held to CPUs of its own; a world of one where nobody launched several.
+
+    Raises UsageError if that is `required` and there was no launcher, CnnError if MPI is missing or another one than
+    the launcher's.
+    """
+    launch = launched()
+    if launch is None:
+        if required:
+            raise UsageError("--distributed needs a launcher; start it as: mpiexec -n N cnn train ... --distributed.")
+        return World()
+    try:
+        from cnn.distributed.mpi import MpiWorld
+    except ImportError as error:
+        if launch.size == 1 and not required:
+            return World()
+        raise CnnError(
+            f"{launch.launcher} started this as one of several processes, but MPI cannot be loaded ({error}); "
+            "pip install 'cnn-blas[mpi]' for every rank."
+        ) from error
+    world = MpiWorld()
+    if launch.size not in (None, world.size):
+        raise CnnError(
+            f"{launch.launcher} started {launch.size} processes, but {world.library} sees {world.size}; "
+            "launch with the mpiexec of that library, or build mpi4py for the launcher's."
+        )
+    return world if world.size > 1 else World()

@@ -1,0 +1,151 @@
+"""What the tests of distributed training run under mpiexec, and by themselves where one process is to be compared."""
+
+import json
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from cnn.augment import Augmentation
+from cnn.cli import main
+from cnn.dataset import Split
+from cnn.distributed.job import job
+from cnn.distributed.launch import speaks
+from cnn.errors import CnnError
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from cnn.model import Sequential
+from cnn.optimizers import SGD
+from cnn.schedules import Step
+from cnn.training import Callback, Trainer
+
+IMAGES, BATCH, HELD, EPOCHS = 50, 16, 100, 2
+"""Batches of 16, 16, 16 and 2: no even parts for three ranks, and with three or more some have none of the last."""
+
+
+def split(count, seed=0):
+    rng = np.random.default_rng(seed)
+    return Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
+
+
+def trainer(world, backend="numpy", *, plain=False, **settings):
+    """A run with all that draws or looks at a whole batch, or a `plain` one without."""
+    mixing = [] if plain else [BatchNorm(), Dropout(0.25)]
+    layers = [Conv2D(4, 3, activation="relu"), *mixing, MaxPool2D(2), Flatten(), Linear(3)]
+    model = Sequential(layers, (8, 8, 1), backend=backend, seed=3)
+    defaults = {
+        "validation": split(HELD, seed=1),
+        "optimizer": SGD(0.9, 5e-4),
+        "schedule": Step(0.02, 6),
+        "batch_size": BATCH,
+        "augmentation": Augmentation(True, 1),
+    }
+    return Trainer(model, split(IMAGES), world=world, **(defaults | settings))
+
+
+def checksum(run):
+    state = [array for _, array in sorted(run.model.state().items())]
+    return zlib.crc32(b"".join(array.tobytes() for array in state))
+
+
+def outcome(world, run, epochs=EPOCHS, callbacks=()):
+    """The numbers of a run, the weights it ends with, and the checksum of those on every rank."""
+    results = run.run(epochs, callbacks)
+    curve = [[r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy] for r in results]
+    weights = np.concatenate([array.ravel() for _, array in sorted(run.model.state().items())])
+    return {"curve": curve, "weights": weights.tolist(), "checksums": world.gather(checksum(run))}
+
+
+def seen(world):
+    """The images that each rank trained on in an epoch."""
+    run, own = trainer(world), []
+    step = run.model.train_step
+
+    def record(images, labels, order, changes, *, weight, after_layer):
+        own.extend(order.tolist() if weight else [])
+        return step(images, labels, order, changes, weight=weight, after_layer=after_layer)
+
+    run.model.train_step = record
+    run.run(1)
+    return world.gather(own)
+
+
+class Nudge(Callback):
+    """Moves a weight of one rank by a bit now and then, as a processor of another kind would."""
+
+    def on_batch(self, trainer):
+        if trainer.world.rank == trainer.world.size - 1:
+            trainer.model.parameters[0].value[0, 0, 0, 0] *= 1 + 2**-23
+
+
+def numbers(world, backends):
+    """Everything that is to be the same on any number of ranks, by name."""
+    found = {backend: outcome(world, trainer(world, backend)) for backend in backends}
+    found["accumulated"] = outcome(world, trainer(world, accumulate=3))
+    found["averaged each step"] = outcome(world, trainer(world, plain=True, average_every=1))
+    found["plain"] = outcome(world, trainer(world, plain=True))
+    return found
+
+
+def others(world):
+    """What is not the same on any number of ranks."""
+    run = trainer(world)
+    traffic = world.traffic.bytes
+    found = {"nudged": outcome(world, run, callbacks=[Nudge()])}
+    found["traffic"] = [world.traffic.bytes - traffic, world.traffic.seconds, world.traffic.exposed]
+    found["gradient bytes"] = sum(group.gradient.nbytes for group in run.model.groups)
+    found["averaged"] = outcome(world, trainer(world, average_every=3))
+    found["seen"] = seen(world)
+    found["cpus"] = world.gather(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
+    return found
+
+
+class Fault(Callback):
+    """Does to one rank, after a step, what its name says."""
+
+    def __init__(self, name, rank, step):
+        self.name, self.rank, self.step = name, rank, step
+
+    def on_batch(self, trainer):
+        if (trainer.world.rank, trainer.position.step) != (self.rank, self.step):
+            return
+        if self.name == "exception":
+            raise RuntimeError("a planted error")
+        if self.name == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.name == "stop":
+            trainer.request_stop("a test")
+        if self.name in ("nan", "infinity"):
+            trainer.model.parameters[0].value.fill(float(self.name))
+
+
+def train(world, checkpoint, fault):
+    """Trains, from the checkpoint if there is one; rank 1 has the fault after step 5.
+
+    It saves at every step, which looks at the weights; so that the loss is the first to be NaN, it saves at some only.
+    """
+    run = trainer(world, checkpoint=checkpoint, checkpoint_every=2 if fault == "nan" else 1)
+    if world.from_first(Path(checkpoint).exists):
+        run.resume()
+    return {"from": run.position.step, **outcome(world, run, callbacks=[Fault(fault, 1, 5)])}
+
+
+def program(command, *arguments):
+    """Prints what a command gives on all ranks, or why there is nothing, as `cnn` does."""
+    try:
+        with job() as world:
+            found = numbers(world, arguments) | others(world) if command == "numbers" else train(world, *arguments)
+            if world.rank == 0:
+                print(json.dumps(found))
+    except CnnError as error:
+        if speaks():
+            print(f"cnn: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "cnn":
+        sys.exit(main(sys.argv[2:]))
+    program(*sys.argv[1:])
