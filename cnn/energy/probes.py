@@ -92,7 +92,7 @@ class _Draw:
     def width(self, least: int, most: int) -> int:
         """Filters or units: mostly a power of two or a multiple of 16, as most networks have."""
         if self.chance(0.5):
-            return 2 ** int(self.rng.integers(least.bit_length() - 1, most.bit_length()))
+            return int(2 ** self.rng.integers(least.bit_length() - 1, most.bit_length()))
         return 16 * self.some(max(1, least // 16), most // 16) if self.chance(0.5) else self.some(least, most)
 
     def perceptron(self) -> Iterator[Layer]:
