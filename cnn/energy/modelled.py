@@ -31,7 +31,7 @@ def calibrated_meter(net: Net, batch: int, backend: str, threads: int) -> Meter:
     except CnnError as error:
         return Unmetered(str(error))
     # A damaged file may hold anything where a number should be.
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         return _without(f"the calibration is damaged ({error!r})")
 
 
