@@ -41,14 +41,14 @@ from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
 
 import cnn.threads as threads
+from cnn.benchmark import busy
 from cnn.commands.common import number, print_json, print_table, whole_number
 from cnn.errors import CnnError, UsageError
+from cnn.load import OtherWork
 
 NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
 PAUSE = 0.25
 """Seconds between turns: Intel's OpenMP threads spin for 0.2."""
-STEADY = 0.8
-"""A turn below this share of the median is said to have been disturbed."""
 
 
 def main() -> int:
@@ -75,16 +75,17 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     with worker(OurSide, work, options.backend) as ours, worker(TorchSide, work) as theirs:
         described = ours.call("describe")
         peers = _ready_peers(ours, theirs, options.compile)
-        rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
+        with OtherWork() as others:
+            rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
     medians = {name: median(series) for name, series in rates.items()}
     own = medians.pop("ours")
     # Other work on the machine only ever lowers a figure: the highest is nearest to what it can do.
     peak = max(peaks)
     best = max(medians, key=lambda name: medians[name], default=None)
     say(f"  peak {peak / 1e9:.1f} GFLOP/s")
-    restless = [name for name, series in rates.items() if min(series) < median(series) * STEADY]
-    if restless:
-        say(f"  the machine was busy: {', '.join(restless)} fell below {STEADY:.0%} of the median; repeat when idle")
+    disturbed = busy(rates, others.share)
+    if disturbed:
+        say(f"  {disturbed}")
     return {
         "net": work.net,
         "mode": work.mode,

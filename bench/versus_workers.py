@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 import cnn.backend as backends
 import cnn.threads as threads
+from cnn.cost import count
 from cnn.dataset import Dataset, Split
 from cnn.optimizers import SGD
 from cnn.preprocessing import Preprocessing
@@ -90,9 +91,7 @@ class OurSide:
 
     def describe(self) -> dict[str, Any]:
         """Backend, library, and FLOP of the products of one image of the mode's step."""
-        macs, first = self.model.macs(), self.model.layers[self.model.first_trained].macs()
-        # Forward, weight gradient and data gradient are a product each; the first layer has no data gradient.
-        flops = 2 * (3 * macs - first) if self.work.mode == "train" else 2 * macs
+        flops = count(self.model, 1, training=self.work.mode == "train").gemm_flops
         return {"backend": self.backend.name, "library": str(self.backend.library), "flops": flops}
 
     def evidence(self) -> Evidence:

@@ -1,6 +1,6 @@
 """What is measured, by `cnn bench`, `cnn tune` and the files in bench/: layers, training steps and predictions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.backend import Backend
+from cnn.cost import count, layer_stages
 from cnn.model import Sequential
 from cnn.optimizers import SGD
 from cnn.recipe import Architecture
+
+STEADY, BUSY = 0.8, 0.1
+"""A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,10 @@ def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iter
     for layer in model.layers:
         y = layer.forward(x, training=True)
         dy = backend.asarray(rng.standard_normal(y.shape), model.dtype)
-        flops = 2 * batch * layer.macs()
+        ahead, *back = (stage.gemm_flops for stage in layer_stages(layer.name, layer, x.shape[1:], batch))
         name = f"{model.name} {layer.name}"
-        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), flops, batch)
-        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), 2 * flops, batch)
+        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), ahead, batch)
+        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), sum(back), batch)
         x = y
 
 
@@ -60,8 +64,7 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
         # A rate of 0 costs as much as any and keeps the weights, and with them the time of every step, as they are.
         optimizer.step(0.0)
 
-    # Forward, weight gradient and data gradient are a product each; the first trained layer has no data gradient.
-    flops = 2 * batch * (3 * model.macs() - model.layers[model.first_trained].macs())
+    flops = count(model, batch, training=True).gemm_flops
     return Job(f"{model.name} training step", backend.name, step, flops, batch)
 
 
@@ -70,12 +73,27 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
     model = architecture.build(backend=backend)
     images, _ = random_batch(model, batch)
     run = partial(model.predict, images, batch_size=batch)
-    return Job(f"{model.name} inference", backend.name, run, 2 * batch * model.macs(), batch)
+    flops = count(model, batch, training=False).gemm_flops
+    return Job(f"{model.name} inference", backend.name, run, flops, batch)
 
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
     """The median seconds of each job over `rounds`."""
     return [median(series) for series in samples(jobs, rounds)]
+
+
+def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | None:
+    """What is to be said of runs that other work disturbed, None if none did.
+
+    `rates` are those of the runs of each name, `others` the share of the processors that other work took meanwhile.
+    """
+    signs = []
+    if others is not None and others > BUSY:
+        signs.append(f"other work took {others:.0%} of the processors")
+    restless = [name for name, series in rates.items() if np.quantile(series, 0.05) < STEADY * median(series)]
+    if restless:
+        signs.append(f"{', '.join(restless)} fell below {STEADY:.0%} of the median rate")
+    return f"The machine was busy: {', and '.join(signs)}; repeat when it is idle." if signs else None
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from cnn.cost import FORWARD, UPDATE, Operation, Stage, count
 from cnn.model import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
@@ -72,17 +73,21 @@ def profile_step(
     # Without products the arrays hold whatever they held: what overflows then does not matter.
     with model.backend.without_products(), np.errstate(all="ignore"):
         bare = [step() for _ in range(repeats)]
-    flops = _flops(model, len(labels))
+    counted: dict[Place, list[Operation]] = {}
+    for stage in count(model, len(labels), training=True).stages:
+        counted.setdefault(place_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
         seconds = median(tally.seconds[place] for tally in whole)
         around = median(tally.seconds[place] for tally in bare)
         lowering = median(tally.lowering.get(place, 0.0) for tally in whole)
-        products = flops.get(place, (0, False))
-        if products[1] and not lowering:
+        operations = counted.get(place, [])
+        flops = sum(each.flops for each in operations if each.sizes)
+        lowers = any(each.kind in LOWERING for each in operations)
+        if lowers and not lowering:
             lowering = min(seconds, around)
-        gemm = max(0.0, min(seconds - around, seconds - lowering)) if products[0] else 0.0
-        lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=products[0]))
+        gemm = max(0.0, min(seconds - around, seconds - lowering)) if flops else 0.0
+        lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=flops))
     return lines
 
 
@@ -160,14 +165,13 @@ def reported_products(
     return products
 
 
-def _flops(model: Sequential, batch: int) -> dict[Place, tuple[int, bool]]:
-    """FLOP of the products of each layer and direction, and whether the layer lowers its input."""
-    found = {}
-    for k, layer in enumerate(model.layers):
-        forward, lowers = 2 * batch * layer.macs(), layer.macs() > 0 and layer.scratch_elements() > 0
-        found[layer.name, "forward"] = (forward, lowers)
-        found[layer.name, "backward"] = (forward * (1 if k == model.first_trained else 2), lowers)
-    return found
+def place_of(stage: Stage) -> Place:
+    """Where the time of a stage is found."""
+    if stage.kind in ("input", "loss"):
+        return INPUT_AND_LOSS
+    if stage.phase == UPDATE:
+        return (UPDATE, "")
+    return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
 
 
 def _tally(

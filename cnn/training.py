@@ -203,7 +203,8 @@ class Trainer:
                 listener.on_batch(self)
             if position.batch == self.steps_per_epoch or self._stop_is_due() or self._save_is_due():
                 break
-        energy = self.meter.stop(position.seen - seen, position.seconds - seconds)
+        images = (position.seen - seen) * self.world.local_size // self.world.size
+        energy = self.meter.stop(images, position.seconds - seconds)
         hosts = self.world.gather(energy if self.world.local_rank == 0 else None)
         position.energy = sum((host for host in hosts if host is not None), position.energy)
 

@@ -1,4 +1,4 @@
-"""What holds for every test: no clock chooses an algorithm; and the stand-in card, built once."""
+"""What holds for every test: no clock chooses an algorithm; and the tiny network and the stand-in card, made once."""
 
 import os
 from pathlib import Path
@@ -8,6 +8,38 @@ import standin
 
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"
+
+
+TINY = """
+name = "tiny"
+input = [28, 28, 1]
+
+[[layers]]
+type = "Conv2D"
+filters = 4
+kernel = 5
+stride = 2
+activation = "relu"
+
+[[layers]]
+type = "Flatten"
+
+[[layers]]
+type = "Linear"
+units = 10
+
+[recipe]
+epochs = 2
+schedule = {type = "Constant", lr = 0.05}
+"""
+
+
+@pytest.fixture(scope="session")
+def net(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The path of a file that describes a network of two small layers with weights."""
+    path = tmp_path_factory.mktemp("net") / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
 
 
 @pytest.fixture(scope="session")

@@ -20,36 +20,6 @@ from cnn.cli import COMMANDS, main
 
 README = Path(__file__).parent.parent / "README.md"
 
-NET = """
-name = "tiny"
-input = [28, 28, 1]
-
-[[layers]]
-type = "Conv2D"
-filters = 4
-kernel = 5
-stride = 2
-activation = "relu"
-
-[[layers]]
-type = "Flatten"
-
-[[layers]]
-type = "Linear"
-units = 10
-
-[recipe]
-epochs = 2
-schedule = {type = "Constant", lr = 0.05}
-"""
-
-
-@pytest.fixture
-def net(tmp_path: Path) -> str:
-    path = tmp_path / "tiny.toml"
-    path.write_text(NET)
-    return str(path)
-
 
 def cnn(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "cnn", *arguments]
@@ -60,12 +30,11 @@ def train(net: str, out: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(net: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished run of the tiny net."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.toml").write_text(NET)
-    assert main(train(str(folder / "tiny.toml"), folder / "run")) == 0
-    return folder / "run"
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    assert main(train(net, folder)) == 0
+    return folder
 
 
 def test_training_leaves_every_file_of_a_run(trained: Path) -> None:
@@ -135,8 +104,11 @@ def test_eval_agrees_with_the_summary(trained: Path, capsys: pytest.CaptureFixtu
 
 
 def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k"]) == 0
-    assert "rows: true class" in capsys.readouterr().out
+    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k", "--backend", "numpy"]) == 0
+    printed = capsys.readouterr().out
+    assert [line.split()[0] for line in printed.splitlines()[:3]] == ["backend", "library", "threads"]
+    assert "numpy (named)" in printed
+    assert "rows: true class" in printed
 
 
 def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,7 +126,10 @@ def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest
     assert result["class"] == str(test.labels[likeliest])
     assert sum(result["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert main(["predict", str(trained / "model.safetensors"), str(tmp_path / "big.png"), "--invert"]) == 0
-    assert f"big.png: {test.labels[likeliest]} " in capsys.readouterr().out
+    header, _, lines = capsys.readouterr().out.partition("\n\n")
+    assert [line.split()[0] for line in header.splitlines()] == ["backend", "library", "threads"]
+    assert lines.startswith(f"{tmp_path / 'big.png'}: {test.labels[likeliest]} ")
+    assert lines.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", ["lenet", "lenet5", "cifar10_quick", "cifar10_full", "vgg6", "mlp"])

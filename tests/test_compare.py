@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
@@ -15,6 +16,7 @@ from cnn.backend import create
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy.devices import catalogue
+from cnn.energy.interval import Interval
 from cnn.energy.meters import Energy, Meter
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.published import published
@@ -22,9 +24,9 @@ from cnn.errors import UsageError
 from cnn.report.comparison import compare
 from cnn.report.figures import LIGHT, drawings, picture
 from cnn.report.page import STYLE, page
-from cnn.report.predicted import places, predict_at
-from cnn.report.row import QUANTITIES, Interval, Row, published_row
-from cnn.report.table import HEAD, cells, interval_text, number_text, sources, to_csv, to_dict
+from cnn.report.predicted import Place, places, predict_at
+from cnn.report.row import QUANTITIES, Row, published_row
+from cnn.report.table import HEAD, cells, interval_text, notes, number_text, sources, to_csv, to_dict
 from cnn.zoo import architecture
 
 SVG = "{http://www.w3.org/2000/svg}svg"
@@ -155,6 +157,19 @@ def test_a_measured_row_has_the_meters_joules(monkeypatch, training):
     assert row.seconds.low <= row.seconds.value <= row.seconds.high
 
 
+@pytest.mark.parametrize(("last", "busy"), [(1.2, False), (1.3, True)])
+def test_rows_measured_on_a_busy_machine_say_so_in_one_sentence(monkeypatch, last, busy):
+    times = [0.01] * 19 + [0.01 * last] * 2
+    monkeypatch.setattr(measured, "samples", lambda jobs, rounds: [times for _ in jobs])
+    backends = [create("numpy"), create("reference")]
+    rows = measured.measured_rows(architecture("mlp"), backends, 1, training=False, threads=1, rounds=21)
+    said = [note for note in notes(tuple(rows)) if "numpy, reference fell below 80% of the median rate" in note]
+    assert len(said) == busy
+    if busy:
+        assert {row.busy for row in rows} == set(said)
+        assert said[0] in page(compare(count(architecture("mlp"), 1, training=False), rows, []), {})
+
+
 def test_watts_that_the_user_gave_make_the_energy_modelled():
     (row,) = measured.measured_rows(
         architecture("mlp"), [create("numpy")], 4, training=True, threads=1, rounds=3, watts=90
@@ -222,8 +237,24 @@ def test_the_layers_table_has_each_stage_on_each_device(comparison):
     rows = [[cell.text for cell in row] for row in table.iterfind("tbody/tr")]
     stages = [stage for stage in comparison.cost.stages if stage.operations]
     assert [row[:2] for row in rows] == [[stage.layer, stage.phase] for stage in stages]
-    for place, breakdown in enumerate(comparison.breakdowns):
-        assert [row[5 + place] for row in rows] == [number_text(each.seconds.value * 1e3) for each in breakdown.stages]
+    columns = dict(zip([cell.text for cell in table.iterfind("thead/tr/th")], zip(*rows, strict=True), strict=True))
+    for breakdown in comparison.breakdowns:
+        for unit, of_stage in (("ms", [each.seconds for each in breakdown.stages]), ("mJ", joules(breakdown))):
+            shown = tuple(number_text(each.value * 1e3) for each in of_stage)
+            assert columns[f"{breakdown.device}, {unit}"] == shown
+
+
+def joules(breakdown):
+    return [each.joules for each in breakdown.stages]
+
+
+def test_the_layers_table_has_no_energy_where_none_is_known():
+    nothing = replace(DEVICES["tesla-k40"], idle_watts=None)
+    cost = count(architecture("mlp"), 1, training=False)
+    row, breakdown = predict_at(cost, Place(nothing), Thresholds())
+    text = page(compare(cost, [row], [], [breakdown]), {})
+    assert "Tesla K40, ms" in text
+    assert "Tesla K40, mJ" not in text
 
 
 def test_the_picture_is_a_png_of_all_drawings(comparison):
@@ -283,6 +314,11 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     out = capsys.readouterr().out
     assert "predicted*" in out
     assert "* Tesla K40: indicative, as nobody verified" in out
+    assert main(["compare", "--no-measure", "--device", "e5-2680v3,e5-2695v2"]) == 0
+    # What holds for two rows is said once.
+    assert (
+        capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: what starting an operation takes is unknown") == 1
+    )
     assert "not comparable" in out
     assert re.search(r"\[\d\] NVIDIA's blog", out)
 

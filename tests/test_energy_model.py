@@ -1,5 +1,8 @@
 """The model of time and energy against sums done by hand, and what it says of what it does not know."""
 
+from dataclasses import replace
+from math import prod
+
 import numpy as np
 import pytest
 
@@ -105,6 +108,27 @@ def test_wider_bounds_widen_the_interval_and_repeat():
     assert loose.unverified == ["hand.sgemm_gflops"]
 
 
+@pytest.mark.parametrize("key", [key for key, each in catalogue().items() if each.cap_watts and each.stream_gbs])
+def test_no_draw_is_beyond_the_power_cap(key):
+    """Also where idle and busy watts are known by no more than their physical bounds."""
+    known = catalogue()[key]
+    prediction = predict(count(architecture("vgg6"), 64, training=True), known)
+    assert 0 < prediction.watts.low <= prediction.watts.value <= prediction.watts.high <= known.cap_watts.value * 1.001
+    free = predict(prediction.cost, replace(known, cap_watts=None))
+    assert prediction.seconds.high <= 2 * free.seconds.high
+
+
+def test_what_an_operation_takes_to_start_is_counted_or_said_to_be_unknown():
+    product = cost_of(gemm(10, 10, 10))
+    known, unknown = predict(product, device(launch_us=5.0)), predict(product, device())
+    assert known.seconds.value == pytest.approx(unknown.seconds.value + 5e-6)
+    said = "what starting an operation takes is unknown and not counted"
+    assert said in unknown.remarks
+    assert said not in known.remarks
+    beside = predict(product, device(launch_us=5.0), host=device())
+    assert f"By hand: {said}" in beside.remarks
+
+
 def test_a_device_of_which_too_little_is_known_is_refused():
     with pytest.raises(UsageError, match="stream_gbs"):
         predict(cost_of(gemm(1, 1, 1)), catalogue()["tesla-k20"])
@@ -128,34 +152,34 @@ def test_disturbed_products_still_have_a_rate():
     assert error > 0.1
 
 
-def planted(geometry, work):
-    """A machine's time: overhead, and a rate that grows with the filters."""
-    return 1e-5 + work / (2e9 * geometry.filters**0.7)
+def planted(sizes, work):
+    """A machine's time: overhead, and a rate that grows with the filters and falls with the traffic."""
+    _, _, filters, _, traffic = sizes
+    return 1e-5 + work / (2e9 * filters**0.7) * traffic**0.1
 
 
 @pytest.fixture
 def law():
     rng = np.random.default_rng(1)
     points = []
-    for _ in range(60):
-        geometry = Geometry(*(int(2**n) for n in rng.uniform((3, 4, 4, 0), (14, 8, 8, 1))))
-        work = 2 * geometry.rows * geometry.channels * geometry.filters
-        points.append(Point(geometry, work, planted(geometry, work)))
+    for _ in range(80):
+        sizes = tuple(int(2**n) for n in rng.uniform((3, 4, 4, 0, 20), (14, 8, 8, 1, 30)))
+        work = 2 * prod(sizes[:3])
+        points.append(Point(sizes, work, planted(sizes, work)))
     return Law(1e-5, tuple(points))
 
 
-def test_a_law_predicts_shapes_between_those_measured(law):
-    for sizes in [(500, 40, 50, 1), (3000, 100, 33, 1), (50, 64, 128, 1)]:
-        geometry = Geometry(*sizes)
-        work = 2 * geometry.rows * geometry.channels * geometry.filters
-        seconds, deviation = law.seconds(geometry, work)
-        assert seconds == pytest.approx(planted(geometry, work), rel=0.15)
+def test_a_law_predicts_sizes_between_those_measured(law):
+    for sizes in [(500, 40, 50, 1, 10**8), (3000, 100, 33, 1, 10**7), (50, 64, 128, 1, 10**8)]:
+        work = 2 * prod(sizes[:3])
+        seconds, deviation = law.seconds(sizes, work)
+        assert seconds == pytest.approx(planted(sizes, work), rel=0.15)
         assert 0 < deviation < 0.5
     assert law.error < 0.15
 
 
 def calibration(law, **more):
-    known = {"Linear, forward": law, "Linear, weight gradient": law, "Linear, data gradient": law}
+    known = {"Linear, classification": law, "Linear, forward": law, "Linear, gradients": law}
     return Calibration("numpy", "lib", 1, "cpu", "2000-01-01", 1e11, 0.1, 10, 1e10, 1e-6, (), known, **more)
 
 
@@ -163,9 +187,10 @@ def test_a_calibrated_machine_takes_laws_and_names_what_has_none(law):
     cost = count(architecture("mlp"), 64, training=False)
     prediction = predict_calibrated(cost, calibration(law))
     stage = next(each for each in prediction.stages if each.stage.layer == "linear2")
-    assert stage.seconds.value == pytest.approx(law.seconds(stage.stage.geometry, stage.stage.gemm_flops)[0])
+    sizes = (*stage.stage.geometry, cost.bytes)
+    assert stage.seconds.value == pytest.approx(law.seconds(sizes, stage.stage.gemm_flops)[0])
     assert prediction.seconds.value == pytest.approx(sum(each.seconds.value for each in prediction.stages))
-    assert any("input, loss" in remark for remark in prediction.remarks)
+    assert any("input, classification" in remark for remark in prediction.remarks)
     assert prediction.joules is None
     watts = predict_calibrated(cost, calibration(law, idle_watts=10.0, busy_watts=30.0)).watts
     assert 10 < watts.value <= 30

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,10 @@ from subprocesses import printed
 
 from cnn.checkpoint import _position
 from cnn.cli import main
+from cnn.commands import train
+from cnn.cost import count
 from cnn.dataset import Split
+from cnn.energy.calibration import Calibration, calibration_file, save
 from cnn.energy.meters import (
     NO_ENERGY,
     UNCOUNTED,
@@ -28,8 +32,10 @@ from cnn.energy.reader import Integral, MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
 from cnn.errors import Interrupted
 from cnn.layers import Flatten, Linear
+from cnn.machine import this_machine
 from cnn.model import Sequential
 from cnn.training import Callback, Trainer
+from cnn.zoo import architecture
 
 FORUM_499748 = """\
 119000000
@@ -397,27 +403,9 @@ def test_a_resumed_epoch_adds_up(stop, tmp_path):
     assert alone.joules == pytest.approx(50 * alone.seconds)
 
 
-NET = """
-name = "tiny"
-input = [28, 28, 1]
-
-[[layers]]
-type = "Flatten"
-
-[[layers]]
-type = "Linear"
-units = 10
-
-[recipe]
-epochs = 2
-schedule = {type = "Constant", lr = 0.05}
-"""
-
-
-def test_a_run_tells_its_energy_on_every_line_and_in_every_file(tmp_path, capsys):
-    (tmp_path / "tiny.toml").write_text(NET)
+def test_a_run_tells_its_energy_on_every_line_and_in_every_file(net, tmp_path, capsys):
     out = tmp_path / "run"
-    options = ["train", "--model", str(tmp_path / "tiny.toml"), "--backend", "numpy", "--out", str(out)]
+    options = ["train", "--model", net, "--backend", "numpy", "--out", str(out)]
     assert main([*options, "--epochs", "1", "--watts", "65"]) == 0
     printed = capsys.readouterr().out
     assert "modelled: 65 W, as given" in printed
@@ -435,10 +423,9 @@ def test_a_run_tells_its_energy_on_every_line_and_in_every_file(tmp_path, capsys
     assert (summary["energy"], summary["energy_source"]) == ("modelled", rows[0]["energy_source"])
 
 
-def test_a_run_from_before_energy_was_counted_goes_on_without(tmp_path, capsys):
-    (tmp_path / "tiny.toml").write_text(NET)
+def test_a_run_from_before_energy_was_counted_goes_on_without(net, tmp_path, capsys):
     out = tmp_path / "run"
-    options = ["train", "--model", str(tmp_path / "tiny.toml"), "--backend", "numpy", "--out", str(out)]
+    options = ["train", "--model", net, "--backend", "numpy", "--out", str(out)]
     assert main([*options, "--epochs", "1", "--watts", "65"]) == 0
     metrics = out / "metrics.jsonl"
     row = {key: value for key, value in json.loads(metrics.read_text()).items() if not key.startswith(("joul", "ener"))}
@@ -448,6 +435,67 @@ def test_a_run_from_before_energy_was_counted_goes_on_without(tmp_path, capsys):
     assert (summary["joules"], summary["joules_per_image"], summary["energy"]) == (None, None, "unavailable")
     assert "training energy  unavailable: not all of it was counted" in capsys.readouterr().out
     assert _position({"epoch": 1, "batch": 3}).energy == UNCOUNTED
+
+
+@pytest.fixture
+def calibrated(monkeypatch, tmp_path):
+    """A calibration of numpy at one thread in a cache of its own, with no law; returns its file."""
+    monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr(train, "open_meter", lambda parts, watts: open_meter(parts, watts=watts, root=tmp_path))
+    cpu = this_machine().cpu or "unknown"
+    known = Calibration("numpy", "lib", 1, cpu, "2000-01-01", 1e11, 0.1, 10, 1e10, 1e-6, (), {})
+    save(replace(known, idle_watts=10.0, busy_watts=30.0))
+    return calibration_file()
+
+
+def trained(net, out, *more):
+    """The summary of an epoch of the tiny network on the backend and threads that are calibrated."""
+    where = ["--backend", "numpy", "--threads", "1", "--out", str(out)]
+    assert main(["train", "--model", net, "--epochs", "1", "--batch-size", "475", *where, *more]) == 0
+    return json.loads((out / "summary.json").read_text())
+
+
+def test_without_a_meter_training_is_modelled_by_the_calibration(net, calibrated, tmp_path, capsys):
+    summary = trained(net, tmp_path / "run")
+    # Without laws every pass runs at the triad's rate and every product at SGEMM's: 20 W above idle while busy.
+    stages = count(architecture(net), 475, training=True).stages
+    dynamic = 20 * sum(max(stage.flops / 1e11, stage.bytes / 1e10) for stage in stages) / 475
+    assert summary["joules"] == pytest.approx(10 * summary["seconds"] + 3800 * dynamic)
+    assert summary["energy"] == "modelled"
+    assert summary["energy_source"].startswith("the calibration of 2000-01-01 with 10 W idle and 30 W busy")
+    (row,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    assert row["joules_per_image"] == pytest.approx(summary["joules_per_image"]) == row["joules"] / 3800
+    printed = capsys.readouterr().out
+    assert "energy   modelled: the calibration of 2000-01-01" in printed
+    assert "/image (modelled)" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
+
+
+def test_watts_and_meters_go_before_the_calibration(net, calibrated, tmp_path, monkeypatch):
+    assert trained(net, tmp_path / "watts", "--watts", "65")["energy_source"].startswith("65 W, as given")
+    monkeypatch.setattr(train, "open_meter", lambda parts, watts: PerImage())
+    assert trained(net, tmp_path / "metered")["energy_source"] == "a joule an image"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('"backend": "numpy"', '"backend": "other"', "numpy at 1 thread has no calibration"),
+        ('"idle_watts": 10.0', '"idle_watts": null', "the calibration of 2000-01-01 has no watts"),
+        ('"idle_watts": 10.0', '"idle_watts": "ten"', "the calibration is damaged"),
+        ('"busy_watts": 30.0', '"busy_watts": NaN', "the calibration is damaged"),
+        ('"triad_rate": 10000000000.0', '"triad_rate": 0', "the calibration is damaged"),
+        ('"laws": {}', '"laws": []', "cannot be read"),
+        ('"version"', "", "cannot be read"),
+    ],
+)
+def test_a_calibration_that_tells_no_energy_leaves_it_unavailable(net, calibrated, tmp_path, old, new, reason):
+    text = calibrated.read_text()
+    assert old in text
+    calibrated.write_text(text.replace(old, new))
+    summary = trained(net, tmp_path / "run")
+    assert (summary["joules"], summary["energy"]) == (None, "unavailable")
+    assert summary["energy_source"].startswith("no meter of the processor is ready")
+    assert reason in summary["energy_source"]
 
 
 def test_watts_must_be_a_number(capsys):

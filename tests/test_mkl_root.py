@@ -187,6 +187,8 @@ class TestFetching:
             [sys.executable, "-m", "cnn", "phi", "get"],
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(pip.parent)},
+            # A shell starts what it runs in the background deaf to Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             end = time.monotonic() + 20
             while not list(cache.glob("*/requirements.txt")) and time.monotonic() < end:

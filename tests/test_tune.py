@@ -16,26 +16,6 @@ from cnn.threads import budget
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")
 
-NET = """
-name = "tiny"
-input = [12, 12, 1]
-
-[[layers]]
-type = "Conv2D"
-filters = 2
-kernel = 3
-
-[[layers]]
-type = "Flatten"
-
-[[layers]]
-type = "Linear"
-units = 10
-
-[recipe]
-batch_size = 24
-"""
-
 
 class Paced(Numpy):
     """A backend each product of which takes as long, by a clock of its own, as its options say."""
@@ -74,13 +54,12 @@ def paced(monkeypatch):
 
 
 @pytest.fixture
-def tune(tmp_path):
+def tune(net, tmp_path):
     """Runs the command on the tiny network; returns its exit code and the table that it wrote, if any."""
-    (tmp_path / "tiny.toml").write_text(NET)
     out = tmp_path / "tuned.toml"
 
     def run(*words):
-        model = ["--model", str(tmp_path / "tiny.toml")]
+        model = ["--model", net]
         code = main(["tune", *model, "--threads", "1", "--rounds", "6", "--out", str(out), *words])
         return code, tomllib.loads(out.read_text()) if out.exists() else None
 
@@ -88,13 +67,13 @@ def tune(tmp_path):
     return run
 
 
-def test_it_finds_writes_and_says_what_is_fastest(paced, tune, capsys):
+def test_it_finds_writes_and_says_what_is_fastest(paced, net, tune, capsys):
     code, table = tune("--backend", "paced")
     assert code == 0
     assert table == {
         "backend": "paced",
         "threads": 1,
-        "model": str(tune.out.parent / "tiny.toml"),
+        "model": net,
         "backend_options": {"mode": "fast", "shares": [0.5]},
     }
     assert all("by no real clock" in text for text in (tune.out.read_text(), capsys.readouterr().out))
@@ -103,20 +82,20 @@ def test_it_finds_writes_and_says_what_is_fastest(paced, tune, capsys):
 def test_it_prints_what_was_tried_and_what_it_bought(paced, tune, capsys):
     tune("--backend", "paced")
     printed = capsys.readouterr().out
-    # A training step of the network has 5 products: 24 images in 0.15, 0.1, and 0.09 s.
+    # A training step of the network has 5 products: 64 images in 0.15, 0.1, and 0.09 s.
     for words in (
-        "start    threads 1, batch_size 24, mode slow, shares default",
+        "start    threads 1, batch_size 64, mode slow, shares default",
         "the batch size stays the recipe's; --batch-sizes tries others, which change training itself",
-        "mode slow -> fast: 160 -> 240 images/s, 1.50 times as fast (1.50 to 1.50)",
-        "shares default -> 0.5: 240 -> 267 images/s, 1.11 times as fast (1.11 to 1.11)",
-        "mode stays fast: with slow 267 -> 178 images/s, 0.67 times as fast (0.67 to 0.67)",
-        "in all: 160 -> 267 images/s, 1.67 times as fast (1.67 to 1.67)",
+        "mode slow -> fast: 427 -> 640 images/s, 1.50 times as fast (1.50 to 1.50)",
+        "shares default -> 0.5: 640 -> 711 images/s, 1.11 times as fast (1.11 to 1.11)",
+        "mode stays fast: with slow 711 -> 474 images/s, 0.67 times as fast (0.67 to 0.67)",
+        "in all: 427 -> 711 images/s, 1.67 times as fast (1.67 to 1.67)",
         f"cnn train --config {tune.out}",
     ):
         assert words in printed
     rows = [line.split() for line in printed.splitlines()]
-    assert ["mode", "slow", "160", "1.00", "in", "force"] in rows
-    assert ["fast", "240", "1.50", "chosen"] in rows
+    assert ["mode", "slow", "427", "1.00", "in", "force"] in rows
+    assert ["fast", "640", "1.50", "chosen"] in rows
     assert "absent         -      -  there is no such mode here" in printed
 
 
@@ -135,9 +114,9 @@ def test_options_given_are_left_alone(paced, tune):
 
 
 def test_the_batch_size_of_training_only_where_asked(paced, tune, capsys):
-    _, table = tune("--backend", "paced", "--batch-sizes", "8,48")
+    _, table = tune("--backend", "paced", "--batch-sizes", "8,128")
     # The products of this backend take no longer for more images.
-    assert table["batch_size"] == 48
+    assert table["batch_size"] == 128
     assert "another batch size changes training itself; compare the accuracy" in capsys.readouterr().out
 
 
@@ -172,7 +151,7 @@ def test_threads_that_are_fastest(paced, tune, monkeypatch):
 def test_json(paced, tune, capsys):
     assert tune("--backend", "paced", "--json")[0] == 0
     result = json.loads(capsys.readouterr().out)
-    assert result["start"] == {"threads": 1, "batch_size": 24, "options": {"mode": "slow", "shares": None}}
+    assert result["start"] == {"threads": 1, "batch_size": 64, "options": {"mode": "slow", "shares": None}}
     assert result["setting"]["options"] == {"mode": "fast", "shares": [0.5]}
     assert result["gain"]["ratio"] == pytest.approx(5 / 3)
     first = result["findings"][0]

@@ -1,17 +1,19 @@
-"""Measures this machine for the model of time and energy, a backend and a thread count at a time; half a minute each.
+"""Measures this machine for the model of time and energy, a backend and a thread count at a time, some minutes each.
 
-SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and single layers of each kind over the
-sizes that CNNs have. The result is kept in the cache, with its date, processor, library and threads. Each time is the
-least of several, in two passes; on a busy machine it is too long all the same.
+SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and the layers of networks drawn at
+random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library and threads.
+Each time is the least of several, in two passes; on a busy machine it is too long all the same.
 """
 
 import argparse
 import sys
 from dataclasses import replace
 
+from cnn.benchmark import busy
 from cnn.commands import common
 from cnn.energy.calibration import calibration_file, measure, save
 from cnn.errors import UsageError
+from cnn.load import OtherWork
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +30,8 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("Give both --idle-watts and --busy-watts, idle no more than busy, or neither.")
     with common.resources(options) as resources:
         common.print_lines(resources.describe())
-        result = measure(resources.backend, resources.budget.count, _progress)
+        with OtherWork() as others:
+            result = measure(resources.backend, resources.budget.count, _progress)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
     save(result)
     common.print_lines(
@@ -39,14 +42,17 @@ def run(options: argparse.Namespace) -> None:
             "call": f"{result.call_seconds * 1e6:.1f} us",
         }
     )
-    head = ["stage", "measured", "least us", "off by"]
+    head = ["task", "measured", "least us", "off by"]
     rows = [
         [name, str(len(law.points)), f"{law.overhead * 1e6:.1f}", f"{law.error:.0%}"]
         for name, law in result.laws.items()
     ]
     common.print_table(head, rows)
-    print("off by: each layer predicted from all others of its kind, root mean square of the logarithm")
+    print("off by: each task predicted from all others of its kind, root mean square of the logarithm")
     print(f"kept in {calibration_file()}")
+    disturbed = busy({}, others.share)
+    if disturbed:
+        print(disturbed, file=sys.stderr)
 
 
 def _progress(text: str) -> None:

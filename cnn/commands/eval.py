@@ -27,6 +27,8 @@ def run(options: argparse.Namespace) -> None:
     data = common.dataset_of(options)
     split = data.test if options.split == "test" else data.train
     with common.resources(options) as resources:
+        if not options.json:
+            common.print_lines(resources.describe())
         model = load_model(options.model, backend=resources.backend)
         if len(data.classes) != len(model.classes):
             raise UsageError(

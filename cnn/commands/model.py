@@ -4,16 +4,32 @@
 is missing is calibrated first), measures it, and prints the error of the step and with --layers of each layer.
 A step's time is the sum of its layers' least times over the repeats.
 Published times come from other software than this library; the model knows im2col + GEMM, not cuDNN's algorithms.
+Below stand the Cornell study's speed-ups by threads on its two machines, and the model's; --png draws them.
 """
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import cnn.backend as backends
+from cnn.benchmark import busy
 from cnn.commands import common
 from cnn.energy.calibration import Calibration, load_all, measure, save
 from cnn.energy.devices import catalogue
-from cnn.energy.validation import Case, mean_absolute_error, measured_case, published_cases
+from cnn.energy.validation import (
+    CORNELL_BATCH,
+    CORNELL_DIFFERENCE,
+    Case,
+    CurvePoint,
+    cornell_curves,
+    mean_absolute_error,
+    measured_case,
+    published_cases,
+)
+from cnn.load import OtherWork
+from cnn.report.table import interval_text, number_text
+from cnn.storage import write_atomically
 from cnn.zoo import ZOO, architecture
 
 
@@ -30,32 +46,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
     parser.add_argument("--repeats", type=common.whole_number, default=40, metavar="N", help="steps measured")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the Cornell study's curves and the model's")
     common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Predicts, measures and prints."""
+    draw = _drawing() if options.png else None
     ready = [each.name for each in backends.statuses() if each.library]
     names = options.backend.split(",") if options.backend else [n for n in backends.DEFAULT_ORDER if n in ready]
     nets = [architecture(name) for name in options.model.split(",")]
-    cases = []
-    for name in names:
-        backend = backends.create(name)
-        for count in common.thread_counts(options.threads):
-            calibration = _calibration(backend, count)
-            for net in nets:
-                for training in (True, False):
-                    cases.append(
-                        measured_case(
-                            net,
-                            backend,
-                            calibration,
-                            training=training,
-                            batch=options.batch_size,
-                            repeats=options.repeats,
-                        )
-                    )
-    published = published_cases(catalogue())
+    with OtherWork() as others:
+        cases = [
+            measured_case(
+                net, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
+            )
+            for backend in map(backends.create, names)
+            for calibration in (_calibration(backend, threads) for threads in common.thread_counts(options.threads))
+            for net in nets
+            for training in (True, False)
+        ]
+    disturbed = busy({}, others.share)
+    if disturbed:
+        print(disturbed, file=sys.stderr)
+    devices = catalogue()
+    published, curves = published_cases(devices), cornell_curves(architecture("lenet5"), devices)
+    if draw:
+        write_atomically(options.png, draw(curves))
     errors = mean_absolute_error(cases), mean_absolute_error(published)
     if options.json:
         common.print_json(
@@ -64,13 +81,22 @@ def run(options: argparse.Namespace) -> None:
                 "published_mean_absolute_error": errors[1],
                 "cases": [case.to_dict() for case in cases],
                 "published": [case.to_dict() for case in published],
+                "cornell": [point.to_dict() for point in curves],
             }
         )
         return
     _print(cases, options.layers)
     print(f"mean error {errors[0]:.1%} of {len(cases)} steps measured here\n")
     _print(published, False)
-    print(f"mean error {errors[1]:.1%} of {len(published)} published steps")
+    print(f"mean error {errors[1]:.1%} of {len(published)} published steps\n")
+    _print_curves(curves)
+
+
+def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
+    """How curves are drawn; asked before anything is measured, as matplotlib may be missing."""
+    from cnn.report.curves import curves_picture
+
+    return curves_picture
 
 
 def _calibration(backend: backends.Backend, count: int) -> Calibration:
@@ -87,15 +113,13 @@ def _print(cases: list[Case], layers: bool) -> None:
     rows = []
     for case in cases:
         where = case.where if case.threads is None else f"{case.where}, {case.threads}"
-        interval = f"{case.predicted.low * 1e3:.2f} to {case.predicted.high * 1e3:.2f}"
         rows.append(
             [
                 f"{case.net}, {case.batch}",
                 case.mode,
                 where + (f", {case.software}" if case.software else ""),
-                f"{case.predicted.value * 1e3:.2f}",
-                interval + (" (indicative)" if case.indicative else ""),
-                f"{case.measured * 1e3:.2f}",
+                interval_text(case.predicted.times(1e3)) + "*" * case.indicative,
+                number_text(case.measured * 1e3),
                 f"{case.error:+.0%}",
             ]
         )
@@ -105,11 +129,22 @@ def _print(cases: list[Case], layers: bool) -> None:
                     f"  {p.layer}",
                     p.direction,
                     "",
-                    f"{p.predicted * 1e3:.3f}",
-                    "",
-                    f"{p.measured * 1e3:.3f}",
+                    number_text(p.predicted * 1e3),
+                    number_text(p.measured * 1e3),
                     f"{p.error:+.0%}",
                 ]
                 for p in case.parts
             ]
-    common.print_table(["net, batch", "mode", "where", "model ms", "interval", "measured ms", "error"], rows)
+    common.print_table(["net, batch", "mode", "where", "model ms", "measured ms", "error"], rows)
+    if any(case.indicative for case in cases):
+        print("* indicative: the model rests on numbers that nobody verified (`cnn devices`)")
+
+
+def _print_curves(curves: Sequence[CurvePoint]) -> None:
+    rows = [
+        [f"{each.device}, {each.name}", str(each.threads), f"{each.published:.2f}", interval_text(each.model)]
+        for each in curves
+    ]
+    print(f"the Cornell study's training of LeNet-5, batch {CORNELL_BATCH}")
+    common.print_table(["where", "threads", "study", "model"], rows)
+    print(CORNELL_DIFFERENCE)

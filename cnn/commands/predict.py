@@ -1,6 +1,7 @@
 """Classifies image files with a saved network, after the same preprocessing as in training.
 
-An image of another size is resized, colour is turned to grey or grey to colour as the network needs.
+An image of another size is resized, colour is turned to grey or grey to colour as the network needs. A line an image
+follows the header and an empty line; scripts take --json.
 """
 
 import argparse
@@ -26,6 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the likeliest classes of each image."""
     with common.resources(options) as resources:
+        if not options.json:
+            common.print_lines(resources.describe())
+            print()
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
         pixels = np.stack([read_image(path, size=(height, width), channels=channels) for path in options.images])

@@ -140,7 +140,7 @@ def _row(net: str, gradients: dict[str, int], timed: Timed, batch: int, link: Li
         "communication": steps.communication,
         "hidden": steps.communication - steps.exposed,
         "exposed": steps.exposed,
-        "predicted": predicted and asdict(predicted),
+        "predicted": predicted and predicted._asdict(),
         "error": predicted and predicted.value / steps.seconds - 1,
     }
 

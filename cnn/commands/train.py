@@ -52,14 +52,16 @@ def run(options: argparse.Namespace) -> None:
             resources = stack.enter_context(common.resources(options, world.local_size))
         with world.together():
             architecture = _adjusted(common.fitting_architecture(options.model, data), options)
-            leads = world.local_rank == 0
-            meter = open_meter(resources.backend.powered, watts=options.watts) if leads else Unmetered("of rank 0")
-            stack.enter_context(meter)
+            batch_size = options.batch_size or architecture.recipe.batch_size
+            meter: Meter = Unmetered("of rank 0")
+            if world.local_rank == 0:
+                net = replace(architecture, input_shape=data.shape)
+                meter = stack.enter_context(_meter(net, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data.train, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-            trainer = _trainer(model, train, validation, architecture, options, out, meter, world)
+            trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter, world)
             epochs = options.epochs or architecture.recipe.epochs
         check_agreement(world, _facts(trainer, data, options.seed, epochs))
         places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
@@ -114,6 +116,18 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     )
 
 
+def _meter(architecture: Architecture, batch_size: int, resources: common.Resources, watts: float | None) -> Meter:
+    """The watts given, else the meters there are, else the calibration."""
+    meter = open_meter(resources.backend.powered, watts=watts)
+    if not isinstance(meter, Unmetered):
+        return meter
+    # SciPy brings a BLAS of its own, which a run that is metered need not load.
+    from cnn.energy.modelled import calibrated_meter
+
+    model = calibrated_meter(architecture, batch_size, resources.backend.name, resources.budget.count)
+    return Unmetered(f"{meter.source}; {model.source}") if isinstance(model, Unmetered) else model
+
+
 def _held_out(split: Split, share: float | None, rng: np.random.Generator) -> tuple[Split, Split | None]:
     """(training, validation) images; none are held out for a share of 0."""
     if share is None:
@@ -126,13 +140,14 @@ def _trainer(
     train: Split,
     validation: Split | None,
     architecture: Architecture,
+    batch_size: int,
     options: argparse.Namespace,
     out: Path,
     meter: Meter,
     world: World,
 ) -> Trainer:
     recipe = architecture.recipe
-    batch_size, schedule = options.batch_size or recipe.batch_size, recipe.schedule
+    schedule = recipe.schedule
     if options.warmup is not None:
         steps = math.ceil(options.warmup * math.ceil(len(train) / batch_size))
         schedule = Warmup(schedule, steps, min(1.0, recipe.batch_size / batch_size) if options.scale_lr else 0.0)

@@ -1,14 +1,15 @@
 """What `cnn calibrate` measures of this machine for one backend and thread count, and the file that keeps it.
 
 SGEMM over the shapes that convolutions have, the STREAM triad and the overhead of a call make the machine a device like
-the published ones. Beside them stands a law for each kind of stage, from single layers run through the backend as it
-runs them (direct and Winograd where it takes these), for what the roofline does not know.
+the published ones. Beside them stands a law for each kind of task, from the layers of networks drawn at random, run
+through the backend as it runs them (direct and Winograd where it takes these), for what the roofline does not know.
 """
 
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,18 +18,23 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from cnn.backend import Backend
+from cnn.benchmark import random_batch
 from cnn.cache import cache_folder
 from cnn.compiled.stream import triad_bytes_per_second
-from cnn.cost import Sizes, Stage
-from cnn.energy.law import Law, Point, from_table, to_table, work_of
-from cnn.energy.probes import TURNS, Timing, other_timings, probes, take_turns, timings
+from cnn.cost import Sizes, count
+from cnn.energy.law import Law, Point, from_table, to_table
+from cnn.energy.probes import Probe, probes
+from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.machine import this_machine
+from cnn.profiler import Place, least_times
 from cnn.storage import write_atomically
 from cnn.threads import limit
 
-ROUNDS, PASSES = 5, 2
-"""Runs of each probe in a pass, and passes: what disturbs one pass is gone in the other."""
+PASSES = 2
+"""How often all probes are measured: what disturbs one pass is gone in the other."""
+LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
+"""Runs of a probe in a pass: as many as take SECONDS, within bounds."""
 
 SGEMM = [
     Sizes(m, n, k)
@@ -58,16 +64,6 @@ class Calibration:
     laws: dict[str, Law]
     idle_watts: float | None = None
     busy_watts: float | None = None
-
-    def law(self, stage: Stage) -> Law | None:
-        """The law of a stage's kind, or None for a kind that is not calibrated."""
-        return self.laws.get(law_name(stage))
-
-
-def law_name(stage: Stage) -> str:
-    """What stages must share to share a law."""
-    region = f" {stage.variant}" if stage.kind == "LocalResponseNorm" else ""
-    return f"{stage.kind}{region}, {stage.phase}"
 
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
@@ -141,36 +137,32 @@ def _least(run: Callable[[], object], rounds: int = 12) -> float:
 
 
 def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
-    """The law of each kind of stage."""
-    least: dict[tuple[int, str], tuple[Stage, float]] = {}
-    for number in range(PASSES):
-        for place, timing in enumerate(_timed(backend, lambda text: progress(f"pass {number + 1}: {text}"))):  # noqa: B023
-            key = (place, law_name(timing.stage))
-            before = least.get(key, (timing.stage, float("inf")))[1]
-            least[key] = (timing.stage, min(before, timing.seconds))
-    points: dict[str, list[Point]] = {}
-    for (_, name), (stage, seconds) in least.items():
-        points.setdefault(name, []).append(Point(stage.geometry, work_of(stage), seconds))
-    laws = {}
-    for name, measured in points.items():
-        # Sizes of one show the overhead.
-        smallest = min(measured, key=lambda point: point.work)
-        rest = tuple(point for point in measured if point is not smallest)
-        laws[name] = Law(min(point.seconds for point in measured), rest)
-    return laws
-
-
-def _timed(backend: Backend, progress: Callable[[str], None]) -> Iterator[Timing]:
-    """Every probe's stages after they took turns in groups."""
+    """The law of each kind of task."""
     drawn = list(probes())
-    # Mixed, so that what one kind leaves in the caches is not what the next one reads.
-    order = np.random.default_rng(0).permutation(len(drawn))
-    for start in range(0, len(drawn), TURNS):
-        progress(f"{start} of {len(drawn)} layers")
-        timed = [timing for place in order[start : start + TURNS] for timing in timings(drawn[place], backend)]
-        timed += [] if start else other_timings(backend)
-        take_turns(timed, ROUNDS)
-        yield from timed
+    least: dict[tuple[str, str, bool, Place], Point] = {}
+    for number in range(PASSES):
+        for place, probe in enumerate(drawn):
+            progress(f"pass {number + 1}: {place} of {len(drawn)} networks")
+            for key, point in _timed(probe, backend):
+                least[key] = min(point, least.get(key, point), key=lambda point: point.seconds)
+    points: dict[str, list[Point]] = {}
+    for (law, *_), point in least.items():
+        points.setdefault(law, []).append(point)
+    # The smallest of a kind shows the overhead.
+    return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
+
+
+def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, Place], Point]]:
+    """The least seconds of every task of a probe, in training and in classification, by its law and what it is."""
+    model = probe.net.build(backend=backend)
+    images, labels = random_batch(model, probe.batch)
+    for training in (True, False):
+        run = partial(least_times, model, images, labels, training=training)
+        once = sum(run(repeats=1).values())
+        times = run(repeats=min(MOST_RUNS, max(LEAST_RUNS, int(SECONDS / once))))
+        for task in tasks(count(probe.net, probe.batch, training=training)):
+            key = (task.law, probe.net.name, training, task.place)
+            yield key, Point(task.sizes, task.work, times[task.place])
 
 
 def calibration_file() -> Path:
@@ -193,7 +185,7 @@ def load_all() -> list[Calibration]:
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         found = [_from_table(row) for row in table["calibrations"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} cannot be read ({error!r}); delete it and run 'cnn calibrate'.") from error
     return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
 

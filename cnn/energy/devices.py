@@ -12,7 +12,7 @@ from cnn.errors import FileFormatError, UsageError
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
-COUNTED = ("cores", "threads_per_core")
+COUNTED = ("cores", "threads_per_core", "cap_watts")
 """Numbers that are right or wrong, but not nearly right."""
 KINDS = ("cpu", "coprocessor", "gpu")
 

@@ -1,7 +1,7 @@
-"""The law of one kind of stage on one machine: its time, interpolated between shapes that were measured.
+"""The law of one kind of task on one machine: its time, interpolated between sizes that were measured.
 
-A stage of `work` FLOP or bytes takes seconds = (overhead + work / rate) c. The logarithm of c is a linear trend in the
-logarithms of the stage's sizes plus a Gaussian process, so that between the measured shapes it is interpolated and the
+A task of `work` FLOP or bytes takes seconds = (overhead + work / rate) c. The logarithm of c is a linear trend in the
+logarithms of the task's sizes plus a Gaussian process, so that between the measured sizes it is interpolated and the
 distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
 """
 
@@ -13,8 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
-from cnn.cost import Geometry, Stage
 
 VECTOR = 16
 """float32 of a vector of 512 bits: filters and channels that do not fill their last one cost as if they did."""
@@ -29,29 +27,24 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Point:
-    """One measured stage."""
+    """One measured task; `sizes` are those of `cnn.energy.tasks.Task`."""
 
-    geometry: Geometry
+    sizes: tuple[int, ...]
     work: int
     seconds: float
 
 
-def work_of(stage: Stage) -> int:
-    """FLOP of the products of a stage, or its bytes where it has none."""
-    return stage.gemm_flops or stage.bytes
-
-
 @dataclass(frozen=True)
 class Law:
-    """Measured points, and the seconds that even the smallest stage takes."""
+    """Measured points, and the seconds that even the smallest task takes."""
 
     overhead: float
     points: tuple[Point, ...]
 
-    def seconds(self, geometry: Geometry, work: int) -> tuple[float, float]:
-        """Seconds of a stage, and their relative standard deviation. Sizes beyond the measured ones count as those."""
+    def seconds(self, sizes: tuple[int, ...], work: int) -> tuple[float, float]:
+        """Seconds of a task, and their relative standard deviation. Sizes beyond the measured ones count as those."""
         fit = self._fit
-        x = np.clip(_features(geometry), fit.x.min(axis=0), fit.x.max(axis=0))
+        x = np.clip(_features(sizes), fit.x.min(axis=0), fit.x.max(axis=0))
         near = fit.kernel(x[None])[0]
         correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
         deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
@@ -73,7 +66,7 @@ class Law:
 
     @cached_property
     def _fit(self) -> "_Fit":
-        x = np.array([_features(point.geometry) for point in self.points])
+        x = np.array([_features(point.sizes) for point in self.points])
         y = np.array([log(point.seconds / self._base(point.work)) for point in self.points])
         best = _Fit(x, y, np.full(x.shape[1], 3.0), NOISES[0])
         for _ in range(SWEEPS):
@@ -110,10 +103,10 @@ class _Fit:
         return np.asarray((1 + apart) * np.exp(-apart))
 
 
-def _features(geometry: Geometry) -> Vector:
-    """Sizes in octaves, and how well channels and filters fill vectors."""
-    sizes = [log2(max(size, 1)) for size in geometry]
-    return np.array([*sizes, *(3 * log2(_filled(size)) for size in (geometry.channels, geometry.filters))])
+def _features(sizes: tuple[int, ...]) -> Vector:
+    """Sizes in octaves, and how well channels and filters, the second and the third of them, fill vectors."""
+    octaves = [log2(max(size, 1)) for size in sizes]
+    return np.array([*octaves, *(3 * log2(_filled(size)) for size in sizes[1:3])])
 
 
 def _filled(size: int) -> float:
@@ -128,11 +121,11 @@ def to_table(law: Law) -> dict[str, Any]:
     """The law as JSON values."""
     return {
         "overhead": law.overhead,
-        "points": [[*point.geometry, point.work, point.seconds] for point in law.points],
+        "points": [[*point.sizes, point.work, point.seconds] for point in law.points],
     }
 
 
 def from_table(table: dict[str, Any]) -> Law:
     """The law that `to_table` wrote."""
-    points = [Point(Geometry(*map(int, row[:4])), int(row[4]), float(row[5])) for row in table["points"]]
+    points = [Point(tuple(map(int, row[:-2])), int(row[-2]), float(row[-1])) for row in table["points"]]
     return Law(float(table["overhead"]), tuple(points))

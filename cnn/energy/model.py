@@ -15,20 +15,20 @@ Uncertainty: every parameter is drawn evenly between its bounds, all independent
 interval is the middle 90 % of the results, its value that of the best estimates.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from cnn.cost import DATA, WEIGHT, Cost, Operation, Sizes, Stage
-from cnn.energy.calibration import Calibration, law_name
+from cnn.cost import Cost, Operation, Sizes, Stage
+from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device, Quantity
-from cnn.energy.law import work_of
+from cnn.energy.interval import Interval
+from cnn.energy.tasks import tasks, work_of
 from cnn.errors import UsageError
 
 DRAWS, SEED = 400, 7
-LEAST, MOST = 0.05, 0.95
 
 Vector = npt.NDArray[np.float64]
 
@@ -43,21 +43,6 @@ class Thresholds(NamedTuple):
     def send(self, sizes: Sizes) -> bool:
         """Whether the product goes to the card. Measured with MKL 2018.0.0: 2049, 2049, 257 does, 2048 or 256 not."""
         return sizes.m > self.m and sizes.n > self.n and sizes.k > self.k
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A best estimate, and bounds that hold nine times in ten if the parameters' do."""
-
-    value: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, draws: Vector) -> "Interval":
-        """From draws of which the first is the best estimate."""
-        low, high = np.quantile(draws[1:], (LEAST, MOST))
-        return cls(float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0])))
 
 
 class Draws(NamedTuple):
@@ -144,7 +129,9 @@ def predict(
             seconds, dynamic = seconds + time, _sum(dynamic, energy)
         parts.append((stage, device.name if sent else main.device.name, seconds, dynamic))
     idle = card.idle if beside is None else _sum(card.idle, beside.idle)
-    remarks = tuple(remark for each in (card, beside) if each for remark in each.remarks)
+    remarks = tuple(card.remarks)
+    if beside is not None:
+        remarks = tuple(f"{each.device.name}: {remark}" for each in (card, beside) for remark in each.remarks)
     if any(where != main.device.name for _, where, _, _ in parts):
         remarks += ("the energy of PCIe itself is unknown and not counted",)
     used = {f"{device.key}.{name}": each for name, each in card.used.items()}
@@ -172,13 +159,15 @@ class _Parameters:
         self.device, self.used, self.remarks = device, dict[str, Quantity](), list[str]()
         self._rng = np.random.default_rng([SEED, sum(device.key.encode())])
         share, spread = self._share(threads)
-        self.rate = self._draw("sgemm_gflops") * 1e9 * share
-        self.bandwidth = self._draw("stream_gbs") * 1e9 * spread
+        rate, bandwidth = self._draw("sgemm_gflops") * 1e9, self._draw("stream_gbs") * 1e9
+        self.rate, self.bandwidth = rate * share, bandwidth * spread
         self.half = self._draw("half_side")
         self.launch = self._draw("launch_us") * 1e-6 if device.launch_us else np.zeros(1 + DRAWS)
+        if not device.launch_us:
+            self.remarks.append("what starting an operation takes is unknown and not counted")
         self.latency = self._draw("pcie_latency_us") * 1e-6 if device.pcie_latency_us else None
         self.link = self._draw("pcie_gbs") * 1e9 if device.pcie_gbs else None
-        self._set_power()
+        self._set_power(rate, bandwidth)
 
     def _draw(self, name: str) -> Vector:
         quantity: Quantity = getattr(self.device, name)
@@ -202,27 +191,26 @@ class _Parameters:
         share = min(1.0, threads / needed)
         return share, self._between((share + 1) / 2, share, 1.0)
 
-    def _set_power(self) -> None:
+    def _set_power(self, rate: Vector, bandwidth: Vector) -> None:
         """Joules a FLOP and a byte, watts idle and most watts, or None with a remark where no watts are known."""
         self.idle: Vector | None = None
         device = self.device
         missing = device.missing("idle_watts", "busy_watts")
         if missing:
-            self.remarks.append(f"{device.name}: no energy, as {' and '.join(missing)} are unknown")
+            self.remarks.append(f"no energy, as {' and '.join(missing)} are unknown")
             return
         self.idle = self._draw("idle_watts")
         above = np.maximum(self._draw("busy_watts") - self.idle, 0)
-        full = self._draw("busy_gflops") if device.busy_gflops else self._draw("sgemm_gflops")
-        self.flop = above / (full * 1e9)
+        self.flop = above / (self._draw("busy_gflops") * 1e9 if device.busy_gflops else rate)
         if device.memory_pj_per_byte is not None:
             self.byte = self._draw("memory_pj_per_byte") * 1e-12
         else:
-            self.byte = self._between(0.5, 0.0, 1.0) * above / (self._draw("stream_gbs") * 1e9)
+            self.byte = self._between(0.5, 0.0, 1.0) * above / bandwidth
         self.room = np.full(1 + DRAWS, np.inf)
         if device.cap_watts is not None:
             self.room = np.maximum(self._draw("cap_watts") - self.idle, 1e-3)
         if device.covers != "the device alone":
-            self.remarks.append(f"{device.name}: watts of {device.covers}")
+            self.remarks.append(f"watts of {device.covers}")
 
     def run(self, operations: list[Operation]) -> tuple[Vector, Vector | None]:
         """Seconds, and joules above idle, of operations one after the other."""
@@ -260,44 +248,35 @@ def _sum(a: Vector | None, b: Vector | None) -> Vector | None:
 
 
 def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
-    """A step on this machine as it was calibrated: each stage by the law of its kind, with the law's own deviation.
+    """A step on this machine as it was calibrated: each task by the law of its kind, with the law's own deviation.
 
-    A kind without a law runs at the triad's bandwidth. A tanh or sigmoid that follows a product runs as that layer.
+    A kind without a law runs at the triad's bandwidth. The stages of a task share its time by their work.
     """
     rng = np.random.default_rng(SEED)
-    normal: dict[str, Vector] = {}
     power = None
     if calibration.idle_watts is not None and calibration.busy_watts is not None:
         power = (calibration.idle_watts, calibration.busy_watts)
-    parts, uncalibrated, weight_seconds = [], set[str](), dict[str, float]()
+    uncalibrated, seconds = set[str](), {stage: np.zeros(1 + DRAWS) for stage in cost.stages}
+    for task in tasks(cost):
+        law = calibration.laws.get(task.law)
+        if law is None:
+            uncalibrated.add(task.law)
+            for stage in task.stages:
+                moved = stage.bytes / calibration.triad_rate
+                seconds[stage] = seconds[stage] + calibration.call_seconds * len(stage.operations) + moved
+            continue
+        time, deviation = law.seconds(task.sizes, task.work)
+        drawn = time * np.exp(deviation * np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
+        for stage in task.stages:
+            seconds[stage] = seconds[stage] + drawn * (work_of(stage) / sum(map(work_of, task.stages)))
+    parts = []
     for stage in cost.stages:
-        pieces = [stage, *_activations(stage)]
-        seconds = np.zeros(1 + DRAWS)
-        for piece in pieces:
-            law = calibration.law(piece)
-            if law is None or not law.points:
-                if piece.operations:
-                    uncalibrated.add(piece.kind)
-                seconds = (
-                    seconds + calibration.call_seconds * len(piece.operations) + piece.bytes / calibration.triad_rate
-                )
-                continue
-            # One deviation for all stages of a law: what is wrong in it is wrong for all.
-            z = normal.setdefault(law_name(piece), np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
-            time, deviation = law.seconds(piece.geometry, work_of(piece))
-            weights = weight_seconds.get(piece.layer)
-            if piece.phase == DATA and weights is not None:
-                # The law is of both gradients, which run together; no product is free.
-                time = max(time - weights, time / 10)
-            elif piece.phase == WEIGHT:
-                weight_seconds[piece.layer] = time
-            seconds = seconds + time * np.exp(deviation * z)
         dynamic = None
         if power is not None:
             # Direct and Winograd convolution do other FLOP than those counted: no more than busy is drawn.
             busy = max(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate)
-            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds)
-        parts.append((stage, calibration.backend, seconds, dynamic))
+            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds[stage])
+        parts.append((stage, calibration.backend, seconds[stage], dynamic))
     idle = None if power is None else np.full(1 + DRAWS, power[0])
     source = f"cnn calibrate, {calibration.backend} at {calibration.threads}, {calibration.date}, {calibration.cpu}"
     numbers = {
@@ -314,17 +293,6 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     if power is None:
         remarks += ("no energy, as the machine's watts are unknown; give them to cnn calibrate",)
     return _prediction("this machine", name, cost, calibration.threads, parts, idle, used, remarks)
-
-
-def _activations(stage: Stage) -> list[Stage]:
-    """What a convolution or linear layer runs after its product where that is a pass of its own."""
-    kind = {"tanh": "Tanh", "sigmoid": "Sigmoid"}.get(stage.variant or "")
-    if kind is None or stage.phase != "forward":
-        return []
-    elements = stage.geometry.rows * stage.geometry.filters
-    operation = Operation("elementwise", elements, 8 * elements)
-    geometry = stage.geometry._replace(channels=stage.geometry.filters, taps=1)
-    return [replace(stage, kind=kind, variant=None, operations=(operation,), geometry=geometry)]
 
 
 def _prediction(

@@ -1,174 +1,145 @@
-"""The stages a machine is calibrated by: single layers over the sizes that CNNs have, none of them a network's own."""
+"""The networks a machine is calibrated by: drawn over the sizes that CNNs have, none of them the zoo's."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from math import prod
-from time import perf_counter
+from collections.abc import Iterator
+from math import exp, log, prod
 from typing import NamedTuple
 
 import numpy as np
 
-from cnn.arrays import Buffers
-from cnn.backend import Backend
-from cnn.cost import DATA, FORWARD, WEIGHT, Stage, input_stage, layer_stages, loss_stage, update_stage
+from cnn.arrays import Shape
+from cnn.cost import count
 from cnn.layers import (
     AvgPool2D,
     BatchNorm,
     Conv2D,
     Dropout,
+    Flatten,
     Layer,
     Linear,
     LocalResponseNorm,
     MaxPool2D,
     ReLU,
-    Setting,
     Sigmoid,
     Tanh,
 )
-from cnn.layers.layer import Parameter
-from cnn.losses import SoftmaxCrossEntropy
-from cnn.ops.input import Changes
-from cnn.optimizers import SGD
+from cnn.recipe import Architecture, Recipe
 
-ELEMENTS = 1 << 22
-"""The largest array of a probe, 16 MiB."""
-FLOPS = 2_000_000_000
-"""The largest product of a probe."""
-TURNS = 24
-"""Probes that take turns: their arrays push each other out of the caches as the layers of a network do."""
+NETS = 100
+FLOPS = 20_000_000_000
+"""The most FLOP of a training step of a probe."""
+BYTES = 2_000_000_000
+"""The most bytes that it moves."""
 
 
 class Probe(NamedTuple):
-    """A layer on `batch` images of `shape`."""
+    """A network, and the images of a step."""
 
-    layer: Layer
-    shape: tuple[int, ...]
+    net: Architecture
     batch: int
 
 
-@dataclass
-class Timing:
-    """A stage, how to run it, and the least seconds that took so far.
-
-    The data gradient of a layer with weights runs together with their gradient, and its seconds are of both.
-    """
-
-    stage: Stage
-    run: Callable[[], object]
-    seconds: float = float("inf")
-
-
 def probes() -> Iterator[Probe]:
-    """Layers drawn over the sizes of CNNs, and the smallest of each kind, which shows the overhead."""
-    rng = np.random.default_rng(5)
-
-    def some(low: float, high: float) -> int:
-        """A whole number, its logarithm drawn evenly."""
-        return round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
-
-    def width() -> int:
-        """Channels or filters: as often as not a multiple of 16, as most networks have."""
-        return 16 * some(1, 18) if rng.random() < 0.6 else some(4, 260)
-
-    for number in range(120):
-        kernel = (3, 5)[int(rng.random() < 0.4)]
-        # Every fifth is a first layer, on grey or colour pictures.
-        first = number % 5 == 0
-        channels = (1, 3)[number % 2] if first else width()
-        side = some(24, 40) if first else some(kernel + 1, 34)
-        layer = Conv2D(width(), kernel, padding=(0, kernel // 2)[int(rng.random() < 0.6)], activation="relu")
-        yield from _fitting(layer, (side, side, channels), some(16, 130) if number % 4 else some(1, 8))
-    for number in range(48):
-        linear = Linear((10, some(8, 1000))[number % 4 > 0], activation="relu")
-        yield from _fitting(linear, (some(32, 4000),), some(16, 130) if number % 3 else some(1, 8))
-    yield Probe(Conv2D(1, 1, padding=1, activation="relu"), (1, 1, 1), 1)
-    yield Probe(Linear(1, activation="relu"), (1,), 1)
-    for kind in (MaxPool2D, AvgPool2D):
-        for number in range(16):
-            side = some(6, 34)
-            yield from _fitting(kind((2, 3)[number % 2], 2, ceil=True), (side, side, some(4, 130)), some(1, 130))
-        yield Probe(kind(1), (1, 1, 1), 1)
-    flat: list[Callable[[], Layer]] = [
-        ReLU,
-        Tanh,
-        Sigmoid,
-        BatchNorm,
-        Dropout,
-        LocalResponseNorm,
-        lambda: LocalResponseNorm(3, region="within"),
+    """Networks of a fixed seed in no order of size, and the smallest layer of every kind, which shows the overhead."""
+    smallest: list[Layer] = [
+        Conv2D(1, 1, activation="relu"),
+        Conv2D(1, 1, activation="relu"),
+        MaxPool2D(1),
+        AvgPool2D(1),
+        ReLU(),
+        Tanh(),
+        Sigmoid(),
+        BatchNorm(),
+        Dropout(),
+        LocalResponseNorm(),
+        LocalResponseNorm(3, region="within"),
+        Flatten(),
     ]
-    for make in flat:
-        for _ in range(8):
-            side = some(4, 34)
-            yield from _fitting(make(), (side, side, some(4, 130)), some(1, 130))
-        yield Probe(make(), (1, 1, 1), 1)
+    yield Probe(_net("smallest", [*smallest, Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
+    yield Probe(_net("smallest linear", [Flatten(), Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
+    rng = np.random.default_rng(5)
+    for number in range(NETS):
+        draw = _Draw(rng)
+        shape = (side := int(rng.choice((28, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
+        hidden = draw.perceptron() if number % 5 == 0 else draw.convolutions(shape)
+        net = _net(f"probe {number}", [*hidden, Linear(int(rng.choice((10, 10, draw.some(2, 200)))))], shape)
+        yield Probe(net, _fitting(net, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
 
 
-def _fitting(layer: Layer, shape: tuple[int, ...], batch: int) -> Iterator[Probe]:
-    """The probe with as many images as its limits allow."""
-    one = layer_stages("", layer, shape, 1, training=False)[0]
-    largest = max(prod(shape), prod(layer.shape_after(shape)))
-    most = min(batch, ELEMENTS // largest, FLOPS // max(one.gemm_flops, 1))
-    yield Probe(layer, shape, max(1, most))
+def _net(name: str, layers: list[Layer], shape: tuple[int, int, int]) -> Architecture:
+    return Architecture(name, layers, shape, Recipe())
 
 
-def timings(probe: Probe, backend: Backend) -> list[Timing]:
-    """The stages of a probe, ready to run."""
-    rng = np.random.default_rng(0)
-    layer, stages = probe.layer, layer_stages("", probe.layer, probe.shape, probe.batch)
-    layer.build(probe.shape, Setting(backend, np.float32, rng, Buffers(backend)))
-    x = backend.asarray(rng.standard_normal((probe.batch, *probe.shape)), np.float32)
-
-    ahead = partial(layer.forward, x, training=True)
-    dy = backend.asarray(rng.standard_normal(ahead().shape), np.float32)
-    by_phase = {stage.phase: stage for stage in stages}
-    found = [Timing(by_phase[FORWARD], ahead), Timing(by_phase[DATA], partial(layer.backward, dy))]
-    if WEIGHT in by_phase:
-        found.append(Timing(by_phase[WEIGHT], partial(layer.backward_parameters, dy)))
-    return found
+def _fitting(net: Architecture, batch: int) -> int:
+    """As many images as the limits allow."""
+    one = count(net, 1, training=True)
+    return max(1, min(batch, FLOPS // one.gemm_flops, BYTES // one.bytes))
 
 
-def other_timings(backend: Backend) -> list[Timing]:
-    """Reading a batch, the loss and the update, from one element up."""
-    rng = np.random.default_rng(0)
-    found = []
-    for batch, side, channels in (
-        (1, 1, 1),
-        (1, 28, 1),
-        (1, 32, 3),
-        (16, 28, 1),
-        (16, 32, 3),
-        (100, 28, 1),
-        (100, 32, 3),
-    ):
-        images = rng.integers(0, 256, (batch, side, side, channels), np.uint8)
-        x = backend.empty(images.shape, np.float32)
-        load = partial(backend.load_batch, images, np.arange(len(images)), Changes(), 1 / 256, None, None, x)
-        found.append(Timing(input_stage(images.size), load))
-    for images_, classes in ((1, 2), (1, 10), (8, 10), (64, 10), (128, 10), (64, 100), (128, 1000)):
-        scores = backend.asarray(rng.standard_normal((images_, classes)), np.float32)
-        labels = backend.asarray(rng.integers(0, classes, images_), np.int64)
-        slopes = backend.empty(scores.shape, np.float32)
+class _Draw:
+    """Draws the layers of one network."""
 
-        loss = partial(SoftmaxCrossEntropy().evaluate, backend, scores, labels, slopes)
-        found.append(Timing(loss_stage(images_ * classes), loss))
-    for count in (1, 1_000, 20_000, 100_000, 400_000, 2_000_000):
-        optimizer = SGD(0.9)
-        optimizer.attach(
-            backend, [Parameter("w", backend.zeros((count,), np.float32), backend.zeros((count,), np.float32))]
-        )
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
 
-        found.append(Timing(update_stage(count), partial(optimizer.step, 0.0)))
-    return found
+    def some(self, low: float, high: float) -> int:
+        """A whole number, its logarithm drawn evenly."""
+        return round(exp(self.rng.uniform(log(low), log(high))))
 
+    def chance(self, share: float) -> bool:
+        """True so often."""
+        return bool(self.rng.random() < share)
 
-def take_turns(timed: list[Timing], rounds: int) -> None:
-    """Runs all in turns, once to warm up and then for `rounds`, and keeps the least seconds of each."""
-    for turn in range(1 + rounds):
-        for timing in timed:
-            started = perf_counter()
-            timing.run()
-            elapsed = perf_counter() - started
-            if turn:
-                timing.seconds = min(timing.seconds, elapsed)
+    def width(self, least: int, most: int) -> int:
+        """Filters or units: mostly a power of two or a multiple of 16, as most networks have."""
+        if self.chance(0.5):
+            return int(2 ** self.rng.integers(least.bit_length() - 1, most.bit_length()))
+        return 16 * self.some(max(1, least // 16), most // 16) if self.chance(0.5) else self.some(least, most)
+
+    def perceptron(self) -> Iterator[Layer]:
+        """Hidden layers without convolution."""
+        yield Flatten()
+        for _ in range(self.rng.integers(1, 4)):
+            yield Linear(self.width(16, 1024), activation="relu")
+            if self.chance(0.2):
+                yield Dropout()
+
+    def convolutions(self, shape: Shape) -> Iterator[Layer]:
+        """Blocks of convolutions, each with its norm and pooling perhaps, then hidden linear layers perhaps."""
+        for _ in range(self.rng.integers(1, 5)):
+            for layer in self.block(shape[0]):
+                yield layer
+                shape = layer.shape_after(shape)
+        yield Flatten()
+        if self.chance(0.6):
+            # No more weights than fit the probe's size.
+            yield Linear(self.width(16, min(1024, 4_000_000 // prod(shape))), activation="relu")
+            if self.chance(0.3):
+                yield Dropout()
+
+    def block(self, side: int) -> Iterator[Layer]:
+        """One or two convolutions of images of `side`, what normalises them, and pooling while there is room."""
+        for _ in range(1 + self.chance(0.35)):
+            kernel = 5 if self.chance(0.45) else 3
+            same = side < 2 * kernel or self.chance(0.6)
+            side -= 0 if same else kernel - 1
+            following = self.following()
+            yield Conv2D(
+                self.width(8, 256), kernel, padding=kernel // 2 if same else 0, activation=None if following else "relu"
+            )
+            yield from following
+        if side >= 4 and self.chance(0.85):
+            pool = MaxPool2D if self.chance(0.55) else AvgPool2D
+            yield pool(int(self.rng.choice((2, 3))), 2, ceil=True)
+            if self.chance(0.15):
+                yield ReLU()
+        if self.chance(0.25):
+            yield LocalResponseNorm(3, region="within") if self.chance(0.6) else LocalResponseNorm()
+        if self.chance(0.1):
+            yield Dropout()
+
+    def following(self) -> list[Layer]:
+        """What follows a convolution that fuses nothing; nothing where it does."""
+        if self.chance(0.6):
+            return []
+        activation = (ReLU, Tanh, Sigmoid)[int(self.rng.integers(3))]()
+        return [BatchNorm(), activation] if self.chance(0.5) else [activation]

@@ -28,8 +28,9 @@ import numpy as np
 
 from cnn.cost import FORWARD, UPDATE
 from cnn.energy.devices import Quantity
+from cnn.energy.interval import Interval
 from cnn.energy.links import Link
-from cnn.energy.model import DRAWS, SEED, Interval, Prediction, Vector, draws_of
+from cnn.energy.model import DRAWS, SEED, Prediction, Vector, draws_of
 from cnn.errors import UsageError
 
 BUCKET_BYTES = 1 << 20

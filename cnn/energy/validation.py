@@ -7,17 +7,24 @@ from typing import Any
 
 from cnn.backend import Backend
 from cnn.benchmark import random_batch
-from cnn.cost import FORWARD, UPDATE, Cost, Stage, count
+from cnn.cost import UPDATE, Cost, count
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
-from cnn.energy.model import Interval, Prediction, predict, predict_calibrated
+from cnn.energy.interval import Interval
+from cnn.energy.model import Prediction, predict, predict_calibrated
 from cnn.energy.published import published, published_curves
-from cnn.profiler import INPUT_AND_LOSS, Place, least_times
+from cnn.profiler import Place, least_times, place_of
 from cnn.recipe import Architecture, read_architecture
 from cnn.threads import limit
 
 CORNELL_BATCH = 360
 """Images of a minibatch in the Cornell study."""
+CORNELL_DIFFERENCE = """\
+Speed-ups are over one vectorised thread of the host. The study ran direct loops in double precision, each thread on
+images of its own; the model multiplies float32 matrices (im2col + GEMM), natively on either machine. What loops cost
+the host cancels, as its own thread is the measure; of threads the model knows no price but shared bandwidth, and the
+study's many did not gain. A Phi's rate lies in vectors of 16 float32 numbers: loops without vectors use a 16th of it,
+in double precision at best half, and an offload waits for PCIe besides."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,11 @@ class Case:
     @property
     def within(self) -> bool:
         """Whether what was measured lies in the interval predicted."""
-        return self.predicted.low <= self.measured <= self.predicted.high
+        return self.predicted.holds(self.measured)
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON values."""
-        table = vars(self) | {"predicted": vars(self.predicted), "error": self.error, "within": self.within}
+        table = vars(self) | {"predicted": self.predicted._asdict(), "error": self.error, "within": self.within}
         return table | {"parts": [vars(part) | {"error": part.error} for part in self.parts]}
 
 
@@ -95,17 +102,9 @@ def _by_place(prediction: Prediction) -> dict[Place, float]:
     """Seconds by layer and direction, as the profiler names them."""
     found: dict[Place, float] = {}
     for each in prediction.stages:
-        place = _place(each.stage)
+        place = place_of(each.stage)
         found[place] = found.get(place, 0.0) + each.seconds.value
     return found
-
-
-def _place(stage: Stage) -> Place:
-    if stage.kind in ("input", "loss"):
-        return INPUT_AND_LOSS
-    if stage.phase == UPDATE:
-        return (UPDATE, "")
-    return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
 
 
 def published_cases(devices: dict[str, Device]) -> list[Case]:
@@ -158,6 +157,10 @@ class CurvePoint:
     published: float
     model: Interval
 
+    def to_dict(self) -> dict[str, Any]:
+        """The point as JSON values."""
+        return vars(self) | {"model": self.model._asdict()}
+
 
 def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurvePoint]:
     """The Cornell study's speed-ups by threads, beside the model's for a training step of `net` as float32 GEMM.
@@ -173,7 +176,7 @@ def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurveP
     for curve in curves:
         for threads, speedup in zip(curve["threads"], curve["speedup"], strict=True):
             seconds = predict(cost, devices[curve["device"]], threads=threads).seconds
-            model = Interval(base / seconds.value, base / seconds.high, base / seconds.low)
             published = speedup / host["speedup"][0]
+            model = seconds.inverse().times(base)
             points.append(CurvePoint(curve["device"], curve["name"], threads, published, model))
     return points

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnn.cost import Cost, Stage
+from cnn.energy.interval import Interval
 from cnn.energy.published import Published
 from cnn.report.curve import Curve
-from cnn.report.row import Interval, Row, published_row
+from cnn.report.row import Row, published_row
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from cnn.energy.interval import Interval
 from cnn.energy.links import Link
-from cnn.energy.model import Interval
 from cnn.energy.scaling import Scaled
 
 QUANTITIES = (

@@ -12,10 +12,11 @@ from textwrap import wrap
 from typing import Any
 
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
+from cnn.energy.interval import Interval
 from cnn.errors import CnnError, UsageError
 from cnn.report.comparison import Breakdown, Comparison, StageTime
 from cnn.report.curve import Curve
-from cnn.report.row import Interval, Row
+from cnn.report.row import Row
 from cnn.report.table import interval_text, number_text, scaling_sections
 
 try:
@@ -134,6 +135,7 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
     # Room for the text after the longest bar.
     if logarithmic:
         axes.set_xscale("log")
+        least = min(each.low or each.value for each in known)
         axes.set_xlim(least / 2, most * (most / least) ** 0.7)
     else:
         axes.set_xlim(0, 1.7 * most)
@@ -278,12 +280,21 @@ def picture(comparison: Comparison) -> bytes:
     found = drawings(comparison).values()
     if not found:
         raise UsageError("There is nothing to draw: no row was measured or predicted.")
-    content = io.BytesIO()
     heights = [height for _, height in found]
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained")
+
+    def draw_all(figure: Figure) -> None:
         parts = figure.subfigures(len(found), 1, height_ratios=heights, squeeze=False)[:, 0]
         for part, (draw, _) in zip(parts, found, strict=True):
             draw(part, comparison)
+
+    return png(draw_all, sum(heights))
+
+
+def png(draw: Callable[[Figure], None], height: float) -> bytes:
+    """What `draw` draws, `height` inches high."""
+    content = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        draw(figure)
         figure.savefig(content, format="png", dpi=150, facecolor="white")
     return content.getvalue()

@@ -8,15 +8,15 @@ from time import perf_counter
 import numpy as np
 
 from cnn.backend import Backend
-from cnn.benchmark import Job, inference_job, samples, step_job
+from cnn.benchmark import Job, busy, inference_job, samples, step_job
+from cnn.energy.interval import LEAST, MOST, Interval
 from cnn.energy.meters import Energy, Meter, open_meter
+from cnn.load import OtherWork
 from cnn.machine import this_machine
 from cnn.recipe import Architecture
-from cnn.report.row import Interval, Row
+from cnn.report.row import Row
 from cnn.threads import limit
 
-INTERVAL = (0.05, 0.95)
-"""Quantiles of the runs between which a measured time is said to lie."""
 STRETCH = 3.0
 """Seconds that a job is repeated for while a meter counts: some meters are read every other second."""
 
@@ -39,8 +39,12 @@ def measured_rows(
     rows = []
     with limit(threads):
         jobs = [job_of(net, backend, batch) for backend in backends]
-        for backend, job, times in zip(backends, jobs, samples(jobs, rounds), strict=True):
-            low, middle, high = map(float, np.quantile(times, (INTERVAL[0], 0.5, INTERVAL[1])))
+        with OtherWork() as others:
+            measured = samples(jobs, rounds)
+        rates = {job.backend: [1 / seconds for seconds in times] for job, times in zip(jobs, measured, strict=True)}
+        disturbed = busy(rates, others.share)
+        for backend, job, times in zip(backends, jobs, measured, strict=True):
+            low, middle, high = map(float, np.quantile(times, (LEAST, 0.5, MOST)))
             with open_meter(backend.powered, watts=watts) as meter:
                 energy, drawn = _energy(meter, job, middle)
             rows.append(
@@ -57,6 +61,7 @@ def measured_rows(
                     watts=None if drawn is None else Interval(drawn),
                     joules_per_image=None if energy.joules is None else Interval(energy.joules / batch),
                     energy=energy.kind,
+                    busy=disturbed,
                     note=backend.library.remark,
                 )
             )

@@ -57,7 +57,7 @@ def page(comparison: Comparison, header: dict[str, str]) -> str:
         _list(comparison.omitted),
         *(_figure(comparison, name) for name in drawings(comparison)),
         *(_scaling(*each) for each in scaling_sections(comparison)),
-        "<h2>Layer by layer, milliseconds on each device</h2>" if comparison.breakdowns else "<h2>Layer by layer</h2>",
+        f"<h2>Layer by layer{', milliseconds and millijoules on each device' * bool(comparison.breakdowns)}</h2>",
         _table(*_layers(comparison), texts=2),
         *published,
         "<h2>Sources</h2>",
@@ -88,16 +88,22 @@ def _figure(comparison: Comparison, name: str) -> str:
 
 
 def _layers(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """FLOP and bytes of each layer and phase, and its time on each device that it is known of."""
-    shown = comparison.breakdowns
-    times = [{(each.stage.layer, each.stage.phase): each.seconds for each in device.stages} for device in shown]
-    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(device.device for device in shown)]
+    """FLOP and bytes of each layer and phase, and its time on each device, and its energy where that is known."""
+    columns: list[tuple[str, dict[tuple[str, str], str]]] = []
+    for device in comparison.breakdowns:
+        places = [(each.stage.layer, each.stage.phase) for each in device.stages]
+        times = [number_text(each.seconds.value * 1e3) for each in device.stages]
+        columns.append((f"{device.device}, ms", dict(zip(places, times, strict=True))))
+        if any(each.joules for each in device.stages):
+            energy = [number_text(each.joules.value * 1e3) if each.joules else "-" for each in device.stages]
+            columns.append((f"{device.device}, mJ", dict(zip(places, energy, strict=True))))
+    head = ["layer", "phase", "MFLOP", "MB", "FLOP/byte", *(title for title, _ in columns)]
     rows = [
         [
             stage.layer,
             stage.phase,
             *(number_text(value) for value in (stage.flops / 1e6, stage.bytes / 1e6, stage.intensity)),
-            *(number_text(of_device[stage.layer, stage.phase].value * 1e3) for of_device in times),
+            *(column[stage.layer, stage.phase] for _, column in columns),
         ]
         for stage in comparison.cost.stages
         if stage.operations

@@ -9,7 +9,7 @@ from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.errors import UsageError
 from cnn.report.comparison import Breakdown, StageTime, mode_name
-from cnn.report.row import Interval, Row
+from cnn.report.row import Row
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ def _row(prediction: model.Prediction, device: str, software: str | None, source
         provenance="predicted",
         source=source,
         threads=prediction.threads,
-        seconds_per_image=_interval(prediction.seconds).times(1 / cost.batch),
-        watts=_known(prediction.watts),
-        joules_per_image=_known(prediction.joules_per_image),
+        seconds_per_image=prediction.seconds.times(1 / cost.batch),
+        watts=prediction.watts,
+        joules_per_image=prediction.joules_per_image,
         energy="unavailable" if prediction.joules is None else "modelled",
         unverified=tuple(_short(prediction.unverified)),
         note="; ".join(prediction.remarks) or None,
@@ -83,11 +83,7 @@ def _row(prediction: model.Prediction, device: str, software: str | None, source
 
 
 def _breakdown(prediction: model.Prediction, device: str, peak: float | None, bandwidth: float | None) -> Breakdown:
-    stages = [
-        StageTime(each.stage, _interval(each.seconds), _known(each.joules))
-        for each in prediction.stages
-        if each.stage.operations
-    ]
+    stages = [StageTime(each.stage, each.seconds, each.joules) for each in prediction.stages if each.stage.operations]
     return Breakdown(device, tuple(stages), peak, bandwidth)
 
 
@@ -96,11 +92,3 @@ def _short(names: Sequence[str]) -> list[str]:
     if len({name.partition(".")[0] for name in names}) > 1:
         return list(names)
     return [name.partition(".")[2] for name in names]
-
-
-def _interval(given: model.Interval) -> Interval:
-    return Interval(given.value, given.low, given.high)
-
-
-def _known(given: model.Interval | None) -> Interval | None:
-    return None if given is None else _interval(given)

@@ -1,29 +1,12 @@
 """A row of a comparison: one device or backend, what it takes for an image, and where each number comes from."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+from cnn.energy.interval import Interval
 from cnn.energy.published import Number, Published
 
 Provenance = Literal["measured", "predicted", "published"]
-
-
-class Interval(NamedTuple):
-    """A number and the interval that it is expected in; no bounds where none are known."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-    def times(self, factor: float) -> "Interval":
-        """The same in another unit."""
-        low, high = (None if each is None else each * factor for each in self[1:])
-        return Interval(self.value * factor, low, high)
-
-    def inverse(self) -> "Interval":
-        """One over it."""
-        high, low = (None if each is None else 1 / each for each in self[1:])
-        return Interval(1 / self.value, low, high)
 
 
 @dataclass(frozen=True)
@@ -33,6 +16,7 @@ class Row:
     `provenance` is the time's. `energy` is that of the energy and the watts: "measured", "modelled" (predicted, or from
     watts that the user gave), "published" or "unavailable".
     `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
+    `busy` says that the machine did other work while the row was measured, where it did.
     """
 
     device: str
@@ -48,6 +32,7 @@ class Row:
     joules_per_image: Interval | None = None
     energy: str = "unavailable"
     unverified: tuple[str, ...] = ()
+    busy: str | None = None
     note: str | None = None
 
     @property
@@ -90,6 +75,7 @@ class Row:
             "energy": self.energy,
             "indicative": self.indicative,
             "unverified": "; ".join(self.unverified) or None,
+            "busy": self.busy,
             "source": self.source,
             "note": self.note,
         }

@@ -6,10 +6,10 @@ from itertools import chain
 from math import floor, log10
 from typing import Any
 
-import cnn.energy.model as model
+from cnn.energy.interval import Interval
 from cnn.report.comparison import Comparison, StageTime
 from cnn.report.curve import Curve
-from cnn.report.row import Interval, Row
+from cnn.report.row import Row
 
 HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
 SCALING_HEAD = [
@@ -54,8 +54,13 @@ def cells(row: Row, known: list[str]) -> list[str]:
 
 
 def notes(rows: tuple[Row, ...]) -> list[str]:
-    """What must be said of rows: their notes, and the numbers that nobody verified."""
-    said = [f"{row.label}: {row.note}" for row in rows if row.note]
+    """What must be said of rows: their notes, that the machine was busy, and the numbers that nobody verified."""
+    labels: dict[str, list[str]] = {}
+    for row in rows:
+        if row.note:
+            labels.setdefault(row.note, []).append(row.label)
+    said = [f"{'; '.join(those)}: {note}" for note, those in labels.items()]
+    said += dict.fromkeys(row.busy for row in rows if row.busy)
     return said + [
         f"* {row.label}: indicative, as nobody verified {', '.join(row.unverified)}" for row in rows if row.indicative
     ]
@@ -74,10 +79,10 @@ def scaling_cells(curve: Curve) -> list[list[str]]:
             "" if place else curve.link.name + "*" * bool(curve.unverified),
             f"{point.nodes:,}",
             f"{point.batch:,}",
-            *(_predicted_text(each, 1e3) for each in (point.seconds, point.communication, point.exposed)),
-            _predicted_text(point.images_per_second),
-            _predicted_text(point.efficiency, 100, "%"),
-            "-" if point.images_per_joule is None else _predicted_text(point.images_per_joule),
+            *(interval_text(each.times(1e3)) for each in (point.seconds, point.communication, point.exposed)),
+            interval_text(point.images_per_second),
+            interval_text(point.efficiency.times(100)) + "%",
+            interval_text(point.images_per_joule),
         ]
         for place, point in enumerate(curve.points)
     ]
@@ -91,16 +96,11 @@ def scaling_notes(curves: tuple[Curve, ...]) -> list[str]:
     return [*said, "times in ms; the energy of NICs and switches is unknown and not counted"]
 
 
-def _predicted_text(given: model.Interval, factor: float = 1.0, unit: str = "") -> str:
-    bounds = (None, None) if given.low == given.high else (given.low, given.high)
-    return interval_text(Interval(given.value, *bounds).times(factor)) + unit
-
-
 def interval_text(interval: Interval | None) -> str:
-    """Three significant digits, and the bounds where there are any; "-" for None."""
+    """Three significant digits, and the bounds where there are any but the number itself; "-" for None."""
     if interval is None:
         return "-"
-    if interval.low is None or interval.high is None:
+    if interval.low is None or interval.high is None or interval.low == interval.high:
         return number_text(interval.value)
     return f"{number_text(interval.value)} ({number_text(interval.low)}-{number_text(interval.high)})"
 

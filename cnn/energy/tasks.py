@@ -1,0 +1,59 @@
+"""Groups the stages of a step into tasks: what runs in one call, is timed as one, and has one law."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Geometry, Stage
+from cnn.profiler import Place, place_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """Stages that are timed as one: the place that the profiler names, the law of their time, and what it depends on.
+
+    `work` is the FLOP of the products, or the bytes where there are none; `traffic` the bytes of the whole step, which
+    tells how much of what a task reads the caches still hold.
+    """
+
+    place: Place
+    law: str
+    stages: tuple[Stage, ...]
+    geometry: Geometry
+    work: int
+    traffic: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """What the time of a piece of work depends on."""
+        return (*self.geometry, self.traffic)
+
+
+def tasks(cost: Cost) -> list[Task]:
+    """The tasks of a step in the order they run; every stage with operations is in one, in two if it fuses a tanh."""
+    grouped: dict[Place, list[Stage]] = {}
+    for stage in cost.stages:
+        if stage.operations:
+            grouped.setdefault(place_of(stage), []).append(stage)
+    return [task for place, stages in grouped.items() for task in _tasks(place, tuple(stages), cost)]
+
+
+def work_of(stage: Stage) -> int:
+    """FLOP of the products of a stage, or its bytes where it has none."""
+    return stage.gemm_flops or stage.bytes
+
+
+def _tasks(place: Place, stages: tuple[Stage, ...], cost: Cost) -> Iterator[Task]:
+    phases = {stage.phase for stage in stages}
+    direction = "classification" if phases == {FORWARD} and not cost.training else stages[0].phase
+    if phases == {WEIGHT, DATA}:
+        direction = "gradients"
+    first = stages[0]
+    region = f" {first.variant}" if first.kind == "LocalResponseNorm" else ""
+    work, moved = sum(map(work_of, stages)), cost.bytes
+    yield Task(place, f"{first.kind}{region}, {direction}", stages, first.geometry, work, moved)
+    activation = {"tanh": "Tanh", "sigmoid": "Sigmoid"}.get(first.variant or "")
+    if activation and phases == {FORWARD}:
+        # A pass of its own after the product, as that of the layer of the same name.
+        geometry = first.geometry._replace(channels=first.geometry.filters, taps=1)
+        work = 8 * geometry.rows * geometry.filters
+        yield Task(place, f"{activation}, {direction}", stages, geometry, work, moved)
