@@ -86,7 +86,8 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     _print(cases, options.layers)
-    print(f"mean error {errors[0]:.1%} of {len(cases)} steps measured here\n")
+    within = sum(case.within for case in cases)
+    print(f"mean error {errors[0]:.1%} of {len(cases)} steps measured here, {within} of them within the interval\n")
     _print(published, False)
     print(f"mean error {errors[1]:.1%} of {len(published)} published steps\n")
     _print_curves(curves)

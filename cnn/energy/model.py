@@ -253,6 +253,7 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     A kind without a law runs at the triad's bandwidth. The stages of a task share its time by their work.
     """
     rng = np.random.default_rng(SEED)
+    normal: dict[str, Vector] = {}
     power = None
     if calibration.idle_watts is not None and calibration.busy_watts is not None:
         power = (calibration.idle_watts, calibration.busy_watts)
@@ -265,8 +266,10 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
                 moved = stage.bytes / calibration.triad_rate
                 seconds[stage] = seconds[stage] + calibration.call_seconds * len(stage.operations) + moved
             continue
+        # One deviation for all tasks of a law: much of what is wrong in it is wrong for all.
+        z = normal.setdefault(task.law, np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
         time, deviation = law.seconds(task.sizes, task.work)
-        drawn = time * np.exp(deviation * np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
+        drawn = time * np.exp(deviation * z)
         for stage in task.stages:
             seconds[stage] = seconds[stage] + drawn * (work_of(stage) / sum(map(work_of, task.stages)))
     parts = []
