@@ -22,7 +22,8 @@ from cnn.energy.model import Thresholds, predict
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.report.comparison import compare
-from cnn.report.figures import LIGHT, drawings, picture
+from cnn.report.drawing import LIGHT
+from cnn.report.figures import drawings, picture
 from cnn.report.page import STYLE, page
 from cnn.report.predicted import Place, places, predict_at
 from cnn.report.row import QUANTITIES, Row, published_row

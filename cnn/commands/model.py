@@ -95,9 +95,9 @@ def run(options: argparse.Namespace) -> None:
 
 def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
     """How curves are drawn; asked before anything is measured, as matplotlib may be missing."""
-    from cnn.report.curves import curves_picture
+    from cnn.report.speedup_plot import speedups_picture
 
-    return curves_picture
+    return speedups_picture
 
 
 def _calibration(backend: backends.Backend, count: int) -> Calibration:

@@ -1,24 +1,19 @@
 """The Cornell study's speed-ups by threads beside the model's, as a picture."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from cnn.energy.validation import CORNELL_BATCH, CurvePoint
-from cnn.report.figures import LIGHT, png
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from cnn.report.drawing import LIGHT, Axes, Figure, plain, png
 
 HEIGHT = 4.4
 STYLES = (("orange", "o"), ("purple", "s"))
 
 
-def curves_picture(points: Sequence[CurvePoint]) -> bytes:
+def speedups_picture(points: Sequence[CurvePoint]) -> bytes:
     """A panel a device as PNG: the published curves, and the model's with its interval."""
     devices = dict.fromkeys(point.device for point in points)
 
-    def draw(figure: "Figure") -> None:
+    def draw(figure: Figure) -> None:
         for axes, device in zip(figure.subplots(1, len(devices), squeeze=False)[0], devices, strict=True):
             _draw(axes, [point for point in points if point.device == device])
             axes.set_title(device, loc="left")
@@ -28,7 +23,7 @@ def curves_picture(points: Sequence[CurvePoint]) -> bytes:
     return png(draw, HEIGHT)
 
 
-def _draw(axes: "Axes", points: Sequence[CurvePoint]) -> None:
+def _draw(axes: Axes, points: Sequence[CurvePoint]) -> None:
     model = sorted({point.threads: point.model for point in points}.items())
     threads = [count for count, _ in model]
     low, high = ([bound or 0.0 for bound in bounds] for bounds in zip(*(each[1:] for _, each in model), strict=True))
@@ -47,7 +42,5 @@ def _draw(axes: "Axes", points: Sequence[CurvePoint]) -> None:
     axes.set_xlabel("threads")
     # Room for the legend.
     axes.set_ylim(0, 1.4 * max(high))
-    axes.grid(linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    plain(axes)
     axes.legend(loc="upper left")
