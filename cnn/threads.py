@@ -36,12 +36,11 @@ class ThreadBudget:
         if self.quota is not None and self.processes > 1:
             quota += f" for {self.processes} processes"
         limits = f"affinity {self.affinity}, {quota}"
-        noun = "thread" if self.count == 1 else "threads"
         if self.requested is None:
-            return f"{self.count} {noun} ({limits})"
+            return f"{in_words(self.count)} ({limits})"
         if self.requested == self.count:
-            return f"{self.count} {noun} (as requested: {limits})"
-        return f"{self.count} {noun} (of {self.requested} requested: {limits})"
+            return f"{in_words(self.count)} (as requested: {limits})"
+        return f"{in_words(self.count)} (of {self.requested} requested: {limits})"
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,11 @@ class LoadedLibrary:
     threads: int | None
     threading_layer: str | None
     architecture: str | None
+
+
+def in_words(count: int) -> str:
+    """ "1 thread", "2 threads"."""
+    return f"{count} thread{'s' * (count != 1)}"
 
 
 def affinity_count() -> int:

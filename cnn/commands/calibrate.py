@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     with common.resources(options) as resources:
         common.print_lines(resources.describe())
         with OtherWork() as others:
-            result = measure(resources.backend, resources.budget.count, _progress)
+            result = measure(resources.backend, resources.budget.count, show_progress)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
     save(result)
     common.print_lines(
@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> None:
         print(disturbed, file=sys.stderr)
 
 
-def _progress(text: str) -> None:
+def show_progress(text: str) -> None:
+    """Overwrites a line of a terminal with what is being measured."""
     if sys.stderr.isatty():
         print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

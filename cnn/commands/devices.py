@@ -12,6 +12,7 @@ from cnn.commands import common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
 from cnn.errors import UsageError
+from cnn.threads import in_words
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
         common.print_table(head, [_row(device) for device in devices.values()])
         for each in calibrations:
             rates = f"{each.sgemm_rate / 1e9:.0f} GFLOP/s, {each.triad_rate / 1e9:.1f} GB/s"
-            print(f"this machine, {each.backend}, {each.threads} threads ({each.date}): {rates}")
+            print(f"this machine, {each.backend}, {in_words(each.threads)} ({each.date}): {rates}")
 
 
 def _calibrated(calibration: Calibration) -> dict[str, object]:

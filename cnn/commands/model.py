@@ -15,6 +15,7 @@ from pathlib import Path
 import cnn.backend as backends
 from cnn.benchmark import busy
 from cnn.commands import common
+from cnn.commands.calibrate import show_progress
 from cnn.energy.calibration import Calibration, load_all, measure, save
 from cnn.energy.devices import catalogue
 from cnn.energy.validation import (
@@ -30,6 +31,7 @@ from cnn.energy.validation import (
 from cnn.load import OtherWork
 from cnn.report.table import interval_text, number_text
 from cnn.storage import write_atomically
+from cnn.threads import in_words
 from cnn.zoo import ZOO, architecture
 
 
@@ -104,8 +106,8 @@ def _calibration(backend: backends.Backend, count: int) -> Calibration:
     for each in load_all():
         if (each.backend, each.threads, each.library) == (backend.name, count, str(backend.library)):
             return each
-    print(f"calibrating {backend.name} at {count} threads", file=sys.stderr, flush=True)
-    result = measure(backend, count)
+    print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
+    result = measure(backend, count, show_progress)
     save(result)
     return result
 

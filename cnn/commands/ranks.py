@@ -22,6 +22,7 @@ from cnn.energy.links import Link
 from cnn.energy.model import DRAWS
 from cnn.energy.scaling import OPERANDS, Step, scaled
 from cnn.errors import CnnError, UsageError
+from cnn.threads import in_words
 from cnn.zoo import architecture
 
 HEAD = [
@@ -151,7 +152,7 @@ def _per_thread(row: dict[str, Any]) -> float:
 
 def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | None, rounds: int) -> None:
     for ranks, timed in launches.items():
-        each = f"{timed.threads} thread{'s' * (timed.threads > 1)} each"
+        each = f"{in_words(timed.threads)} each"
         print(f"{ranks} rank{'s' * (ranks > 1)}: " + "; ".join(timed.world.values() or [each]))
     print(f"{timed.library}; medians of {rounds} rounds, times in ms")
     if link is not None:

@@ -24,6 +24,7 @@ from cnn.compiled.winograd import (
 )
 from cnn.config import require
 from cnn.lowering import Window
+from cnn.threads import in_words
 
 FEW_CHANNELS = 8
 """Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""
@@ -49,10 +50,9 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         """In words, the same in every process."""
         size, kernel = "x".join(map(str, self.images)), "x".join(map(str, self.window.kernel))
-        count = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return (
             f"{self.direction}, {self.filters} filters {kernel} on {size}, padding {self.window.padding}, "
-            f"stride {self.window.stride}, {count}"
+            f"stride {self.window.stride}, {in_words(self.threads)}"
         )
 
 

@@ -12,6 +12,7 @@ from cnn.arrays import Array
 from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
 from cnn.distributed.world import Pending, World
 from cnn.errors import CnnError
+from cnn.threads import in_words
 
 try:
     import mpi4py
@@ -122,7 +123,7 @@ class MpiWorld(World):
         lines = {"world": f"{self.size} ranks on {len(hosts)} host{'s' * (len(hosts) > 1)}, {self.library}"}
         for host, ranks in list(hosts.items())[:MOST_HOSTS]:
             lines[f"host {host}"] = "; ".join(
-                f"rank {rank}: {count} thread{'s' * (count > 1)}" + (f" on {cpus_text(where)}" if where else "")
+                f"rank {rank}: {in_words(count)}" + (f" on {cpus_text(where)}" if where else "")
                 for _, rank, count, where in ranks
             )
         if len(hosts) > MOST_HOSTS:

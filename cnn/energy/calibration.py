@@ -29,7 +29,7 @@ from cnn.errors import CnnError, FileFormatError
 from cnn.machine import this_machine
 from cnn.profiler import Place, least_times
 from cnn.storage import write_atomically
-from cnn.threads import limit
+from cnn.threads import in_words, limit
 
 PASSES = 2
 """How often all probes are measured: what disturbs one pass is gone in the other."""
@@ -196,7 +196,7 @@ def load(backend: str, threads: int) -> Calibration:
         if (each.backend, each.threads) == (backend, threads):
             return each
     raise CnnError(
-        f"This machine is not calibrated for {backend} at {threads} thread{'s' * (threads > 1)}; "
+        f"This machine is not calibrated for {backend} at {in_words(threads)}; "
         f"run 'cnn calibrate --backend {backend} --threads {threads}'."
     )
 

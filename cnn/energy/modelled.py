@@ -7,6 +7,7 @@ from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.meters import Energy, Kind, Meter, Unmetered
 from cnn.energy.model import predict_calibrated
 from cnn.errors import CnnError
+from cnn.threads import in_words
 
 
 class CalibratedPower(Meter):
@@ -26,7 +27,7 @@ def calibrated_meter(net: Net, batch: int, backend: str, threads: int) -> Meter:
     try:
         found = [each for each in load_all() if (each.backend, each.threads) == (backend, threads)]
         if not found:
-            return _without(f"{backend} at {threads} thread{'s' * (threads > 1)} has no calibration with watts")
+            return _without(f"{backend} at {in_words(threads)} has no calibration with watts")
         return _of(found[0], net, batch)
     except CnnError as error:
         return Unmetered(str(error))
