@@ -218,6 +218,9 @@ def counts() -> dict[str, int | None]:
 @pytest.fixture
 def before():
     """The counts of the libraries loaded now; NumPy's OpenBLAS is one of them, or there is little to test."""
+    # The first limit starts the compiled kernels' pool, should another test have imported them.
+    with limit(1):
+        pass
     found = counts()
     if not any("openblas" in filepath for filepath in found):
         pytest.skip("NumPy runs on another BLAS than OpenBLAS, or on a sequential one")
