@@ -24,6 +24,8 @@ def test_rates_follow_from_the_times_read():
     }
     by_software = {software: round(rate) for (_, software), rate in rates("AlexNet, one tower").items()}
     assert by_software == {"Caffe": 395, "cuDNN R2": 554, "cuDNN R4": 1580}
+    # The source prints 444.
+    assert int(rates("AlexNet")["Xeon Phi 7250", "Intel Caffe, MKL2017"]) == 444
 
 
 def test_watts_and_images_a_joule_follow_from_each_other():
