@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cnn.cost import FORWARD, Cost, Geometry, Operation, Sizes, Stage, count
+from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, fit_products
 from cnn.energy.devices import Device, Quantity, catalogue
 from cnn.energy.law import Law, Point
-from cnn.energy.model import Thresholds, predict, predict_calibrated
+from cnn.energy.model import Thresholds, predict
 from cnn.energy.validation import cornell_curves, mean_absolute_error, published_cases, published_net
 from cnn.errors import UsageError
 from cnn.zoo import ZOO, architecture

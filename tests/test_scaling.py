@@ -11,7 +11,8 @@ from cnn.cli import main
 from cnn.cost import count, gradient_bytes
 from cnn.energy.devices import Quantity, catalogue
 from cnn.energy.links import Link, links
-from cnn.energy.model import DRAWS, predict
+from cnn.energy.model import predict
+from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import (
     BUCKET_BYTES,
     RESULT_BYTES,

@@ -19,7 +19,7 @@ from cnn.cost import gradient_bytes
 from cnn.distributed.steps import MARK, Request, Steps, Timed
 from cnn.energy.devices import Quantity
 from cnn.energy.links import Link
-from cnn.energy.model import DRAWS
+from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, Step, scaled
 from cnn.errors import CnnError, UsageError
 from cnn.threads import in_words

@@ -11,26 +11,17 @@ product draws above idle over its rate. Where eps_mem is unknown it lies between
 bandwidth. Under a power cap the dynamic part takes at least its energy over (P_cap - P_idle) (eq. 3). No figure is
 known for the energy of a byte over PCIe itself; it is charged eps_mem on both sides, and both sides idle meanwhile.
 
-Uncertainty: every parameter is drawn evenly between its bounds, all independently, in DRAWS draws of a fixed seed; an
-interval is the middle 90 % of the results, its value that of the best estimates.
+Uncertainty: every parameter is drawn evenly between its bounds.
 """
 
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from cnn.cost import Cost, Operation, Sizes, Stage
-from cnn.energy.calibration import Calibration
+from cnn.cost import Cost, Operation, Sizes
 from cnn.energy.devices import Device, Quantity
-from cnn.energy.interval import Interval
-from cnn.energy.tasks import tasks, work_of
+from cnn.energy.prediction import DRAWS, SEED, Prediction, Vector, added, draws_of, predicted
 from cnn.errors import UsageError
-
-DRAWS, SEED = 400, 7
-
-Vector = npt.NDArray[np.float64]
 
 
 class Thresholds(NamedTuple):
@@ -43,58 +34,6 @@ class Thresholds(NamedTuple):
     def send(self, sizes: Sizes) -> bool:
         """Whether the product goes to the card. Measured with MKL 2018.0.0: 2049, 2049, 257 does, 2048 or 256 not."""
         return sizes.m > self.m and sizes.n > self.n and sizes.k > self.k
-
-
-class Draws(NamedTuple):
-    """All draws of a stage's seconds, and of its joules where they are known; the first is the best estimate."""
-
-    seconds: Vector
-    joules: Vector | None
-
-
-@dataclass(frozen=True)
-class StagePrediction:
-    """One stage: seconds, joules and watts (None where unknown), and where its products run."""
-
-    stage: Stage
-    where: str
-    seconds: Interval
-    joules: Interval | None
-    watts: Interval | None
-    draws: Draws = field(repr=False, compare=False)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """A step on a device. `used` are the numbers it rests on; `indicative` says that some are unverified.
-
-    `idle` are draws of the watts when nothing runs, None where unknown.
-    """
-
-    device: str
-    name: str
-    cost: Cost
-    threads: int | None
-    stages: tuple[StagePrediction, ...]
-    seconds: Interval
-    images_per_second: Interval
-    joules: Interval | None
-    watts: Interval | None
-    joules_per_image: Interval | None
-    images_per_joule: Interval | None
-    used: dict[str, Quantity]
-    remarks: tuple[str, ...]
-    idle: Vector | None = field(repr=False, compare=False)
-
-    @property
-    def unverified(self) -> list[str]:
-        """Names of the numbers that were never verified."""
-        return [name for name, each in self.used.items() if each.confidence == "unverified"]
-
-    @property
-    def indicative(self) -> bool:
-        """Whether the prediction rests on a number that is unverified."""
-        return bool(self.unverified)
 
 
 def predict(
@@ -126,9 +65,9 @@ def predict(
         seconds, dynamic = main.run(kept)
         for operation in sent:
             time, energy = _sent(operation, main, card)
-            seconds, dynamic = seconds + time, _sum(dynamic, energy)
+            seconds, dynamic = seconds + time, added(dynamic, energy)
         parts.append((stage, device.name if sent else main.device.name, seconds, dynamic))
-    idle = card.idle if beside is None else _sum(card.idle, beside.idle)
+    idle = card.idle if beside is None else added(card.idle, beside.idle)
     remarks = tuple(card.remarks)
     if beside is not None:
         remarks = tuple(f"{each.device.name}: {remark}" for each in (card, beside) for remark in each.remarks)
@@ -138,12 +77,7 @@ def predict(
     if beside is not None:
         used |= {f"{beside.device.key}.{name}": each for name, each in beside.used.items()}
     name = f"{device.name} offloaded to by {host.name}" if host and offload else device.name
-    return _prediction(device.key, name, cost, threads, parts, idle, used, remarks)
-
-
-def draws_of(quantity: Quantity, rng: np.random.Generator) -> Vector:
-    """The value, then numbers drawn evenly between the bounds."""
-    return np.concatenate([[quantity.value], rng.uniform(quantity.low, quantity.high, DRAWS)])
+    return predicted(device.key, name, cost, threads, parts, idle, used, remarks)
 
 
 class _Parameters:
@@ -222,7 +156,7 @@ class _Parameters:
             energy = self.spent(operation.flops, operation.bytes)
             if energy is not None:
                 time = np.maximum(time, energy / self.room)
-            seconds, dynamic = seconds + time + self.launch, _sum(dynamic, energy)
+            seconds, dynamic = seconds + time + self.launch, added(dynamic, energy)
         return seconds, dynamic
 
     def spent(self, flops: int, moved: int) -> Vector | None:
@@ -238,106 +172,5 @@ def _sent(operation: Operation, host: _Parameters, card: _Parameters) -> tuple[V
     there, back = operation.sizes.operands
     seconds, dynamic = card.run([operation])
     moved = 2 * card.latency + (there + back) / card.link
-    copies = _sum(host.spent(0, there + back), card.spent(0, there + back))
-    return seconds + moved, _sum(dynamic, copies)
-
-
-def _sum(a: Vector | None, b: Vector | None) -> Vector | None:
-    """a + b, unknown where either is."""
-    return None if a is None or b is None else a + b
-
-
-def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
-    """A step on this machine as it was calibrated: each task by the law of its kind, with the law's own deviation.
-
-    A kind without a law runs at the triad's bandwidth. The stages of a task share its time by their work.
-    """
-    rng = np.random.default_rng(SEED)
-    normal: dict[str, Vector] = {}
-    power = None
-    if calibration.idle_watts is not None and calibration.busy_watts is not None:
-        power = (calibration.idle_watts, calibration.busy_watts)
-    uncalibrated, seconds = set[str](), {stage: np.zeros(1 + DRAWS) for stage in cost.stages}
-    for task in tasks(cost):
-        law = calibration.laws.get(task.law)
-        if law is None:
-            uncalibrated.add(task.law)
-            for stage in task.stages:
-                moved = stage.bytes / calibration.triad_rate
-                seconds[stage] = seconds[stage] + calibration.call_seconds * len(stage.operations) + moved
-            continue
-        # One deviation for all tasks of a law: much of what is wrong in it is wrong for all.
-        z = normal.setdefault(task.law, np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
-        time, deviation = law.seconds(task.sizes, task.work)
-        drawn = time * np.exp(deviation * z)
-        for stage in task.stages:
-            seconds[stage] = seconds[stage] + drawn * (work_of(stage) / sum(map(work_of, task.stages)))
-    parts = []
-    for stage in cost.stages:
-        dynamic = None
-        if power is not None:
-            # Direct and Winograd convolution do other FLOP than those counted: no more than busy is drawn.
-            busy = max(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate)
-            dynamic = (power[1] - power[0]) * np.minimum(busy, seconds[stage])
-        parts.append((stage, calibration.backend, seconds[stage], dynamic))
-    idle = None if power is None else np.full(1 + DRAWS, power[0])
-    source = f"cnn calibrate, {calibration.backend} at {calibration.threads}, {calibration.date}, {calibration.cpu}"
-    numbers = {
-        "sgemm_gflops": calibration.sgemm_rate / 1e9,
-        "stream_gbs": calibration.triad_rate / 1e9,
-        "half_side": calibration.half,
-        "call_us": calibration.call_seconds * 1e6,
-    }
-    used = {f"this machine.{name}": Quantity.of(number, "measured", source) for name, number in numbers.items()}
-    remarks: tuple[str, ...] = ()
-    if uncalibrated:
-        remarks = (f"not calibrated, taken at the triad's rate: {', '.join(sorted(uncalibrated))}",)
-    name = f"{calibration.cpu}, {calibration.backend}"
-    if power is None:
-        remarks += ("no energy, as the machine's watts are unknown; give them to cnn calibrate",)
-    return _prediction("this machine", name, cost, calibration.threads, parts, idle, used, remarks)
-
-
-def _prediction(
-    key: str,
-    name: str,
-    cost: Cost,
-    threads: int | None,
-    parts: list[tuple[Stage, str, Vector, Vector | None]],
-    idle: Vector | None,
-    used: dict[str, Quantity],
-    remarks: tuple[str, ...],
-) -> Prediction:
-    """Intervals of the stages and of their sums."""
-    stages = []
-    total, energy = np.zeros(1 + DRAWS), None if idle is None else np.zeros(1 + DRAWS)
-    for stage, where, seconds, dynamic in parts:
-        joules = None if idle is None else _sum(dynamic, idle * seconds)
-        total, energy = total + seconds, _sum(energy, joules)
-        known = joules is not None and bool(seconds[0])
-        stages.append(
-            StagePrediction(
-                stage,
-                where,
-                Interval.of(seconds),
-                None if joules is None else Interval.of(joules),
-                Interval.of(joules / seconds) if known and joules is not None else None,
-                Draws(seconds, joules),
-            )
-        )
-    return Prediction(
-        device=key,
-        name=name,
-        cost=cost,
-        threads=threads,
-        stages=tuple(stages),
-        seconds=Interval.of(total),
-        images_per_second=Interval.of(cost.batch / total),
-        joules=None if energy is None else Interval.of(energy),
-        watts=None if energy is None else Interval.of(energy / total),
-        joules_per_image=None if energy is None else Interval.of(energy / cost.batch),
-        images_per_joule=None if energy is None else Interval.of(cost.batch / energy),
-        used=used,
-        remarks=remarks,
-        idle=idle,
-    )
+    copies = added(host.spent(0, there + back), card.spent(0, there + back))
+    return seconds + moved, added(dynamic, copies)

@@ -3,9 +3,9 @@
 from math import inf
 
 from cnn.cost import Net, count
+from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.meters import Energy, Kind, Meter, Unmetered
-from cnn.energy.model import predict_calibrated
 from cnn.errors import CnnError
 from cnn.threads import in_words
 

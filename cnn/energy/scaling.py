@@ -30,7 +30,7 @@ from cnn.cost import FORWARD, UPDATE
 from cnn.energy.devices import Quantity
 from cnn.energy.interval import Interval
 from cnn.energy.links import Link
-from cnn.energy.model import DRAWS, SEED, Prediction, Vector, draws_of
+from cnn.energy.prediction import DRAWS, SEED, Prediction, Vector, draws_of
 from cnn.errors import UsageError
 
 BUCKET_BYTES = 1 << 20

@@ -8,10 +8,12 @@ from typing import Any
 from cnn.backend import Backend
 from cnn.benchmark import random_batch
 from cnn.cost import UPDATE, Cost, count
+from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.energy.interval import Interval
-from cnn.energy.model import Prediction, predict, predict_calibrated
+from cnn.energy.model import predict
+from cnn.energy.prediction import Prediction
 from cnn.energy.published import published, published_curves
 from cnn.profiler import Place, least_times, place_of
 from cnn.recipe import Architecture, read_architecture

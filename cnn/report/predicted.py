@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import cnn.energy.model as model
 from cnn.cost import Cost
+from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
+from cnn.energy.model import Thresholds, predict
+from cnn.energy.prediction import Prediction
 from cnn.errors import UsageError
 from cnn.report.comparison import Breakdown, StageTime, mode_name
 from cnn.report.row import Row
@@ -42,10 +44,10 @@ def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
     return found
 
 
-def predict_at(cost: Cost, place: Place, thresholds: model.Thresholds) -> tuple[Row, Breakdown]:
+def predict_at(cost: Cost, place: Place, thresholds: Thresholds) -> tuple[Row, Breakdown]:
     """The row and the breakdown of a step there. Raises UsageError where a number is missing."""
     device, host = place.device, place.host
-    prediction = model.predict(cost, device, host=host, offload=thresholds if host else None)
+    prediction = predict(cost, device, host=host, offload=thresholds if host else None)
     row = _row(prediction, device.name, place.how, "the model, with the catalogue's numbers (`cnn devices`)")
     # Two devices have no common roofline.
     roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
@@ -56,13 +58,13 @@ def predict_at(cost: Cost, place: Place, thresholds: model.Thresholds) -> tuple[
 
 def predict_here(cost: Cost, calibration: Calibration) -> tuple[Row, Breakdown]:
     """The row and the breakdown of a step on this machine."""
-    prediction = model.predict_calibrated(cost, calibration)
+    prediction = predict_calibrated(cost, calibration)
     source = f"the model, with `cnn calibrate` of {calibration.date}"
     row = _row(prediction, calibration.cpu, calibration.backend, source)
     return row, _breakdown(prediction, row.label, calibration.sgemm_rate, calibration.triad_rate)
 
 
-def _row(prediction: model.Prediction, device: str, software: str | None, source: str) -> Row:
+def _row(prediction: Prediction, device: str, software: str | None, source: str) -> Row:
     cost = prediction.cost
     return Row(
         device=device,
@@ -82,7 +84,7 @@ def _row(prediction: model.Prediction, device: str, software: str | None, source
     )
 
 
-def _breakdown(prediction: model.Prediction, device: str, peak: float | None, bandwidth: float | None) -> Breakdown:
+def _breakdown(prediction: Prediction, device: str, peak: float | None, bandwidth: float | None) -> Breakdown:
     stages = [StageTime(each.stage, each.seconds, each.joules) for each in prediction.stages if each.stage.operations]
     return Breakdown(device, tuple(stages), peak, bandwidth)
 

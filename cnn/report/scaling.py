@@ -3,11 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cnn.energy.model as model
 from cnn.cost import Cost, count, gradient_bytes
+from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Quantity
 from cnn.energy.links import Link
+from cnn.energy.model import Thresholds, predict
+from cnn.energy.prediction import Prediction
 from cnn.energy.scaling import Step, curve, step_of
 from cnn.errors import UsageError
 from cnn.recipe import Architecture
@@ -20,28 +22,27 @@ class Node:
     """What every node is: its name, its prediction of a step, and its memory's bandwidth in 1e9 bytes a second."""
 
     name: str
-    predict: Callable[[Cost], model.Prediction]
+    predict: Callable[[Cost], Prediction]
     memory: Quantity
 
     @classmethod
-    def of_place(cls, place: Place, thresholds: model.Thresholds) -> "Node":
+    def of_place(cls, place: Place, thresholds: Thresholds) -> "Node":
         """A place of the catalogue. Raises UsageError where it has no bandwidth."""
         device, host = place.device, place.host
         memory = (host or device).stream_gbs
         if memory is None:
             raise UsageError(f"No scaling can be predicted for {device.name}: stream_gbs unknown.")
 
-        def predict(cost: Cost) -> model.Prediction:
-            return model.predict(cost, device, host=host, offload=thresholds if host else None)
-
-        return cls(f"{device.name}, {place.how}" if place.how else device.name, predict, memory)
+        name = f"{device.name}, {place.how}" if place.how else device.name
+        offload = thresholds if host else None
+        return cls(name, lambda cost: predict(cost, device, host=host, offload=offload), memory)
 
     @classmethod
     def of_calibration(cls, calibration: Calibration) -> "Node":
         """This machine."""
         memory = Quantity.of(calibration.triad_rate / 1e9, "measured", "cnn calibrate")
         name = f"{calibration.cpu}, {calibration.backend}"
-        return cls(name, lambda cost: model.predict_calibrated(cost, calibration), memory)
+        return cls(name, lambda cost: predict_calibrated(cost, calibration), memory)
 
 
 def curves(
@@ -49,7 +50,7 @@ def curves(
 ) -> list[Curve]:
     """The curve of each link. Raises UsageError where strong scaling has more nodes than images."""
     gradients = gradient_bytes(net)
-    predictions: dict[int, model.Prediction] = {}
+    predictions: dict[int, Prediction] = {}
 
     def step_at(own: int) -> Step:
         if own not in predictions:
