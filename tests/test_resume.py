@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cnn.augment import Augmentation
+from cnn.checkpoint import KIND, SINCE
 from cnn.dataset import Split
 from cnn.errors import FileFormatError, Interrupted, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
@@ -18,6 +19,7 @@ from cnn.modelfile import save_model
 from cnn.optimizers import SGD, Adam, RMSprop
 from cnn.preprocessing import Preprocessing
 from cnn.schedules import Constant, Step
+from cnn.storage import read_arrays, save_arrays
 from cnn.training import Callback, Trainer
 
 EPOCHS, IMAGES, BATCH = 4, 50, 16
@@ -113,6 +115,22 @@ def test_early_stopping_goes_on_counting_and_remembers_the_best_weights(tmp_path
     assert results[-1].epoch == len(expected)
     assert weights(resumed) == weights(straight)
     assert resumed.model.evaluate(split(20, seed=1))[0] == expected[best - 1].val_loss
+
+
+def test_a_checkpoint_that_lacks_what_came_later_goes_on(tmp_path):
+    straight = trainer()
+    straight.run(2)
+    path = tmp_path / "run"
+    trainer(path).run(1)
+    arrays, table = read_arrays(path, KIND)
+    for name in SINCE:
+        del table["settings"][name]
+    del table["position"]["energy"]
+    save_arrays(path, KIND, arrays, table)
+    later = trainer(path)
+    later.resume()
+    later.run(2)
+    assert weights(later) == weights(straight)
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path):
