@@ -15,21 +15,19 @@ import cnn
 import cnn.backend as backends
 import cnn.threads as threads
 from cnn.commands import common
+from cnn.commands.nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import catalogue
-from cnn.energy.links import links
 from cnn.energy.model import Thresholds
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.machine import this_machine
 from cnn.recipe import Architecture
 from cnn.report.comparison import Breakdown, Comparison, compare
-from cnn.report.curve import Curve
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import places, predict_at, predict_here
 from cnn.report.row import Row
-from cnn.report.scaling import Node, curves
 from cnn.report.table import (
     HEAD,
     SCALING_HEAD,
@@ -46,10 +44,8 @@ from cnn.report.table import (
 from cnn.storage import write_atomically
 from cnn.zoo import architecture
 
-PROPOSED = "xeon-phi-5110p@2x-e5-2620v3"
-"""A node of the cluster that this library was proposed for."""
-PROPOSED_HOST = PROPOSED.partition("@")[2]
-NETWORKS = ("ethernet-1g", "ethernet-10g", "infiniband-fdr")
+PROPOSED = f"xeon-phi-5110p@{NODE}"
+"""The card that this library was proposed for, in its cluster's node."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,23 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--watts", type=common.number, metavar="W", help="what this machine draws under load, in place of a meter"
     )
-    parser.add_argument(
-        "--nodes",
-        type=_counts,
-        metavar="COUNTS",
-        help="predict training on so many nodes too, commas between; 1,2,4,...,1024 goes on as it began "
-        f"(nodes: each --device; default {PROPOSED_HOST}, and this machine where it is calibrated)",
-    )
-    parser.add_argument(
-        "--link", metavar="KEYS", help=f"links between nodes, commas between (default: {','.join(NETWORKS)})"
-    )
-    parser.add_argument("--links", type=Path, metavar="FILE", help="TOML file with links of your own")
-    parser.add_argument(
-        "--scaling",
-        choices=("weak", "strong"),
-        default="weak",
-        help="--batch-size is a node's (weak, default), or is shared among all (strong)",
-    )
+    add_node_options(parser)
     common.add_json_option(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with tables and plots")
@@ -112,7 +92,7 @@ def run(options: argparse.Namespace) -> None:
     net = architecture(options.model)
     files = list(_files(options))
     cost = count(net, options.batch_size, training=options.mode == "train")
-    scaling, too_many = _scaling(net, options)
+    scaling, too_many = node_curves(net, options, _calibrations(options) if options.measure else [])
     predicted, omitted = _predicted(cost, options)
     rows = [row for row, _ in predicted]
     if options.measure:
@@ -156,34 +136,6 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
                 raise
             omitted.append(str(error))
     return found, omitted
-
-
-def _scaling(net: Architecture, options: argparse.Namespace) -> tuple[list[Curve], list[str]]:
-    """Training on many nodes, of each kind and link; of which counts there is nothing to say, and why."""
-    if options.nodes is None:
-        if options.link or options.links:
-            raise UsageError("--link is about --nodes; say how many there are, as --nodes 1,2,4,...,1024.")
-        return [], []
-    if options.mode != "train":
-        raise UsageError(
-            "--nodes is about training; classification shares nothing among nodes. Leave out --mode infer."
-        )
-    known = links(options.links)
-    asked = options.link.split(",") if options.link else NETWORKS
-    unknown = [key for key in asked if key not in known]
-    if unknown:
-        raise UsageError(f"There is no link {unknown[0]!r}; known are {', '.join(known)}.")
-    keys = options.device.split(",") if options.device else [PROPOSED_HOST]
-    nodes = [Node.of_place(place, options.thresholds) for place in places(keys, catalogue(options.devices))]
-    if options.measure:
-        nodes += [Node.of_calibration(each) for each in _calibrations(options)]
-    joined, batch, weak = [known[key] for key in asked], options.batch_size, options.scaling == "weak"
-    too_many = [] if weak else [number for number in options.nodes if number > batch]
-    # None that is left is refused by name below.
-    counts = [number for number in options.nodes if number not in too_many] or too_many
-    found = [curve for node in nodes for curve in curves(net, node, joined, counts, batch, weak=weak)]
-    texts = ", ".join(map(str, too_many))
-    return found, [f"no row of {texts} nodes: {batch} images are too few for them."] if too_many else []
 
 
 def _calibrations(options: argparse.Namespace) -> list[Calibration]:
@@ -244,26 +196,3 @@ def _thresholds(text: str) -> Thresholds:
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f"{text!r} is no M,N,K of whole numbers")
     return Thresholds(*map(int, parts))
-
-
-def _counts(text: str) -> list[int]:
-    """Rising whole numbers; "..." goes on as the two before it."""
-    found: list[int] = []
-    parts = text.split(",")
-    for place, part in enumerate(parts):
-        if part != "...":
-            found.append(common.whole_number(part))
-        elif 2 <= place < len(parts) - 1:
-            found += _between(found[-2], found[-1], common.whole_number(parts[place + 1]))
-        else:
-            raise argparse.ArgumentTypeError(f"{text!r}: '...' stands between numbers, after at least two")
-    if found != sorted(set(found)):
-        raise argparse.ArgumentTypeError(f"{text!r}: counts of nodes must rise")
-    return found
-
-
-def _between(first: int, second: int, last: int) -> Iterator[int]:
-    """What follows on `second` below `last`, by a whole ratio or else by the difference."""
-    while first < second and (after := 2 * second - first if second % first else second * second // first) < last:
-        yield after
-        first, second = second, after

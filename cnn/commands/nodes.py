@@ -1,0 +1,95 @@
+"""`cnn compare --nodes`: its options, and training on many nodes as they ask for it."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cnn.commands import common
+from cnn.energy.calibration import Calibration
+from cnn.energy.devices import catalogue
+from cnn.energy.links import links
+from cnn.errors import UsageError
+from cnn.recipe import Architecture
+from cnn.report.curve import Curve
+from cnn.report.predicted import places
+from cnn.report.scaling import Node, curves
+
+NODE = "2x-e5-2620v3"
+"""A node of the cluster that this library was proposed for."""
+NETWORKS = ("ethernet-1g", "ethernet-10g", "infiniband-fdr")
+
+
+def add_node_options(parser: argparse.ArgumentParser) -> None:
+    """--nodes and what it is about."""
+    parser.add_argument(
+        "--nodes",
+        type=_counts,
+        metavar="COUNTS",
+        help="predict training on so many nodes too, commas between; 1,2,4,...,1024 goes on as it began "
+        f"(nodes: each --device; default {NODE}, and this machine where it is calibrated)",
+    )
+    parser.add_argument(
+        "--link", metavar="KEYS", help=f"links between nodes, commas between (default: {','.join(NETWORKS)})"
+    )
+    parser.add_argument("--links", type=Path, metavar="FILE", help="TOML file with links of your own")
+    parser.add_argument(
+        "--scaling",
+        choices=("weak", "strong"),
+        default="weak",
+        help="--batch-size is a node's (weak, default), or is shared among all (strong)",
+    )
+
+
+def node_curves(
+    net: Architecture, options: argparse.Namespace, calibrations: Sequence[Calibration]
+) -> tuple[list[Curve], list[str]]:
+    """Training on many nodes, of each kind and link; of which counts there is nothing to say, and why.
+
+    This machine is a node too, as the calibrations have it. Raises UsageError for options that do not fit.
+    """
+    if options.nodes is None:
+        if options.link or options.links:
+            raise UsageError("--link is about --nodes; say how many there are, as --nodes 1,2,4,...,1024.")
+        return [], []
+    if options.mode != "train":
+        raise UsageError(
+            "--nodes is about training; classification shares nothing among nodes. Leave out --mode infer."
+        )
+    known = links(options.links)
+    asked = options.link.split(",") if options.link else NETWORKS
+    unknown = [key for key in asked if key not in known]
+    if unknown:
+        raise UsageError(f"There is no link {unknown[0]!r}; known are {', '.join(known)}.")
+    keys = options.device.split(",") if options.device else [NODE]
+    nodes = [Node.of_place(place, options.thresholds) for place in places(keys, catalogue(options.devices))]
+    nodes += [Node.of_calibration(each) for each in calibrations]
+    joined, batch, weak = [known[key] for key in asked], options.batch_size, options.scaling == "weak"
+    too_many = [] if weak else [number for number in options.nodes if number > batch]
+    # None that is left is refused by name below.
+    counts = [number for number in options.nodes if number not in too_many] or too_many
+    found = [curve for node in nodes for curve in curves(net, node, joined, counts, batch, weak=weak)]
+    texts = ", ".join(map(str, too_many))
+    return found, [f"no row of {texts} nodes: {batch} images are too few for them."] if too_many else []
+
+
+def _counts(text: str) -> list[int]:
+    """Rising whole numbers; "..." goes on as the two before it."""
+    found: list[int] = []
+    parts = text.split(",")
+    for place, part in enumerate(parts):
+        if part != "...":
+            found.append(common.whole_number(part))
+        elif 2 <= place < len(parts) - 1:
+            found += _between(found[-2], found[-1], common.whole_number(parts[place + 1]))
+        else:
+            raise argparse.ArgumentTypeError(f"{text!r}: '...' stands between numbers, after at least two")
+    if found != sorted(set(found)):
+        raise argparse.ArgumentTypeError(f"{text!r}: counts of nodes must rise")
+    return found
+
+
+def _between(first: int, second: int, last: int) -> Iterator[int]:
+    """What follows on `second` below `last`, by a whole ratio or else by the difference."""
+    while first < second and (after := 2 * second - first if second % first else second * second // first) < last:
+        yield after
+        first, second = second, after
