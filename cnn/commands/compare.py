@@ -60,9 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thresholds",
         type=_thresholds,
-        default=Thresholds(),
+        default="2048,2048,256",
         metavar="M,N,K",
-        help="a host offloads products whose sides are all longer (default: MKL's 2048,2048,256)",
+        help="a host offloads products whose sides are all longer; the default is MKL's",
     )
     parser.add_argument(
         "--measure", action=argparse.BooleanOptionalAction, default=True, help="run the network on this machine"

@@ -36,7 +36,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
         "--scaling",
         choices=("weak", "strong"),
         default="weak",
-        help="--batch-size is a node's (weak, default), or is shared among all (strong)",
+        help="--batch-size is a node's (weak), or is shared among all (strong)",
     )
 
 
