@@ -24,7 +24,7 @@ class Published:
     """One published measurement; what is None the source does not tell.
 
     `seconds` are those of a batch. `zoo` names the network of cnn's zoo that was run, `layers` a file of its layers in
-    nets/, `device_key` the device of the catalogue. `note` says what no number can.
+    published-nets/, `device_key` the device of the catalogue. `note` says what no number can.
     """
 
     device: str

@@ -139,7 +139,7 @@ def published_cases(devices: dict[str, Device]) -> list[Case]:
 
 def published_net(name: str) -> Architecture:
     """A network that published measurements are of, beside those of the zoo."""
-    with as_file(files("cnn.energy").joinpath("nets", f"{name}.toml")) as path:
+    with as_file(files("cnn.energy").joinpath("published-nets", f"{name}.toml")) as path:
         return read_architecture(path)
 
 
