@@ -16,7 +16,7 @@ import cnn.backend as backends
 from cnn.benchmark import busy
 from cnn.commands import common
 from cnn.commands.calibrate import show_progress
-from cnn.energy.calibration import Calibration, load_all, measure, save
+from cnn.energy.calibration import Calibration, find, measure, save
 from cnn.energy.devices import catalogue
 from cnn.energy.validation import (
     CORNELL_BATCH,
@@ -103,9 +103,9 @@ def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
 
 
 def _calibration(backend: backends.Backend, count: int) -> Calibration:
-    for each in load_all():
-        if (each.backend, each.threads, each.library) == (backend.name, count, str(backend.library)):
-            return each
+    found = find(backend.name, count)
+    if found is not None and found.library == str(backend.library):
+        return found
     print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
     result = measure(backend, count, show_progress)
     save(result)

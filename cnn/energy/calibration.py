@@ -190,15 +190,20 @@ def load_all() -> list[Calibration]:
     return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
 
 
+def find(backend: str, threads: int) -> Calibration | None:
+    """The calibration of `backend` at `threads`, None where there is none."""
+    return next((each for each in load_all() if (each.backend, each.threads) == (backend, threads)), None)
+
+
 def load(backend: str, threads: int) -> Calibration:
     """The calibration of `backend` at `threads`. Raises CnnError where there is none."""
-    for each in load_all():
-        if (each.backend, each.threads) == (backend, threads):
-            return each
-    raise CnnError(
-        f"This machine is not calibrated for {backend} at {in_words(threads)}; "
-        f"run 'cnn calibrate --backend {backend} --threads {threads}'."
-    )
+    found = find(backend, threads)
+    if found is None:
+        raise CnnError(
+            f"This machine is not calibrated for {backend} at {in_words(threads)}; "
+            f"run 'cnn calibrate --backend {backend} --threads {threads}'."
+        )
+    return found
 
 
 def _to_table(calibration: Calibration) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from math import inf
 
 from cnn.cost import Net, count
 from cnn.energy.calibrated import predict_calibrated
-from cnn.energy.calibration import Calibration, load_all
+from cnn.energy.calibration import Calibration, find
 from cnn.energy.meters import Energy, Kind, Meter, Unmetered
 from cnn.errors import CnnError
 from cnn.threads import in_words
@@ -25,10 +25,10 @@ class CalibratedPower(Meter):
 def calibrated_meter(net: Net, batch: int, backend: str, threads: int) -> Meter:
     """Models training steps of `net` by the calibration of `backend` at `threads`, or says why it cannot."""
     try:
-        found = [each for each in load_all() if (each.backend, each.threads) == (backend, threads)]
-        if not found:
+        found = find(backend, threads)
+        if found is None:
             return _without(f"{backend} at {in_words(threads)} has no calibration with watts")
-        return _of(found[0], net, batch)
+        return _of(found, net, batch)
     except CnnError as error:
         return Unmetered(str(error))
     # A damaged file may hold anything where a number should be.
