@@ -55,11 +55,8 @@ def run(options: argparse.Namespace) -> None:
     if options.ranks is not None:
         bench_ranks(options)
         return
-    if options.backend is None:
-        ready = [each.name for each in backends.statuses() if each.library and each.name != "reference"]
-    else:
-        ready = options.backend.split(",")
-    chosen = [backends.create(name, **(options.backend_options or {})) for name in ready]
+    names = common.backend_names(options.backend)
+    chosen = [backends.create(name, **(options.backend_options or {})) for name in names]
     counts = common.thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):

@@ -109,6 +109,13 @@ def resources(options: argparse.Namespace, processes: int = 1) -> Iterator[Resou
         yield Resources(chosen, why, budget)
 
 
+def backend_names(given: str | None) -> list[str]:
+    """The backends that commas stand between, or every ready one but reference."""
+    if given is not None:
+        return given.split(",")
+    return [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+
+
 def thread_counts(asked: list[int] | None) -> list[int]:
     """The counts asked for, or all threads. Raises UsageError for one that is more than there are."""
     if asked is None:

@@ -140,13 +140,15 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
 
 def _calibrations(options: argparse.Namespace) -> list[Calibration]:
     """Those of the backends and threads asked for."""
-    names, budget = _backend_names(options), threads.budget(options.threads).count
+    names, budget = common.backend_names(options.backend), threads.budget(options.threads).count
     return [each for each in load_all() if each.backend in names and each.threads == budget]
 
 
 def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
     """What this machine's calibrations say, and what is measured."""
-    chosen = [backends.create(name, **(options.backend_options or {})) for name in _backend_names(options)]
+    chosen = [
+        backends.create(name, **(options.backend_options or {})) for name in common.backend_names(options.backend)
+    ]
     measured = measured_rows(
         net,
         chosen,
@@ -157,12 +159,6 @@ def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[l
         watts=options.watts,
     )
     return [predict_here(cost, each) for each in _calibrations(options)], measured
-
-
-def _backend_names(options: argparse.Namespace) -> list[str]:
-    if options.backend:
-        return list(options.backend.split(","))
-    return [each.name for each in backends.statuses() if each.library and each.name != "reference"]
 
 
 def _header() -> dict[str, str]:
