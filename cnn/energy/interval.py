@@ -32,6 +32,12 @@ class Interval(NamedTuple):
         high, low = (None if each is None else 1 / each for each in self[1:])
         return Interval(1 / self.value, low, high)
 
+    @staticmethod
+    def columns(name: str, interval: "Interval | None") -> dict[str, float | None]:
+        """The three numbers as columns of a table, None where they are unknown."""
+        value, low, high = interval or (None, None, None)
+        return {name: value, f"{name}_low": low, f"{name}_high": high}
+
     def holds(self, value: float) -> bool:
         """Whether the value lies between the bounds."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high

@@ -44,7 +44,5 @@ class Curve:
             row: dict[str, Any] = {"device": self.device, "link": self.link.key, "scaling": self.mode}
             row |= {"nodes": point.nodes, "batch": point.batch}
             for name in QUANTITIES:
-                each: Interval | None = getattr(point, name)
-                value, low, high = (None, None, None) if each is None else (each.value, each.low, each.high)
-                row |= {name: value, f"{name}_low": low, f"{name}_high": high}
+                row |= Interval.columns(name, getattr(point, name))
             yield row | {"indicative": bool(self.unverified), "unverified": "; ".join(self.unverified) or None}

@@ -69,8 +69,7 @@ class Row:
             for name in ("device", "software", "threads", "net", "batch", "mode", "provenance")
         }
         for name in QUANTITIES:
-            value, low, high = getattr(self, name) or (None, None, None)
-            table |= {name: value, f"{name}_low": low, f"{name}_high": high}
+            table |= Interval.columns(name, getattr(self, name))
         return table | {
             "energy": self.energy,
             "indicative": self.indicative,
