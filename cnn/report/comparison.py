@@ -34,8 +34,8 @@ class Comparison:
     """Rows of one network, batch and mode, the fastest first, and published ones, which are not to be ranked with them.
 
     `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
-    comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on
-    many nodes, where they were asked for.
+    comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on many nodes, where they
+    were asked for.
     """
 
     cost: Cost

@@ -28,6 +28,10 @@ class Place:
             return f"offloaded to by {self.host.name}"
         return "by itself" if self.device.kind == "coprocessor" else None
 
+    def predict(self, cost: Cost, thresholds: Thresholds) -> Prediction:
+        """A step there. Raises UsageError where a number is missing."""
+        return predict(cost, self.device, host=self.host, offload=thresholds if self.host else None)
+
 
 def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
     """The places that KEY and CARD@HOST name. Raises UsageError for a key that is not in the catalogue."""
@@ -46,12 +50,12 @@ def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
 
 def predict_at(cost: Cost, place: Place, thresholds: Thresholds) -> tuple[Row, Breakdown]:
     """The row and the breakdown of a step there. Raises UsageError where a number is missing."""
-    device, host = place.device, place.host
-    prediction = predict(cost, device, host=host, offload=thresholds if host else None)
+    device = place.device
+    prediction = place.predict(cost, thresholds)
     row = _row(prediction, device.name, place.how, "the model, with the catalogue's numbers (`cnn devices`)")
     # Two devices have no common roofline.
     roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
-    if host or roof is None or memory is None:
+    if place.host or roof is None or memory is None:
         return row, _breakdown(prediction, row.label, None, None)
     return row, _breakdown(prediction, row.label, roof.value * 1e9, memory.value * 1e9)
 

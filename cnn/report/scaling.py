@@ -8,7 +8,7 @@ from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Quantity
 from cnn.energy.links import Link
-from cnn.energy.model import Thresholds, predict
+from cnn.energy.model import Thresholds
 from cnn.energy.prediction import Prediction
 from cnn.energy.scaling import Step, curve, step_of
 from cnn.errors import UsageError
@@ -28,14 +28,12 @@ class Node:
     @classmethod
     def of_place(cls, place: Place, thresholds: Thresholds) -> "Node":
         """A place of the catalogue. Raises UsageError where it has no bandwidth."""
-        device, host = place.device, place.host
-        memory = (host or device).stream_gbs
+        device = place.device
+        memory = (place.host or device).stream_gbs
         if memory is None:
             raise UsageError(f"No scaling can be predicted for {device.name}: stream_gbs unknown.")
-
         name = f"{device.name}, {place.how}" if place.how else device.name
-        offload = thresholds if host else None
-        return cls(name, lambda cost: predict(cost, device, host=host, offload=offload), memory)
+        return cls(name, lambda cost: place.predict(cost, thresholds), memory)
 
     @classmethod
     def of_calibration(cls, calibration: Calibration) -> "Node":
