@@ -63,7 +63,8 @@ def run(options: argparse.Namespace) -> None:
             out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
             trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter, world)
             epochs = options.epochs or architecture.recipe.epochs
-        check_agreement(world, _facts(trainer, data, options.seed, epochs))
+        if world.size > 1:
+            check_agreement(world, _facts(trainer, data, options.seed, epochs))
         places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
         with world.together():
             _open(out, options, resources, trainer)
