@@ -13,9 +13,10 @@ from cnn.backend import Clock, gemm_sizes
 from cnn.compiled import convolution
 from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.conv2d import TILE_BYTES, CompiledConvolution, TileBytes
-from cnn.compiled.kernels import prepare, timed
+from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import parts_for_flops
+from cnn.compiled.preparing import prepare
 from cnn.errors import BackendUnavailable, ShapeError
 
 BYTE_FLOPS = 4

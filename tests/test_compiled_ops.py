@@ -14,6 +14,7 @@ from cnn.augment import Augmentation
 from cnn.backend import Backend, create
 from cnn.compiled import ops, parts
 from cnn.compiled.input import Constants, batch_into
+from cnn.compiled.kernels import KERNELS
 from cnn.errors import ShapeError, UsageError
 from cnn.lowering import Window
 from cnn.preprocessing import Preprocessing
@@ -223,6 +224,6 @@ def test_batches_refuse_what_does_not_fit() -> None:
 
 def test_start_up_compiles_all_that_is_called(compiled: Backend) -> None:
     """Each kernel with the types listed and no other: a call with others would compile in the middle of a run."""
-    for kernel, signature in ops.KERNELS:
-        kernel.compile(signature)
-        assert kernel.signatures == [tuple(signature)]
+    for kernel in KERNELS:
+        kernel.compile()
+        assert kernel.compiled.signatures == [kernel.kinds]

@@ -49,5 +49,4 @@ try:
 finally:
     numba.config.CACHE_DIR = _before  # type: ignore[attr-defined]
 
-KERNELS = [*convolution.KERNELS, *direct.KERNELS, *ops.KERNELS, *winograd.KERNELS]
-"""Every kernel that Python calls, with the types it is compiled for."""
+__all__ = ["FOLDER", "convolution", "direct", "ops", "winograd", "writable_folder"]

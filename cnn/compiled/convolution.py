@@ -12,11 +12,13 @@ import numpy.typing as npt
 from numba import njit, prange, types
 
 from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
-from cnn.compiled.parts import INNER, PARALLEL, add_up
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
 from cnn.lowering import Window
 
 U = np.uintp
 ZERO = np.float32(0)
+FACTOR = types.Array(types.float32, 2, "A", readonly=True)
 
 
 Geometry = npt.NDArray[np.int64]
@@ -114,7 +116,7 @@ def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
             _finish(y, start * Q * K, m, K, bias, relu)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
     """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
 
@@ -143,7 +145,7 @@ def _weight_part(blas, x, dy, g, first, last, height, tile, total):
         keep = np.float32(1)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
     """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), no more threads than rows."""
     parts = columns.shape[0]
@@ -171,7 +173,7 @@ def _data_part(blas, dy, w, g, first, last, height, tile, dx):
         _add_rows(tile, g, start, end, dx)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, FLOATS)
 def data_gradient(blas, dy, w, g, images, height, columns, dx):
     """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
 
@@ -186,7 +188,7 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
             _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
 def lower(x, g, rows, columns, parts):
     """columns (N * P * Q, R * S * C) from x (N, H, W, C), both flat; `rows` is N * P."""
     row = g[6] * g[3] * g[4] * g[2]
@@ -195,7 +197,7 @@ def lower(x, g, rows, columns, parts):
         _lower(x, g, first, last, columns[first * row : last * row])
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
 def restore(columns, g, images, dx, parts):
     """dx (N, H, W, C) = the sum of the columns (N * P * Q, R * S * C) that came from each pixel, both flat."""
     P, plane, row = g[5], g[0] * g[1] * g[2], g[6] * g[3] * g[4] * g[2]
@@ -205,7 +207,7 @@ def restore(columns, g, images, dx, parts):
         _add_rows(columns[first * P * row : last * P * row], g, first * P, last * P, dx)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, FLAG, FLOATS, INTEGER)
 def exchange(w, taps, channels, filters, turned, out, parts):
     """out (R, S, K, C) from w (R, S, C, K), both flat, turned by 180 degrees if asked; `taps` is R * S."""
     C, K = U(channels), U(filters)
@@ -227,7 +229,7 @@ def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, 
         sgemm(blas, ta, tb, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, FACTOR, FACTOR, FLAG, FLAG, FLAG, types.float32[:, :], INTEGER)
 def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
     """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one a thread."""
     m, n = c.shape
@@ -244,18 +246,3 @@ def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
         for part in prange(parts):
             start, end = size * part // parts, size * (part + 1) // parts
             _product_part(blas, ta, tb, m, n, k, left, lda, right, ldb, beta, result, ldc, by_rows, start, end)
-
-
-_FLAT, _TILES, _SHAPE = types.float32[::1], types.float32[:, ::1], types.int64[::1]
-_INT, _BOOL, _ADDRESS = types.int64, types.boolean, types.uintp
-_FACTOR = types.Array(types.float32, 2, "A", readonly=True)
-KERNELS = [
-    (forward, (_ADDRESS, _FLAT, _FLAT, _FLAT, _BOOL, _FLAT, _SHAPE, _INT, _INT, _TILES)),
-    (weight_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _TILES, _FLAT)),
-    (data_gradient, (_ADDRESS, _FLAT, _FLAT, _SHAPE, _INT, _INT, _TILES, _FLAT)),
-    (lower, (_FLAT, _SHAPE, _INT, _FLAT, _INT)),
-    (restore, (_FLAT, _SHAPE, _INT, _FLAT, _INT)),
-    (exchange, (_FLAT, _INT, _INT, _INT, _BOOL, _FLAT, _INT)),
-    (product, (_ADDRESS, _FACTOR, _FACTOR, _BOOL, _BOOL, _BOOL, types.float32[:, :], _INT)),
-]
-"""Every kernel that Python calls, with the types it is compiled for."""

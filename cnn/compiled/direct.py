@@ -9,11 +9,11 @@ threads at one image share the filters. The same number of threads gives the sam
 from functools import cache
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
-from cnn.compiled.microkernel import KERNELS as MICROKERNEL
+from cnn.compiled.kernels import kernel
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, add_up
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
 from cnn.compiled.vectors import WIDTH
 from cnn.lowering import Window, padded_size
 
@@ -102,7 +102,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
             )
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, INTEGERS, INTEGER, MATRIX)
 def forward(microkernel, x, w, bias, relu, y, g, count, planes):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
 
@@ -149,7 +149,7 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
                         )
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
     """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row a thread."""
     parts = planes.shape[0]
@@ -160,12 +160,3 @@ def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
             first, last = images * part // parts, images * (part + 1) // parts
             _weight_part(microkernel, x, dy, g, first, last, planes[part], sums[part])
         add_up(sums, dw)
-
-
-_INT, _SHAPE, _ROWS = types.int64, types.int64[::1], types.float32[:, ::1]
-KERNELS: Kernels = [
-    *MICROKERNEL,
-    (forward, (types.uintp, FLOATS, FLOATS, FLOATS, types.boolean, FLOATS, _SHAPE, _INT, _ROWS)),
-    (weight_gradient, (types.uintp, FLOATS, FLOATS, _SHAPE, _INT, _ROWS, _ROWS, FLOATS)),
-]
-"""Every kernel that Python calls, with the types it is compiled for."""

@@ -3,9 +3,10 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, start_of
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
 
 LINEAR, RELU, TANH, SIGMOID = range(4)
 KINDS = {None: LINEAR, "relu": RELU, "tanh": TANH, "sigmoid": SIGMOID}
@@ -90,7 +91,7 @@ def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int
                 out[i] = _sigmoid(out[i])
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
 def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
     """out = activation(x + bias (K,) a row); `apart` says that out is not x, an empty bias is none."""
     k = U(bias.size)
@@ -128,7 +129,7 @@ def _slope_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, firs
                 sums[i] += out[start + i]
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, INTEGER, *[FLOATS] * 4, INTEGER)
 def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> None:
     """out = dy * activation'(x), from the output y, and bias (K,) = its sum over the rows, unless empty.
 
@@ -155,9 +156,3 @@ def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> Non
             for start in range(part * stretch, part * stretch + step, k):
                 for i in range(k):
                     bias[i] += sums[start + i]
-
-
-KERNELS: Kernels = [
-    (forward, (FLOATS, FLOATS, FLOATS, types.boolean, types.int64, types.int64)),
-    (backward, (types.int64, FLOATS, FLOATS, FLOATS, FLOATS, types.int64)),
-]

@@ -8,11 +8,13 @@ import numpy.typing as npt
 from numba import njit, prange, types
 
 from cnn.arrays import Array
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, parts_for, start_of
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, parts_for, start_of
 from cnn.errors import ShapeError, UsageError
 
 U = np.uintp
 ZERO = np.float32(0)
+INPUTS = [types.Array(each, 1, "C", readonly=True) for each in (types.uint8, types.int64, types.boolean, types.int64)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +90,7 @@ def _images(
                 out[to + i] = (out[to + i] * scale - mean[constants + i]) / std[constants + i]
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, *INPUTS, INTEGER, types.UniTuple(INTEGER, 3), types.float32, *[FLOATS] * 3, INTEGER)
 def load(
     images: Any,
     order: Any,
@@ -167,22 +169,3 @@ def _read_only(x: Array, dtype: npt.DTypeLike) -> Array:
     view = np.ascontiguousarray(x, dtype).reshape(-1).view()
     view.flags.writeable = False
     return view
-
-
-def _inputs(element: Any) -> Any:
-    return types.Array(element, 1, "C", readonly=True)
-
-
-KERNELS: Kernels = [
-    (
-        load,
-        (
-            *(_inputs(element) for element in (types.uint8, types.int64, types.boolean, types.int64)),
-            types.int64,
-            types.UniTuple(types.int64, 3),
-            types.float32,
-            *[FLOATS] * 3,
-            types.int64,
-        ),
-    ),
-]

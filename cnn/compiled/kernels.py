@@ -1,75 +1,97 @@
-"""Gets every kernel ready at once, from Numba's cache or compiled for this CPU, and times what runs inside them."""
+"""Kernels: compiled functions that Python calls, each for one list of argument types, and who hears of the calls."""
 
-import os
-import subprocess
-import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
+from numba import njit
+
 from cnn.backend import Clock
-from cnn.compiled import FOLDER, KERNELS
+
+Watch = Callable[["Native", tuple[Any, ...]], Any]
+"""Is handed a call in place of what is called, which it has to call itself."""
+
+_local = threading.local()
 
 
-@cache
-def prepare() -> None:
-    """Compiles or loads all kernels, once a process; says on standard error when it has to compile."""
-    helper = None
-    for kernel, signature in KERNELS:
-        kernel.compile(signature)
-        if kernel.stats.cache_misses and not helper:
-            print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
-            helper = _start_helper()
-    if helper:
-        helper.wait()
+class Native:
+    """Machine code that Python calls."""
+
+    def __init__(self, code: Callable[..., Any]) -> None:
+        self.code = code
+
+    def __call__(self, *arguments: Any) -> Any:
+        watch: Watch | None = getattr(_local, "watch", None)
+        return self.code(*arguments) if watch is None else watch(self, arguments)
 
 
-def compile_from_the_end() -> None:
-    """Compiles the kernels, the last one first, until it comes to one that is in the cache."""
-    for kernel, signature in reversed(KERNELS):
-        kernel.compile(signature)
-        if kernel.stats.cache_hits:
-            break
+class Kernel(Native):
+    """A function compiled by Numba for arguments of `kinds`."""
+
+    def __init__(self, function: Callable[..., Any], kinds: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self.compiled: Any = njit(**options)(function)
+        super().__init__(self.compiled)
+        self.kinds = kinds
+
+    def compile(self) -> None:
+        """Compiles it, unless it is ready, or reads it from Numba's cache; from then on it takes nothing else."""
+        if not self.compiled.signatures:
+            self.compiled.compile(self.kinds)
+            self.compiled.disable_compile()
+
+    @property
+    def description(self) -> Any:
+        """Numba's description of the machine code."""
+        return self.compiled.overloads[self.kinds].fndesc
+
+    @cached_property
+    def address(self) -> int:
+        """Where the machine code is, in Numba's calling convention."""
+        return self.function_at(self.description.llvm_func_name)
+
+    def function_at(self, symbol: str) -> int:
+        """The address of one of the symbols compiled for it."""
+        return int(self.compiled.overloads[self.kinds].library.get_pointer_to_function(symbol))
 
 
-def _start_helper() -> subprocess.Popen[bytes]:
-    """A process that works towards this one through the same cache, as Numba compiles on one core only."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from cnn.compiled.kernels import compile_from_the_end as run; run()"],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(FOLDER.parent), "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+KERNELS: list[Kernel] = []
+"""Every kernel, to be compiled, or read from the cache, at once."""
+
+
+def kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], Kernel]:
+    """Makes a kernel for arguments of `kinds` of the function that follows."""
+
+    def make(function: Callable[..., Any]) -> Kernel:
+        KERNELS.append(Kernel(function, kinds, options))
+        return KERNELS[-1]
+
+    return make
+
+
+@contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Hands the calls that this thread makes within the block to `watch`."""
+    before = getattr(_local, "watch", None)
+    _local.watch = watch
+    try:
+        yield
+    finally:
+        _local.watch = before
 
 
 @contextmanager
 def timed() -> Iterator[Clock]:
-    """Times every call of a kernel from Python within the block."""
+    """Times the calls that this thread makes within the block."""
     clock = Clock()
-    kernels = {id(kernel): kernel for kernel, _ in KERNELS}
-    found = [
-        (module, name, value)
-        for module in list(sys.modules.values())
-        for name, value in list(vars(module).items())
-        if id(value) in kernels
-    ]
-    for module, name, kernel in found:
-        setattr(module, name, _timed(kernel, clock))
-    try:
-        yield clock
-    finally:
-        for module, name, kernel in found:
-            setattr(module, name, kernel)
 
-
-def _timed(kernel: Callable[..., Any], clock: Clock) -> Callable[..., Any]:
-    def run(*arguments: Any) -> Any:
+    def run(native: Native, arguments: tuple[Any, ...]) -> Any:
         started = perf_counter()
-        result = kernel(*arguments)
+        result = native.code(*arguments)
         clock.seconds += perf_counter() - started
         return result
 
-    return run
+    with watched(run):
+        yield clock

@@ -7,11 +7,11 @@ import numpy as np
 from numba import njit, types
 
 from cnn.compiled.elementwise import exp_negative
-from cnn.compiled.parts import FLOATS, INNER, SINGLE, Kernels
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, INTEGERS, SINGLE
 
 U = np.uintp
 ZERO, ONE = np.float32(0), np.float32(1)
-LABELS = types.Array(types.int64, 1, "C")
 
 
 @njit(**INNER)
@@ -35,7 +35,7 @@ def _exponentials(scores: Any, start: int, k: int, top: Any, row: Any) -> Any:
     return total
 
 
-@njit(**SINGLE)
+@kernel(SINGLE, FLOATS, FLOATS, INTEGER)
 def softmax(scores: Any, out: Any, k: int) -> None:
     """out = exp(scores) / its sum, for rows of k."""
     width = U(k)
@@ -47,7 +47,7 @@ def softmax(scores: Any, out: Any, k: int) -> None:
             out[start + i] = row[i] * factor
 
 
-@njit(**SINGLE)
+@kernel(SINGLE, FLOATS, INTEGERS, FLOATS, INTEGER)
 def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
     """(loss, right answers); out, unless empty, = softmax(scores) - 1 at the label, over N. Right is -1 for a label
     beyond the row, at which nothing is read."""
@@ -73,7 +73,7 @@ def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
     return loss, right
 
 
-@njit(**SINGLE)
+@kernel(SINGLE, FLOATS, INTEGERS, types.float64, types.float64, FLOATS, INTEGER)
 def squared_error(scores: Any, labels: Any, low: float, high: float, out: Any, k: int) -> Any:
     """(loss, right answers); out, unless empty, = 2 (score - target) / (N * K). Right is -1 as in cross_entropy."""
     width, count = U(k), labels.size
@@ -91,10 +91,3 @@ def squared_error(scores: Any, labels: Any, low: float, high: float, out: Any, k
             if out.size:
                 out[start + i] = error * factor
     return loss / k, right
-
-
-KERNELS: Kernels = [
-    (softmax, (FLOATS, FLOATS, types.int64)),
-    (cross_entropy, (FLOATS, LABELS, FLOATS, types.int64)),
-    (squared_error, (FLOATS, LABELS, types.float64, types.float64, FLOATS, types.int64)),
-]

@@ -11,11 +11,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
-from cnn.compiled.parts import Kernels
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import INTEGER
 from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
 
 VECTORS = 2
@@ -29,13 +30,13 @@ _MASK = ir.VectorType(ir.IntType(1), WIDTH)
 _NUMBERS = ir.VectorType(_INT, WIDTH)
 
 _ARGUMENTS = (
-    *(types.int64,) * 3,  # rows, vectors, tail
-    *(types.int64,) * 4,  # a, its stride from row to row, and those of the outer and the inner loop
-    *(types.int64,) * 2,  # how often each runs
-    *(types.int64,) * 2,  # b, its stride
-    *(types.int64,) * 2,  # start, its stride
+    *(INTEGER,) * 3,  # rows, vectors, tail
+    *(INTEGER,) * 4,  # a, its stride from row to row, and those of the outer and the inner loop
+    *(INTEGER,) * 2,  # how often each runs
+    *(INTEGER,) * 2,  # b, its stride
+    *(INTEGER,) * 2,  # start, its stride
     types.float32,  # floor
-    *(types.int64,) * 2,  # out, its stride
+    *(INTEGER,) * 2,  # out, its stride
 )
 
 
@@ -61,7 +62,7 @@ def _inlined(typing_context: Any, *arguments: Any) -> Any:
     return types.void(types.StarArgTuple(_ARGUMENTS)), generate
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
+@kernel({"cache": True, "nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
 def microkernel(
     rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
 ):
@@ -80,9 +81,8 @@ def microkernel(
 @cache
 def address() -> Any:
     """Where the code of `microkernel` is, for a C function of its arguments."""
-    microkernel.compile(_ARGUMENTS)
-    compiled: Any = microkernel.overloads[_ARGUMENTS]
-    return np.uintp(compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name))
+    microkernel.compile()
+    return np.uintp(microkernel.function_at(microkernel.description.llvm_cfunc_wrapper_name))
 
 
 @intrinsic
@@ -96,10 +96,6 @@ def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
-
-
-KERNELS: Kernels = [(microkernel, _ARGUMENTS)]
-"""What is compiled for direct convolution beside its own kernels."""
 
 
 def _unpacked(builder: Any, arguments: Any) -> list[Any]:

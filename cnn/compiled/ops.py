@@ -9,16 +9,13 @@ import numpy.typing as npt
 from cnn.arrays import Array, Buffers
 from cnn.compiled import elementwise, input, losses, pooling, updates
 from cnn.compiled.elementwise import KINDS, LINEAR
-from cnn.compiled.parts import Kernels, flat, parts_for
+from cnn.compiled.parts import flat, parts_for
 from cnn.lowering import Window
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses
 from cnn.ops.pooling import Pooling
 from cnn.ops.updates import Updates
-
-KERNELS: Kernels = [kernel for module in (pooling, elementwise, losses, updates, input) for kernel in module.KERNELS]
-"""Every kernel behind CompiledOps and the loading of batches, to be compiled, or read from the cache, at once."""
 
 NOTHING = np.empty(0, np.float32)
 NO_TAPS = np.empty(0, np.uint8)

@@ -17,9 +17,6 @@ SERIAL = 1 << 15
 PART_FLOPS = 250_000
 """The least work worth a thread in products: some microseconds, what it takes to wake one that still spins."""
 
-Kernels = list[tuple[Any, tuple[Any, ...]]]
-"""Dispatchers with the argument types they are called with."""
-
 INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """How functions are compiled that only kernels call: without an entry from Python, which takes time to compile too."""
 
@@ -27,8 +24,10 @@ SINGLE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", 
 PARALLEL: dict[str, Any] = {**SINGLE, "parallel": True}
 """How kernels are compiled. They let go of the interpreter's lock and divide by zero as NumPy does."""
 
-FLOATS = types.Array(types.float32, 1, "C")
-BYTES = types.Array(types.uint8, 1, "C")
+INTEGER, FLAG, ADDRESS = types.int64, types.boolean, types.uintp
+INTEGERS, FLOATS, BYTES = (types.Array(each, 1, "C") for each in (types.int64, types.float32, types.uint8))
+MATRIX = types.Array(types.float32, 2, "C")
+"""What kernels take."""
 
 
 _local = threading.local()

@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.parts import BYTES, FLOATS, INNER, PARALLEL, Kernels, start_of
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import BYTES, FLOATS, INNER, INTEGER, PARALLEL, start_of
 from cnn.lowering import Window
 
 Geometry = tuple[int, ...]
@@ -175,7 +176,7 @@ def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int,
         _mean_slopes(source, result, g, first, last)
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, types.UniTuple(INTEGER, 13), INTEGER, INTEGER)
 def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int, parts: int) -> None:
     """result = the step on source; winners are written by MAX and read by MAX_GRADIENT, and else may be empty.
 
@@ -188,8 +189,3 @@ def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int,
         for part in prange(parts):
             first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
             _part(step, source, winners, result, g, first, last)
-
-
-KERNELS: Kernels = [
-    (pool, (types.int64, FLOATS, BYTES, FLOATS, types.UniTuple(types.int64, 13), types.int64, types.int64)),
-]

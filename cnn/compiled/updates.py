@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.parts import FLOATS, INNER, PARALLEL, Kernels, start_of
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, start_of
 
 U = np.uintp
 SGD, NESTEROV, RMSPROP, ADAM = range(4)
@@ -44,7 +45,7 @@ def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, l
             w[i] -= lr * (a[i] / (sqrt(b[i] * correction) + epsilon))
 
 
-@njit(**PARALLEL)
+@kernel(PARALLEL, INTEGER, *[FLOATS] * 4, types.UniTuple(types.float64, 8), INTEGER)
 def update(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, parts: int) -> None:
     """Changes w and the state a (and b, for ADAM) in place, by the gradient g."""
     if parts == 1:
@@ -52,8 +53,3 @@ def update(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, parts: int) 
     else:
         for part in prange(parts):
             _part(rule, w, g, a, b, numbers, start_of(part, parts, w.size), start_of(part + 1, parts, w.size))
-
-
-KERNELS: Kernels = [
-    (update, (types.int64, FLOATS, FLOATS, FLOATS, FLOATS, types.UniTuple(types.float64, 8), types.int64)),
-]

@@ -27,17 +27,8 @@ import numpy as np
 from cnn.arrays import Array, Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
-from cnn.compiled.winograd_kernels import KERNELS, LINE, combine, convolve, correlate, spacing
+from cnn.compiled.winograd_kernels import LINE, combine, convolve, correlate, spacing
 from cnn.lowering import Pair, Window
-
-__all__ = [
-    "KERNELS",
-    "amplification",
-    "tiles",
-    "winograd_data_gradient",
-    "winograd_forward",
-    "winograd_weight_gradient",
-]
 
 BLOCK_BYTES = 1 << 20
 """What a block's transformed data should take of a core's second-level cache."""

@@ -7,6 +7,8 @@ import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.calls import NO, YES, sgemm
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import ADDRESS, INTEGER, PARALLEL
 from cnn.compiled.transforms import (
     data_4,
     data_6,
@@ -18,6 +20,8 @@ from cnn.compiled.transforms import (
     slope_4_6,
 )
 from cnn.compiled.vectors import WIDTH
+
+PAIR, PLANE = types.UniTuple(INTEGER, 2), types.UniTuple(INTEGER, 3)
 
 LINE = 16
 """float32 elements of a cache line."""
@@ -118,7 +122,7 @@ def _multiply(blas, largest, planes, transpose, m, n, k, a, b, beta, c):
             sgemm(blas, transpose, NO, m, min(step, n - j), k, left, lda, right, n, beta, to, n)
 
 
-@njit(cache=True, parallel=True)
+@kernel(PARALLEL, ADDRESS, *[INTEGER] * 11)
 def combine(blas, parts, matrix, rows, depth, sources, source, gap, line, target, target_line, columns):
     """target (rows, columns) = the sum over `sources` of matrix (rows, depth) @ source (depth, columns).
 
@@ -133,7 +137,7 @@ def combine(blas, parts, matrix, rows, depth, sources, source, gap, line, target
                 sgemm(blas, NO, NO, rows, last - first, depth, matrix, depth, right, line, beta, to, target_line)
 
 
-@njit(cache=True, parallel=True)
+@kernel(PARALLEL, ADDRESS, *[INTEGER] * 6, PLANE, PAIR, PLANE, *[INTEGER] * 3, types.float32, *[INTEGER] * 4)
 def convolve(
     blas,
     parts,
@@ -170,7 +174,7 @@ def convolve(
             _scatter(results, out, tile, side, grid, start, count, bias, floor, target, waste, pixels)
 
 
-@njit(cache=True, parallel=True)
+@kernel(PARALLEL, ADDRESS, *[INTEGER] * 6, PLANE, PAIR, PLANE, *[INTEGER] * 6)
 def correlate(
     blas,
     parts,
@@ -203,13 +207,3 @@ def correlate(
             _gather(slopes, out, shift, tile, side, True, grid, start, count, turned, zeros, pixels)
             beta = np.float32(start > first)
             _multiply(blas, largest, planes, YES, plane[2], out[2], count, data, turned, beta, total)
-
-
-_INT, _ADDRESS, _REAL = types.int64, types.uintp, types.float32
-_PAIR, _PLANE = types.UniTuple(_INT, 2), types.UniTuple(_INT, 3)
-KERNELS = [
-    (combine, (_ADDRESS, *[_INT] * 11)),
-    (convolve, (_ADDRESS, *[_INT] * 6, _PLANE, _PAIR, _PLANE, *[_INT] * 3, _REAL, *[_INT] * 4)),
-    (correlate, (_ADDRESS, *[_INT] * 6, _PLANE, _PAIR, _PLANE, *[_INT] * 6)),
-]
-"""Every kernel that Python calls, with the types it is compiled for."""

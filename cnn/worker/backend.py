@@ -12,10 +12,10 @@ import numpy.typing as npt
 from cnn.arrays import Array
 from cnn.backend import gemm_sizes
 from cnn.compiled.calls import NO, YES, leading_dimension
-from cnn.compiled.kernels import prepare
 from cnn.compiled.lowering import CompiledLowering
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import thread_count
+from cnn.compiled.preparing import prepare
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
 from cnn.product import Product
 from cnn.worker.arena import Arena
