@@ -1,5 +1,6 @@
 """Array types, and named buffers that are allocated once and used again at every step."""
 
+from collections.abc import Callable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,13 @@ class Buffers:
     batch costs no allocation. Its content is whatever the last user left.
     """
 
-    def __init__(self, backend: "Backend", dtype: npt.DTypeLike = np.float32) -> None:
+    def __init__(
+        self, backend: "Backend", dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
+    ) -> None:
+        """`on_move` is called whenever a buffer gets other memory."""
         self.backend = backend
         self.dtype = np.dtype(dtype)
+        self._on_move = on_move
         self._flat: dict[str, Array] = {}
         self._views: dict[tuple[str, Shape, object], Array] = {}
 
@@ -43,6 +48,7 @@ class Buffers:
         if flat is None or flat.size < size or flat.dtype != kind:
             flat = self._flat[name] = self.backend.empty((size,), kind)
             self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            self._on_move()
         return flat[:size].reshape(shape)
 
     def nbytes(self) -> int:

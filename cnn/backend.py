@@ -2,10 +2,10 @@
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +44,18 @@ class Library:
         return f"{self.name} {self.version}{path}{remark}"
 
 
+class Recording(Protocol):
+    """Work of a backend, taken down to be done again on the same arrays."""
+
+    def taking_down(self) -> AbstractContextManager[None]:
+        """Adds what this thread has the backend do within the block."""
+        ...
+
+    def repeat(self) -> Any:
+        """Does it all again; what that returned last which returned anything."""
+        ...
+
+
 @dataclass
 class Clock:
     """Seconds counted so far."""
@@ -68,6 +80,9 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
     """The parts of the computer whose energy a run takes."""
+
+    multiplies = True
+    """False while products are left out."""
 
     @abstractmethod
     def gemm(
@@ -95,15 +110,25 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
             pass
 
         vars(self)["gemm"] = nothing
+        self.multiplies = False
         try:
             yield
         finally:
+            self.multiplies = True
             del vars(self)["gemm"]
 
     @contextmanager
     def timed_kernels(self) -> Iterator[Clock | None]:
         """Times what runs in compiled kernels within the block; None for a backend whose work is not in such."""
         yield None
+
+    def recording(self) -> Recording | None:
+        """An empty recording; None for a backend whose work cannot be recorded."""
+        return None
+
+    def recordings_hold_for(self) -> Hashable:
+        """What a recording depends on beside its arrays: where it has changed, another one is needed."""
+        return None
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
         """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""

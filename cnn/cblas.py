@@ -1,7 +1,7 @@
 """A backend for any shared library that exports the CBLAS interface: compiled kernels around its sgemm."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,9 @@ from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.conv2d import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
-from cnn.compiled.parts import parts_for_flops
+from cnn.compiled.parts import parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
+from cnn.compiled.recording import Recording
 from cnn.errors import BackendUnavailable, ShapeError
 
 BYTE_FLOPS = 4
@@ -68,6 +69,12 @@ class CblasBackend(CompiledOps, CompiledConvolution):
     def timed_kernels(self) -> Iterator[Clock | None]:
         with timed() as clock:
             yield clock
+
+    def recording(self) -> Recording:
+        return Recording()
+
+    def recordings_hold_for(self) -> Hashable:
+        return thread_count(), int(self._sgemm)
 
     def gemm(
         self,

@@ -141,7 +141,10 @@ class Net(Protocol):
 
     name: str
     input_shape: Any
-    layers: list[Layer]
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """In their order."""
 
 
 def count(net: Net, batch: int, *, training: bool) -> Cost:

@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import inf
+from typing import ClassVar
 
 from cnn.arrays import Array
 from cnn.backend import Backend
@@ -11,6 +12,9 @@ from cnn.config import Configurable, require
 
 class Loss(Configurable):
     """Compares scores (N, K) with labels (N,)."""
+
+    repeatable: ClassVar[bool] = False
+    """Whether it does no more than call the backend, as a layer that is."""
 
     @abstractmethod
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
@@ -28,6 +32,8 @@ class Loss(Configurable):
 class SoftmaxCrossEntropy(Loss):
     """-log softmax(scores)[label], natural logarithm."""
 
+    repeatable = True
+
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         return backend.softmax_cross_entropy(scores, labels, out)
 
@@ -38,6 +44,8 @@ class SoftmaxCrossEntropy(Loss):
 @dataclass(frozen=True)
 class MeanSquaredError(Loss):
     """The mean over the outputs of (score - target)**2; the target is `high` at the label and `low` elsewhere."""
+
+    repeatable = True
 
     low: float = 0.0
     high: float = 1.0

@@ -1,6 +1,7 @@
 """A network: layers in sequence on one backend, with its parameters, predictions and accuracy."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 import cnn.backend as backends
-from cnn.arrays import Array, Buffers, Shape
+from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
@@ -16,7 +17,10 @@ from cnn.layers import Layer, Parameter, Setting
 from cnn.layers.layer import layer_names, packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.ops.input import Changes
+from cnn.passes import BACKWARD, FORWARD, AfterLayer, Passes, Score
 from cnn.preprocessing import Preprocessing
+
+Observer = Callable[[int, str, Callable[[], Any]], Any]
 
 EVALUATED = 64
 """Images that a network classifies at a time, unless told otherwise."""
@@ -48,7 +52,7 @@ class Sequential:
         self.input_shape = tuple(input_shape)
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ShapeError(f"A network takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
-        self.layers = list(layers)
+        self.layers = tuple(layers)
         if not self.layers:
             raise UsageError("A network needs at least one layer.")
         self.loss = loss or SoftmaxCrossEntropy()
@@ -58,8 +62,12 @@ class Sequential:
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self.rng = np.random.default_rng(seed)
-        self.buffers = Buffers(self.backend, self.dtype)
-        self.scratch = Buffers(self.backend, self.dtype)
+        self._passes: dict[Hashable, Passes] = {}
+        # Recordings of passes hold addresses: they are good until a buffer moves.
+        self.setting = Setting(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
+        self.buffers = self.setting.buffers()
+        self.observer: Observer | None = None
+        """While it is set, is handed each layer's part of a pass to run: the layer's place, the direction, the part."""
         self._build()
         self.groups = packed(self.backend, self.parameters)
         """The parameters as few long ones, for an optimizer."""
@@ -74,7 +82,6 @@ class Sequential:
             )
 
     def _build(self) -> None:
-        self.setting = Setting(self.backend, self.dtype, self.rng, self.scratch)
         shape = self.input_shape
         for name, layer in zip(layer_names(self.layers), self.layers, strict=True):
             if layer.name:
@@ -135,24 +142,40 @@ class Sequential:
         """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {x.shape}.")
-        self._outputs = []
-        for layer in self.layers:
-            x = layer.forward(x, training=training)
-            self._outputs.append(x)
+        self.outputs = []
+        for place in self.order(FORWARD):
+            x = self.observed(place, FORWARD, partial(self.through, place, FORWARD, x, training=training))
+            self.outputs.append(x)
         return x
 
-    def backward(self, dy: Array, after_layer: Callable[[int], None] | None = None) -> None:
+    def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
         """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training.
 
         `after_layer` is told the place of each layer whose gradients are filled, from the last one to the first.
         """
-        for place in reversed(range(self.first_trained, len(self.layers))):
-            if place > self.first_trained:
-                dy = self.layers[place].backward(dy)
-            else:
-                self.layers[place].backward_parameters(dy)
+        for place in self.order(BACKWARD):
+            dy = self.observed(place, BACKWARD, partial(self.through, place, BACKWARD, dy, training=True))
             if after_layer is not None:
                 after_layer(place)
+
+    def order(self, direction: str) -> Sequence[int]:
+        """The places of the layers that a pass comes to."""
+        places = range(len(self.layers))
+        return places if direction == FORWARD else places[self.first_trained :][::-1]
+
+    def through(self, place: int, direction: str, value: Array, *, training: bool) -> Array:
+        """What one layer makes of `value` in a pass."""
+        layer = self.layers[place]
+        if direction == FORWARD:
+            return layer.forward(value, training=training)
+        if place > self.first_trained:
+            return layer.backward(value)
+        layer.backward_parameters(value)
+        return value
+
+    def observed(self, place: int, direction: str, run: Callable[[], Any]) -> Any:
+        """Runs a layer's part of a pass, or has the observer run it."""
+        return run() if self.observer is None else self.observer(place, direction, run)
 
     def load_images(
         self,
@@ -184,31 +207,53 @@ class Sequential:
         changes: Changes | None = None,
         *,
         weight: float = 1.0,
-        after_layer: Callable[[int], None] | None = None,
+        after_layer: AfterLayer | None = None,
     ) -> tuple[float, int]:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
         Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, right answers).
         `after_layer` is that of `backward`.
         """
-        scores = self.forward(self.load_images(images, order, changes), training=True)
-        slopes = self.buffers.get("slopes", scores.shape)
+        x = self.load_images(images, order, changes)
+        slopes = self.buffers.get("slopes", (len(x), *self.output_shape))
         chosen = self._labels(labels if order is None else labels[order])
-        result = self.loss.evaluate(self.backend, scores, chosen, slopes)
-        if weight != 1:
-            self.backend.scale(slopes, weight, slopes)
-        self.backward(slopes, after_layer)
+
+        def score(scores: Array) -> tuple[float, int]:
+            result = self.loss.evaluate(self.backend, scores, chosen, slopes)
+            if weight != 1:
+                self.backend.scale(slopes, weight, slopes)
+            return result
+
+        apart = after_layer is not None or self.observer is not None
+        return self._counted(self._passes_of(f"training, {weight}", x, slopes, score, apart).run(after_layer))
+
+    def _passes_of(self, purpose: str, x: Array, slopes: Array | None, score: Score, apart: bool) -> Passes:
+        """What has run such a pass before, or will run it from now on; `purpose` says what `score` depends on."""
+        key = (purpose, x.shape, apart, self.backend.recordings_hold_for())
+        passes = self._passes.get(key)
+        if passes is None:
+            passes = self._passes[key] = Passes(self, x, slopes, score, apart=apart)
+        return passes
+
+    def _counted(self, result: tuple[float, int]) -> tuple[float, int]:
+        """A loss and the right answers, which are fewer than none where a label is not one of the classes."""
+        if result[1] < 0:
+            raise IndexError(f"A label is none of the {len(self.classes)} classes of {self.name}.")
         return result
 
     def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
         """The probability of each class, (N, K), for images (N, H, W, C) of pixels."""
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
-            scores = self.forward(self.load_images(images[start : start + batch_size]))
-            shares = self.buffers.get("shares", scores.shape)
-            self.loss.probabilities(self.backend, scores, shares)
-            result[start : start + len(scores)] = self.backend.to_numpy(shares)
+            x = self.load_images(images[start : start + batch_size])
+            passes = self._passes_of("shares", x, None, self._shares, self.observer is not None)
+            result[start : start + len(x)] = self.backend.to_numpy(passes.run())
         return result
+
+    def _shares(self, scores: Array) -> Array:
+        shares = self.buffers.get("shares", scores.shape)
+        self.loss.probabilities(self.backend, scores, shares)
+        return shares
 
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels.
@@ -218,12 +263,16 @@ class Sequential:
         self.check_labels(split)
         total, right = 0.0, 0.0
         for start in self.setting.shard.deal(range(0, len(split), batch_size)):
-            scores = self.forward(self.load_images(split.images[start : start + batch_size]))
-            labels = self._labels(split.labels[start : start + len(scores)])
-            loss, correct = self.loss.evaluate(self.backend, scores, labels, None)
+            x = self.load_images(split.images[start : start + batch_size])
+            labels = self._labels(split.labels[start : start + len(x)])
+            passes = self._passes_of("loss", x, None, partial(self._loss, labels), self.observer is not None)
+            loss, correct = self._counted(passes.run())
             total, right = total + loss, right + correct
         total, right = self.setting.shard.total(total, right)
         return total / len(split), right / len(split)
+
+    def _loss(self, labels: Array, scores: Array) -> tuple[float, int]:
+        return self.loss.evaluate(self.backend, scores, labels, None)
 
     def check_labels(self, split: Split) -> None:
         """Raises UsageError unless the split has images and every label is one of the classes."""
@@ -241,7 +290,7 @@ class Sequential:
 
     def first_non_finite(self) -> str | None:
         """Where NaN or infinity came up first in the last forward pass, or None."""
-        for layer, y in zip(self.layers, self._outputs, strict=True):
+        for layer, y in zip(self.layers, self.outputs, strict=True):
             for parameter in layer.parameters:
                 if not self.backend.all_finite(parameter.value):
                     return f"the parameter {parameter.name}"

@@ -29,13 +29,13 @@ class Optimizer(Configurable):
             for parameter in self.parameters
             for slot in self.slots
         }
+        self._states = [[self.state[f"{each.name}.{slot}"] for slot in self.slots] for each in self.parameters]
         self._scratch = Buffers(backend)
 
     def step(self, lr: float) -> None:
         """Updates every parameter from its gradient with learning rate `lr`."""
         self.time += 1
-        for parameter in self.parameters:
-            state = [self.state[f"{parameter.name}.{slot}"] for slot in self.slots]
+        for parameter, state in zip(self.parameters, self._states, strict=True):
             decay = self.weight_decay * parameter.decay_multiplier
             self._update(parameter, state, lr * parameter.lr_multiplier, decay)
 

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from cnn.backend import Clock
 from cnn.cost import FORWARD, UPDATE, Operation, Stage, count
 from cnn.model import Sequential
 from cnn.optimizers import SGD
+from cnn.passes import SETTLED
 from cnn.product import ProductReport
 
 LOWERING = ("im2col", "col2im")
@@ -57,7 +59,7 @@ class _Tally:
 def profile_step(
     model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
 ) -> list[Line]:
-    """The lines of a training step with SGD on one batch, after one step to warm up.
+    """The lines of a training step with SGD on one batch, each layer run by itself, after some steps to warm up.
 
     The time of the products is that of the step less that of the same step without them. Where lowering happens inside
     kernels, im2col is what a convolution takes without its products: bias and activation are in it. Reading the batch
@@ -68,11 +70,10 @@ def profile_step(
     def step() -> _Tally:
         return _tally(model, optimizer, images, labels, _Tally())
 
-    step()
-    whole = [step() for _ in range(repeats)]
+    whole = [step() for _ in range(SETTLED + repeats)][SETTLED:]
     # Without products the arrays hold whatever they held: what overflows then does not matter.
     with model.backend.without_products(), np.errstate(all="ignore"):
-        bare = [step() for _ in range(repeats)]
+        bare = [step() for _ in range(SETTLED + repeats)][SETTLED:]
     counted: dict[Place, list[Operation]] = {}
     for stage in count(model, len(labels), training=True).stages:
         counted.setdefault(place_of(stage), []).extend(stage.operations)
@@ -99,39 +100,42 @@ def least_times(
     training: bool,
     repeats: int,
 ) -> dict[Place, float]:
-    """The least seconds of each layer and direction over `repeats` steps after one to warm up.
+    """The least seconds of each layer and direction over `repeats` steps after some to warm up.
 
     A step is one of training with SGD at a rate of 0, or the classification of the batch. What disturbs a step hits
     some of its layers: the sum of these times is closer to an undisturbed step than the least step is.
     """
     optimizer = _optimizer(model)
     tallies = []
-    for _ in range(1 + repeats):
+    for _ in range(SETTLED + repeats):
         tally = _Tally()
         if training:
             _tally(model, optimizer, images, labels, tally)
         else:
             _pass(model, tally, partial(model.predict, images, batch_size=len(images)))
         tallies.append(tally.seconds)
-    return {place: min(seconds[place] for seconds in tallies[1:]) for place in tallies[0]}
+    return {place: min(seconds[place] for seconds in tallies[SETTLED:]) for place in tallies[-1]}
 
 
-def outside_kernels(
+def whole_step(
     model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
-) -> float | None:
-    """Median seconds of a step that are spent in Python; None where the backend's work is not in compiled kernels."""
+) -> tuple[float, float | None]:
+    """Median seconds of a training step as it is run, and of those outside compiled kernels.
+
+    The latter is None where the backend's work is not in such.
+    """
     optimizer = _optimizer(model)
-    seconds = []
+    seconds, outside = [], []
     with model.backend.timed_kernels() as clock:
-        if clock is None:
-            return None
-        for _ in range(1 + repeats):
-            clock.seconds = 0.0
+        for _ in range(SETTLED + repeats):
+            inside = Clock() if clock is None else clock
+            inside.seconds = 0.0
             started = perf_counter()
             model.train_step(images, labels)
             optimizer.step(0.0)
-            seconds.append(perf_counter() - started - clock.seconds)
-    return median(seconds[1:])
+            seconds.append(perf_counter() - started)
+            outside.append(seconds[-1] - inside.seconds)
+    return median(seconds[SETTLED:]), None if clock is None else median(outside[SETTLED:])
 
 
 @dataclass(frozen=True)
@@ -208,24 +212,24 @@ def _optimizer(model: Sequential) -> SGD:
 
 @contextmanager
 def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
-    """Shadows methods of the backend and the layers by timed ones for the length of the block."""
-    shadowed: list[tuple[Any, str]] = []
+    """Has the layers timed, and the backend's methods of LOWERING, for the length of the block."""
 
-    def shadow(owner: Any, name: str, timed: Callable[..., Any]) -> None:
-        setattr(owner, name, timed)
-        shadowed.append((owner, name))
+    def observe(place: int, direction: str, run: Callable[[], Any]) -> Any:
+        tally.place = (model.layers[place].name, direction)
+        started = perf_counter()
+        result = run()
+        tally.add(perf_counter() - started)
+        return result
 
+    model.observer = observe
+    for name in LOWERING:
+        setattr(model.backend, name, _lowering(getattr(model.backend, name), tally))
     try:
-        for name in LOWERING:
-            shadow(model.backend, name, _lowering(getattr(model.backend, name), tally))
-        for layer in model.layers:
-            shadow(layer, "forward", _direction(layer.forward, (layer.name, "forward"), tally))
-            for name in ("backward", "backward_parameters"):
-                shadow(layer, name, _direction(getattr(layer, name), (layer.name, "backward"), tally))
         yield
     finally:
-        for owner, name in shadowed:
-            delattr(owner, name)
+        model.observer = None
+        for name in LOWERING:
+            delattr(model.backend, name)
 
 
 def _lowering(method: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
@@ -233,20 +237,6 @@ def _lowering(method: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
         started = perf_counter()
         result = method(*arguments, **options)
         tally.add_lowering(perf_counter() - started)
-        return result
-
-    return timed
-
-
-def _direction(method: Callable[..., Any], place: Place, tally: _Tally) -> Callable[..., Any]:
-    def timed(*arguments: Any, **options: Any) -> Any:
-        # backward_parameters may call backward: only the outer call counts.
-        outer, tally.place = tally.place, place
-        started = perf_counter()
-        result = method(*arguments, **options)
-        if outer != place:
-            tally.add(perf_counter() - started)
-        tally.place = outer
         return result
 
     return timed

@@ -14,6 +14,8 @@ class Shard:
     `cnn.distributed.shard` puts another in its place, which knows its slice and sums over the processes.
     """
 
+    divided = False
+    """Whether several processes share every batch."""
     count = 0
     """Images of the last slice taken that count as this process's own."""
 

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from cnn.arrays import Buffers
 from cnn.backend import create
 from cnn.layers import (
     AvgPool2D,
@@ -29,7 +28,7 @@ def built(layer, shape, *, seed=0, dtype=np.float64):
     """The layer, ready for images of `shape`, on the plainest backend."""
     backend = create("numpy")
     layer.name = "layer1"
-    layer.build(shape, Setting(backend, np.dtype(dtype), np.random.default_rng(seed), Buffers(backend, dtype)))
+    layer.build(shape, Setting(backend, np.dtype(dtype), np.random.default_rng(seed)))
     return layer
 
 

@@ -69,7 +69,6 @@ class CompiledConvolution(Backend):
         require(tile_bytes > 0, f"tile_bytes is {tile_bytes}; give at least 1.")
         self._sgemm = np.uintp(sgemm)
         self._tile_bytes = tile_bytes
-        self._multiplies = True
         # How long im2col takes depends on the tile.
         self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
         self._chosen: dict[Problem, str] = {}
@@ -77,12 +76,11 @@ class CompiledConvolution(Backend):
     @contextmanager
     def without_products(self) -> Iterator[None]:
         address, self._sgemm = self._sgemm, np.uintp(nothing().address)
-        self._multiplies = False
         try:
             with super().without_products():
                 yield
         finally:
-            self._sgemm, self._multiplies = address, True
+            self._sgemm = address
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
         times = self._chooser.times()
@@ -144,7 +142,7 @@ class CompiledConvolution(Backend):
         def unlowered() -> None:
             geometry, planes = _planes(window, channels, filters, len(x), len(x), scratch)
             sums = scratch.get("sums", (len(planes), out.size), np.float32)
-            if self._multiplies:
+            if self.multiplies:
                 direct.weight_gradient(microkernel(), images, slopes, geometry, len(x), planes, sums, result)
 
         def winograd(tile: int) -> None:
@@ -199,7 +197,7 @@ class CompiledConvolution(Backend):
         count = direct.units(window, images, filters)
         geometry, planes = _planes(window, channels, filters, images, count, scratch)
         added = np.zeros(filters, np.float32) if bias is None else bias
-        if self._multiplies:
+        if self.multiplies:
             direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
     def _tiles(

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
 
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
@@ -127,6 +127,26 @@ def _slope_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, firs
         if sums.size:
             for i in range(end - start):
                 sums[i] += out[start + i]
+
+
+@njit(**INNER)
+def _scale_part(x: Any, factors: Any, factor: Any, out: Any, first: int, last: int) -> None:
+    if factors.size:
+        for i in range(first, last):
+            out[i] = x[i] * factors[i]
+    else:
+        for i in range(first, last):
+            out[i] = x[i] * factor
+
+
+@kernel(PARALLEL, FLOATS, FLOATS, types.float32, FLOATS, INTEGER)
+def scale(x: Any, factors: Any, factor: Any, out: Any, parts: int) -> None:
+    """out = x * factors, or x * factor where there are none."""
+    if parts == 1:
+        _scale_part(x, factors, factor, out, U(0), U(out.size))
+    else:
+        for part in prange(parts):
+            _scale_part(x, factors, factor, out, start_of(part, parts, out.size), start_of(part + 1, parts, out.size))
 
 
 @kernel(PARALLEL, INTEGER, *[FLOATS] * 4, INTEGER)

@@ -16,6 +16,9 @@ U = np.uintp
 ZERO = np.float32(0)
 INPUTS = [types.Array(each, 1, "C", readonly=True) for each in (types.uint8, types.int64, types.boolean, types.int64)]
 
+UNCHANGED, IN_PLACE = np.empty(0, np.bool_), np.empty((0, 2), np.int64)
+"""Stand for mirrorings and corners that are not wanted."""
+
 
 @dataclass(frozen=True, eq=False)
 class Constants:
@@ -103,15 +106,22 @@ def load(
     std: Any,
     out: Any,
     parts: int,
-) -> None:
-    """The batch of `batch_into`."""
-    count = order.size
+) -> bool:
+    """The batch of `batch_into`; False, and nothing is loaded, if an image or a corner is out of bounds."""
+    count, stored = order.size, images.size // mean.size
+    for n in range(count):
+        if order[n] < 0 or order[n] >= stored:
+            return False
+    for i in range(corners.size):
+        if corners[i] < 0 or corners[i] > 2 * pad:
+            return False
     if parts == 1:
         _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, U(0), U(count))
     else:
         for part in prange(parts):
             first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
             _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, first, last)
+    return True
 
 
 def batch_into(
@@ -130,26 +140,22 @@ def batch_into(
     or types do not fit, UsageError for an index that does not exist or a corner beyond the border.
     """
     count = len(order)
-    if not (out.dtype == np.float32 and out.flags.carray and out.shape == (count, *constants.shape)):
+    if out.dtype != np.float32 or out.shape != (count, *constants.shape) or not out.flags.carray:
         raise ShapeError(
             f"The batch has shape {out.shape} and type {out.dtype}; give contiguous float32 of "
             f"{(count, *constants.shape)}."
         )
     if images.dtype != np.uint8 or images.shape[1:] != constants.shape:
         raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give uint8 of {constants.shape}.")
-    if count and not 0 <= order.min() <= order.max() < len(images):
-        raise UsageError(f"Indices run from {order.min()} to {order.max()}; give 0 to {len(images) - 1}.")
-    flips = np.empty(0, np.bool_) if mirrored is None else mirrored
-    shifts = np.empty((0, 2), np.int64) if corners is None else corners
+    flips = UNCHANGED if mirrored is None else np.ascontiguousarray(mirrored, np.bool_)
+    shifts = IN_PLACE if corners is None else np.ascontiguousarray(corners, np.int64)
     if flips.shape not in ((0,), (count,)) or shifts.shape not in ((0, 2), (count, 2)):
         raise ShapeError(f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one each.")
-    if shifts.size and not 0 <= shifts.min() <= shifts.max() <= 2 * pad:
-        raise UsageError(f"Corners run from {shifts.min()} to {shifts.max()}; give 0 to {2 * pad}.")
-    load(
-        _read_only(images, np.uint8),
-        _read_only(order, np.int64),
-        _read_only(flips, np.bool_),
-        _read_only(shifts, np.int64),
+    if not load(
+        np.ascontiguousarray(images).reshape(-1),
+        np.ascontiguousarray(order, np.int64),
+        flips,
+        shifts.reshape(-1),
         pad,
         # Images that stay as they are count as one row, which makes one long loop of each.
         constants.shape if flips.size or shifts.size else (1, constants.mean.size, 1),
@@ -158,14 +164,7 @@ def batch_into(
         constants.std,
         out.reshape(-1),
         parts_for(out.size),
-    )
-
-
-def _read_only(x: Array, dtype: npt.DTypeLike) -> Array:
-    """A view of x, or a copy unless it is contiguous and of that type, that no one can write to.
-
-    Numba compiles for each kind apart, and stored images are often read-only.
-    """
-    view = np.ascontiguousarray(x, dtype).reshape(-1).view()
-    view.flags.writeable = False
-    return view
+    ):
+        if not 0 <= order.min() <= order.max() < len(images):
+            raise UsageError(f"Indices run from {order.min()} to {order.max()}; give 0 to {len(images) - 1}.")
+        raise UsageError(f"Corners run from {shifts.min()} to {shifts.max()}; give 0 to {2 * pad}.")

@@ -7,7 +7,9 @@ from functools import cached_property
 from time import perf_counter
 from typing import Any
 
-from numba import njit
+import numpy as np
+from numba import njit, types
+from numba.np.numpy_support import as_dtype
 
 from cnn.backend import Clock
 
@@ -46,6 +48,15 @@ class Kernel(Native):
     def description(self) -> Any:
         """Numba's description of the machine code."""
         return self.compiled.overloads[self.kinds].fndesc
+
+    @cached_property
+    def result(self) -> np.dtype[Any]:
+        """The type of what it returns: a record for a tuple, an address for None."""
+        kind = self.description.restype
+        if kind == types.none:
+            return np.dtype(np.uintp)
+        members = getattr(kind, "types", [kind])
+        return np.dtype([(f"f{k}", as_dtype(each)) for k, each in enumerate(members)], align=True)
 
     @cached_property
     def address(self) -> int:

@@ -47,6 +47,23 @@ def softmax(scores: Any, out: Any, k: int) -> None:
             out[start + i] = row[i] * factor
 
 
+@kernel(SINGLE, FLOATS, FLOATS, types.float64, types.float64, INTEGER)
+def target_shares(scores: Any, out: Any, low: float, high: float, k: int) -> None:
+    """out = what lies above `low`, over its sum, for rows of k that are lifted until their largest reaches `high`."""
+    width = U(k)
+    for start in range(U(0), U(scores.size), width):
+        missing = np.float32(high) - scores[_largest(scores, start, width)]
+        lift = (ZERO if missing < ZERO else missing) - np.float32(low)
+        total = 0.0
+        for i in range(start, start + width):
+            height = scores[i] + lift
+            out[i] = ZERO if height < ZERO else height
+            total += out[i]
+        factor = np.float32(1 / total)
+        for i in range(start, start + width):
+            out[i] *= factor
+
+
 @kernel(SINGLE, FLOATS, INTEGERS, FLOATS, INTEGER)
 def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
     """(loss, right answers); out, unless empty, = softmax(scores) - 1 at the label, over N. Right is -1 for a label

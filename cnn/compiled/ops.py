@@ -20,6 +20,8 @@ from cnn.ops.updates import Updates
 NOTHING = np.empty(0, np.float32)
 NO_TAPS = np.empty(0, np.uint8)
 """Stand for arrays that are not wanted."""
+ZEROS = (0.0,) * 8
+"""Stand for an optimizer's numbers that it does not have."""
 
 
 class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
@@ -42,6 +44,15 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
             plain = mean is None and std is None
             constants = _scale_only(shape, scale) if plain else input.Constants.of(shape, scale, mean, std)
             input.batch_into(out, images, order, constants, *changes)
+
+    def scale(self, x: Array, factors: Array | float, out: Array) -> None:
+        arrays = flat(x, factors, out) if isinstance(factors, np.ndarray) else flat(x, out)
+        if arrays is None or x.shape != out.shape or np.shape(factors) not in ((), x.shape):
+            super().scale(x, factors, out)
+        elif isinstance(factors, np.ndarray):
+            elementwise.scale(*arrays[:2], 1.0, arrays[2], parts_for(x.size))
+        else:
+            elementwise.scale(arrays[0], NOTHING, factors, arrays[1], parts_for(x.size))
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         arrays = flat(y) if bias is None else flat(y, bias)
@@ -113,10 +124,15 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         arrays = _scored(scores, labels, out)
         if arrays is not None:
-            loss, right = losses.cross_entropy(*arrays, scores.shape[1])
-            if right >= 0:
-                return loss, right
+            return _counted(*losses.cross_entropy(*arrays, scores.shape[1]))
         return super().softmax_cross_entropy(scores, labels, out)
+
+    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+        arrays = flat(scores, out)
+        if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
+            super().target_shares(scores, low, high, out)
+        else:
+            losses.target_shares(*arrays, float(low), float(high), scores.shape[1])
 
     def squared_error(
         self, scores: Array, labels: Array, low: float, high: float, out: Array | None
@@ -124,9 +140,7 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
         arrays = _scored(scores, labels, out)
         if arrays is not None:
             rows, marks, slopes = arrays
-            loss, right = losses.squared_error(rows, marks, float(low), float(high), slopes, scores.shape[1])
-            if right >= 0:
-                return loss, right
+            return _counted(*losses.squared_error(rows, marks, float(low), float(high), slopes, scores.shape[1]))
         return super().squared_error(scores, labels, low, high, out)
 
     def sgd_update(
@@ -200,10 +214,16 @@ def _taps(winners: Array, pooled: Array) -> bool:
     return winners.dtype == np.uint8 and winners.flags.carray and winners.shape == pooled.shape
 
 
+def _counted(loss: float, right: int) -> tuple[float, int]:
+    if right < 0:
+        raise IndexError("A label is beyond the scores.")
+    return loss, right
+
+
 def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[Array] | None:
     """Scores, labels and out as vectors, or None where a kernel cannot take them."""
     arrays = flat(scores) if out is None else flat(scores, out)
-    whole = labels.dtype == np.int64 and labels.flags.carray
+    whole = labels.dtype.char == "l" and labels.flags.carray
     fits = scores.ndim == 2 and scores.size > 0 and labels.shape == scores.shape[:1]
     if arrays is None or not whole or not fits or (out is not None and out.shape != scores.shape):
         return None
@@ -213,9 +233,8 @@ def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[
 def _updated(rule: int, arrays: tuple[Array, ...], numbers: tuple[float, ...]) -> bool:
     """Updates the weights, arrays[0], unless a kernel cannot take the arrays."""
     vectors = flat(*arrays)
-    if vectors is None or any(x.shape != arrays[0].shape for x in arrays):
+    if vectors is None or len({x.shape for x in arrays}) > 1:
         return False
-    w, g, first, *second = vectors
-    filled = (*map(float, numbers), *[0.0] * (8 - len(numbers)))
-    updates.update(rule, w, g, first, second[0] if second else NOTHING, filled, parts_for(w.size))
+    w, g, first, second = vectors if len(vectors) == 4 else (*vectors, NOTHING)
+    updates.update(rule, w, g, first, second, numbers + ZEROS[len(numbers) :], parts_for(w.size))
     return True

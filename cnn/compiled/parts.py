@@ -71,7 +71,7 @@ def flat(*arrays: Array) -> list[Array] | None:
     for x in arrays:
         if x.dtype.char != "f" or not x.flags.carray:
             return None
-        vectors.append(x.reshape(-1))
+        vectors.append(x if x.ndim == 1 else x.reshape(-1))
     return vectors
 
 

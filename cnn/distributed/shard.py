@@ -25,6 +25,8 @@ class Slice(Shard):
     every sum and no layer need know; what it adds is zero. With `alone`, batch statistics are of own images.
     """
 
+    divided = True
+
     def __init__(self, world: World, *, alone: bool = False) -> None:
         self.world = world
         self.alone = alone

@@ -10,6 +10,8 @@ from cnn.layers.layer import Layer
 class Activation(Layer):
     """Applies one function to every element."""
 
+    repeatable = True
+
     @property
     @abstractmethod
     def function(self) -> str:

@@ -1,10 +1,11 @@
 """What every layer is: settings, parameters, and a forward and a backward pass through one backend."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -25,14 +26,21 @@ LINE = 16
 class Setting:
     """What a layer is built with: one backend, one number type, one random generator, shared temporary space.
 
-    `shard` says what part of a batch the layers are given.
+    `shard` says what part of a batch the layers are given, `on_move` is called when a buffer has got other memory.
     """
 
     backend: Backend
     dtype: npt.DTypeLike
     rng: np.random.Generator
-    scratch: Buffers
     shard: Shard = field(default_factory=Shard)
+    on_move: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        self.scratch = self.buffers()
+
+    def buffers(self) -> Buffers:
+        """New buffers."""
+        return Buffers(self.backend, self.dtype, self.on_move)
 
 
 @dataclass
@@ -83,6 +91,11 @@ class Layer(Configurable):
     """
 
     name = ""
+    repeatable: ClassVar[bool] = False
+    """Whether passes over inputs of one shape make the same calls of the backend, on the same arrays, and do no more.
+
+    If so, they may be recorded and the layer's methods no longer be called.
+    """
 
     def build(self, input_shape: Shape, setting: Setting) -> None:
         """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
@@ -90,7 +103,7 @@ class Layer(Configurable):
         self.output_shape = self.shape_after(input_shape)
         self.setting = setting
         self.backend = setting.backend
-        self.buffers = Buffers(setting.backend, setting.dtype)
+        self.buffers = setting.buffers()
         self.parameters: list[Parameter] = []
         self.statistics: dict[str, Array] = {}
         self._create()

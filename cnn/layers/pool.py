@@ -17,6 +17,8 @@ class Pool2D(Layer):
     last ones may hang over the edge.
     """
 
+    repeatable = True
+
     kernel: int | tuple[int, int]
     stride: int | tuple[int, int] | None
     padding: Padding

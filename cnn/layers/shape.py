@@ -14,6 +14,8 @@ from cnn.layers.layer import Layer
 class Flatten(Layer):
     """Images (H, W, C) as vectors (H*W*C,), without a copy."""
 
+    repeatable = True
+
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)
 

@@ -14,6 +14,8 @@ class Weighted(Layer):
     Multipliers scale the (learning rate, weight decay) of weights and bias.
     """
 
+    repeatable = True
+
     bias: bool
     activation: str | None
     weights: Initializer

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn import backend as backends
-from cnn.arrays import Array, Buffers, Shape
+from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.errors import UsageError
 from cnn.layers import Layer, Setting
@@ -93,7 +93,7 @@ class _LayerUnderTest(_UnderTest):
         self.layer, self.backend, self.rng = layer, backend, np.random.default_rng(rng.integers(2**32))
         layer.name = layer.name or type(layer).__name__.lower()
         self.name = f"{type(layer).__name__} on {backend.name}"
-        layer.build(shape, Setting(backend, np.float64, self.rng, Buffers(backend, np.float64)))
+        layer.build(shape, Setting(backend, np.float64, self.rng))
         self.x = spaced((batch, *shape), rng)
         self.weights = rng.standard_normal((batch, *layer.output_shape))
         _randomize(backend, [parameter.value for parameter in layer.parameters], rng)

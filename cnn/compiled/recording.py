@@ -1,0 +1,101 @@
+"""Kernel calls taken down as they are made, and repeated later by one call of machine code written for them."""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+import numpy.typing as npt
+from llvmlite import ir
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+
+from cnn.compiled.kernels import Kernel, Native, watched
+
+_ADDRESS = ir.IntType(64)
+_NAME = "repeat"
+
+Call = tuple[Kernel, tuple[Any, ...], npt.NDArray[Any]]
+"""A kernel, its arguments, and a place for its result."""
+
+
+class Recording:
+    """The kernel calls of a block, with their arguments: arrays stay where they are, numbers what they are."""
+
+    def __init__(self) -> None:
+        self._calls: list[Call] = []
+        self._code: Native | None = None
+        self._result: npt.NDArray[Any] | None = None
+        """Where the last of the calls that return anything puts it."""
+
+    @contextmanager
+    def taking_down(self) -> Iterator[None]:
+        """Adds the calls that this thread makes within the block."""
+
+        def run(native: Native, arguments: tuple[Any, ...]) -> Any:
+            assert isinstance(native, Kernel)
+            place = np.zeros(1, native.result)
+            self._calls.append((native, arguments, place))
+            result = native.code(*arguments)
+            if result is not None:
+                self._result = place
+            return result
+
+        with watched(run):
+            yield
+
+    def repeat(self) -> Any:
+        """Makes all calls again. Raises MemoryError where a kernel finds no memory for its own arrays."""
+        if self._code is None:
+            self._code = Native(_machine_code(self._calls))
+        if self._code():
+            raise MemoryError("A kernel found no memory for its sums; take a smaller batch or fewer threads.")
+        return None if self._result is None else self._result.item()
+
+
+@global_compiler_lock
+def _machine_code(calls: list[Call]) -> Callable[[], int]:
+    """A function that makes the calls in their order, up to the first that fails, and returns what that one did."""
+    convention = cpu_target.target_context.call_conv
+    module = ir.Module(_NAME)
+    module.triple = llvm.get_process_triple()
+    function = ir.Function(module, ir.FunctionType(ir.IntType(32), []), _NAME)
+    builder = ir.IRBuilder(function.append_basic_block())
+    error = np.zeros(1, np.uintp)
+    for kernel, arguments, result in calls:
+        description = kernel.description
+        kind = convention.get_function_type(description.restype, description.argtypes)
+        # First come where to put the result, and where to describe an error, which is not read.
+        values = [result.ctypes.data, error.ctypes.data]
+        for each, argument in zip(kernel.kinds, arguments, strict=True):
+            values += _words(each, argument)
+        code = builder.inttoptr(_ADDRESS(kernel.address), kind.as_pointer())
+        status = builder.call(code, [_constant(each, value) for each, value in zip(kind.args, values, strict=True)])
+        with builder.if_then(builder.icmp_signed("!=", status, status.type(0)), likely=False):
+            builder.ret(status)
+    builder.ret(ir.IntType(32)(0))
+    parsed = llvm.parse_assembly(str(module))
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=0)
+    engine = llvm.create_mcjit_compiler(parsed, machine)
+    engine.finalize_object()
+    entry = ctypes.CFUNCTYPE(ctypes.c_int32)(engine.get_function_address(_NAME))
+    entry.kept = engine, error, calls  # type: ignore[attr-defined]
+    return entry
+
+
+def _words(kind: Any, value: Any) -> list[Any]:
+    """A value as Numba hands it over: an array as owner, size, address, shape and strides, a tuple as its elements."""
+    if isinstance(kind, types.Array):
+        return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
+    if isinstance(value, tuple):
+        return [word for each, element in zip(kind.types, value, strict=True) for word in _words(each, element)]
+    return [value]
+
+
+def _constant(kind: Any, value: Any) -> Any:
+    if isinstance(kind, ir.PointerType):
+        return _ADDRESS(int(value)).inttoptr(kind)
+    return ir.Constant(kind, float(value) if isinstance(kind, ir.FloatType | ir.DoubleType) else int(value))
