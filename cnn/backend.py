@@ -175,7 +175,7 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         """out (N, H, W, C) = the gradient of x for dy (N, P, Q, K)."""
         filters = w.shape[3]
         slopes, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
-        if window.pointwise:
+        if window.copyless:
             self.gemm(slopes, weights, transpose_b=True, out=out.reshape(len(slopes), -1))
             return
         columns = scratch.get("columns", (len(slopes), len(weights)), dy.dtype)
@@ -183,10 +183,10 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         self.col2im(columns, window, out)
 
     def _columns(self, x: Array, window: Window, scratch: Buffers) -> Array:
-        """The column matrix of x, (N*P*Q, R*S*C); x itself where every window is one pixel."""
+        """The column matrix of x, (N*P*Q, R*S*C); x itself where that is one."""
         n, _, _, channels = x.shape
-        if window.pointwise:
-            return x.reshape(-1, channels)
+        if window.copyless:
+            return x.reshape(-1, window.taps * channels)
         rows, columns = window.out
         matrix = scratch.get("columns", (n * rows * columns, window.taps * channels), x.dtype)
         self.im2col(x, window, matrix, scratch)

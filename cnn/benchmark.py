@@ -13,6 +13,7 @@ from cnn.backend import Backend
 from cnn.cost import count, layer_stages
 from cnn.model import Sequential
 from cnn.optimizers import SGD
+from cnn.passes import SETTLED
 from cnn.recipe import Architecture
 
 STEADY, BUSY = 0.8, 0.1
@@ -98,8 +99,9 @@ def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | No
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:
     """The seconds of each job in each of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
-    for job in jobs:
-        job.run()
+    for _ in range(SETTLED):
+        for job in jobs:
+            job.run()
     times: list[list[float]] = [[] for _ in jobs]
     for _ in range(rounds):
         for job, series in zip(jobs, times, strict=True):

@@ -295,7 +295,7 @@ def _(layer: Conv2D, parts: _Parts) -> Iterator[tuple[str, Sequence[Operation]]]
     product = _gemm(depth, layer.filters, rows)
     yield WEIGHT, [*_slopes(layer, parts), *_im2col(layer, parts), product, *mask]
     columns = rows * depth
-    scatter = [] if layer.window_on(parts.input_shape).pointwise else [_move("col2im", columns + parts.x, columns)]
+    scatter = [] if layer.window_on(parts.input_shape).copyless else [_move("col2im", columns + parts.x, columns)]
     yield DATA, [_gemm(rows, depth, layer.filters), *scatter]
 
 
@@ -307,7 +307,7 @@ def _lowered(layer: Conv2D, parts: _Parts) -> tuple[int, int]:
 def _im2col(layer: Conv2D, parts: _Parts) -> list[Operation]:
     """The column matrix written, from the image or from a padded copy of it."""
     window = layer.window_on(parts.input_shape)
-    if window.pointwise:
+    if window.copyless:
         return []
     top, bottom, left, right = window.padding
     height, width, channels = parts.input_shape

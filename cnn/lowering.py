@@ -72,9 +72,10 @@ class Window:
         return self.kernel[0] * self.kernel[1]
 
     @cached_property
-    def pointwise(self) -> bool:
-        """Whether every output reads just the pixel at its own place: a 1x1 kernel, stride 1, no padding."""
-        return self.kernel == (1, 1) and self.stride == (1, 1) and not any(self.padding)
+    def copyless(self) -> bool:
+        """Whether an image is its own column matrix: each window is one pixel, or the only one is the whole image."""
+        each_pixel = self.kernel == (1, 1) and self.stride == (1, 1)
+        return not any(self.padding) and (each_pixel or self.kernel == self.size)
 
     def each_tap(self) -> Iterator[Tap]:
         """Every kernel element with the part of the output for which it lies inside the image."""

@@ -155,11 +155,13 @@ def test_accumulated_product_is_recorded_in_its_type():
     assert recorder.products == [Product(3, 3, 2, True, False, True, np.dtype(np.float64))]
 
 
-def test_pointwise_convolution_makes_no_column_matrix():
+@pytest.mark.parametrize(("side", "sizes"), [(1, (32, 6, 3)), (4, (2, 6, 48))])
+def test_an_image_that_is_its_own_column_matrix_is_not_copied(side, sizes):
     backend = backends.create("numpy")
     scratch = Buffers(backend)
-    x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (1, 1, 3, 6), (2, 4, 4, 6)))
+    window = Window((4, 4), (side, side))
+    x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (side, side, 3, 6), (2, *window.out, 6)))
     with Recorder(backend) as recorder:
-        backend.conv2d(x, w, None, Window((4, 4), (1, 1)), None, out, scratch)
-    assert [(each.m, each.n, each.k) for each in recorder.products] == [(32, 6, 3)]
+        backend.conv2d(x, w, None, window, None, out, scratch)
+    assert [(each.m, each.n, each.k) for each in recorder.products] == [sizes]
     assert scratch.nbytes() == 0

@@ -147,11 +147,13 @@ def test_taps_meet_exactly_the_pixels_that_loops_meet(ceil):
     assert met == expected
 
 
-def test_taps_and_pointwise_windows():
+def test_taps_and_copyless_windows():
     assert Window((9, 9), (3, 5)).taps == 15
-    assert Window((9, 9), (1, 1)).pointwise
-    for other in ({"stride": (1, 2)}, {"padding": (0, 0, 0, 1)}, {"kernel": (1, 2)}):
-        assert not Window(**({"size": (9, 9), "kernel": (1, 1)} | other)).pointwise
+    assert Window((9, 9), (1, 1)).copyless
+    assert Window((9, 7), (9, 7), stride=(2, 1)).copyless
+    for other in ({"stride": (1, 2)}, {"padding": (0, 0, 0, 1)}, {"kernel": (1, 2)}, {"kernel": (9, 8)}):
+        assert not Window(**({"size": (9, 9), "kernel": (1, 1)} | other)).copyless
+    assert not Window((9, 9), (9, 9), padding=(1, 0, 0, 0)).copyless
 
 
 @pytest.mark.parametrize(

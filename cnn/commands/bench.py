@@ -1,6 +1,6 @@
 """Compares layers and training steps across backends and thread counts, the backends under one another.
 
-Every job is run once to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
+Every job is run three times to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
 2 FLOP a multiply-accumulate; the backward pass of a layer has two products. Efficiency is the speed-up over the fewest
 threads asked for, divided by how many times more there are.
 

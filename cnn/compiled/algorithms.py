@@ -15,7 +15,8 @@ from cnn.machine import this_machine
 from cnn.storage import write_atomically
 
 ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
-TRIALS = 5
+TRIALS, SECONDS = 5, 0.03
+"""Each algorithm is timed so often at least, and all of them for so long: something else may run for a moment."""
 
 
 class Chooser:
@@ -77,12 +78,13 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _best_times(candidates: Mapping[str, Callable[[], None]]) -> dict[str, float]:
     """The least of some trials each, in turns, so that a disturbance of the machine hits all alike."""
-    times = dict.fromkeys(candidates, inf)
-    for trial in range(1 + TRIALS):
+    for run in candidates.values():
+        run()  # allocates
+    times, begun, trial = dict.fromkeys(candidates, inf), perf_counter(), 0
+    while trial < TRIALS or perf_counter() - begun < SECONDS:
+        trial += 1
         for name, run in candidates.items():
             started = perf_counter()
             run()
-            # The first one allocates.
-            if trial:
-                times[name] = min(times[name], perf_counter() - started)
+            times[name] = min(times[name], perf_counter() - started)
     return times

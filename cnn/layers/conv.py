@@ -54,7 +54,7 @@ class Conv2D(Weighted):
         return prod(self.output_shape) * self.window.taps * self.input_shape[2]
 
     def scratch_elements(self) -> int:
-        return 0 if self.window.pointwise else self.macs() // self.filters
+        return 0 if self.window.copyless else self.macs() // self.filters
 
     def _create(self) -> None:
         self.window = self.window_on(self.input_shape)
@@ -62,7 +62,8 @@ class Conv2D(Weighted):
         self._create_weights((*self._kernel, channels, self.filters))
         self._mask: Array | None = None
         if self.connections is not None:
-            self._mask = self.backend.asarray(connection_mask(self.connections, channels), self.setting.dtype)
+            mask = np.broadcast_to(connection_mask(self.connections, channels), self.w.value.shape)
+            self._mask = self.backend.asarray(mask, self.setting.dtype)
             self.backend.scale(self.w.value, self._mask, self.w.value)
 
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:
