@@ -46,9 +46,10 @@ class Buffers:
         size = prod(shape)
         flat = self._flat.get(name)
         if flat is None or flat.size < size or flat.dtype != kind:
+            if flat is not None:
+                self._views = {key: view for key, view in self._views.items() if key[0] != name}
+                self._on_move()
             flat = self._flat[name] = self.backend.empty((size,), kind)
-            self._views = {key: view for key, view in self._views.items() if key[0] != name}
-            self._on_move()
         return flat[:size].reshape(shape)
 
     def nbytes(self) -> int:

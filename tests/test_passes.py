@@ -1,0 +1,342 @@
+"""Recorded passes leave the bytes that the layers leave, and are given up where they would not."""
+
+import threading
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cnn.backend import create, statuses
+from cnn.compiled import losses
+from cnn.compiled.recording import Recording
+from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
+from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model import Sequential
+from cnn.optimizers import SGD
+from cnn.passes import BACKWARD, FORWARD, SETTLED
+from cnn.threads import limit
+from cnn.zoo import ZOO, architecture
+
+FAST = [each.name for each in statuses() if each.name in ("mkl", "openblas") and not each.reason]
+SHAPE, CLASSES = (8, 8, 3), 5
+STEPS = SETTLED + 4
+
+
+@pytest.fixture(params=FAST)
+def backend(request):
+    return create(request.param)
+
+
+def mixed():
+    """Layers that are repeated with others between them that are not."""
+    return [
+        Conv2D(4, 3, activation="relu"),
+        BatchNorm(),
+        MaxPool2D(2, ceil=True),
+        LocalResponseNorm(3),
+        Dropout(0.3),
+        Flatten(),
+        Dropout(0.3),
+        Linear(7, activation="tanh"),
+        Linear(CLASSES),
+    ]
+
+
+def plain():
+    return [Conv2D(4, 3), ReLU(), AvgPool2D(2), Flatten(), Linear(7, activation="sigmoid"), Linear(CLASSES)]
+
+
+def batches(count, size, shape=SHAPE, classes=CLASSES):
+    rng = np.random.default_rng(1)
+    return [(rng.integers(0, 256, (size, *shape), np.uint8), rng.integers(0, classes, size)) for _ in range(count)]
+
+
+def trained(model, data, **options):
+    """Results of training steps on the batches, and the state they end in."""
+    optimizer = SGD(0.9)
+    optimizer.attach(model.backend, model.groups)
+    results = []
+    for images, labels in data:
+        results.append(model.train_step(images, labels, **options))
+        optimizer.step(0.001)
+    return results, {name: array.tobytes() for name, array in model.state().items()}
+
+
+def by_layers(model):
+    """The model, kept from recording."""
+    model._passes = Forgetful()
+    return model
+
+
+class Forgetful(dict):
+    """Keeps no pass, so that each is the first."""
+
+    def __setitem__(self, key, value):
+        pass
+
+
+def recorded(model):
+    """Whether every pass of the model is one that repeats a recording."""
+    return all(passes._recorded for passes in model._passes.values())
+
+
+@pytest.mark.parametrize("batch", [1, 6])
+@pytest.mark.parametrize("net", ZOO)
+def test_networks_of_the_zoo_learn_the_same_from_recordings(net, batch, backend):
+    def run(prepare):
+        model = prepare(architecture(net).build(backend=backend))
+        data = batches(STEPS, batch, model.input_shape, 10)
+        steps = trained(model, data)
+        return model, steps, [model.predict(images, batch_size=batch).tobytes() for images, _ in data]
+
+    model, *found = run(lambda model: model)
+    assert recorded(model)
+    assert len(model._passes) == 2
+    assert found == list(run(by_layers)[1:])
+
+
+@pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("options", [{}, {"weight": 0.25}, {"after_layer": lambda place: None}], ids=str)
+@pytest.mark.parametrize("layers", [plain, mixed])
+def test_what_is_not_repeated_is_called_in_between(layers, options, loss, backend):
+    def run(prepare):
+        model = prepare(Sequential(layers(), SHAPE, loss=loss, backend=backend))
+        return model, trained(model, batches(STEPS, 6), **options)
+
+    model, found = run(lambda model: model)
+    assert recorded(model)
+    assert found == run(by_layers)[1]
+
+
+@dataclass(eq=False)
+class Counted(ReLU):
+    """Counts its forward passes."""
+
+    def build(self, input_shape, setting):
+        super().build(input_shape, setting)
+        self.calls = 0
+
+    def forward(self, x, *, training):
+        self.calls += 1
+        return super().forward(x, training=training)
+
+
+def test_layers_are_no_longer_called_once_their_passes_are_recorded(backend):
+    model = Sequential([Conv2D(2, 3), Counted(), Flatten(), Linear(CLASSES)], SHAPE, backend=backend)
+    data = batches(STEPS, 4)
+    trained(model, data)
+    assert model.layers[1].calls == SETTLED
+    for images, _ in data:
+        model.predict(images)
+    assert model.layers[1].calls == 2 * SETTLED
+
+
+@dataclass(eq=False)
+class Doubled(ReLU):
+    """Doubles in NumPy, which no recording hears of."""
+
+    def forward(self, x, *, training):
+        y = super().forward(x, training=training)
+        y *= 2
+        return y
+
+
+@dataclass(eq=False)
+class Noisy(ReLU):
+    """Adds numbers that are others every time."""
+
+    def forward(self, x, *, training):
+        y = super().forward(x, training=training)
+        y += self.setting.rng.random(y.shape, np.float32)
+        return y
+
+
+@dataclass(eq=False)
+class Elsewhere(ReLU):
+    """Leaves its output in another array every time."""
+
+    def forward(self, x, *, training):
+        self._y = super().forward(x, training=training).copy()
+        return self._y
+
+
+@dataclass(eq=False)
+class Masked(ReLU):
+    """Remembers by NumPy where to let slopes through: forward it does nothing else."""
+
+    def forward(self, x, *, training):
+        self._positive = self.buffers.get("positive", x.shape)
+        np.copyto(self._positive, x > 0)
+        return super().forward(x, training=training)
+
+    def backward(self, dy):
+        dx = self._input_gradient(len(dy))
+        self.backend.scale(dy, self._positive, dx)
+        return dx
+
+
+@pytest.mark.parametrize("layer", [Doubled, Noisy, Elsewhere, Masked])
+def test_a_layer_that_claims_to_be_repeatable_and_is_not_is_found_out(layer, backend):
+    def run(prepare):
+        layers = [Conv2D(2, 3), layer(), Flatten(), Linear(CLASSES)]
+        model = prepare(Sequential(layers, SHAPE, backend=backend))
+        return model, trained(model, batches(STEPS, 4))
+
+    model, found = run(lambda model: model)
+    assert not recorded(model)
+    assert found == run(by_layers)[1]
+
+
+@dataclass(frozen=True)
+class Smoothed(SoftmaxCrossEntropy):
+    """Changes the slopes in NumPy."""
+
+    def evaluate(self, backend, scores, labels, out):
+        result = super().evaluate(backend, scores, labels, out)
+        if out is not None:
+            out *= 0.9
+        return result
+
+
+def test_a_loss_that_claims_to_be_repeatable_and_is_not_is_found_out(backend):
+    def run(prepare):
+        model = prepare(Sequential(plain(), SHAPE, loss=Smoothed(), backend=backend))
+        return model, trained(model, batches(STEPS, 4))
+
+    model, found = run(lambda model: model)
+    assert not recorded(model)
+    assert found == run(by_layers)[1]
+
+
+class Stranger(Layer):
+    """A layer that says nothing about recordings: in NumPy, its output in new memory each time."""
+
+    def shape_after(self, input_shape):
+        return input_shape
+
+    def forward(self, x, *, training):
+        self._x = x.copy()
+        return np.square(x)
+
+    def backward(self, dy):
+        return 2 * self._x * dy
+
+
+def test_a_layer_that_says_nothing_is_called_every_time(backend):
+    def run(prepare):
+        model = prepare(Sequential([Conv2D(2, 3), Stranger(), Flatten(), Linear(CLASSES)], SHAPE, backend=backend))
+        return model, trained(model, batches(STEPS, 4))
+
+    model, found = run(lambda model: model)
+    assert recorded(model)
+    assert found == run(by_layers)[1]
+
+
+def test_batches_of_many_sizes_and_threads_take_turns(backend):
+    def run(prepare):
+        model = prepare(Sequential(mixed(), SHAPE, backend=backend))
+        results = []
+        for size in (4, 4, 4, 4, 4, 9, 4, 3, 4, 9, 4, 4, 4, 16, 4, 9, 9, 9, 9, 4, 4, 4, 4):
+            data = batches(2, size)
+            for threads in (1, 2):
+                with limit(threads):
+                    results.append([trained(model, data), *(model.predict(each).tobytes() for each, _ in data)])
+        return model, results
+
+    model, found = run(lambda model: model)
+    assert found == run(by_layers)[1]
+    assert any(passes._recorded for passes in model._passes.values())
+
+
+def test_a_recording_is_forgotten_when_a_buffer_moves(backend):
+    model = Sequential(plain(), SHAPE, backend=backend)
+    trained(model, batches(STEPS, 4))
+    assert recorded(model)
+    trained(model, batches(1, 5))
+    assert all(key[1][0] == 5 for key in model._passes)
+
+
+def test_each_layer_is_told_of_and_observed_in_its_turn(backend):
+    model = Sequential(mixed(), SHAPE, backend=backend)
+    told, seen = [], []
+
+    def observe(place, direction, run):
+        seen.append((direction, place))
+        return run()
+
+    model.observer = observe
+    for images, labels in batches(STEPS, 4):
+        seen.clear()
+        told.clear()
+        model.train_step(images, labels, after_layer=told.append)
+    forward, backward = list(range(9)), list(reversed(range(9)))
+    assert told == backward
+    assert seen == [(FORWARD, place) for place in forward] + [(BACKWARD, place) for place in backward]
+
+
+def test_a_label_that_is_no_class_is_an_error_in_a_recording_too(backend):
+    model = Sequential(plain(), SHAPE, backend=backend)
+    data = batches(STEPS, 4)
+    trained(model, data)
+    images, labels = data[0]
+    with pytest.raises(IndexError, match="none of the 5 classes"):
+        model.train_step(images, labels + CLASSES)
+    assert np.isfinite(model.train_step(images, labels)[0])
+
+
+def test_where_nan_came_up_first_is_found_after_a_recorded_pass(backend):
+    model = Sequential(plain(), SHAPE, backend=backend)
+    data = batches(STEPS, 4)
+    trained(model, data)
+    model.predict(data[0][0][:1])
+    model.parameters[-2].value[0, 0] = np.nan
+    model.train_step(*data[0])
+    assert model.first_non_finite() == f"the parameter {model.parameters[-2].name}"
+
+
+def test_models_in_two_threads_record_each_its_own_kernels(backend):
+    def model():
+        return Sequential(plain(), SHAPE, backend=backend)
+
+    with limit(1):
+        expected = trained(by_layers(model()), batches(20, 4))
+        found = [None, None]
+
+        def run(place):
+            with limit(1):
+                found[place] = trained(model(), batches(20, 4))
+
+        threads = [threading.Thread(target=run, args=(place,)) for place in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == [expected, expected]
+
+
+def test_a_recording_returns_what_its_last_kernel_did_that_returns_anything():
+    scores, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
+    shares, slopes = np.empty(9, np.float32), np.empty(9, np.float32)
+    recording = Recording()
+    with recording.taking_down():
+        expected = losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
+        losses.softmax(scores.reshape(-1), shares, 3)
+    assert recording.repeat() == expected
+    scores *= 7
+    assert recording.repeat() == losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
+    np.testing.assert_allclose(shares.reshape(3, 3).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_a_recording_says_when_a_kernel_finds_no_memory():
+    x = np.ones(1, np.float32)
+    recording = Recording()
+    with recording.taking_down(), pytest.raises(MemoryError):
+        losses.softmax(x, x, 1 << 55)
+    with pytest.raises(MemoryError, match="smaller batch"):
+        recording.repeat()
+
+
+def test_a_backend_without_kernels_goes_by_its_layers():
+    model = Sequential(plain(), SHAPE, backend="numpy")
+    trained(model, batches(STEPS, 4))
+    assert not recorded(model)
