@@ -76,6 +76,8 @@ class BatchGradients:
         images = max(1, self.own) if self.alone else len(chosen)
         self._completed, self._keeps = 0, False
         results = np.zeros(3)
+        # Where there is nothing to sum, the pass need not be divided by layers.
+        complete = self._complete if self._sums or len(pieces) > 1 else None
         for number, piece in enumerate(pieces, 1):
             rows = self.shard.take(*piece)
             self._counts = float(self.shard.count > 0)
@@ -85,7 +87,7 @@ class BatchGradients:
                 chosen[rows],
                 changes.of(rows),
                 weight=self.shard.count / images,
-                after_layer=self._complete if number == len(pieces) else None,
+                after_layer=complete if number == len(pieces) else None,
             )
             if self._counts:
                 results += loss, correct, 0
