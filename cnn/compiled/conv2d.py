@@ -14,7 +14,7 @@ from cnn.compiled import convolution, direct
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
 from cnn.compiled.microkernel import address as microkernel
-from cnn.compiled.parts import flat, limited, parts_for, parts_for_flops, thread_count
+from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
 from cnn.compiled.winograd import (
     UNLIMITED,
     tiles,
@@ -38,10 +38,6 @@ TileBytes = Annotated[int, "bytes of the im2col columns that a thread makes and 
 Run = Callable[[], None]
 
 
-LEAST_FLOPS = 10**8
-"""Below that, about a millisecond of a core, it is tried whether one thread is faster than all."""
-
-
 class Problem(NamedTuple):
     """What the fastest algorithm depends on: direction, window, shape of the images, filters, threads."""
 
@@ -50,12 +46,6 @@ class Problem(NamedTuple):
     images: Shape
     filters: int
     threads: int
-
-    @property
-    def flops(self) -> int:
-        """Floating-point operations of the products, by im2col."""
-        pixels = self.images[0] * prod(self.window.out)
-        return 2 * pixels * self.window.taps * self.images[3] * self.filters
 
     def __str__(self) -> str:
         """In words, the same in every process."""
@@ -225,18 +215,11 @@ class CompiledConvolution(Backend):
         """Runs the fastest of the candidates and of Winograd's tiles that fit."""
         for tile in tiles(problem.window, problem.images[3], problem.filters):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
-        if problem.threads > 1 and problem.flops < LEAST_FLOPS:
-            candidates |= {f"{name} on one thread": partial(_alone, run) for name, run in candidates.items()}
         chosen = self._chosen.get(problem)
         if chosen is None:
             default = "direct" if problem.images[3] < FEW_CHANNELS and "direct" in candidates else "im2col"
             chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
         candidates[chosen]()
-
-
-def _alone(run: Run) -> None:
-    with limited(1):
-        run()
 
 
 def _vectors(window: Window, *arrays: Array) -> list[Array] | None:

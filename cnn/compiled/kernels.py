@@ -55,7 +55,9 @@ class Kernel(Native):
         kind = self.description.restype
         if kind == types.none:
             return np.dtype(np.uintp)
-        members = getattr(kind, "types", [kind])
+        members: Any = getattr(kind, "types", None)
+        if members is None:
+            return as_dtype(kind)
         return np.dtype([(f"f{k}", as_dtype(each)) for k, each in enumerate(members)], align=True)
 
     @cached_property

@@ -52,7 +52,7 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
         elif isinstance(factors, np.ndarray):
             elementwise.scale(*arrays[:2], 1.0, arrays[2], parts_for(x.size))
         else:
-            elementwise.scale(arrays[0], NOTHING, factors, arrays[1], parts_for(x.size))
+            elementwise.scale(arrays[0], NOTHING, float(factors), arrays[1], parts_for(x.size))
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         arrays = flat(y) if bias is None else flat(y, bias)
@@ -236,5 +236,6 @@ def _updated(rule: int, arrays: tuple[Array, ...], numbers: tuple[float, ...]) -
     if vectors is None or len({x.shape for x in arrays}) > 1:
         return False
     w, g, first, second = vectors if len(vectors) == 4 else (*vectors, NOTHING)
-    updates.update(rule, w, g, first, second, numbers + ZEROS[len(numbers) :], parts_for(w.size))
+    filled = (*map(float, numbers), *ZEROS[len(numbers) :])
+    updates.update(rule, w, g, first, second, filled, parts_for(w.size))
     return True
