@@ -45,7 +45,10 @@ class Setting:
 
 @dataclass
 class Parameter:
-    """A trained array with its gradient, and the factors on its learning rate and weight decay."""
+    """A trained array with its gradient, and the factors on its learning rate and weight decay.
+
+    Once a model is built both are written to and never replaced: recorded passes know where they lie.
+    """
 
     name: str
     value: Array
@@ -86,7 +89,7 @@ def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Pa
 class Layer(Configurable):
     """One step of a network. Shapes of a single image carry no N; arrays do.
 
-    A concrete layer is a dataclass of its settings. `build` fixes its input shape and makes its parameters;
+    A concrete layer is a dataclass of its settings. `build` fixes these and its input shape and makes its parameters;
     `forward` keeps what `backward` needs; both return buffers that the next call overwrites.
     """
 
