@@ -7,6 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import cnn.backend as backends
 from cnn.backend import Backend
+from cnn.passes import SETTLED
 from cnn.threads import budget, limit
 
 # The reference is slow on purpose: its time says nothing.
@@ -40,7 +41,8 @@ def timed(benchmark: BenchmarkFixture, threads: int) -> Timer:
 
     def run(group: str, call: Callable[[], object], flops: int) -> None:
         benchmark.group = f"{group}, {threads} thread{'s' * (threads > 1)}"
-        call()
+        for _ in range(SETTLED):
+            call()
         benchmark(call)
         if flops and benchmark.stats:
             benchmark.extra_info["gflops"] = round(flops / benchmark.stats.stats.median / 1e9, 2)

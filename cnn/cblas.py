@@ -20,7 +20,7 @@ from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import Recording
 from cnn.errors import BackendUnavailable, ShapeError
 
-BYTE_FLOPS = 4
+BYTE_FLOPS = 8
 """Floating-point operations that a core does in the time in which it reads a byte of a matrix from its caches."""
 
 

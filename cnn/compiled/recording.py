@@ -3,6 +3,8 @@
 import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from itertools import count
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -17,6 +19,7 @@ from cnn.compiled.kernels import Kernel, Native, watched
 
 _ADDRESS = ir.IntType(64)
 _NAME = "repeat"
+_numbers = count()
 
 Call = tuple[Kernel, tuple[Any, ...], npt.NDArray[Any]]
 """A kernel, its arguments, and a place for its result."""
@@ -77,13 +80,18 @@ def _machine_code(calls: list[Call]) -> Callable[[], int]:
         with builder.if_then(builder.icmp_signed("!=", status, status.type(0)), likely=False):
             builder.ret(status)
     builder.ret(ir.IntType(32)(0))
-    parsed = llvm.parse_assembly(str(module))
-    machine = llvm.Target.from_default_triple().create_target_machine(opt=0)
-    engine = llvm.create_mcjit_compiler(parsed, machine)
-    engine.finalize_object()
-    entry = ctypes.CFUNCTYPE(ctypes.c_int32)(engine.get_function_address(_NAME))
-    entry.kept = engine, error, calls  # type: ignore[attr-defined]
+    library = llvm.JITLibraryBuilder().add_ir(module).export_symbol(_NAME).link(_linker(), f"{_NAME}{next(_numbers)}")
+    entry = ctypes.CFUNCTYPE(ctypes.c_int32)(library[_NAME])
+    # The code is unloaded with the last reference to its library.
+    entry.kept = library, error, calls  # type: ignore[attr-defined]
     return entry
+
+
+@cache
+def _linker() -> Any:
+    """One for the process: each takes more memory than all that it links."""
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=0, jit=True)
+    return llvm.create_lljit_compiler(machine)
 
 
 def _words(kind: Any, value: Any) -> list[Any]:
