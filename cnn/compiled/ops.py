@@ -7,14 +7,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
-from cnn.compiled import elementwise, input, losses, pooling, updates
+from cnn.compiled import elementwise, input, losses, normalization, pooling, updates
 from cnn.compiled.elementwise import KINDS, LINEAR
 from cnn.compiled.parts import flat, parts_for
 from cnn.lowering import Window
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses
-from cnn.ops.pooling import Pooling
+from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
 
 NOTHING = np.empty(0, np.float32)
@@ -24,7 +24,7 @@ ZEROS = (0.0,) * 8
 """Stand for an optimizer's numbers that it does not have."""
 
 
-class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
+class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     """Overrides what contiguous float32 arrays gain by; all else goes to the class that follows in the order."""
 
     def load_batch(
@@ -96,6 +96,70 @@ class CompiledOps(Input, Elementwise, Pooling, Losses, Updates):
             self.bias_gradient(out, bias)
         else:
             elementwise.backward(KINDS[name], *arrays, parts_for(y.size))
+
+    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+        arrays = flat(running, new)
+        if arrays is None or running.shape != new.shape:
+            super().running_mean(running, new, momentum)
+        else:
+            normalization.running_mean(*arrays, momentum)
+
+    def batch_statistics(self, x: Array, mean: Array, variance: Array) -> None:
+        arrays = flat(x, mean, variance)
+        if arrays is None or not x.size:
+            super().batch_statistics(x, mean, variance)
+        else:
+            rows, *results = arrays
+            normalization.moments(rows, NOTHING, NOTHING, NOTHING, 0.0, *results, parts_for(x.size))
+
+    def batch_norm(
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+    ) -> None:
+        arrays = flat(x, mean, variance, gamma, beta, out)
+        if arrays is None or not x.size:
+            super().batch_norm(x, mean, variance, gamma, beta, epsilon, out)
+        else:
+            rows, *numbers, result = arrays
+            parts = parts_for(x.size)
+            normalization.normalise(rows, NOTHING, *numbers, epsilon, NOTHING, NOTHING, 1, result, parts)
+
+    def batch_norm_sums(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        epsilon: float,
+        dgamma: Array,
+        dbeta: Array,
+        scratch: Buffers,
+    ) -> None:
+        arrays = flat(x, dy, mean, variance, dbeta, dgamma)
+        if arrays is None or not x.size:
+            super().batch_norm_sums(x, dy, mean, variance, epsilon, dgamma, dbeta, scratch)
+        else:
+            normalization.moments(*arrays[:4], epsilon, *arrays[4:], parts_for(x.size))
+
+    def batch_norm_gradient(
+        self,
+        x: Array,
+        dy: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        epsilon: float,
+        dgamma: Array,
+        dbeta: Array,
+        rows: int,
+        out: Array,
+    ) -> None:
+        arrays = flat(x, dy, mean, variance, gamma, dgamma, dbeta, out)
+        if arrays is None or not x.size:
+            super().batch_norm_gradient(x, dy, mean, variance, gamma, epsilon, dgamma, dbeta, rows, out)
+        else:
+            *inputs, sums, shifts, result = arrays
+            parts = parts_for(x.size)
+            normalization.normalise(*inputs, NOTHING, epsilon, sums, shifts, rows, result, parts)
 
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
         taps = scratch.get("winners", out.shape, np.uint8) if winners is None else winners

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
-from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -94,11 +93,14 @@ class Layer(Configurable):
     """
 
     name = ""
-    repeatable: ClassVar[bool] = False
-    """Whether passes over inputs of one shape make the same calls of the backend, on the same arrays, and do no more.
 
-    If so, they may be recorded and the layer's methods no longer be called.
-    """
+    @property
+    def repeatable(self) -> bool:
+        """Whether passes over inputs of one shape make the same calls of the backend, on the same arrays, and no more.
+
+        If so, they may be recorded and the layer's methods no longer be called.
+        """
+        return False
 
     def build(self, input_shape: Shape, setting: Setting) -> None:
         """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""

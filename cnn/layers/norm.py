@@ -27,6 +27,11 @@ class BatchNorm(Layer):
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, not {self.momentum}.")
         require(self.epsilon > 0, f"epsilon must be above 0, not {self.epsilon}.")
 
+    @property
+    def repeatable(self) -> bool:
+        # Processes that share a batch share its statistics.
+        return not self.setting.shard.divided
+
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
 

@@ -1,0 +1,142 @@
+"""Compiled batch normalisation: sums over the rows, then one pass in blocks that stay in the first-level cache.
+
+A block holds whole rows and has its channels' numbers repeated beside it, so that rows of few channels make long loops.
+"""
+
+from math import sqrt
+from typing import Any
+
+import numpy as np
+from numba import njit, prange, types
+
+from cnn.compiled.kernels import kernel
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
+
+BLOCK = 1024
+"""About how many elements a block has."""
+
+F, D, U = np.float32, np.float64, np.uintp
+
+
+@njit(**INNER)
+def _step(channels: int) -> Any:
+    """Elements of a block."""
+    return U(channels) * max(U(1), U(BLOCK) // U(channels))
+
+
+@njit(**INNER)
+def _repeated(numbers: Any, step: int) -> Any:
+    """`numbers` (C,) over and over, `step` of them."""
+    table = np.empty(step, np.float32)
+    for start in range(U(0), step, U(len(numbers))):
+        for c in range(U(len(numbers))):
+            table[start + c] = numbers[c]
+    return table
+
+
+@njit(**INNER)
+def _add_part(x: Any, dy: Any, pivot: Any, first: int, last: int, step: int, sums: Any, products: Any) -> None:
+    """Adds what lies at equal places of all blocks of elements first to last."""
+    for start in range(first, last, step):
+        count = min(step, last - start)
+        if dy.size:
+            for i in range(count):
+                slope = D(dy[start + i])
+                sums[i] += slope
+                products[i] += slope * D(x[start + i] - pivot[i])
+        else:
+            for i in range(count):
+                distance = D(x[start + i] - pivot[i])
+                sums[i] += distance
+                products[i] += distance * distance
+
+
+@kernel(PARALLEL, *[FLOATS] * 4, types.float64, FLOATS, FLOATS, INTEGER)
+def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: Any, second: Any, parts: int) -> None:
+    """first (C,) = dbeta and second = dgamma of `batch_norm_sums`; without dy, mean and variance of x itself."""
+    channels = U(first.size)
+    rows, step = U(x.size) // channels, _step(channels)
+    # Distances from any row lose no digits to a mean that is far from zero.
+    pivot = _repeated(mean if dy.size else x[: first.size], step)
+    # The parts' sums lie cache lines apart.
+    sums, products = np.zeros((parts, int(step) + 16)), np.zeros((parts, int(step) + 16))
+    for part in prange(parts):
+        begin, end = channels * start_of(part, parts, rows), channels * start_of(part + 1, parts, rows)
+        _add_part(x, dy, pivot, begin, end, step, sums[part], products[part])
+    for c in range(channels):
+        total, product = 0.0, 0.0
+        for part in range(parts):
+            for i in range(c, step, channels):
+                total += sums[part, i]
+                product += products[part, i]
+        if dy.size:
+            first[c] = total
+            second[c] = product / sqrt(D(variance[c]) + epsilon)
+        else:
+            total /= rows
+            first[c] = pivot[c] + total
+            second[c] = max(0.0, product / rows - total * total)
+
+
+@njit(**INNER)
+def _apply_part(x: Any, dy: Any, tables: Any, first: int, last: int, out: Any) -> None:
+    """out = (x - mean) * factor + shift, + dy * slope where there are slopes; tables hold the four."""
+    step = U(tables.shape[1])
+    mean, factor, shift, slope = tables[0], tables[1], tables[2], tables[3]
+    for start in range(first, last, step):
+        block = out[start : min(start + step, last)]
+        # Loops of few arrays: one whose input and output might overlap is not vectorised.
+        for i in range(U(block.size)):
+            block[i] = x[start + i] - mean[i]
+        for i in range(U(block.size)):
+            block[i] *= factor[i]
+        for i in range(U(block.size)):
+            block[i] += shift[i]
+        if dy.size:
+            for i in range(U(block.size)):
+                block[i] += dy[start + i] * slope[i]
+
+
+@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLOATS, FLOATS, INTEGER, FLOATS, INTEGER)
+def normalise(
+    x: Any,
+    dy: Any,
+    mean: Any,
+    variance: Any,
+    gamma: Any,
+    beta: Any,
+    epsilon: float,
+    dgamma: Any,
+    dbeta: Any,
+    rows: int,
+    out: Any,
+    parts: int,
+) -> None:
+    """out = `batch_norm` of x; or, where there is dy, `batch_norm_gradient`, which needs no beta."""
+    channels = U(mean.size)
+    numbers = np.zeros((4, mean.size), np.float32)
+    for c in range(channels):
+        inverse = 1 / sqrt(D(variance[c]) + epsilon)
+        numbers[0, c] = mean[c]
+        if dy.size:
+            numbers[1, c] = -gamma[c] * inverse * inverse * dgamma[c] / rows
+            numbers[2, c] = -gamma[c] * inverse * dbeta[c] / rows
+            numbers[3, c] = gamma[c] * inverse
+        else:
+            numbers[1, c] = gamma[c] * inverse
+            numbers[2, c] = beta[c]
+    step = _step(channels)
+    tables = np.empty((4, step), np.float32)
+    for k in range(4):
+        tables[k] = _repeated(numbers[k], step)
+    count = U(x.size) // channels
+    for part in prange(parts):
+        begin, end = channels * start_of(part, parts, count), channels * start_of(part + 1, parts, count)
+        _apply_part(x, dy, tables, begin, end, out)
+
+
+@kernel(SINGLE, FLOATS, FLOATS, types.float64)
+def running_mean(running: Any, new: Any, momentum: float) -> None:
+    """running = momentum * running + (1 - momentum) * new."""
+    for c in range(running.size):
+        running[c] = momentum * running[c] + (1 - momentum) * new[c]
