@@ -217,23 +217,26 @@ class Sequential:
         x = self.load_images(images, order, changes)
         slopes = self.buffers.get("slopes", (len(x), *self.output_shape))
         chosen = self._labels(labels if order is None else labels[order])
+        loss, backend = self.loss, self.backend
 
         def score(scores: Array) -> tuple[float, int]:
-            result = self.loss.evaluate(self.backend, scores, chosen, slopes)
+            result = loss.evaluate(backend, scores, chosen, slopes)
             if weight != 1:
-                self.backend.scale(slopes, weight, slopes)
+                backend.scale(slopes, weight, slopes)
             return result
 
-        apart = after_layer is not None or self.observer is not None
-        return self._counted(self._passes_of(f"training, {weight}", x, slopes, score, apart).run(after_layer))
+        return self._counted(self._pass(f"training, {weight}", x, slopes, score, after_layer))
 
-    def _passes_of(self, purpose: str, x: Array, slopes: Array | None, score: Score, apart: bool) -> Passes:
-        """What has run such a pass before, or will run it from now on; `purpose` says what `score` depends on."""
+    def _pass(
+        self, purpose: str, x: Array, slopes: Array | None, score: Score, after_layer: AfterLayer | None = None
+    ) -> Any:
+        """The result of `score`, which depends on `purpose` and has no reference to this model."""
+        apart = after_layer is not None or self.observer is not None
         key = (purpose, x.shape, apart, self.backend.recordings_hold_for())
         passes = self._passes.get(key)
         if passes is None:
             passes = self._passes[key] = Passes(self, x, slopes, score, apart=apart)
-        return passes
+        return passes.run(after_layer)
 
     def _counted(self, result: tuple[float, int]) -> tuple[float, int]:
         """A loss and the right answers, which are fewer than none where a label is not one of the classes."""
@@ -246,14 +249,10 @@ class Sequential:
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
             x = self.load_images(images[start : start + batch_size])
-            passes = self._passes_of("shares", x, None, self._shares, self.observer is not None)
-            result[start : start + len(x)] = self.backend.to_numpy(passes.run())
+            shares = self.buffers.get("shares", (len(x), *self.output_shape))
+            score = partial(_probabilities, self.loss, self.backend, shares)
+            result[start : start + len(x)] = self.backend.to_numpy(self._pass("shares", x, None, score))
         return result
-
-    def _shares(self, scores: Array) -> Array:
-        shares = self.buffers.get("shares", scores.shape)
-        self.loss.probabilities(self.backend, scores, shares)
-        return shares
 
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels.
@@ -265,14 +264,11 @@ class Sequential:
         for start in self.setting.shard.deal(range(0, len(split), batch_size)):
             x = self.load_images(split.images[start : start + batch_size])
             labels = self._labels(split.labels[start : start + len(x)])
-            passes = self._passes_of("loss", x, None, partial(self._loss, labels), self.observer is not None)
-            loss, correct = self._counted(passes.run())
+            score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
+            loss, correct = self._counted(self._pass("loss", x, None, score))
             total, right = total + loss, right + correct
         total, right = self.setting.shard.total(total, right)
         return total / len(split), right / len(split)
-
-    def _loss(self, labels: Array, scores: Array) -> tuple[float, int]:
-        return self.loss.evaluate(self.backend, scores, labels, None)
 
     def check_labels(self, split: Split) -> None:
         """Raises UsageError unless the split has images and every label is one of the classes."""
@@ -307,6 +303,11 @@ class Sequential:
             "loss": self.loss.config(),
             "classes": list(self.classes),
         }
+
+
+def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
+    loss.probabilities(backend, scores, out)
+    return out
 
 
 def load_arrays(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 import numpy as np
 
@@ -20,8 +21,11 @@ SETTLED = 3
 
 Score = Callable[[Array], Any]
 AfterLayer = Callable[[int], None]
-Stretch = tuple[int, Callable[[], object]]
-"""The place of the first of some neighbouring layers, and what does their work again."""
+Stretch = tuple[int, Recording | None, Array, Array]
+"""The place of the first of some neighbouring layers, their work, and the arrays it begins and ends with.
+
+Without a recording it is one layer that is to be called.
+"""
 
 
 class Passes:
@@ -38,7 +42,7 @@ class Passes:
 
         With `apart` every layer has a recording of its own.
         """
-        self._model = model
+        self._model: Sequential = proxy(model)  # which has this object: both go with the last reference to it
         self._x = x
         self._slopes = slopes
         self._score = score
@@ -100,8 +104,7 @@ class Passes:
                     value = model.through(place, direction, value, training=training)
                     results.append(value)
             steady = model.layers[places[0]].repeatable
-            again = recording.repeat if steady else partial(self._call, places[0], direction, start, value)
-            self._stretches[direction].append((places[0], again))
+            self._stretches[direction].append((places[0], recording if steady else None, start, value))
             if after_layer is not None:
                 after_layer(places[0])
         return results
@@ -130,7 +133,8 @@ class Passes:
         return result
 
     def _go(self, direction: str, after_layer: AfterLayer | None) -> None:
-        for place, again in self._stretches[direction]:
+        for place, recording, start, out in self._stretches[direction]:
+            again = recording.repeat if recording else partial(self._call, place, direction, start, out)
             self._model.observed(place, direction, again)
             if after_layer is not None:
                 after_layer(place)

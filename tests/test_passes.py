@@ -1,6 +1,8 @@
 """Recorded passes leave the bytes that the layers leave, and are given up where they would not."""
 
+import gc
 import threading
+import weakref
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,6 +274,24 @@ def test_each_layer_is_told_of_and_observed_in_its_turn(backend):
     forward, backward = list(range(9)), list(reversed(range(9)))
     assert told == backward
     assert seen == [(FORWARD, place) for place in forward] + [(BACKWARD, place) for place in backward]
+
+
+@pytest.mark.parametrize("layers", [plain, mixed])
+def test_a_model_and_its_arrays_go_with_the_last_reference(layers, backend):
+    model = Sequential(layers(), SHAPE, backend=backend)
+    data = batches(STEPS, 4)
+    trained(model, data)
+    trained(model, data, after_layer=lambda place: None)
+    for images, _ in data:
+        model.predict(images)
+    there, array = weakref.ref(model), weakref.ref(model.outputs[0])
+    gc.disable()
+    try:
+        del model
+        assert there() is None
+        assert array() is None
+    finally:
+        gc.enable()
 
 
 def test_a_label_that_is_no_class_is_an_error_in_a_recording_too(backend):
