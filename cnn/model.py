@@ -236,7 +236,10 @@ class Sequential:
         passes = self._passes.get(key)
         if passes is None:
             passes = self._passes[key] = Passes(self, x, slopes, score, apart=apart)
-        return passes.run(after_layer)
+        result = passes.run(after_layer)
+        if passes.runs == 1:  # A first run may move buffers, but has recorded nothing.
+            self._passes[key] = passes
+        return result
 
     def _counted(self, result: tuple[float, int]) -> tuple[float, int]:
         """A loss and the right answers, which are fewer than none where a label is not one of the classes."""

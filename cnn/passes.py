@@ -47,7 +47,7 @@ class Passes:
         self._slopes = slopes
         self._score = score
         self._apart = apart
-        self._runs = 0
+        self.runs = 0
         self._recorded = False
         self._outputs: list[Array] = []
         self._result: Any = None
@@ -59,11 +59,11 @@ class Passes:
 
         `after_layer` is told the place of each layer whose gradients are filled, if recordings are kept apart.
         """
-        if self._recorded and self._runs >= SETTLED:
+        if self._recorded and self.runs >= SETTLED:
             return self._repeat(after_layer)
-        run = self._record if self._runs == 1 else self._check if self._recorded else self._by_layers
+        run = self._record if self.runs == 1 else self._check if self._recorded else self._by_layers
         result = run(after_layer)
-        self._runs += 1
+        self.runs += 1
         return result
 
     def _by_layers(self, after_layer: AfterLayer | None) -> Any:
