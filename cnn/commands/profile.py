@@ -1,9 +1,9 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
 GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate of im2col, also where Winograd does with fewer. Times
-are medians over the repeats. Below stand the time that passes outside compiled kernels, what each algorithm took where
-a convolution has a choice, and, of a backend that can send products to another place, where those of one more step ran
-and why, from its library's own report.
+are medians over the repeats, of each layer run by itself. Below stand a whole step as it is run and what of it passes
+outside compiled kernels, what each algorithm took where a convolution has a choice, and, of a backend that can send
+products to another place, where those of one more step ran and why, from its library's own report.
 """
 
 import argparse
