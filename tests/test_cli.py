@@ -146,7 +146,8 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     assert main(["profile", "--backend", "numpy", "--batch-size", "4", "--repeats", "3", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     lines = {(line["layer"], line["direction"]): line for line in result["lines"]}
-    assert result["images_per_second"] == pytest.approx(4 / result["seconds"])
+    assert result["seconds"] == pytest.approx(sum(line["seconds"] for line in result["lines"]))
+    assert result["images_per_second"] == pytest.approx(4 / result["step_seconds"])
     assert lines["conv2", "forward"]["gemm_flops"] == 2 * 4 * 8 * 8 * 500 * 50
     # The first layer's data gradient is never asked for.
     assert lines["conv1", "backward"]["gemm_flops"] == 2 * 4 * 24 * 24 * 25 * 20
