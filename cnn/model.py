@@ -17,6 +17,7 @@ from cnn.layers import Layer, Parameter, Setting
 from cnn.layers.layer import layer_names, packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.ops.input import Changes
+from cnn.ops.losses import checked_count
 from cnn.passes import BACKWARD, FORWARD, AfterLayer, Passes, Score
 from cnn.preprocessing import Preprocessing
 
@@ -225,7 +226,7 @@ class Sequential:
                 backend.scale(slopes, weight, slopes)
             return result
 
-        return self._counted(self._pass(f"training, {weight}", x, slopes, score, after_layer))
+        return checked_count(self._pass(f"training, {weight}", x, slopes, score, after_layer), len(self.classes))
 
     def _pass(
         self, purpose: str, x: Array, slopes: Array | None, score: Score, after_layer: AfterLayer | None = None
@@ -239,12 +240,6 @@ class Sequential:
         result = passes.run(after_layer)
         if passes.runs == 1:  # A first run may move buffers, but has recorded nothing.
             self._passes[key] = passes
-        return result
-
-    def _counted(self, result: tuple[float, int]) -> tuple[float, int]:
-        """A loss and the right answers, which are fewer than none where a label is not one of the classes."""
-        if result[1] < 0:
-            raise IndexError(f"A label is none of the {len(self.classes)} classes of {self.name}.")
         return result
 
     def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
@@ -268,7 +263,7 @@ class Sequential:
             x = self.load_images(split.images[start : start + batch_size])
             labels = self._labels(split.labels[start : start + len(x)])
             score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
-            loss, correct = self._counted(self._pass("loss", x, None, score))
+            loss, correct = checked_count(self._pass("loss", x, None, score), len(self.classes))
             total, right = total + loss, right + correct
         total, right = self.setting.shard.total(total, right)
         return total / len(split), right / len(split)

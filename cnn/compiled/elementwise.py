@@ -69,6 +69,23 @@ def _sigmoid(x: Any) -> Any:
 
 
 @njit(**INNER)
+def block_size(row: int, elements: int) -> Any:
+    """About so many elements, in whole rows of `row`."""
+    return U(row) * max(U(1), U(elements) // U(row))
+
+
+@njit(**INNER)
+def repeated(numbers: Any, size: int) -> Any:
+    """`numbers` over and over, `size` in all, a multiple of how many they are."""
+    table = np.empty(size, np.float32)
+    count = U(numbers.size)
+    for start in range(U(0), U(size), max(count, U(1))):
+        for i in range(count):
+            table[start + i] = numbers[i]
+    return table
+
+
+@njit(**INNER)
 def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
     """Elements first to last in blocks of `step`, which a block of repeated `bias`, unless empty, fits."""
     for start in range(first, last, step):
@@ -94,20 +111,16 @@ def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int
 @kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
 def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
     """out = activation(x + bias (K,) a row); `apart` says that out is not x, an empty bias is none."""
-    k = U(bias.size)
-    step = U(BLOCK) if k == 0 else k * max(U(1), U(BLOCK) // k)
-    repeated = np.empty(step if k else U(0), np.float32)
-    for start in range(U(0), U(repeated.size), max(k, U(1))):
-        for i in range(k):
-            repeated[start + i] = bias[i]
-    row = max(k, U(1))
+    row = max(U(bias.size), U(1))
+    step = block_size(row, BLOCK)
+    added = repeated(bias, step if bias.size else U(0))
     rows = U(out.size) // row
     if parts == 1:
-        _forward_part(x, repeated, out, apart, kind, step, U(0), U(out.size))
+        _forward_part(x, added, out, apart, kind, step, U(0), U(out.size))
     else:
         for part in prange(parts):
             first, last = row * start_of(part, parts, rows), row * start_of(part + 1, parts, rows)
-            _forward_part(x, repeated, out, apart, kind, step, first, last)
+            _forward_part(x, added, out, apart, kind, step, first, last)
 
 
 @njit(**INNER)
@@ -158,7 +171,7 @@ def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> Non
     k = U(bias.size)
     row = max(k, U(1))
     rows = U(out.size) // row
-    step = row * max(U(1), U(BLOCK) // row)
+    step = block_size(row, BLOCK)
     # Every part adds to a stretch of its own, cache lines apart from the next.
     stretch = step + U(32) if k else U(0)
     sums = np.zeros(stretch * U(parts), np.float32)

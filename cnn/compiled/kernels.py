@@ -22,20 +22,19 @@ _local = threading.local()
 class Native:
     """Machine code that Python calls."""
 
-    def __init__(self, code: Callable[..., Any]) -> None:
-        self.code = code
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
 
     def __call__(self, *arguments: Any) -> Any:
         watch: Watch | None = getattr(_local, "watch", None)
-        return self.code(*arguments) if watch is None else watch(self, arguments)
+        return self.compiled(*arguments) if watch is None else watch(self, arguments)
 
 
 class Kernel(Native):
     """A function compiled by Numba for arguments of `kinds`."""
 
     def __init__(self, function: Callable[..., Any], kinds: tuple[Any, ...], options: dict[str, Any]) -> None:
-        self.compiled: Any = njit(**options)(function)
-        super().__init__(self.compiled)
+        super().__init__(njit(**options)(function))
         self.kinds = kinds
 
     def compile(self) -> None:
@@ -102,7 +101,7 @@ def timed() -> Iterator[Clock]:
 
     def run(native: Native, arguments: tuple[Any, ...]) -> Any:
         started = perf_counter()
-        result = native.code(*arguments)
+        result = native.compiled(*arguments)
         clock.seconds += perf_counter() - started
         return result
 

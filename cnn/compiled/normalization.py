@@ -9,29 +9,14 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
+from cnn.compiled.elementwise import block_size, repeated
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
 
 BLOCK = 1024
 """About how many elements a block has."""
 
-F, D, U = np.float32, np.float64, np.uintp
-
-
-@njit(**INNER)
-def _step(channels: int) -> Any:
-    """Elements of a block."""
-    return U(channels) * max(U(1), U(BLOCK) // U(channels))
-
-
-@njit(**INNER)
-def _repeated(numbers: Any, step: int) -> Any:
-    """`numbers` (C,) over and over, `step` of them."""
-    table = np.empty(step, np.float32)
-    for start in range(U(0), step, U(len(numbers))):
-        for c in range(U(len(numbers))):
-            table[start + c] = numbers[c]
-    return table
+D, U = np.float64, np.uintp
 
 
 @njit(**INNER)
@@ -55,9 +40,9 @@ def _add_part(x: Any, dy: Any, pivot: Any, first: int, last: int, step: int, sum
 def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: Any, second: Any, parts: int) -> None:
     """first (C,) = dbeta and second = dgamma of `batch_norm_sums`; without dy, mean and variance of x itself."""
     channels = U(first.size)
-    rows, step = U(x.size) // channels, _step(channels)
+    rows, step = U(x.size) // channels, block_size(channels, BLOCK)
     # Distances from any row lose no digits to a mean that is far from zero.
-    pivot = _repeated(mean if dy.size else x[: first.size], step)
+    pivot = repeated(mean if dy.size else x[: first.size], step)
     # The parts' sums lie cache lines apart.
     sums, products = np.zeros((parts, int(step) + 16)), np.zeros((parts, int(step) + 16))
     for part in prange(parts):
@@ -125,10 +110,10 @@ def normalise(
         else:
             numbers[1, c] = gamma[c] * inverse
             numbers[2, c] = beta[c]
-    step = _step(channels)
+    step = block_size(channels, BLOCK)
     tables = np.empty((4, step), np.float32)
     for k in range(4):
-        tables[k] = _repeated(numbers[k], step)
+        tables[k] = repeated(numbers[k], step)
     count = U(x.size) // channels
     for part in prange(parts):
         begin, end = channels * start_of(part, parts, count), channels * start_of(part + 1, parts, count)

@@ -13,7 +13,7 @@ from cnn.compiled.parts import flat, parts_for
 from cnn.lowering import Window
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Changes, Input
-from cnn.ops.losses import Losses
+from cnn.ops.losses import Losses, checked_count
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
 
@@ -188,7 +188,7 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         arrays = _scored(scores, labels, out)
         if arrays is not None:
-            return _counted(*losses.cross_entropy(*arrays, scores.shape[1]))
+            return checked_count(losses.cross_entropy(*arrays, scores.shape[1]), scores.shape[1])
         return super().softmax_cross_entropy(scores, labels, out)
 
     def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
@@ -204,7 +204,8 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         arrays = _scored(scores, labels, out)
         if arrays is not None:
             rows, marks, slopes = arrays
-            return _counted(*losses.squared_error(rows, marks, float(low), float(high), slopes, scores.shape[1]))
+            width = scores.shape[1]
+            return checked_count(losses.squared_error(rows, marks, float(low), float(high), slopes, width), width)
         return super().squared_error(scores, labels, low, high, out)
 
     def sgd_update(
@@ -276,12 +277,6 @@ def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array
 
 def _taps(winners: Array, pooled: Array) -> bool:
     return winners.dtype == np.uint8 and winners.flags.carray and winners.shape == pooled.shape
-
-
-def _counted(loss: float, right: int) -> tuple[float, int]:
-    if right < 0:
-        raise IndexError("A label is beyond the scores.")
-    return loss, right
 
 
 def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[Array] | None:

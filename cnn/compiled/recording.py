@@ -42,7 +42,7 @@ class Recording:
             assert isinstance(native, Kernel)
             place = np.zeros(1, native.result)
             self._calls.append((native, arguments, place))
-            result = native.code(*arguments)
+            result = native.compiled(*arguments)
             if result is not None:
                 self._result = place
             return result

@@ -10,6 +10,16 @@ def count_correct(scores: Array, labels: Array) -> int:
     return int(np.count_nonzero(np.argmax(scores, axis=1) == labels))
 
 
+def checked_count(result: tuple[float, int], classes: int) -> tuple[float, int]:
+    """(loss, right answers), of which a kernel counts fewer than none for a label that is none of the classes.
+
+    Raises IndexError then.
+    """
+    if result[1] < 0:
+        raise IndexError(f"A label is none of the {classes} classes.")
+    return result
+
+
 class Losses:
     """Each returns (the loss summed over the images, the number of right answers).
 
