@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from cnn.backend import Library
 from cnn.cblas import CblasBackend
-from cnn.compiled.conv2d import TILE_BYTES, TileBytes
+from cnn.compiled.convolution import TILE_BYTES, TileBytes
 from cnn.errors import BackendUnavailable
 from cnn.threads import libraries
 

@@ -12,8 +12,8 @@ from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker
 
+from ._mkl_worker import OldMkl  # noqa: TID251
 from ._offload_report import CardPart, read_report  # noqa: TID251 - relative, as it should be
-from ._old_mkl import OldMkl  # noqa: TID251
 
 CARD = 2
 """The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""

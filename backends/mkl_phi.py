@@ -13,7 +13,7 @@ from cnn.mkl_root import VARIABLE, VERSION
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
 
-from ._old_mkl import OldMkl  # noqa: TID251 - relative, as it should be
+from ._mkl_worker import OldMkl  # noqa: TID251 - relative, as it should be
 
 KERNELS = "libmkl_avx512_mic.so"
 """MKL 2018.0.0 to 2021.4.0 have it."""

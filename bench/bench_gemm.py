@@ -5,9 +5,9 @@ import pytest
 from conftest import Timer
 
 from cnn.backend import Backend
+from cnn.model.zoo import ZOO
 from cnn.testing import Recorder, gemm_case
 from cnn.testing.recorder import Product
-from cnn.zoo import ZOO
 
 BATCH = 64
 

@@ -7,9 +7,9 @@ import pytest
 from conftest import Timer
 
 from cnn.backend import Backend
-from cnn.benchmark import Job, layer_jobs
+from cnn.measure.benchmark import Job, layer_jobs
+from cnn.model.zoo import ZOO
 from cnn.testing import CASES, Case
-from cnn.zoo import ZOO
 
 BATCH = 64
 

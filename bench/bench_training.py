@@ -5,8 +5,8 @@ from conftest import Timer
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from cnn.backend import Backend
-from cnn.benchmark import step_job
-from cnn.zoo import ZOO
+from cnn.measure.benchmark import step_job
+from cnn.model.zoo import ZOO
 
 
 @pytest.mark.parametrize("batch", [1, 64])

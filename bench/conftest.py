@@ -7,7 +7,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import cnn.backend as backends
 from cnn.backend import Backend
-from cnn.passes import SETTLED
+from cnn.model.passes import SETTLED
 from cnn.threads import budget, limit
 
 # The reference is slow on purpose: its time says nothing.

@@ -41,10 +41,10 @@ from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
 
 import cnn.threads as threads
-from cnn.benchmark import busy
-from cnn.commands.common import number, print_json, print_table, whole_number
+from cnn.commands._common import number, print_json, print_table, whole_number
 from cnn.errors import CnnError, UsageError
-from cnn.load import OtherWork
+from cnn.measure.benchmark import busy
+from cnn.measure.other_work import OtherWork
 
 NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
 PAUSE = 0.25

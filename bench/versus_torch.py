@@ -15,8 +15,8 @@ from versus_nets import Floats, Layout, convert, layouts, masks
 from versus_workers import CLASSES, Evidence, Weights, Work, rate
 
 from cnn.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
-from cnn.zoo import architecture
 
 if TYPE_CHECKING:
     import torch

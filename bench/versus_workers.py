@@ -15,10 +15,10 @@ import numpy.typing as npt
 import cnn.backend as backends
 import cnn.threads as threads
 from cnn.cost import count
-from cnn.dataset import Dataset, Split
+from cnn.data.dataset import Dataset, Split
+from cnn.data.preprocessing import Preprocessing
+from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
-from cnn.preprocessing import Preprocessing
-from cnn.zoo import architecture
 
 Floats = npt.NDArray[np.float32]
 

@@ -1,9 +1,10 @@
 """Every name the package `cnn` offers."""
 
-from cnn.augment import Augmentation
 from cnn.backend import Backend, Library, current, use
 from cnn.cblas import CblasBackend
-from cnn.dataset import Dataset, DatasetPlugin, Split, load_dataset
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Dataset, DatasetPlugin, Split, load_dataset
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import CnnError
 from cnn.layers import (
     AvgPool2D,
@@ -20,14 +21,13 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
-from cnn.model import Sequential
-from cnn.modelfile import load_model, save_model
+from cnn.model.modelfile import load_model, save_model
+from cnn.model.sequential import Sequential
+from cnn.model.zoo import architecture
 from cnn.optimizers import SGD, Adam, RMSprop
-from cnn.preprocessing import Preprocessing
 from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Step, Warmup
 from cnn.threads import limit
-from cnn.training import Callback, Trainer, fit
-from cnn.zoo import architecture
+from cnn.training.trainer import Callback, Trainer, fit
 
 __all__ = [
     "SGD",

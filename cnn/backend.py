@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 import cnn.plugins as plugins
 from cnn.arrays import Array, Buffers
+from cnn.backend_options import Option, check_options, options_of
 from cnn.energy.reader import Part
 from cnn.errors import BackendUnavailable, CnnError, ShapeError, UsageError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
@@ -20,7 +21,6 @@ from cnn.ops.input import Input
 from cnn.ops.losses import Losses
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
-from cnn.options import Option, check_options, options_of
 from cnn.product import ProductReport
 
 DEFAULT_ORDER = ("mkl", "openblas", "numpy")

@@ -10,9 +10,9 @@ import numpy as np
 import cnn.threads as threads
 from cnn.arrays import Array
 from cnn.backend import Clock, gemm_sizes
-from cnn.compiled import convolution
+from cnn.compiled import im2col
 from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
-from cnn.compiled.conv2d import TILE_BYTES, CompiledConvolution, TileBytes
+from cnn.compiled.convolution import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import parts_for_flops, thread_count
@@ -90,7 +90,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         if out.dtype == np.float32:
             work = max(2 * m * n * k, BYTE_FLOPS * 4 * (m * k + k * n + m * n))
             parts = parts_for_flops(work, max(m, n))
-            convolution.product(self._sgemm, a, b, transpose_a, transpose_b, accumulate, out, parts)
+            im2col.product(self._sgemm, a, b, transpose_a, transpose_b, accumulate, out, parts)
         elif out.dtype == np.float64:
             sizes = (YES if transpose_a else NO, YES if transpose_b else NO, m, n, k)
             left, right, result = ((x.ctypes.data, leading_dimension.py_func(x)) for x in (a, b, out))

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import NoReturn
 
 import cnn
-from cnn.commands.config_file import apply_config
+from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 

@@ -16,8 +16,8 @@ from typing import BinaryIO, Protocol
 
 from tqdm import tqdm
 
-from cnn.bar import progress_bar
 from cnn.errors import DataError, UsageError
+from cnn.progress_bar import progress_bar
 
 _BLOCK = 1 << 16
 

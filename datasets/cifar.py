@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from cnn.dataset import Dataset, DatasetPlugin, Split
+from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.errors import DataError
 from cnn.fetch import RemoteFile
 
-from .archive import read_members  # noqa: TID251 - relative, as it should be
-from .cifar_pickle import read_batch  # noqa: TID251
+from ._archive import read_members  # noqa: TID251 - relative, as it should be
+from ._cifar_pickle import read_batch  # noqa: TID251
 
 SIDE, CHANNELS = 32, 3
 PIXELS = SIDE * SIDE * CHANNELS

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.dataset import Dataset, DatasetPlugin, Split
+from cnn.data.dataset import Dataset, DatasetPlugin, Split
+from cnn.data.images import SUFFIXES, image_header, read_image
 from cnn.errors import DataError, UsageError
-from cnn.images import SUFFIXES, image_header, read_image
 
 MAX_BYTES = 4 << 30
 _TEST_FRACTION = 0.2

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from cnn.dataset import Dataset, DatasetPlugin
+from cnn.data.dataset import Dataset, DatasetPlugin
 from cnn.errors import DataError
 from cnn.fetch import RemoteFile
 
-from .idx import find_files, read_split  # noqa: TID251 - relative, as it should be
+from ._idx import find_files, read_split  # noqa: TID251 - relative, as it should be
 
 NAMES = (
     "train-images-idx3-ubyte",

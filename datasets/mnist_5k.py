@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cnn.dataset import Dataset, DatasetPlugin
+from cnn.data.dataset import Dataset, DatasetPlugin
 
-from .idx import find_files, read_split  # noqa: TID251 - relative, as it should be
+from ._idx import find_files, read_split  # noqa: TID251 - relative, as it should be
 from .mnist import NAMES  # noqa: TID251
 
 _FOLDER = Path(__file__).parent / "mnist-5k"

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cnn.dataset import Dataset, DatasetPlugin, Split
+from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.errors import UsageError
 
 _PERIODS = 3

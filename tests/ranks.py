@@ -9,17 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn.augment import Augmentation
 from cnn.cli import main
-from cnn.dataset import Split
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Split
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.schedules import Step
-from cnn.training import Callback, Trainer
+from cnn.training.trainer import Callback, Trainer
 
 IMAGES, BATCH, HELD, EPOCHS = 50, 16, 100, 2
 """Batches of 16, 16, 16 and 2: no even parts for three ranks, and with three or more some have none of the last."""

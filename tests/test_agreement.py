@@ -14,7 +14,7 @@ from cnn.arrays import Buffers
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Linear, LocalResponseNorm, MaxPool2D
 from cnn.layers.activation import Activation
 from cnn.layers.weighted import Weighted
-from cnn.zoo import ZOO, architecture
+from cnn.model.zoo import ZOO, architecture
 
 BATCH = 2
 EPS = 2.0**-23

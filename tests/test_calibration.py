@@ -6,7 +6,6 @@ from itertools import islice
 import pytest
 from PIL import Image
 
-from cnn.benchmark import random_batch
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
@@ -15,8 +14,9 @@ from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
 from cnn.errors import CnnError, FileFormatError
 from cnn.layers import Conv2D
-from cnn.profiler import least_times
-from cnn.zoo import ZOO, architecture
+from cnn.measure.benchmark import random_batch
+from cnn.measure.profiler import least_times
+from cnn.model.zoo import ZOO, architecture
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from cnn.compiled import writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.lowering import Window
+from cnn.model.zoo import architecture
 from cnn.testing import CASES, check_backend
 from cnn.threads import budget, limit
-from cnn.zoo import architecture
 
 # The OpenBLAS inside NumPy: another file, other names and sizes than those of the backends that come with the package.
 THIRD = """

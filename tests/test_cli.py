@@ -112,8 +112,8 @@ def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureF
 
 
 def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cnn.dataset import load_dataset
-    from cnn.modelfile import load_model
+    from cnn.data.dataset import load_dataset
+    from cnn.model.modelfile import load_model
 
     test = load_dataset("mnist-5k").test
     model = load_model(trained / "model.safetensors", backend="numpy")

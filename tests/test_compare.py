@@ -21,6 +21,7 @@ from cnn.energy.meters import Energy, Meter
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.published import published
 from cnn.errors import UsageError
+from cnn.model.zoo import architecture
 from cnn.report.comparison import compare
 from cnn.report.drawing import LIGHT
 from cnn.report.figures import drawings, picture
@@ -28,7 +29,6 @@ from cnn.report.page import STYLE, page
 from cnn.report.predicted import Place, places, predict_at
 from cnn.report.row import QUANTITIES, Row, published_row
 from cnn.report.table import HEAD, cells, interval_text, notes, number_text, sources, to_csv, to_dict
-from cnn.zoo import architecture
 
 SVG = "{http://www.w3.org/2000/svg}svg"
 DEVICES = catalogue()

@@ -10,14 +10,14 @@ import pytest
 import cnn.compiled  # noqa: F401 - chooses the threading layer
 from cnn import plugins
 from cnn.arrays import Buffers
-from cnn.augment import Augmentation
 from cnn.backend import Backend, create
 from cnn.compiled import ops, parts
 from cnn.compiled.input import Constants, batch_into
 from cnn.compiled.kernels import KERNELS
+from cnn.data.augmentation import Augmentation
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import ShapeError, UsageError
 from cnn.lowering import Window
-from cnn.preprocessing import Preprocessing
 from cnn.testing import CASES, Case, check_case
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cnn.cli import COMMANDS, _parser, main
-from cnn.commands.config_file import apply_config, write_config
+from cnn.commands._config_file import apply_config, write_config
 from cnn.errors import UsageError
 
 

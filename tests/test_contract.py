@@ -7,6 +7,7 @@ from broken_backends import FAULTS, planted
 from cnn import backend as backends
 from cnn.arrays import Buffers
 from cnn.lowering import Window
+from cnn.model.zoo import architecture
 from cnn.testing import (
     CASES,
     ContractViolation,
@@ -18,7 +19,6 @@ from cnn.testing import (
     conv_cases,
     gemm_case,
 )
-from cnn.zoo import architecture
 
 STATUSES = {status.name: status for status in backends.statuses()}
 

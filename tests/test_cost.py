@@ -9,10 +9,10 @@ from cnn.cli import main
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, Sizes, count
 from cnn.errors import UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, ReLU
-from cnn.model import Sequential
-from cnn.recipe import Architecture, Recipe
+from cnn.model.architecture import Architecture, Recipe
+from cnn.model.sequential import Sequential
+from cnn.model.zoo import ZOO, architecture
 from cnn.testing import Recorder
-from cnn.zoo import ZOO, architecture
 
 BATCH = 3
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import cnn.plugins as plugins
-from cnn.dataset import Dataset
+from cnn.data.dataset import Dataset
 from cnn.errors import DataError
 
 FUZZ = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import cnn.dataset as dataset_module
+import cnn.data.dataset as dataset_module
 import cnn.plugins as plugins
 from cnn.cache import cache_folder
-from cnn.dataset import (
+from cnn.data.dataset import (
     DEFAULT_DATASET,
     Dataset,
     Split,
@@ -227,7 +227,7 @@ def test_load_downloads_only_what_is_absent(no_folders, monkeypatch):
 
 TOY = """
 import numpy as np
-from cnn.dataset import Dataset, DatasetPlugin, Split
+from cnn.data.dataset import Dataset, DatasetPlugin, Split
 
 class Toy(DatasetPlugin):
     name = "toy"

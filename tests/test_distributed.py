@@ -19,17 +19,17 @@ import cnn.backend as backends
 from cnn.cli import main
 from cnn.distributed.affinity import cpus_text, divide
 from cnn.distributed.agreement import check_agreement
-from cnn.distributed.gradients import BatchGradients, buckets
 from cnn.distributed.launch import launched
 from cnn.distributed.shard import Slice, part
 from cnn.distributed.world import Pending, World, join
 from cnn.errors import CnnError, UsageError
 from cnn.layers import Flatten, Linear
-from cnn.metrics import read_metrics
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
 from cnn.storage import read_arrays
 from cnn.threads import budget
+from cnn.training.gradients import BatchGradients, buckets
+from cnn.training.metrics import read_metrics
 
 # The mpiexec of the mpich that is installed beside this interpreter, before one of another MPI.
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -366,7 +366,7 @@ def test_gradients_are_summed_while_the_backward_pass_goes_on(monkeypatch):
     world, events = World(), []
     world.size = 2
     monkeypatch.setattr(world, "sums", lambda: Sums(events))
-    monkeypatch.setattr("cnn.distributed.gradients.BUCKET", 0)
+    monkeypatch.setattr("cnn.training.gradients.BUCKET", 0)
     model = Sequential([Flatten(), Linear(32), Linear(16), Linear(3)], (4, 4, 1), backend="numpy")
     gradients = BatchGradients(model, world)
     for layer in model.layers[1:]:

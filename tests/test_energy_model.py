@@ -14,7 +14,7 @@ from cnn.energy.law import Law, Point
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.validation import cornell_curves, mean_absolute_error, published_cases, published_net
 from cnn.errors import UsageError
-from cnn.zoo import ZOO, architecture
+from cnn.model.zoo import ZOO, architecture
 
 
 def exactly(value):

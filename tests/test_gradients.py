@@ -21,7 +21,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.testing import ContractViolation, check_gradients
 
 LAYERS = {

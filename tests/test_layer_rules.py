@@ -22,7 +22,7 @@ from cnn.layers import (
     Sigmoid,
     Tanh,
 )
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 
 LAYERS = [
     (Conv2D(4, 3), {"filters": 4, "kernel": 3}),

@@ -11,11 +11,10 @@ import pytest
 import standin
 from subprocesses import printed
 
-from cnn.checkpoint import _position
 from cnn.cli import main
 from cnn.commands import train
 from cnn.cost import count
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.energy.calibration import Calibration, calibration_file, save
 from cnn.energy.meters import (
     NO_ENERGY,
@@ -33,9 +32,10 @@ from cnn.energy.xeon_phi import Micras, Micsmc
 from cnn.errors import Interrupted
 from cnn.layers import Flatten, Linear
 from cnn.machine import this_machine
-from cnn.model import Sequential
-from cnn.training import Callback, Trainer
-from cnn.zoo import architecture
+from cnn.model.sequential import Sequential
+from cnn.model.zoo import architecture
+from cnn.training.checkpoint import _position
+from cnn.training.trainer import Callback, Trainer
 
 FORUM_499748 = """\
 119000000

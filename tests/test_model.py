@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from cnn.backend import create
-from cnn.dataset import Split
+from cnn.data.dataset import Split
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.losses import MeanSquaredError
-from cnn.model import Sequential
-from cnn.modelfile import load_model, save_model
-from cnn.preprocessing import Preprocessing
+from cnn.model.modelfile import load_model, save_model
+from cnn.model.sequential import Sequential
 from cnn.storage import read_arrays, save_arrays
 
 

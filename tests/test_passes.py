@@ -13,11 +13,11 @@ from cnn.compiled import losses
 from cnn.compiled.recording import Recording
 from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
-from cnn.model import Sequential
+from cnn.model.passes import BACKWARD, FORWARD, SETTLED
+from cnn.model.sequential import Sequential
+from cnn.model.zoo import ZOO, architecture
 from cnn.optimizers import SGD
-from cnn.passes import BACKWARD, FORWARD, SETTLED
 from cnn.threads import limit
-from cnn.zoo import ZOO, architecture
 
 FAST = [each.name for each in statuses() if each.name in ("mkl", "openblas") and not each.reason]
 SHAPE, CLASSES = (8, 8, 3), 5

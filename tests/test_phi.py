@@ -16,15 +16,16 @@ import pytest
 from openblas_worker import close, gone, square, while_it_multiplies
 
 from cnn import backend as backends
-from cnn import plugins, tuning
+from cnn import plugins
 from cnn.cli import main
-from cnn.dataset import load_dataset
+from cnn.data.dataset import load_dataset
 from cnn.errors import BackendUnavailable, CnnError, UsageError
+from cnn.measure import tuning
+from cnn.measure.profiler import reported_products
+from cnn.model.zoo import architecture
 from cnn.product import Product
-from cnn.profiler import reported_products
 from cnn.threads import limit
-from cnn.training import fit
-from cnn.zoo import architecture
+from cnn.training.trainer import fit
 
 pytestmark = pytest.mark.phi
 

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from cnn.dataset import Split
+from cnn.data.dataset import Split
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
-from cnn.preprocessing import Preprocessing
 
 
 @pytest.fixture

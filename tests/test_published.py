@@ -5,7 +5,7 @@ import pytest
 from cnn.energy.devices import catalogue
 from cnn.energy.published import Published, parse, published
 from cnn.errors import FileFormatError
-from cnn.zoo import ZOO
+from cnn.model.zoo import ZOO
 
 ROW = '[[row]]\ndevice = "D"\nnet = "N"\nmode = "infer"\nsource = "S"\n'
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-import cnn.commands.ranks as ranks
+import cnn.commands._ranks as ranks
 from cnn.cli import main
 from cnn.cost import gradient_bytes
-from cnn.distributed.gradients import BUCKET
 from cnn.distributed.steps import Steps, Timed
 from cnn.energy.scaling import BUCKET_BYTES, RESULT_BYTES
-from cnn.zoo import architecture
+from cnn.model.zoo import architecture
+from cnn.training.gradients import BUCKET
 
 ROOT = Path(__file__).parent.parent
 

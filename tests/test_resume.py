@@ -9,18 +9,18 @@ import time
 import numpy as np
 import pytest
 
-from cnn.augment import Augmentation
-from cnn.checkpoint import KIND, SINCE
-from cnn.dataset import Split
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Split
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, Interrupted, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
-from cnn.model import Sequential
-from cnn.modelfile import save_model
+from cnn.model.modelfile import save_model
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam, RMSprop
-from cnn.preprocessing import Preprocessing
 from cnn.schedules import Constant, Step
 from cnn.storage import read_arrays, save_arrays
-from cnn.training import Callback, Trainer
+from cnn.training.checkpoint import KIND, SINCE
+from cnn.training.trainer import Callback, Trainer
 
 EPOCHS, IMAGES, BATCH = 4, 50, 16
 STEPS = 4
@@ -149,7 +149,7 @@ def test_a_finished_run_can_be_prolonged(tmp_path):
 )
 def test_the_checkpoint_is_written_as_often_as_asked(every, expected, tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("cnn.training.write_checkpoint", lambda run, path: saved.append(run.position.step))
+    monkeypatch.setattr("cnn.training.trainer.write_checkpoint", lambda run, path: saved.append(run.position.step))
     trainer(tmp_path / "run", checkpoint_every=every).run(2)
     assert saved == expected
 

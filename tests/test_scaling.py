@@ -26,7 +26,7 @@ from cnn.energy.scaling import (
     step_of,
 )
 from cnn.errors import FileFormatError, UsageError
-from cnn.zoo import ZOO, architecture
+from cnn.model.zoo import ZOO, architecture
 
 NODE = catalogue()["2x-e5-2620v3"]
 

@@ -16,7 +16,7 @@ from offload import Card, Finished, Outcome, Product, run, start
 from standin import StandIn
 
 from cnn.backend import Backend
-from cnn.zoo import architecture
+from cnn.model.zoo import architecture
 
 pytestmark = pytest.mark.phi
 

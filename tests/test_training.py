@@ -6,15 +6,15 @@ from math import log
 import numpy as np
 import pytest
 
-from cnn.augment import Augmentation
 from cnn.backend import create
-from cnn.dataset import Split, load_dataset
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Split, load_dataset
 from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, Step
-from cnn.training import Callback, Trainer, fit
+from cnn.training.trainer import Callback, Trainer, fit
 
 
 def net(seed=0, backend="numpy"):

@@ -8,10 +8,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import pytest
 
 from cnn import backend as backends
-from cnn import plugins, tuning
+from cnn import plugins
 from cnn.backend import Library
 from cnn.cli import main
 from cnn.errors import BackendUnavailable
+from cnn.measure import tuning
 from cnn.threads import budget
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")

@@ -7,11 +7,11 @@ from itertools import count, pairwise
 import numpy as np
 import pytest
 
-from cnn import tuning
-from cnn.benchmark import Job
-from cnn.comparison import LUCK, Comparison, median_interval
 from cnn.errors import CnnError, Interrupted, UsageError
-from cnn.tuning import Setting, Tuner
+from cnn.measure import tuning
+from cnn.measure.benchmark import Job
+from cnn.measure.speedup import LUCK, Comparison, median_interval
+from cnn.measure.tuning import Setting, Tuner
 
 START = Setting(1, 10, {"tile": 4, "mode": None})
 

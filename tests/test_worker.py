@@ -16,7 +16,7 @@ from subprocesses import printed
 
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.testing import check_backend, check_gradients
 from cnn.threads import limit
 from cnn.worker import process

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from cnn.augment import Augmentation
+from cnn.data.augmentation import Augmentation
 from cnn.errors import FileFormatError, UsageError
 from cnn.initializers import Gaussian, Xavier
 from cnn.layers import Conv2D, Linear, LocalResponseNorm
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model.zoo import LECUN_CONNECTIONS, ZOO, architecture
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, Inv, MultiStep
-from cnn.zoo import LECUN_CONNECTIONS, ZOO, architecture
 
 CONV1, IP = (75 + 1) * 32, 64 * 4 * 4
 PARAMETERS = {

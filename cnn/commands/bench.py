@@ -12,12 +12,12 @@ import argparse
 from typing import Any
 
 import cnn.backend as backends
-from cnn.benchmark import Job, layer_jobs, measure, step_job
-from cnn.commands import common
-from cnn.commands.config_file import add_config_option
-from cnn.commands.ranks import bench_ranks
+from cnn.commands import _common
+from cnn.commands._config_file import add_config_option
+from cnn.commands._ranks import bench_ranks
+from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
+from cnn.model.zoo import architecture
 from cnn.threads import limit
-from cnn.zoo import architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +26,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", metavar="NAMES", help="backends, commas between (default: every ready one but reference)"
     )
-    common.add_backend_option(parser)
+    _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
-        type=common.whole_numbers,
+        type=_common.whole_numbers,
         metavar="COUNTS",
         help="thread counts, commas between (default: what this process may use)",
     )
-    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--rounds", type=common.whole_number, default=7, metavar="N", help="runs of each job")
+    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--rounds", type=_common.whole_number, default=7, metavar="N", help="runs of each job")
     parser.add_argument(
         "--ranks",
-        type=common.whole_numbers,
+        type=_common.whole_numbers,
         metavar="COUNTS",
         help="training steps on so many ranks, commas between; --batch-size is a rank's (weak) and that of all "
         "(strong), --threads a rank's (default: CPUs / ranks)",
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps-only", action="store_true", help="only whole training steps, no single layers")
     add_config_option(parser)
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,9 +55,9 @@ def run(options: argparse.Namespace) -> None:
     if options.ranks is not None:
         bench_ranks(options)
         return
-    names = common.backend_names(options.backend)
+    names = _common.backend_names(options.backend)
     chosen = [backends.create(name, **(options.backend_options or {})) for name in names]
-    counts = common.thread_counts(options.threads)
+    counts = _common.thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):
         for count in counts:
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
     order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
     results.sort(key=lambda result: order[result["group"]])
     if options.json:
-        common.print_json(
+        _common.print_json(
             {
                 "batch_size": options.batch_size,
                 "rounds": options.rounds,
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
             ]
         )
         group = result["group"]
-    common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
+    _common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
 
 
 def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from pathlib import Path
 import cnn
 import cnn.backend as backends
 import cnn.threads as threads
-from cnn.commands import common
-from cnn.commands.nodes import NODE, add_node_options, node_curves
+from cnn.commands import _common
+from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import catalogue
@@ -23,7 +23,8 @@ from cnn.energy.model import Thresholds
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.machine import this_machine
-from cnn.recipe import Architecture
+from cnn.model.architecture import Architecture
+from cnn.model.zoo import architecture
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import places, predict_at, predict_here
@@ -42,7 +43,6 @@ from cnn.report.table import (
     to_dict,
 )
 from cnn.storage import write_atomically
-from cnn.zoo import architecture
 
 PROPOSED = f"xeon-phi-5110p@{NODE}"
 """The card that this library was proposed for, in its cluster's node."""
@@ -50,7 +50,7 @@ PROPOSED = f"xeon-phi-5110p@{NODE}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
-    common.add_net_options(parser)
+    _common.add_net_options(parser)
     parser.add_argument(
         "--device",
         metavar="KEYS",
@@ -72,16 +72,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAMES",
         help="backends to measure, commas between (default: all ready but reference)",
     )
-    common.add_backend_option(parser)
+    _common.add_backend_option(parser)
     parser.add_argument(
-        "--threads", type=common.whole_number, metavar="N", help="threads here (default: all this process may use)"
+        "--threads", type=_common.whole_number, metavar="N", help="threads here (default: all this process may use)"
     )
-    parser.add_argument("--rounds", type=common.whole_number, default=21, metavar="N", help="runs on each backend")
+    parser.add_argument("--rounds", type=_common.whole_number, default=21, metavar="N", help="runs on each backend")
     parser.add_argument(
-        "--watts", type=common.number, metavar="W", help="what this machine draws under load, in place of a meter"
+        "--watts", type=_common.number, metavar="W", help="what this machine draws under load, in place of a meter"
     )
     add_node_options(parser)
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with tables and plots")
     parser.add_argument("--png", type=Path, metavar="FILE", help="write the plots as a picture")
@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> None:
     for path, content in files:
         write_atomically(path, content(comparison))
     if options.json:
-        common.print_json(to_dict(comparison))
+        _common.print_json(to_dict(comparison))
     else:
         _print(comparison)
 
@@ -140,14 +140,14 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
 
 def _calibrations(options: argparse.Namespace) -> list[Calibration]:
     """Those of the backends and threads asked for."""
-    names, budget = common.backend_names(options.backend), threads.budget(options.threads).count
+    names, budget = _common.backend_names(options.backend), threads.budget(options.threads).count
     return [each for each in load_all() if each.backend in names and each.threads == budget]
 
 
 def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
     """What this machine's calibrations say, and what is measured."""
     chosen = [
-        backends.create(name, **(options.backend_options or {})) for name in common.backend_names(options.backend)
+        backends.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
     ]
     measured = measured_rows(
         net,
@@ -171,13 +171,13 @@ def _print(comparison: Comparison) -> None:
     known = sources(comparison)
     for title, rows in sections(comparison):
         print(title)
-        common.print_table(HEAD, [cells(row, known) for row in rows])
+        _common.print_table(HEAD, [cells(row, known) for row in rows])
         for note in notes(rows):
             print(f"  {note}")
         print()
     for title, found in scaling_sections(comparison):
         print(f"{title}, predicted")
-        common.print_table(SCALING_HEAD, [row for curve in found for row in scaling_cells(curve)])
+        _common.print_table(SCALING_HEAD, [row for curve in found for row in scaling_cells(curve)])
         for note in scaling_notes(found):
             print(f"  {note}")
         print()

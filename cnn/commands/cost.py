@@ -6,22 +6,22 @@ Bytes are those of the arrays that each operation reads and writes, column buffe
 import argparse
 from typing import Any
 
-from cnn.commands import common
+from cnn.commands import _common
 from cnn.cost import Cost, count
-from cnn.zoo import architecture
+from cnn.model.zoo import architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
-    common.add_net_options(parser)
-    common.add_json_option(parser)
+    _common.add_net_options(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     cost = count(architecture(options.model), options.batch_size, training=options.mode == "train")
     if options.json:
-        common.print_json(to_dict(cost))
+        _common.print_json(to_dict(cost))
         return
     print(f"{cost.net}, batch {cost.batch}, {options.mode}")
     rows = [
@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         if stage.operations
     ]
     rows.append(["all", "", "", *_numbers(cost.gemm_flops, cost.flops, cost.bytes)])
-    common.print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
+    _common.print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
 
 
 def to_dict(cost: Cost) -> dict[str, Any]:

@@ -7,8 +7,8 @@ cnn data get NAME   download its official files, checked by SHA-256, into --data
 import argparse
 from dataclasses import asdict
 
-from cnn.commands import common
-from cnn.dataset import download_dataset, list_datasets
+from cnn.commands import _common
+from cnn.data.dataset import download_dataset, list_datasets
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show every data set and where it is")
     listing.add_argument("--data-dir", metavar="DIR", help="folder to look in first")
-    common.add_json_option(listing)
+    _common.add_json_option(listing)
     listing.set_defaults(action=_list)
     getting = actions.add_parser("get", help="download a data set")
     getting.add_argument("name", metavar="NAME", help="see `cnn data list`")
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     found = list_datasets(data_dir=options.data_dir)
     if options.json:
-        common.print_json([asdict(each) for each in found])
+        _common.print_json([asdict(each) for each in found])
         return
     for each in found:
         print(f"{each.name}: {each.summary} (licence: {each.licence})")

@@ -8,7 +8,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from cnn.commands import common
+from cnn.commands import _common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
 from cnn.errors import UsageError
@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DEVICE and the options."""
     parser.add_argument("device", metavar="DEVICE", nargs="?", help="one device, with its sources")
     parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"There is no device {options.device!r}; known are: {', '.join(devices)}.")
         devices, calibrations = {options.device: devices[options.device]}, []
     if options.json:
-        common.print_json(
+        _common.print_json(
             {
                 "devices": {key: asdict(device) for key, device in devices.items()},
                 "this_machine": [_calibrated(each) for each in calibrations],
@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         _print_one(devices[options.device])
     else:
         head = ["device", "SGEMM GFLOP/s", "GB/s", "idle W", "busy W", "cap W", "numbers unverified"]
-        common.print_table(head, [_row(device) for device in devices.values()])
+        _common.print_table(head, [_row(device) for device in devices.values()])
         for each in calibrations:
             rates = f"{each.sgemm_rate / 1e9:.0f} GFLOP/s, {each.triad_rate / 1e9:.1f} GB/s"
             print(f"this machine, {each.backend}, {in_words(each.threads)} ({each.date}): {rates}")
@@ -54,7 +54,7 @@ def _calibrated(calibration: Calibration) -> dict[str, object]:
 def _print_one(device: Device) -> None:
     print(f"{device.key}: {device.name}")
     numbers = {name: str(quantity) for name, quantity in device.quantities().items()}
-    common.print_lines(numbers or {"no number": "is known"})
+    _common.print_lines(numbers or {"no number": "is known"})
 
 
 def _row(device: Device) -> list[str]:

@@ -8,17 +8,17 @@ import cnn
 import cnn.backend as backends
 import cnn.energy.meters as meters
 import cnn.threads as threads
-from cnn.commands import common
-from cnn.dataset import list_datasets
+from cnn.commands import _common
+from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
 from cnn.machine import this_machine
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
-    common.add_resource_options(parser)
+    _common.add_resource_options(parser)
     parser.add_argument("--data-dir", metavar="DIR", help="folder to look for data sets in first")
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> None:
             "meters": [each.to_dict() for each in readers],
             "datasets": [asdict(each) for each in data],
         }
-        common.print_json(result)
+        _common.print_json(result)
         return
     print(f"cnn-blas {cnn.__version__}")
     print(f"\nbackend in force: {in_force}")

@@ -13,8 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cnn.backend as backends
-from cnn.benchmark import busy
-from cnn.commands import common
+from cnn.commands import _common
 from cnn.commands.calibrate import show_progress
 from cnn.energy.calibration import Calibration, find, measure, save
 from cnn.energy.devices import catalogue
@@ -28,11 +27,12 @@ from cnn.energy.validation import (
     measured_case,
     published_cases,
 )
-from cnn.load import OtherWork
+from cnn.measure.benchmark import busy
+from cnn.measure.other_work import OtherWork
+from cnn.model.zoo import ZOO, architecture
 from cnn.report.table import interval_text, number_text
 from cnn.storage import write_atomically
 from cnn.threads import in_words
-from cnn.zoo import ZOO, architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,13 +43,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", metavar="NAMES", help="backends, commas between (default: those users get unnamed)"
     )
     parser.add_argument(
-        "--threads", type=common.whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
+        "--threads", type=_common.whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
     )
-    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=common.whole_number, default=40, metavar="N", help="steps measured")
+    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=_common.whole_number, default=40, metavar="N", help="steps measured")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the Cornell study's curves and the model's")
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
                 net, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
             )
             for backend in map(backends.create, names)
-            for calibration in (_calibration(backend, threads) for threads in common.thread_counts(options.threads))
+            for calibration in (_calibration(backend, threads) for threads in _common.thread_counts(options.threads))
             for net in nets
             for training in (True, False)
         ]
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         write_atomically(options.png, draw(curves))
     errors = mean_absolute_error(cases), mean_absolute_error(published)
     if options.json:
-        common.print_json(
+        _common.print_json(
             {
                 "mean_absolute_error": errors[0],
                 "published_mean_absolute_error": errors[1],
@@ -138,7 +138,7 @@ def _print(cases: list[Case], layers: bool) -> None:
                 ]
                 for p in case.parts
             ]
-    common.print_table(["net, batch", "mode", "where", "model ms", "measured ms", "error"], rows)
+    _common.print_table(["net, batch", "mode", "where", "model ms", "measured ms", "error"], rows)
     if any(case.indicative for case in cases):
         print("* indicative: the model rests on numbers that nobody verified (`cnn devices`)")
 
@@ -149,5 +149,5 @@ def _print_curves(curves: Sequence[CurvePoint]) -> None:
         for each in curves
     ]
     print(f"the Cornell study's training of LeNet-5, batch {CORNELL_BATCH}")
-    common.print_table(["where", "threads", "study", "model"], rows)
+    _common.print_table(["where", "threads", "study", "model"], rows)
     print(CORNELL_DIFFERENCE)

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn.commands import common
-from cnn.images import read_image
-from cnn.modelfile import load_model
+from cnn.commands import _common
+from cnn.data.images import read_image
+from cnn.model.modelfile import load_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, IMAGE... and the options."""
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
-    parser.add_argument("--top", type=common.whole_number, default=3, metavar="N", help="classes shown an image")
+    parser.add_argument("--top", type=_common.whole_number, default=3, metavar="N", help="classes shown an image")
     parser.add_argument("--invert", action="store_true", help="swap dark and light: MNIST's digits are white on black")
-    common.add_resource_options(parser)
-    common.add_json_option(parser)
+    _common.add_resource_options(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the likeliest classes of each image."""
-    with common.resources(options) as resources:
+    with _common.resources(options) as resources:
         if not options.json:
-            common.print_lines(resources.describe())
+            _common.print_lines(resources.describe())
             print()
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
     if options.json:
-        common.print_json(results)
+        _common.print_json(results)
         return
     for result in results:
         likeliest = list(result["probabilities"].items())[: options.top]

@@ -8,26 +8,26 @@ products to another place, where those of one more step ran and why, from its li
 
 import argparse
 
-from cnn.benchmark import random_batch
-from cnn.commands import common
-from cnn.commands.config_file import add_config_option
-from cnn.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
-from cnn.zoo import architecture
+from cnn.commands import _common
+from cnn.commands._config_file import add_config_option
+from cnn.measure.benchmark import random_batch
+from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
+from cnn.model.zoo import architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
-    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=common.whole_number, default=20, metavar="N", help="steps measured")
-    common.add_resource_options(parser)
+    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=_common.whole_number, default=20, metavar="N", help="steps measured")
+    _common.add_resource_options(parser)
     add_config_option(parser)
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with common.resources(options) as resources:
+    with _common.resources(options) as resources:
         model = architecture(options.model).build(backend=resources.backend)
         images, labels = random_batch(model, options.batch_size)
         lines = profile_step(model, images, labels, repeats=options.repeats)
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         described = resources.to_dict()
     total = sum(line.seconds for line in lines)
     if options.json:
-        common.print_json(
+        _common.print_json(
             {
                 "model": model.name,
                 "batch_size": options.batch_size,
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
         return
-    common.print_lines({"net": f"{model.name}, batch {options.batch_size}", **header})
+    _common.print_lines({"net": f"{model.name}, batch {options.batch_size}", **header})
     rows = [_row(line, total) for line in lines]
     overall = Line(
         "all",
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         sum(line.flops for line in lines),
     )
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
-    common.print_table(head, [*rows, _row(overall, total)])
+    _common.print_table(head, [*rows, _row(overall, total)])
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
     print(f"a step as it is run: {step * 1e3:.2f} ms, {options.batch_size / step:,.0f} images/s{outside}")
     for shape, times in algorithms.items():
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if products:
         print("\nproducts of a step, by the report of the library that ran them")
         head = ["layer", "direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
-        common.print_table(head, [_product_row(product) for product in products])
+        _common.print_table(head, [_product_row(product) for product in products])
 
 
 def _product_row(product: LayerProduct) -> list[str]:

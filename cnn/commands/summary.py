@@ -3,10 +3,10 @@
 import argparse
 from typing import Any
 
-from cnn.commands import common
-from cnn.model import Sequential
-from cnn.modelfile import load_model
-from cnn.zoo import architecture
+from cnn.commands import _common
+from cnn.model.modelfile import load_model
+from cnn.model.sequential import Sequential
+from cnn.model.zoo import architecture
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,25 +18,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="lenet",
         help="a network's name, a .toml file or a .safetensors model",
     )
-    parser.add_argument("--batch-size", type=common.whole_number, default=64, metavar="N", help="for the memory")
-    common.add_resource_options(parser)
-    common.add_json_option(parser)
+    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="for the memory")
+    _common.add_resource_options(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with common.resources(options) as resources:
+    with _common.resources(options) as resources:
         if options.model.endswith(".safetensors"):
             model = load_model(options.model, backend=resources.backend)
         else:
             model = architecture(options.model).build(backend=resources.backend)
     table = summarise(model, options.batch_size)
     if options.json:
-        common.print_json(table)
+        _common.print_json(table)
         return
     shape = "x".join(map(str, model.input_shape))
     print(f"{model.name} on images {shape}, {len(model.classes)} classes")
-    common.print_table(
+    _common.print_table(
         ["layer", "output", "parameters", "MAC", "activations"],
         [
             [

@@ -15,25 +15,25 @@ from typing import Any
 
 import numpy as np
 
-from cnn.commands import common
-from cnn.commands.train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
-from cnn.dataset import Dataset, Split
+from cnn.commands import _common
+from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
+from cnn.data.dataset import Dataset, Split
 from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
 from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
-from cnn.metrics import MetricsFile
-from cnn.model import Sequential
-from cnn.modelfile import save_model
+from cnn.model.architecture import Architecture
+from cnn.model.modelfile import save_model
+from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
-from cnn.progress import progress
-from cnn.recipe import Architecture
 from cnn.schedules import Schedule, Warmup
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
-from cnn.training import Trainer
+from cnn.training.metrics import MetricsFile
+from cnn.training.progress import progress
+from cnn.training.trainer import Trainer
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,11 +47,11 @@ def run(options: argparse.Namespace) -> None:
         with world.together():
             recall(options, world)
         with world.together(), world.first_here():  # it may download
-            data = common.dataset_of(options)
+            data = _common.dataset_of(options)
         with world.together(), world.first_here():  # it may compile
-            resources = stack.enter_context(common.resources(options, world.local_size))
+            resources = stack.enter_context(_common.resources(options, world.local_size))
         with world.together():
-            architecture = _adjusted(common.fitting_architecture(options.model, data), options)
+            architecture = _adjusted(_common.fitting_architecture(options.model, data), options)
             batch_size = options.batch_size or architecture.recipe.batch_size
             meter: Meter = Unmetered("of rank 0")
             if world.local_rank == 0:
@@ -70,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
             _open(out, options, resources, trainer)
             listeners = []
             if world.rank == 0:
-                common.print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
+                _common.print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
                 for note in data.notes:
                     print(f"note: {note}")
                 metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
@@ -117,7 +117,7 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     )
 
 
-def _meter(architecture: Architecture, batch_size: int, resources: common.Resources, watts: float | None) -> Meter:
+def _meter(architecture: Architecture, batch_size: int, resources: _common.Resources, watts: float | None) -> Meter:
     """The watts given, else the meters there are, else the calibration."""
     meter = open_meter(resources.backend.powered, watts=watts)
     if not isinstance(meter, Unmetered):
@@ -170,7 +170,7 @@ def _trainer(
     )
 
 
-def _open(out: Path, options: argparse.Namespace, resources: common.Resources, trainer: Trainer) -> None:
+def _open(out: Path, options: argparse.Namespace, resources: _common.Resources, trainer: Trainer) -> None:
     """Brings a resumed run back, or records the settings of a new one."""
     if options.resume:
         if trainer.world.from_first((out / CHECKPOINT).exists):
@@ -189,7 +189,7 @@ def _open(out: Path, options: argparse.Namespace, resources: common.Resources, t
 def _header(
     data: Dataset,
     trainer: Trainer,
-    resources: common.Resources,
+    resources: _common.Resources,
     places: dict[str, str],
     seed: int,
     epochs: int,
@@ -230,7 +230,7 @@ def _finish(
     data: Dataset,
     test: tuple[float, float],
     rows: list[dict[str, Any]],
-    resources: common.Resources,
+    resources: _common.Resources,
     seed: int,
     out: Path,
 ) -> None:
@@ -259,7 +259,7 @@ def _finish(
         "energy_source": energy.source,
     }
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
-    common.print_lines(
+    _common.print_lines(
         {
             "test accuracy": f"{test_accuracy:.2%} of {len(data.test):,} images",
             "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",

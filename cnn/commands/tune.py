@@ -20,17 +20,17 @@ import cnn.backend as backends
 import cnn.plugins as plugins
 import cnn.threads as threads
 from cnn.backend import Backend
-from cnn.benchmark import Job, inference_job, step_job
-from cnn.commands import common
-from cnn.commands.config_file import write_config
-from cnn.comparison import Comparison
+from cnn.backend_options import options_of
+from cnn.commands import _common
+from cnn.commands._config_file import write_config
 from cnn.errors import Interrupted, UsageError
 from cnn.machine import this_machine
-from cnn.options import options_of
-from cnn.recipe import Architecture
+from cnn.measure.benchmark import Job, inference_job, step_job
+from cnn.measure.speedup import Comparison
+from cnn.measure.tuning import Finding, Setting, Trial, Tuner
+from cnn.model.architecture import Architecture
+from cnn.model.zoo import architecture
 from cnn.signals import stop_on_signals
-from cnn.tuning import Finding, Setting, Trial, Tuner
-from cnn.zoo import architecture
 
 EVAL_BATCH = 64
 """What cnn eval takes unless told otherwise."""
@@ -45,25 +45,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", metavar="NAME", help="backend to tune (default: CNN_BACKEND, else the best that is ready)"
     )
-    common.add_backend_option(parser)
+    _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
-        type=common.whole_numbers,
+        type=_common.whole_numbers,
         metavar="COUNTS",
         help="thread counts to try, commas between (default: all this process may use, half, a quarter, ...)",
     )
     sizes = ", ".join(map(str, EVAL_BATCHES))
     parser.add_argument(
         "--batch-sizes",
-        type=common.whole_numbers,
+        type=_common.whole_numbers,
         metavar="SIZES",
         help=f"batch sizes to try, commas between (default: for train the recipe's, for infer {sizes})",
     )
     parser.add_argument(
-        "--rounds", type=common.whole_number, default=15, metavar="N", help="turns by which two settings are compared"
+        "--rounds", type=_common.whole_number, default=15, metavar="N", help="turns by which two settings are compared"
     )
     parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<net>-<backend>-<mode>.toml)")
-    common.add_json_option(parser)
+    _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -87,7 +87,7 @@ def run(options: argparse.Namespace) -> None:
         raise Interrupted(f"{stop}; what was found until then is in {path}.") from stop
     _write(path, options, network, backend, defaults, tuner, gain)
     if options.json:
-        common.print_json(
+        _common.print_json(
             {
                 "model": network.name,
                 "mode": options.mode,
@@ -117,7 +117,7 @@ def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend,
     tried = {
         name: values for name, values in backend.option_candidates().items() if name in defaults and name not in given
     }
-    counts = common.thread_counts(options.threads) if options.threads else _halves(threads.budget().count)
+    counts = _common.thread_counts(options.threads) if options.threads else _halves(threads.budget().count)
     if options.mode == "train":
         batch = network.recipe.batch_size
         batches = options.batch_sizes or [batch]
@@ -169,7 +169,7 @@ def _write(
 
 def _print_header(options: argparse.Namespace, network: Architecture, backend: Backend, why: str, tuner: Tuner) -> None:
     start = ", ".join(f"{name} {_text(tuner.start.value(name))}" for name in tuner.candidates)
-    common.print_lines(
+    _common.print_lines(
         {
             "net": f"{network.name}, {'training' if options.mode == 'train' else 'inference'}",
             "backend": f"{backend.name} ({why})",
@@ -218,7 +218,7 @@ def _print_trials(findings: list[Finding]) -> None:
                 numbers = [f"{trial.images_per_second:,.0f}", f"{trial.ratio:.2f}"]
             rows.append([name, _text(trial.value), *numbers, "chosen" if trial.value == finding.value else remark])
     if rows:
-        common.print_table(["tried", "value", "images/s", "times", ""], rows)
+        _common.print_table(["tried", "value", "images/s", "times", ""], rows)
 
 
 def _text(value: Any) -> str:

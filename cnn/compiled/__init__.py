@@ -45,8 +45,8 @@ FOLDER = writable_folder(Path(_before or cache_folder() / "kernels"))
 """Where the machine code is kept."""
 numba.config.CACHE_DIR = str(FOLDER)  # type: ignore[attr-defined]
 try:
-    from cnn.compiled import convolution, direct, ops, winograd
+    from cnn.compiled import direct, im2col, ops, winograd
 finally:
     numba.config.CACHE_DIR = _before  # type: ignore[attr-defined]
 
-__all__ = ["FOLDER", "convolution", "direct", "ops", "winograd", "writable_folder"]
+__all__ = ["FOLDER", "direct", "im2col", "ops", "winograd", "writable_folder"]

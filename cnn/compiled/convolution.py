@@ -1,248 +1,247 @@
-"""Convolution as im2col + GEMM on tiles that stay in a core's cache, forward and both gradients.
+"""Convolutions by whichever algorithm is the fastest for their shape: tiles of im2col + GEMM, direct, or Winograd."""
 
-A tile is some rows of outputs, of one image or of several that follow each other. Every thread owns a fixed range of
-tiles, so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
-wrap-around check that keeps the loops from being vectorised.
-"""
-
-from functools import cache
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from math import prod
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
-from numba import njit, prange, types
 
-from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
-from cnn.compiled.kernels import kernel
-from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
+from cnn.arrays import Array, Buffers, Shape
+from cnn.backend import Backend
+from cnn.compiled import direct, im2col
+from cnn.compiled.algorithms import Chooser
+from cnn.compiled.calls import nothing
+from cnn.compiled.microkernel import address as microkernel
+from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
+from cnn.compiled.winograd import (
+    UNLIMITED,
+    tiles,
+    winograd_data_gradient,
+    winograd_forward,
+    winograd_weight_gradient,
+)
+from cnn.config import require
 from cnn.lowering import Window
+from cnn.threads import in_words
 
-U = np.uintp
-ZERO = np.float32(0)
-FACTOR = types.Array(types.float32, 2, "A", readonly=True)
+FEW_CHANNELS = 8
+"""Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""
 
+TILE_BYTES = 1 << 19
+"""A quarter or half of the second-level cache of current cores."""
 
-Geometry = npt.NDArray[np.int64]
+TileBytes = Annotated[int, "bytes of the im2col columns that a thread makes and multiplies at a time"]
+"""The option of a backend whose constructor hands it on."""
 
-
-@cache
-def geometry(window: Window, channels: int, filters: int) -> Geometry:
-    """What the kernels know of a convolution: H W C R S P Q K, strides, top and left padding."""
-    top, _, left, _ = window.padding
-    return np.array(
-        [*window.size, channels, *window.kernel, *window.out, filters, *window.stride, top, left], dtype=np.int64
-    )
+Run = Callable[[], None]
 
 
-@njit(**INNER)
-def _lower(x, g, start, end, columns):
-    """Columns ((end - start) * Q, R*S*C) of the output rows start..end, counted through all images."""
-    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
-    run = U(S * C)
-    to = U(0)
-    for row in range(start, end):
-        image, p = row // P, row % P
-        for q in range(Q):
-            w = q * right - left
-            first, last = max(0, -w), min(S, W - w)
-            for r in range(R):
-                h = p * down + r - top
-                if h < 0 or h >= H or last <= first:
-                    for j in range(run):
-                        columns[to + j] = ZERO
-                elif last - first == S:
-                    source = U(((image * H + h) * W + w) * C)
-                    for j in range(run):
-                        columns[to + j] = x[source + j]
-                else:
-                    begin, stop = U(first * C), U(last * C)
-                    source = U(((image * H + h) * W + w + first) * C)
-                    for j in range(begin):
-                        columns[to + j] = ZERO
-                    for j in range(stop - begin):
-                        columns[to + begin + j] = x[source + j]
-                    for j in range(stop, run):
-                        columns[to + j] = ZERO
-                to += run
+class Problem(NamedTuple):
+    """What the fastest algorithm depends on: direction, window, shape of the images, filters, threads."""
+
+    direction: str
+    window: Window
+    images: Shape
+    filters: int
+    threads: int
+
+    def __str__(self) -> str:
+        """In words, the same in every process."""
+        size, kernel = "x".join(map(str, self.images)), "x".join(map(str, self.window.kernel))
+        return (
+            f"{self.direction}, {self.filters} filters {kernel} on {size}, padding {self.window.padding}, "
+            f"stride {self.window.stride}, {in_words(self.threads)}"
+        )
 
 
-@njit(**INNER)
-def _add_rows(columns, g, start, end, dx):
-    """Adds the columns of the output rows start..end to the pixels of dx they came from."""
-    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
-    stride = U(R * S * C)
-    for row in range(start, end):
-        image, p = row // P, row % P
-        for r in range(R):
-            h = p * down + r - top
-            if h < 0 or h >= H:
-                continue
-            source = U((((row - start) * Q) * R + r) * S * C)
-            for q in range(Q):
-                w = q * right - left
-                first, last = max(0, -w), min(S, W - w)
-                if last > first:
-                    to = U(((image * H + h) * W + w + first) * C)
-                    origin = source + U(first * C)
-                    for j in range(U((last - first) * C)):
-                        dx[to + j] += columns[origin + j]
-                source += stride
+class CompiledConvolution(Backend):
+    """conv2d and its gradients on contiguous float32 arrays; all else goes to the base class.
 
-
-@njit(**INNER)
-def _finish(y, first, count, filters, bias, relu):
-    """Bias and ReLU on `count` rows of y from element `first`, while they are in the cache."""
-    to = U(first)
-    for _ in range(count):
-        if relu:
-            for k in range(U(filters)):
-                y[to + k] = max(y[to + k] + bias[k], ZERO)
-        else:
-            for k in range(U(filters)):
-                y[to + k] += bias[k]
-        to += U(filters)
-
-
-@njit(**INNER)
-def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
-    Q, K = g[6], g[7]
-    depth = g[3] * g[4] * g[2]
-    for start in range(first, last, height):
-        end = min(last, start + height)
-        m = (end - start) * Q
-        out = y.ctypes.data + U(start * Q * K * 4)
-        _lower(x, g, start, end, tile)
-        sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
-        if len(bias):
-            _finish(y, start * Q * K, m, K, bias, relu)
-
-
-@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX)
-def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
-    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
-
-    bias has K elements, or none where neither bias nor ReLU is to be applied.
+    `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from threads of their own.
     """
-    parts = columns.shape[0]
-    if parts == 1:
-        _forward_part(blas, x, w, bias, relu, y, g, 0, rows, height, columns[0])
-    else:
-        for part in prange(parts):
-            first, last = rows * part // parts, rows * (part + 1) // parts
-            _forward_part(blas, x, w, bias, relu, y, g, first, last, height, columns[part])
+
+    largest_product: ClassVar[int] = UNLIMITED
+    """Multiply-adds that one call of many small products is cut to, where a library is faster on small ones."""
+
+    def __init__(self, sgemm: int, tile_bytes: int = TILE_BYTES) -> None:
+        require(tile_bytes > 0, f"tile_bytes is {tile_bytes}; give at least 1.")
+        self._sgemm = np.uintp(sgemm)
+        self._tile_bytes = tile_bytes
+        # How long im2col takes depends on the tile.
+        self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
+        self._chosen: dict[Problem, str] = {}
+
+    @contextmanager
+    def without_products(self) -> Iterator[None]:
+        address, self._sgemm = self._sgemm, np.uintp(nothing().address)
+        try:
+            with super().without_products():
+                yield
+        finally:
+            self._sgemm = address
+
+    def algorithm_times(self) -> dict[str, dict[str, float]]:
+        times = self._chooser.times()
+        return {text: times[text] for text in map(str, self._chosen) if text in times}
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        return {"tile_bytes": [1 << bits for bits in range(16, 22)]}
+
+    def conv2d(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        window: Window,
+        activation: str | None,
+        out: Array,
+        scratch: Buffers,
+    ) -> None:
+        vectors = _vectors(window, x, w, out)
+        if vectors is None:
+            super().conv2d(x, w, bias, window, activation, out, scratch)
+            return
+        images, kernels, result = vectors
+        channels, filters = w.shape[2:]
+        relu = activation == "relu"
+
+        def tiled() -> None:
+            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
+            added = np.zeros(filters if relu else 0, np.float32) if bias is None else bias
+            im2col.forward(self._sgemm, images, kernels, added, relu, result, geometry, rows, height, columns)
+
+        def unlowered() -> None:
+            self._direct(images, kernels, bias, relu, result, window, (len(x), channels, filters), scratch)
+
+        def winograd(tile: int) -> None:
+            winograd_forward(
+                *(self._sgemm, x, w, bias, window, relu, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        problem = Problem("forward", window, x.shape, filters, thread_count())
+        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+        if activation is not None and not relu:
+            self.activation(activation, out, out)
+
+    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        vectors = _vectors(window, x, dy, out)
+        if vectors is None:
+            super().conv2d_weight_gradient(x, dy, window, out, scratch)
+            return
+        images, slopes, result = vectors
+        channels, filters = out.shape[2:]
+
+        def tiled() -> None:
+            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
+            sums = scratch.get("sums", (len(columns), out.size), np.float32)
+            im2col.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
+
+        def unlowered() -> None:
+            geometry, planes = _planes(window, channels, filters, len(x), len(x), scratch)
+            sums = scratch.get("sums", (len(planes), out.size), np.float32)
+            if self.multiplies:
+                direct.weight_gradient(microkernel(), images, slopes, geometry, len(x), planes, sums, result)
+
+        def winograd(tile: int) -> None:
+            winograd_weight_gradient(
+                *(self._sgemm, x, dy, window, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        problem = Problem("weight gradient", window, x.shape, filters, thread_count())
+        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+
+    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+        vectors = _vectors(window, dy, w, out)
+        if vectors is None:
+            super().conv2d_data_gradient(dy, w, window, out, scratch)
+            return
+        slopes, kernels, result = vectors
+        channels, filters = w.shape[2:]
+        turned = direct.turned(window)
+
+        def tiled() -> None:
+            geometry, _, height, columns = self._tiles(window, channels, filters, len(dy), scratch)
+            im2col.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
+
+        def unlowered(turned: Window) -> None:
+            turned_kernels = _exchanged(w, True, scratch).reshape(-1)
+            self._direct(slopes, turned_kernels, None, False, result, turned, (len(dy), filters, channels), scratch)
+
+        def winograd(tile: int) -> None:
+            winograd_data_gradient(
+                *(self._sgemm, dy, _exchanged(w, False, scratch), window, out),
+                *(tile, thread_count(), scratch, self.largest_product),
+            )
+
+        candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
+        problem = Problem("data gradient", window, out.shape, filters, thread_count())
+        self._fastest(problem, candidates, winograd)
+
+    def _direct(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        relu: bool,
+        out: Array,
+        window: Window,
+        sizes: tuple[int, int, int],
+        scratch: Buffers,
+    ) -> None:
+        """The convolution of vectors without lowering; `sizes` are the images and the channels of x and of out."""
+        images, channels, filters = sizes
+        count = direct.units(window, images, filters)
+        geometry, planes = _planes(window, channels, filters, images, count, scratch)
+        added = np.zeros(filters, np.float32) if bias is None else bias
+        if self.multiplies:
+            direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
+
+    def _tiles(
+        self, window: Window, channels: int, filters: int, images: int, scratch: Buffers
+    ) -> tuple[im2col.Geometry, int, int, Array]:
+        """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
+        row = window.out[1] * window.taps * channels
+        rows = images * window.out[0]
+        parts = parts_for_flops(2 * rows * row * filters, rows)
+        height = max(1, min(-(-rows // parts), self._tile_bytes // (4 * row)))
+        columns = scratch.get("tiles", (parts, height * row), np.float32)
+        return im2col.geometry(window, channels, filters), rows, height, columns
+
+    def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
+        """Runs the fastest of the candidates and of Winograd's tiles that fit."""
+        for tile in tiles(problem.window, problem.images[3], problem.filters):
+            candidates[f"winograd{tile}"] = partial(winograd, tile)
+        chosen = self._chosen.get(problem)
+        if chosen is None:
+            default = "direct" if problem.images[3] < FEW_CHANNELS and "direct" in candidates else "im2col"
+            chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
+        candidates[chosen]()
 
 
-@njit(**INNER)
-def _weight_part(blas, x, dy, g, first, last, height, tile, total):
-    Q, K = g[6], g[7]
-    depth = g[3] * g[4] * g[2]
-    keep = ZERO
-    for start in range(first, last, height):
-        end = min(last, start + height)
-        slopes = dy.ctypes.data + U(start * Q * K * 4)
-        m = (end - start) * Q
-        _lower(x, g, start, end, tile)
-        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
-        keep = np.float32(1)
+def _vectors(window: Window, *arrays: Array) -> list[Array] | None:
+    """The arrays as vectors, or None where the kernels cannot take them or a product alone is the convolution."""
+    return None if window.copyless or not len(arrays[0]) else flat(*arrays)
 
 
-@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
-def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
-    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), no more threads than rows."""
-    parts = columns.shape[0]
-    if parts == 1:
-        _weight_part(blas, x, dy, g, 0, rows, height, columns[0], dw)
-    else:
-        for part in prange(parts):
-            first, last = rows * part // parts, rows * (part + 1) // parts
-            _weight_part(blas, x, dy, g, first, last, height, columns[part], sums[part])
-        add_up(sums, dw)
+def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
+    """(R, S, K, C) from w (R, S, C, K), turned by 180 degrees if asked."""
+    rows, columns, channels, filters = w.shape
+    out = scratch.get("exchanged", (rows, columns, filters, channels), np.float32)
+    taps = rows * columns
+    parts = min(parts_for(w.size), taps)
+    im2col.exchange(w.reshape(-1), taps, channels, filters, turned, out.reshape(-1), parts)
+    return out
 
 
-@njit(**INNER)
-def _data_part(blas, dy, w, g, first, last, height, tile, dx):
-    P, Q, K = g[5], g[6], g[7]
-    depth, plane = g[3] * g[4] * g[2], g[0] * g[1] * g[2]
-    for start in range(first * P, last * P, height):
-        end = min(last * P, start + height)
-        # Every image is cleared before its first row arrives.
-        for j in range(U(-(-start // P) * plane), U(-(-end // P) * plane)):
-            dx[j] = ZERO
-        slopes = dy.ctypes.data + U(start * Q * K * 4)
-        m = (end - start) * Q
-        sgemm(blas, NO, YES, m, depth, K, slopes, K, w.ctypes.data, K, ZERO, tile.ctypes.data, depth)
-        _add_rows(tile, g, start, end, dx)
-
-
-@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, FLOATS)
-def data_gradient(blas, dy, w, g, images, height, columns, dx):
-    """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
-
-    A thread takes whole images: two must not add to the same pixel.
-    """
-    parts = columns.shape[0]
-    if parts == 1:
-        _data_part(blas, dy, w, g, 0, images, height, columns[0], dx)
-    else:
-        for part in prange(parts):
-            first, last = images * part // parts, images * (part + 1) // parts
-            _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
-
-
-@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
-def lower(x, g, rows, columns, parts):
-    """columns (N * P * Q, R * S * C) from x (N, H, W, C), both flat; `rows` is N * P."""
-    row = g[6] * g[3] * g[4] * g[2]
-    for part in prange(parts):
-        first, last = rows * part // parts, rows * (part + 1) // parts
-        _lower(x, g, first, last, columns[first * row : last * row])
-
-
-@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
-def restore(columns, g, images, dx, parts):
-    """dx (N, H, W, C) = the sum of the columns (N * P * Q, R * S * C) that came from each pixel, both flat."""
-    P, plane, row = g[5], g[0] * g[1] * g[2], g[6] * g[3] * g[4] * g[2]
-    for part in prange(parts):
-        first, last = images * part // parts, images * (part + 1) // parts
-        dx[first * plane : last * plane] = ZERO
-        _add_rows(columns[first * P * row : last * P * row], g, first * P, last * P, dx)
-
-
-@kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, FLAG, FLOATS, INTEGER)
-def exchange(w, taps, channels, filters, turned, out, parts):
-    """out (R, S, K, C) from w (R, S, C, K), both flat, turned by 180 degrees if asked; `taps` is R * S."""
-    C, K = U(channels), U(filters)
-    for part in prange(parts):
-        for tap in range(taps * part // parts, taps * (part + 1) // parts):
-            source, to = U(tap) * C * K, U(taps - 1 - tap if turned else tap) * C * K
-            for k in range(K):
-                for c in range(C):
-                    out[to + k * C + c] = w[source + c * K + k]
-
-
-@njit(**INNER)
-def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end):
-    if by_rows:
-        left = a + U(start * 4 if ta == YES else start * lda * 4)
-        sgemm(blas, ta, tb, end - start, n, k, left, lda, b, ldb, beta, c + U(start * ldc * 4), ldc)
-    else:
-        right = b + U(start * ldb * 4 if tb == YES else start * 4)
-        sgemm(blas, ta, tb, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
-
-
-@kernel(PARALLEL, ADDRESS, FACTOR, FACTOR, FLAG, FLAG, FLAG, types.float32[:, :], INTEGER)
-def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
-    """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one a thread."""
-    m, n = c.shape
-    k = a.shape[0] if transpose_a else a.shape[1]
-    ta, tb = YES if transpose_a else NO, YES if transpose_b else NO
-    lda, ldb, ldc = leading_dimension(a), leading_dimension(b), leading_dimension(c)
-    beta = np.float32(accumulate)
-    left, right, result = U(a.ctypes.data), U(b.ctypes.data), U(c.ctypes.data)
-    by_rows = m >= n
-    size = max(m, n)
-    if parts == 1:
-        sgemm(blas, ta, tb, m, n, k, left, lda, right, ldb, beta, result, ldc)
-    else:
-        for part in prange(parts):
-            start, end = size * part // parts, size * (part + 1) // parts
-            _product_part(blas, ta, tb, m, n, k, left, lda, right, ldb, beta, result, ldc, by_rows, start, end)
+def _planes(
+    window: Window, channels: int, filters: int, images: int, most: int, scratch: Buffers
+) -> tuple[im2col.Geometry, Array]:
+    """Geometry, and a buffer for an image with its padding for each of at most `most` threads."""
+    flops = 2 * images * prod(window.out) * window.taps * channels * filters
+    size = direct.plane_size(window, channels)
+    planes = scratch.get("planes", (parts_for_flops(flops, most), size), np.float32)
+    return im2col.geometry(window, channels, filters), planes

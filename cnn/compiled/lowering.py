@@ -2,7 +2,7 @@
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.compiled import convolution
+from cnn.compiled import im2col
 from cnn.compiled.parts import flat, parts_for
 from cnn.lowering import Window
 
@@ -16,9 +16,9 @@ class CompiledLowering(Backend):
             super().im2col(x, window, out, scratch)
         else:
             images, columns = vectors
-            geometry = convolution.geometry(window, x.shape[3], 1)
+            geometry = im2col.geometry(window, x.shape[3], 1)
             rows = len(x) * window.out[0]
-            convolution.lower(images, geometry, rows, columns, parts_for(out.size))
+            im2col.lower(images, geometry, rows, columns, parts_for(out.size))
 
     def col2im(self, columns: Array, window: Window, out: Array) -> None:
         vectors = flat(columns, out)
@@ -26,5 +26,5 @@ class CompiledLowering(Backend):
             super().col2im(columns, window, out)
         else:
             rows, images = vectors
-            geometry = convolution.geometry(window, out.shape[3], 1)
-            convolution.restore(rows, geometry, len(out), images, parts_for(columns.size))
+            geometry = im2col.geometry(window, out.shape[3], 1)
+            im2col.restore(rows, geometry, len(out), images, parts_for(columns.size))

@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.distributed.shard import part
-from cnn.model import EVALUATED
+from cnn.model.sequential import EVALUATED
 from cnn.shard import Shard
 
 if TYPE_CHECKING:
-    from cnn.training import Trainer
+    from cnn.training.trainer import Trainer
 
 
 def rehearse(trainer: "Trainer", evaluated: Iterable[Split]) -> None:

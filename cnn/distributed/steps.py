@@ -18,8 +18,7 @@ import numpy.typing as npt
 
 import cnn.backend as backends
 from cnn.backend import Backend
-from cnn.benchmark import random_batch
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
@@ -27,12 +26,13 @@ from cnn.distributed.rehearsal import rehearse
 from cnn.distributed.shard import part
 from cnn.distributed.world import World
 from cnn.errors import CnnError
+from cnn.measure.benchmark import random_batch
+from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard
 from cnn.threads import budget, limit
-from cnn.training import Callback, Trainer
-from cnn.zoo import architecture
+from cnn.training.trainer import Callback, Trainer
 
 MARK = "cnn steps: "
 STEPS = 4

@@ -18,7 +18,6 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from cnn.backend import Backend
-from cnn.benchmark import random_batch
 from cnn.cache import cache_folder
 from cnn.compiled.stream import triad_bytes_per_second
 from cnn.cost import Sizes, count
@@ -27,7 +26,8 @@ from cnn.energy.probes import Probe, probes
 from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.machine import this_machine
-from cnn.profiler import Place, least_times
+from cnn.measure.benchmark import random_batch
+from cnn.measure.profiler import Place, least_times
 from cnn.storage import write_atomically
 from cnn.threads import in_words, limit
 

@@ -22,7 +22,7 @@ from cnn.layers import (
     Sigmoid,
     Tanh,
 )
-from cnn.recipe import Architecture, Recipe
+from cnn.model.architecture import Architecture, Recipe
 
 NETS = 100
 FLOPS = 20_000_000_000

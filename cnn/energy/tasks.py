@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Geometry, Stage
-from cnn.profiler import Place, place_of
+from cnn.measure.profiler import Place, place_of
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from importlib.resources import as_file, files
 from typing import Any
 
 from cnn.backend import Backend
-from cnn.benchmark import random_batch
 from cnn.cost import UPDATE, Cost, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
@@ -15,8 +14,9 @@ from cnn.energy.interval import Interval
 from cnn.energy.model import predict
 from cnn.energy.prediction import Prediction
 from cnn.energy.published import published, published_curves
-from cnn.profiler import Place, least_times, place_of
-from cnn.recipe import Architecture, read_architecture
+from cnn.measure.benchmark import random_batch
+from cnn.measure.profiler import Place, least_times, place_of
+from cnn.model.architecture import Architecture, read_architecture
 from cnn.threads import limit
 
 CORNELL_BATCH = 360

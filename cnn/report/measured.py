@@ -8,12 +8,12 @@ from time import perf_counter
 import numpy as np
 
 from cnn.backend import Backend
-from cnn.benchmark import Job, busy, inference_job, samples, step_job
 from cnn.energy.interval import LEAST, MOST, Interval
 from cnn.energy.meters import Energy, Meter, open_meter
-from cnn.load import OtherWork
 from cnn.machine import this_machine
-from cnn.recipe import Architecture
+from cnn.measure.benchmark import Job, busy, inference_job, samples, step_job
+from cnn.measure.other_work import OtherWork
+from cnn.model.architecture import Architecture
 from cnn.report.row import Row
 from cnn.threads import limit
 

@@ -12,7 +12,7 @@ from cnn.energy.model import Thresholds
 from cnn.energy.prediction import Prediction
 from cnn.energy.scaling import Step, curve, step_of
 from cnn.errors import UsageError
-from cnn.recipe import Architecture
+from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
 from cnn.report.predicted import Place
 

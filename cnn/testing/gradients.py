@@ -11,7 +11,7 @@ from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.errors import UsageError
 from cnn.layers import Layer, Setting
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.testing.comparison import ContractViolation
 
 STEP = 1e-5

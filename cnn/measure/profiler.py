@@ -12,9 +12,9 @@ import numpy as np
 
 from cnn.backend import Clock
 from cnn.cost import FORWARD, UPDATE, Operation, Stage, count
-from cnn.model import Sequential
+from cnn.model.passes import SETTLED
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.passes import SETTLED
 from cnn.product import ProductReport
 
 LOWERING = ("im2col", "col2im")

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.distributed.shard import Slice, part
 from cnn.distributed.world import World
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
 from cnn.shard import Shard
 

@@ -11,15 +11,15 @@ import numpy.typing as npt
 import cnn.backend as backends
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
-from cnn.dataset import Split
+from cnn.data.dataset import Split
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Layer, Parameter, Setting
 from cnn.layers.layer import layer_names, packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
+from cnn.model.passes import BACKWARD, FORWARD, AfterLayer, Passes, Score
 from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
-from cnn.passes import BACKWARD, FORWARD, AfterLayer, Passes, Score
-from cnn.preprocessing import Preprocessing
 
 Observer = Callable[[int, str, Callable[[], Any]], Any]
 

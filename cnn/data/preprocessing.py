@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.ops.input import normalise
 

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cnn.commands import common
+from cnn.commands import _common
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import catalogue
 from cnn.energy.links import links
 from cnn.errors import UsageError
-from cnn.recipe import Architecture
+from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
 from cnn.report.predicted import places
 from cnn.report.scaling import Node, curves
@@ -78,9 +78,9 @@ def _counts(text: str) -> list[int]:
     parts = text.split(",")
     for place, part in enumerate(parts):
         if part != "...":
-            found.append(common.whole_number(part))
+            found.append(_common.whole_number(part))
         elif 2 <= place < len(parts) - 1:
-            found += _between(found[-2], found[-1], common.whole_number(parts[place + 1]))
+            found += _between(found[-2], found[-1], _common.whole_number(parts[place + 1]))
         else:
             raise argparse.ArgumentTypeError(f"{text!r}: '...' stands between numbers, after at least two")
     if found != sorted(set(found)):

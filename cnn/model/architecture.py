@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn.augment import Augmentation
 from cnn.backend import Backend
 from cnn.config import check_values, read_toml, require
-from cnn.dataset import Dataset
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Dataset
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import UsageError
 from cnn.layers import Layer
 from cnn.losses import Loss, SoftmaxCrossEntropy
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
-from cnn.preprocessing import Preprocessing
 from cnn.schedules import Constant, Schedule
 
 PREPROCESSINGS = ("scale", "mean_image", "standardise")

@@ -11,10 +11,10 @@ import numpy.typing as npt
 
 from cnn.backend import Backend
 from cnn.cost import count, layer_stages
-from cnn.model import Sequential
+from cnn.model.architecture import Architecture
+from cnn.model.passes import SETTLED
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.passes import SETTLED
-from cnn.recipe import Architecture
 
 STEADY, BUSY = 0.8, 0.1
 """A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""

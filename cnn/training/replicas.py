@@ -2,7 +2,7 @@
 
 from cnn.arrays import Array
 from cnn.distributed.world import World
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
 
 

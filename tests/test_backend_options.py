@@ -8,9 +8,9 @@ import pytest
 from cnn import backend as backends
 from cnn import plugins
 from cnn.backend import Library
+from cnn.backend_options import options_of, parse_option
 from cnn.cli import main
 from cnn.errors import UsageError
-from cnn.options import options_of, parse_option
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")
 

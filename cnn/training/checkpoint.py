@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from cnn.energy.meters import UNCOUNTED, Energy
 from cnn.errors import FileFormatError, UsageError
-from cnn.model import load_arrays
+from cnn.model.sequential import load_arrays
 from cnn.storage import read_arrays, save_arrays
 
 if TYPE_CHECKING:
-    from cnn.training import Trainer
+    from cnn.training.trainer import Trainer
 
 KIND = "checkpoint"
 SINCE = {"number of micro-batches": 1, "number of steps between averages": None}

@@ -6,7 +6,7 @@ from typing import Any
 
 from cnn.errors import CnnError, FileFormatError
 from cnn.storage import write_atomically
-from cnn.training import Callback, EpochResult, Trainer
+from cnn.training.trainer import Callback, EpochResult, Trainer
 
 
 class MetricsFile(Callback):

@@ -6,11 +6,11 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
-from cnn.bar import progress_bar
-from cnn.benchmark import Job
-from cnn.comparison import LUCK, Comparison
 from cnn.config import require
 from cnn.errors import CnnError, Interrupted
+from cnn.measure.benchmark import Job
+from cnn.measure.speedup import LUCK, Comparison
+from cnn.progress_bar import progress_bar
 from cnn.threads import limit
 
 TURN = 0.1

@@ -4,9 +4,9 @@ import sys
 
 from tqdm import tqdm
 
-from cnn.bar import progress_bar
 from cnn.energy.meters import energy_words
-from cnn.training import Callback, EpochResult, Trainer
+from cnn.progress_bar import progress_bar
+from cnn.training.trainer import Callback, EpochResult, Trainer
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 

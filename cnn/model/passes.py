@@ -12,7 +12,7 @@ from cnn.arrays import Array
 from cnn.backend import Recording
 
 if TYPE_CHECKING:
-    from cnn.model import Sequential
+    from cnn.model.sequential import Sequential
 
 FORWARD, BACKWARD = "forward", "backward"
 

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from cnn.backend import Backend, choose
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError
 from cnn.layers import Layer
 from cnn.losses import Loss
-from cnn.model import Sequential
-from cnn.preprocessing import Preprocessing
+from cnn.model.sequential import Sequential
 from cnn.storage import read_arrays, save_arrays
 
 KIND = "model"

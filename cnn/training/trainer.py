@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn.augment import Augmentation
-from cnn.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.config import require
-from cnn.dataset import Split
-from cnn.distributed.gradients import BatchGradients
-from cnn.distributed.replicas import Replicas
+from cnn.data.augmentation import Augmentation
+from cnn.data.dataset import Split
 from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
-from cnn.model import Sequential
+from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
+from cnn.training.checkpoint import Position, read_checkpoint, write_checkpoint
+from cnn.training.gradients import BatchGradients
+from cnn.training.replicas import Replicas
 
 
 @dataclass(frozen=True)

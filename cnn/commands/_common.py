@@ -10,12 +10,12 @@ from typing import Any
 import cnn.backend as backends
 import cnn.threads as threads
 from cnn.backend import Backend
-from cnn.dataset import Dataset, load_dataset
+from cnn.backend_options import parse_option
+from cnn.data.dataset import Dataset, load_dataset
 from cnn.errors import UsageError
-from cnn.options import parse_option
-from cnn.recipe import Architecture
+from cnn.model.architecture import Architecture
+from cnn.model.zoo import architecture
 from cnn.threads import ThreadBudget
-from cnn.zoo import architecture
 
 
 @dataclass(frozen=True)

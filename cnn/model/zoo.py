@@ -4,13 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cnn.augment import Augmentation
+from cnn.data.augmentation import Augmentation
 from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError
+from cnn.model.architecture import Architecture, Recipe, read_architecture
 from cnn.optimizers import SGD
-from cnn.recipe import Architecture, Recipe, read_architecture
 from cnn.schedules import Constant, Inv, MultiStep
 
 

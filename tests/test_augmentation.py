@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cnn.augment import Augmentation
+from cnn.data.augmentation import Augmentation
 from cnn.errors import FileFormatError, ShapeError, UsageError
 
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 import numpy as np
 import numpy.typing as npt
 
-from cnn.dataset import Split
+from cnn.data.dataset import Split
 from cnn.errors import DataError
 
 MAX_BYTES = 1 << 28

@@ -1,0 +1,1 @@
+"""Images in: data sets, files, preprocessing and augmentation."""

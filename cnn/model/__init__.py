@@ -1,0 +1,1 @@
+"""Models: layers in sequence with weights, how they are described, saved and published."""

@@ -1,0 +1,1 @@
+"""Training: the loop, gradients, checkpoints, metrics and progress."""
