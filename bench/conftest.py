@@ -5,13 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.backend import Backend
 from cnn.model.passes import SETTLED
-from cnn.threads import budget, limit
+from cnn.threads import budget, limit_threads
 
 # The reference is slow on purpose: its time says nothing.
-READY = [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+READY = [each.name for each in registry.statuses() if each.library and each.name != "reference"]
 
 Timer = Callable[[str, Callable[[], object], int], None]
 
@@ -25,13 +25,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(params=READY)
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each ready backend."""
-    return backends.create(request.param)
+    return registry.create(request.param)
 
 
 @pytest.fixture(params=sorted({1, budget().count}), ids="{}t".format)
 def threads(request: pytest.FixtureRequest, backend: Backend) -> Iterator[int]:
     """One thread, and all that this process may use, set after the backend's library is loaded."""
-    with limit(request.param):
+    with limit_threads(request.param):
         yield request.param
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import cnn.backend as backends
 import cnn.threads as threads
+from cnn import registry
 from cnn.cost import count
 from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
@@ -73,9 +73,9 @@ class OurSide:
     def __init__(self, work: Work, backend: str | None) -> None:
         self.work = work
         # The backend first: a limit reaches only the libraries that are loaded.
-        self.backend = backends.choose(backend)[0]
+        self.backend = registry.choose(backend)[0]
         self._limit = ExitStack()
-        self._limit.enter_context(threads.limit(work.threads))
+        self._limit.enter_context(threads.limit_threads(work.threads))
         net = architecture(work.net, CLASSES)
         rng = np.random.default_rng(0)
         count = max(64, work.batch)

@@ -1,25 +1,91 @@
 """Convolutional networks on CPUs: every convolution is im2col + GEMM on the BLAS you name.
 
-The names are those of `cnn.api`, imported at first use, so that `import cnn` loads neither a plug-in nor a BLAS.
+A name is imported from its module when it is first used: `import cnn` loads no plug-in, no BLAS and no compiler.
+Settings come from four modules: `cnn.initializers`, `cnn.losses`, `cnn.optimizers` and `cnn.schedules`.
 """
 
 from importlib import import_module
 from importlib.metadata import version
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cnn.api import *  # noqa: F403
+    from cnn import initializers, losses, optimizers, schedules
+    from cnn.backend import Backend, Library
+    from cnn.cblas import CblasBackend
+    from cnn.data.augmentation import Augmentation
+    from cnn.data.dataset import Dataset, DatasetPlugin, Split, load_dataset
+    from cnn.data.preprocessing import Preprocessing
+    from cnn.distributed.job import job
+    from cnn.energy.meters import Meter, open_meter
+    from cnn.errors import CnnError
+    from cnn.layers import (
+        AvgPool2D,
+        BatchNorm,
+        Conv2D,
+        Dropout,
+        Flatten,
+        Layer,
+        Linear,
+        LocalResponseNorm,
+        MaxPool2D,
+        ReLU,
+        Sigmoid,
+        Tanh,
+    )
+    from cnn.model.architecture import Architecture, Recipe
+    from cnn.model.modelfile import load_model, save_model
+    from cnn.model.sequential import Sequential
+    from cnn.model.zoo import architecture
+    from cnn.registry import current_backend, use_backend
+    from cnn.threads import limit_threads
+    from cnn.training.trainer import Callback, EpochResult, Trainer, fit
 
 __version__ = version("cnn-blas")
 
+_NAMES = {
+    "cnn.backend": ("Backend", "Library"),
+    "cnn.cblas": ("CblasBackend",),
+    "cnn.data.augmentation": ("Augmentation",),
+    "cnn.data.dataset": ("Dataset", "DatasetPlugin", "Split", "load_dataset"),
+    "cnn.data.preprocessing": ("Preprocessing",),
+    "cnn.distributed.job": ("job",),
+    "cnn.energy.meters": ("Meter", "open_meter"),
+    "cnn.errors": ("CnnError",),
+    "cnn.layers": (
+        "AvgPool2D",
+        "BatchNorm",
+        "Conv2D",
+        "Dropout",
+        "Flatten",
+        "Layer",
+        "Linear",
+        "LocalResponseNorm",
+        "MaxPool2D",
+        "ReLU",
+        "Sigmoid",
+        "Tanh",
+    ),
+    "cnn.model.architecture": ("Architecture", "Recipe"),
+    "cnn.model.modelfile": ("load_model", "save_model"),
+    "cnn.model.sequential": ("Sequential",),
+    "cnn.model.zoo": ("architecture",),
+    "cnn.registry": ("current_backend", "use_backend"),
+    "cnn.threads": ("limit_threads",),
+    "cnn.training.trainer": ("Callback", "EpochResult", "Trainer", "fit"),
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+_MODULES = ("initializers", "losses", "optimizers", "schedules")
+
+__all__ = sorted([*_HOME, *_MODULES])
+
 
 def __getattr__(name: str) -> Any:
-    # A module of the package must not be asked of cnn.api: `from cnn import plugins` would then import in a circle.
-    if name.startswith("_") or find_spec(f"cnn.{name}"):
+    if name in _MODULES:
+        return import_module(f"cnn.{name}")
+    if name not in _HOME:
         raise AttributeError(f"module 'cnn' has no attribute {name!r}")
-    return getattr(import_module("cnn.api"), name)
+    return getattr(import_module(_HOME[name]), name)
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *import_module("cnn.api").__all__]
+    return [*globals(), *__all__]

@@ -1,8 +1,7 @@
 """The backend interface: one abstract method, `gemm`; convolution and all else a layer needs is built on it."""
 
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -10,11 +9,9 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import numpy.typing as npt
 
-import cnn.plugins as plugins
 from cnn.arrays import Array, Buffers
-from cnn.backend_options import Option, check_options, options_of
 from cnn.energy.reader import Part
-from cnn.errors import BackendUnavailable, CnnError, ShapeError, UsageError
+from cnn.errors import ShapeError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
@@ -22,9 +19,6 @@ from cnn.ops.losses import Losses
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
 from cnn.product import ProductReport
-
-DEFAULT_ORDER = ("mkl", "openblas", "numpy")
-"""The first of these that is ready is used where the user names none."""
 
 
 @dataclass(frozen=True)
@@ -208,87 +202,3 @@ def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: b
     if not a.dtype == b.dtype == out.dtype:
         raise ShapeError(f"gemm takes one type; got {a.dtype}, {b.dtype} and {out.dtype}.")
     return m, n, k
-
-
-_instances: dict[tuple[str, str], Backend] = {}
-_used: Backend | None = None
-
-
-def create(name: str, /, **options: Any) -> Backend:
-    """The backend `name` with its options, made once a process for each set of them.
-
-    Raises UsageError for a name that is not registered, an option that it does not have or a value that is none of it,
-    and BackendUnavailable where it cannot run.
-    """
-    key = (name, repr(sorted(options.items())))
-    if key not in _instances:
-        _instances[key] = construct(name, **options)
-    return _instances[key]
-
-
-def construct(name: str, /, **options: Any) -> Backend:
-    """The backend as `create` gives it, but a new one that nobody else has. Raises what `create` does."""
-    plugin = plugins.load(plugins.BACKENDS, name)
-    check_options(name, plugin, options)
-    backend = plugin(**options)
-    if not isinstance(backend, Backend):
-        raise CnnError(f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point.")
-    return backend
-
-
-def use(name: str, /, **options: Any) -> Backend:
-    """Makes `name` the backend of every model built from now on without naming one, and returns it."""
-    global _used
-    _used = create(name, **options)
-    return _used
-
-
-def current() -> Backend:
-    """The backend of `use`, else of CNN_BACKEND, else the first ready one of DEFAULT_ORDER."""
-    return choose()[0]
-
-
-def choose(name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[Backend, str]:
-    """The backend in force and why: `name`, else that of `use`, else CNN_BACKEND, else DEFAULT_ORDER.
-
-    Raises UsageError or BackendUnavailable for a named one, UsageError for options of one that is not named, and
-    BackendUnavailable if none of the order is ready.
-    """
-    if not name and not options and _used is not None:
-        return _used, "named"
-    named = name or (_used and _used.name)
-    for chosen, why in ((named, "named"), (os.environ.get("CNN_BACKEND"), "CNN_BACKEND")):
-        if chosen:
-            return create(chosen, **(options or {})), why
-    if options:
-        raise UsageError(f"Options ({', '.join(options)}) belong to one backend; name it, too.")
-    reasons = []
-    for candidate in DEFAULT_ORDER:
-        try:
-            return create(candidate), f"first ready of {', '.join(DEFAULT_ORDER)}"
-        except CnnError as error:
-            reasons.append(f"{candidate}: {error}")
-    raise BackendUnavailable("No default backend is ready. " + " ".join(reasons))
-
-
-@dataclass(frozen=True)
-class Status:
-    """Whether a registered backend can run here: its library, or the reason why not; and the options it has."""
-
-    name: str
-    library: Library | None
-    reason: str | None
-    options: tuple[Option, ...]
-
-
-def statuses() -> list[Status]:
-    """Every registered backend, tried with its options as they are by default."""
-    result = []
-    for name in plugins.names(plugins.BACKENDS):
-        options: tuple[Option, ...] = ()
-        try:
-            options = tuple(options_of(plugins.load(plugins.BACKENDS, name)).values())
-            result.append(Status(name, create(name).library, None, options))
-        except CnnError as error:
-            result.append(Status(name, None, str(error), options))
-    return result

@@ -106,7 +106,7 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
 
 
 @contextmanager
-def limit(count: int) -> Iterator[None]:
+def limit_threads(count: int) -> Iterator[None]:
     """Sets every BLAS, OpenMP and kernel pool of the process to `count` threads and restores them after.
 
     Enter it once around a run, after the backend is loaded and in the thread that computes: a library loaded
@@ -129,7 +129,7 @@ def limit(count: int) -> Iterator[None]:
 
 
 def hold_at_one(path: str) -> None:
-    """Keeps the library at `path` at one thread from now on, within `limit` too: its callers are threads themselves."""
+    """Keeps the library at `path` at one thread from now on, in `limit_threads` too: its callers are threads."""
     held = ThreadpoolController().select(filepath=path)
     held.limit(limits=1)
     _HELD_AT_ONE.add(path)
@@ -139,7 +139,7 @@ def libraries() -> list[LoadedLibrary]:
     """The BLAS and OpenMP libraries loaded in the process now, by file path.
 
     Asking counts as a call: MKL fixes its threading layer at the first one, and loads the OpenMP runtime of
-    that layer, so a backend must have chosen its layer before. The same goes for `limit`.
+    that layer, so a backend must have chosen its layer before. The same goes for `limit_threads`.
     """
     loaded = [
         LoadedLibrary(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.backend import Library
 from cnn.worker.backend import WorkerBackend
 from cnn.worker.process import Program
 
-OPENBLAS = backends.create("openblas").library
+OPENBLAS = registry.create("openblas").library
 
 
 class OpenblasWorker(WorkerBackend):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from broken_backends import HalfPrecision, planted
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.arrays import Buffers
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Linear, LocalResponseNorm, MaxPool2D
 from cnn.layers.activation import Activation
@@ -18,7 +18,7 @@ from cnn.model.zoo import ZOO, architecture
 
 BATCH = 2
 EPS = 2.0**-23
-HOST = backends.create("numpy")
+HOST = registry.create("numpy")
 
 
 @pytest.fixture(scope="module", params=ZOO)
@@ -46,13 +46,13 @@ def reference_run(request):
     return request.param, steps
 
 
-@pytest.mark.parametrize("name", [status.name for status in backends.statuses() if status.name != "reference"])
+@pytest.mark.parametrize("name", [status.name for status in registry.statuses() if status.name != "reference"])
 def test_every_layer_agrees_with_the_reference(reference_run, name):
-    reason = next(status.reason for status in backends.statuses() if status.name == name)
+    reason = next(status.reason for status in registry.statuses() if status.name == name)
     if reason:
         pytest.skip(f"backend {name!r} is not ready: {reason}")
     net, steps = reference_run
-    agree(net, steps, backends.create(name))
+    agree(net, steps, registry.create(name))
 
 
 def test_half_precision_is_found_in_every_net(reference_run):

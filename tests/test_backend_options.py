@@ -5,8 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from cnn import backend as backends
-from cnn import plugins
+from cnn import plugins, registry
 from cnn.backend import Library
 from cnn.backend_options import options_of, parse_option
 from cnn.cli import main
@@ -38,8 +37,8 @@ def tuned(monkeypatch):
     load, names = plugins.load, plugins.names
     monkeypatch.setattr(plugins, "load", lambda group, name: Tuned if name == "tuned" else load(group, name))
     monkeypatch.setattr(plugins, "names", lambda group: [*names(group), "tuned"])
-    monkeypatch.setattr(backends, "_instances", dict(backends._instances))
-    monkeypatch.setattr(backends, "_used", None)
+    monkeypatch.setattr(registry, "_instances", dict(registry._instances))
+    monkeypatch.setattr(registry, "_used", None)
     monkeypatch.delenv("CNN_BACKEND", raising=False)
 
 
@@ -80,10 +79,10 @@ def test_options_are_the_annotated_arguments():
 
 
 def test_an_instance_for_each_set_of_options(tuned):
-    plain, fast = backends.create("tuned"), backends.create("tuned", mode="fast", cores=2)
+    plain, fast = registry.create("tuned"), registry.create("tuned", mode="fast", cores=2)
     assert (plain.mode, fast.mode, fast.cores) == ("safe", "fast", 2)
-    assert backends.create("tuned", cores=2, mode="fast") is fast
-    assert backends.create("tuned") is plain
+    assert registry.create("tuned", cores=2, mode="fast") is fast
+    assert registry.create("tuned") is plain
 
 
 @pytest.mark.parametrize(
@@ -98,19 +97,19 @@ def test_an_instance_for_each_set_of_options(tuned):
 )
 def test_wrong_options(tuned, options, message):
     with pytest.raises(UsageError, match=message):
-        backends.create("tuned", **options)
+        registry.create("tuned", **options)
 
 
 def test_use_and_choose_take_options(tuned, monkeypatch):
     with pytest.raises(UsageError, match=r"Options \(cores\) belong to one backend; name it"):
-        backends.choose(None, {"cores": 2})
-    used = backends.use("tuned", cores=2)
-    assert backends.choose() == (used, "named")
-    assert backends.choose(None, {"cores": 3})[0].cores == 3
-    assert backends.choose("tuned")[0].cores is None
-    monkeypatch.setattr(backends, "_used", None)
+        registry.choose(None, {"cores": 2})
+    used = registry.use_backend("tuned", cores=2)
+    assert registry.choose() == (used, "named")
+    assert registry.choose(None, {"cores": 3})[0].cores == 3
+    assert registry.choose("tuned")[0].cores is None
+    monkeypatch.setattr(registry, "_used", None)
     monkeypatch.setenv("CNN_BACKEND", "tuned")
-    backend, why = backends.choose(None, {"cores": 4})
+    backend, why = registry.choose(None, {"cores": 4})
     assert (backend.cores, why) == (4, "CNN_BACKEND")
 
 
@@ -126,7 +125,7 @@ def test_a_resumed_run_has_the_options_of_the_first(tuned, tmp_path, monkeypatch
     options = ["--backend", "tuned", "--backend-option", "shares=0.5,0.5", "--backend-option", "mode=fast"]
     assert main([*run, *options]) == 0
     assert made == [{"shares": [0.5, 0.5], "mode": "fast"}]
-    backends._instances.clear()
+    registry._instances.clear()
     assert main([*run, "--resume"]) == 0
     assert made[1:] == made[:1]
     # Another backend knows nothing of them.

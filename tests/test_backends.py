@@ -10,72 +10,72 @@ import numpy as np
 import pytest
 from subprocesses import printed, python
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.errors import BackendUnavailable, ShapeError, UsageError
 
-MKL_REASON = next((status.reason for status in backends.statuses() if status.name == "mkl"), "not registered")
+MKL_REASON = next((status.reason for status in registry.statuses() if status.name == "mkl"), "not registered")
 needs_mkl = pytest.mark.skipif(MKL_REASON is not None, reason=f"backend 'mkl' is not ready: {MKL_REASON}")
 
 
 @pytest.fixture
 def no_choice(monkeypatch):
-    """Neither CNN_BACKEND nor an earlier `use`; and this test's `use` is forgotten after it."""
+    """Neither CNN_BACKEND nor an earlier `use_backend`; and what this test uses is forgotten after it."""
     monkeypatch.delenv("CNN_BACKEND", raising=False)
-    monkeypatch.setattr(backends, "_used", None)
+    monkeypatch.setattr(registry, "_used", None)
 
 
 class TestChoice:
     def test_by_name(self, no_choice):
-        assert backends.choose("numpy") == (backends.create("numpy"), "named")
+        assert registry.choose("numpy") == (registry.create("numpy"), "named")
 
     def test_by_use(self, no_choice, monkeypatch):
         monkeypatch.setenv("CNN_BACKEND", "numpy")
-        assert backends.use("reference") is backends.create("reference")
-        assert backends.choose() == (backends.create("reference"), "named")
-        assert backends.choose("numpy")[0].name == "numpy"
+        assert registry.use_backend("reference") is registry.create("reference")
+        assert registry.choose() == (registry.create("reference"), "named")
+        assert registry.choose("numpy")[0].name == "numpy"
 
     def test_by_environment(self, no_choice, monkeypatch):
         monkeypatch.setenv("CNN_BACKEND", "reference")
-        assert backends.choose() == (backends.create("reference"), "CNN_BACKEND")
-        assert backends.current().name == "reference"
+        assert registry.choose() == (registry.create("reference"), "CNN_BACKEND")
+        assert registry.current_backend().name == "reference"
 
     def test_environment_variable_in_a_process(self):
         code = """
             import cnn
-            print(cnn.current().name)
+            print(cnn.current_backend().name)
         """
         assert printed(code, CNN_BACKEND="reference") == "reference\n"
 
     def test_default_is_the_first_ready_of_the_order(self, no_choice):
-        assert backends.DEFAULT_ORDER == ("mkl", "openblas", "numpy")
-        backend, why = backends.choose()
+        assert registry.DEFAULT_ORDER == ("mkl", "openblas", "numpy")
+        backend, why = registry.choose()
         assert backend.name == ("numpy" if MKL_REASON else "mkl")
         assert why == "first ready of mkl, openblas, numpy"
 
     def test_one_instance_a_process(self):
-        assert backends.create("numpy") is backends.create("numpy")
+        assert registry.create("numpy") is registry.create("numpy")
 
     def test_unknown_name_lists_the_known(self, no_choice, monkeypatch):
         known = r"There is no backend 'cuda'; known are: mkl, mkl-offload, mkl-phi, numpy, openblas, reference"
         with pytest.raises(UsageError, match=known):
-            backends.create("cuda")
+            registry.create("cuda")
         with pytest.raises(UsageError, match=known):
-            backends.use("cuda")
+            registry.use_backend("cuda")
         monkeypatch.setenv("CNN_BACKEND", "cuda")
         with pytest.raises(UsageError, match=known):
-            backends.choose()
+            registry.choose()
 
     def test_failed_use_changes_nothing(self, no_choice):
-        backends.use("reference")
+        registry.use_backend("reference")
         with pytest.raises(UsageError):
-            backends.use("cuda")
-        assert backends.current().name == "reference"
+            registry.use_backend("cuda")
+        assert registry.current_backend().name == "reference"
 
     @pytest.mark.parametrize("value", ["1", "true", "MKL"])
     def test_value_is_a_name_not_a_truth_value(self, no_choice, monkeypatch, value):
         monkeypatch.setenv("CNN_BACKEND", value)
         with pytest.raises(UsageError, match=f"no backend '{value}'"):
-            backends.choose()
+            registry.choose()
 
 
 class TestAbsentBackend:
@@ -84,23 +84,23 @@ class TestAbsentBackend:
     missing = "import sys; sys.modules['mkl'] = None\n"
 
     def test_named_and_absent_is_an_error_with_cause_and_cure(self):
-        code = self.missing + "import cnn; cnn.use('mkl')"
+        code = self.missing + "import cnn; cnn.use_backend('mkl')"
         result = python(code)
         assert result.returncode == 1
         assert re.search(r"BackendUnavailable: Backend 'mkl' needs Intel MKL.*; install mkl", result.stderr)
 
     def test_named_by_environment_is_never_replaced(self):
-        result = python(self.missing + "import cnn; print(cnn.current().name)", CNN_BACKEND="mkl")
+        result = python(self.missing + "import cnn; print(cnn.current_backend().name)", CNN_BACKEND="mkl")
         assert result.returncode == 1
         assert result.stdout == ""
         assert "BackendUnavailable: Backend 'mkl' needs Intel MKL" in result.stderr
 
     def test_not_named_the_next_is_used_and_said(self):
-        code = self.missing + "from cnn.backend import choose; b, why = choose(); print(b.name, '-', why)"
+        code = self.missing + "from cnn.registry import choose; b, why = choose(); print(b.name, '-', why)"
         assert printed(code) == "openblas - first ready of mkl, openblas, numpy\n"
 
     def test_status_gives_the_reason(self):
-        code = self.missing + "from cnn.backend import statuses\nfor s in statuses(): print(s.name, s.reason)"
+        code = self.missing + "from cnn.registry import statuses\nfor s in statuses(): print(s.name, s.reason)"
         lines = dict(line.split(" ", 1) for line in printed(code).splitlines())
         assert lines["mkl"].startswith("Backend 'mkl' needs Intel MKL")
         assert lines["numpy"] == lines["reference"] == "None"
@@ -109,11 +109,11 @@ class TestAbsentBackend:
         def refuse(name):
             raise BackendUnavailable(f"no {name} today.")
 
-        monkeypatch.setattr(backends, "create", refuse)
+        monkeypatch.setattr(registry, "create", refuse)
         with pytest.raises(
             BackendUnavailable, match=r"mkl: no mkl today. openblas: no openblas today. numpy: no numpy today."
         ):
-            backends.choose()
+            registry.choose()
 
 
 class TestLoading:
@@ -134,16 +134,16 @@ class TestLoading:
         code = """
             import sys
             import cnn
-            print(cnn.Sequential.__name__, cnn.Conv2D.__name__, cnn.use.__name__)
+            print(cnn.Sequential.__name__, cnn.Conv2D.__name__, cnn.use_backend.__name__)
             print([name for name in sys.modules if name.startswith(("cnn.backends", "cnn.datasets", "mkl"))])
         """
-        assert printed(code) == "Sequential Conv2D use\n[]\n"
+        assert printed(code) == "Sequential Conv2D use_backend\n[]\n"
 
     def test_only_the_backend_that_is_used_is_loaded(self):
         code = """
             import sys
             import cnn
-            cnn.use("numpy")
+            cnn.use_backend("numpy")
             print([name for name in sys.modules if name.startswith("cnn.backends.")])
         """
         assert printed(code) == "['cnn.backends.numpy']\n"
@@ -157,8 +157,8 @@ class TestLoading:
 
 PRODUCT = """
     import numpy as np
-    from cnn import backend
-    b = backend.create({name!r})
+    from cnn import registry
+    b = registry.create({name!r})
     a = np.ones((64, 48), np.float32)
     out = np.empty((64, 64), np.float32)
     b.gemm(a, a, out=out, transpose_b=True)
@@ -181,7 +181,7 @@ class TestMkl:
     @pytest.mark.parametrize("name", ["numpy", "reference"])
     def test_those_of_other_backends_do_not(self, name):
         # NumPy's own BLAS may be MKL too where it was built so.
-        if "mkl" in backends.create("numpy").library.name.lower():
+        if "mkl" in registry.create("numpy").library.name.lower():
             pytest.skip("NumPy was built with MKL")
         assert not any("GEMM" in line for line in self.verbose(name))
 
@@ -192,7 +192,7 @@ class TestMkl:
         return printed(code, MKL_VERBOSE="1").splitlines()
 
     def test_library_is_the_file_in_the_process(self):
-        library = backends.create("mkl").library
+        library = registry.create("mkl").library
         assert library.name == "Intel MKL"
         assert Path(library.path).name.startswith("libmkl_rt")
         assert re.match(r"\d{4}\.", library.version)
@@ -206,22 +206,22 @@ class TestMkl:
         code = """
             import mmap
             import numpy as np
-            from cnn import backend
+            from cnn import registry
             apart, no_reserve = 2**31 + 8, 0x4000
             memory = mmap.mmap(-1, 4 * (apart + 64), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve)
             flat = np.frombuffer(memory, np.float32)
             a = np.lib.stride_tricks.as_strided(flat, (2, 3), (4 * apart, 4))
             a[...] = [[1, 2, 3], [4, 5, 6]]
             out = np.empty((2, 2), np.float32)
-            backend.create("mkl").gemm(a, np.ones((3, 2), np.float32), out=out)
+            registry.create("mkl").gemm(a, np.ones((3, 2), np.float32), out=out)
             print(out.tolist())
         """
         assert printed(code) == "[[6.0, 6.0], [15.0, 15.0]]\n"
 
 
-@pytest.mark.parametrize("name", [status.name for status in backends.statuses() if status.library])
+@pytest.mark.parametrize("name", [status.name for status in registry.statuses() if status.library])
 def test_rows_a_part_of_an_element_apart_are_refused(name):
     # A field of a record array: 13 bytes from row to row.
     rows = np.zeros(4, [("row", np.float32, 3), ("flag", np.int8)])["row"]
     with pytest.raises(ShapeError, match=r"a \(4, 3\) has strides \(13, 4\) bytes"):
-        backends.create(name).gemm(rows, np.ones((3, 2), np.float32), out=np.empty((4, 2), np.float32))
+        registry.create(name).gemm(rows, np.ones((3, 2), np.float32), out=np.empty((4, 2), np.float32))

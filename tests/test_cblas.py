@@ -10,15 +10,15 @@ import pytest
 from subprocesses import printed, python
 
 from cnn.arrays import Buffers
-from cnn.backend import create
 from cnn.cblas import CblasBackend
 from cnn.compiled import writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.lowering import Window
 from cnn.model.zoo import architecture
+from cnn.registry import create
 from cnn.testing import CASES, check_backend
-from cnn.threads import budget, limit
+from cnn.threads import budget, limit_threads
 
 # The OpenBLAS inside NumPy: another file, other names and sizes than those of the backends that come with the package.
 THIRD = """
@@ -76,7 +76,7 @@ class TestTile:
         for size in (1, 2 * 4 * row + 5, 1 << 24):
             backend = create("openblas", tile_bytes=size)
             scratch = Buffers(backend)
-            with limit(1):
+            with limit_threads(1):
                 backend.conv2d(x, w, None, window, None, out, scratch)
             assert (out == 36).all()
             made[size] = scratch.nbytes() // (4 * row)
@@ -110,7 +110,7 @@ class TestTraining:
         for count in sorted({1, budget().count}):
             model = architecture("cifar10_quick").build(backend=name, seed=3)
             images = np.random.default_rng(0).integers(0, 256, (8, *model.input_shape), np.uint8)
-            with limit(count):
+            with limit_threads(count):
                 model.train_step(images, np.arange(8))
             results.append([parameter.gradient.copy() for parameter in model.parameters])
         for one, other in zip(results[0], results[-1], strict=True):
@@ -189,7 +189,7 @@ class TestChooser:
 
 
 def test_kernels_are_compiled_once(tmp_path):
-    code = "import cnn; cnn.use('openblas')"
+    code = "import cnn; cnn.use_backend('openblas')"
     first = python(code, NUMBA_CACHE_DIR=str(tmp_path))
     assert first.stderr == "compiling kernels for this CPU, once\n"
     second = python(code, NUMBA_CACHE_DIR=str(tmp_path))

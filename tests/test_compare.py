@@ -12,7 +12,6 @@ from PIL import Image
 from subprocesses import python
 
 import cnn.report.measured as measured
-from cnn.backend import create
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy.devices import catalogue
@@ -22,6 +21,7 @@ from cnn.energy.model import Thresholds, predict
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.model.zoo import architecture
+from cnn.registry import create
 from cnn.report.comparison import compare
 from cnn.report.drawing import LIGHT
 from cnn.report.figures import drawings, picture

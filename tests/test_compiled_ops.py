@@ -10,7 +10,7 @@ import pytest
 import cnn.compiled  # noqa: F401 - chooses the threading layer
 from cnn import plugins
 from cnn.arrays import Buffers
-from cnn.backend import Backend, create
+from cnn.backend import Backend
 from cnn.compiled import ops, parts
 from cnn.compiled.input import Constants, batch_into
 from cnn.compiled.kernels import KERNELS
@@ -18,6 +18,7 @@ from cnn.data.augmentation import Augmentation
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import ShapeError, UsageError
 from cnn.lowering import Window
+from cnn.registry import create
 from cnn.testing import CASES, Case, check_case
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from broken_backends import FAULTS, planted
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.arrays import Buffers
+from cnn.backend import Backend
 from cnn.lowering import Window
 from cnn.model.zoo import architecture
 from cnn.testing import (
@@ -20,14 +21,14 @@ from cnn.testing import (
     gemm_case,
 )
 
-STATUSES = {status.name: status for status in backends.statuses()}
+STATUSES = {status.name: status for status in registry.statuses()}
 
 
-def ready(name: str) -> backends.Backend:
+def ready(name: str) -> Backend:
     """The backend, or a skip that says why there is none."""
     if STATUSES[name].reason:
         pytest.skip(f"backend {name!r} is not ready: {STATUSES[name].reason}")
-    return backends.create(name)
+    return registry.create(name)
 
 
 @pytest.mark.parametrize("name", STATUSES)
@@ -62,7 +63,7 @@ def test_every_overridable_operation_has_a_case():
     memory = {"empty", "zeros", "asarray", "to_numpy", "copy", "all_finite", "load_batch"}
     memory |= {"without_products", "timed_kernels", "algorithm_times", "option_candidates"}
     memory |= {"recording", "recordings_hold_for"}
-    methods = {name for name in dir(backends.Backend) if not name.startswith("_")}
+    methods = {name for name in dir(Backend) if not name.startswith("_")}
     methods -= {"name", "dtypes", "library", "powered", "on_product", "multiplies", *memory}
     assert {case.operation for case in CASES} == methods
 
@@ -92,7 +93,7 @@ def test_conv_cases_count_flops_and_can_be_timed():
         "conv2d_data_gradient",
     ]
     assert {case.flops for case in (forward, weight, data)} == {2 * 2 * 6 * 5 * 9 * 3 * 4}
-    bound = forward.bind(backends.create("numpy"), forward.make(np.random.default_rng(0), np.float32))
+    bound = forward.bind(registry.create("numpy"), forward.make(np.random.default_rng(0), np.float32))
     bound.run()
     first = bound.results()["out"]
     bound.run()
@@ -134,7 +135,7 @@ def test_recorder_sees_the_products_of_lenet():
 
 
 def test_recorder_puts_gemm_back_and_may_be_nested():
-    backend = backends.create("numpy")
+    backend = registry.create("numpy")
     a, out = np.ones((2, 3), np.float32), np.empty((2, 2), np.float32)
     with Recorder(backend) as outer, Recorder(backend) as inner:
         backend.gemm(a, a, out=out, transpose_b=True)
@@ -148,7 +149,7 @@ def test_recorder_puts_gemm_back_and_may_be_nested():
 
 
 def test_accumulated_product_is_recorded_in_its_type():
-    backend = backends.create("numpy")
+    backend = registry.create("numpy")
     a, out = np.ones((2, 3)), np.zeros((3, 3))
     with Recorder(backend) as recorder:
         backend.gemm(a, a, out=out, transpose_a=True, accumulate=True)
@@ -157,7 +158,7 @@ def test_accumulated_product_is_recorded_in_its_type():
 
 @pytest.mark.parametrize(("side", "sizes"), [(1, (32, 6, 3)), (4, (2, 6, 48))])
 def test_an_image_that_is_its_own_column_matrix_is_not_copied(side, sizes):
-    backend = backends.create("numpy")
+    backend = registry.create("numpy")
     scratch = Buffers(backend)
     window = Window((4, 4), (side, side))
     x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (side, side, 3, 6), (2, *window.out, 6)))

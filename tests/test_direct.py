@@ -5,7 +5,7 @@ import pytest
 from numba import njit
 from subprocesses import printed
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled.direct import turned
 from cnn.compiled.microkernel import ROWS, VECTORS, address, tile
@@ -44,7 +44,7 @@ def test_microkernel(rows, vectors, tail):
 def direct(monkeypatch):
     """A backend of its own, as one remembers which algorithm it chose."""
     monkeypatch.setenv("CNN_ALGORITHM", "direct")
-    return type(backends.create("openblas"))()
+    return type(registry.create("openblas"))()
 
 
 def test_contract(direct):
@@ -66,7 +66,7 @@ WINDOWS = [
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (3, WIDTH), (2, 3 * WIDTH + 2), (WIDTH + 1, 5)])
 def test_all_directions(direct, window, channels, filters):
-    rng, reference = np.random.default_rng(0), backends.create("reference")
+    rng, reference = np.random.default_rng(0), registry.create("reference")
     x = rng.standard_normal((3, *window.size, channels), np.float32)
     w = rng.standard_normal((*window.kernel, channels, filters), np.float32)
     bias, dy = rng.standard_normal(filters, np.float32), rng.standard_normal((3, *window.out, filters), np.float32)
@@ -111,14 +111,14 @@ def guarded(*shape):
     assert libc.mprotect(ctypes.c_void_p(start + whole), mmap.PAGESIZE, 0) == 0
     return np.frombuffer(memory, np.float32, size // 4, whole - size).reshape(shape)
 
-backend = cnn.use("openblas")
+backend = cnn.use_backend("openblas")
 for window, channels, filters in [
     (Window((6, 6), (3, 3)), 1, 5), (Window((7, 9), (3, 3), padding=(1, 1, 1, 1)), 3, 20)
 ]:
     x, w, bias = guarded(2, *window.size, channels), guarded(*window.kernel, channels, filters), guarded(filters)
     y, dw, dx = guarded(2, *window.out, filters), guarded(*w.shape), guarded(*x.shape)
     for threads in (1, 2):
-        with cnn.limit(threads):
+        with cnn.limit_threads(threads):
             backend.conv2d(x, w, bias, window, None, y, Buffers(backend))
             backend.conv2d_weight_gradient(x, y, window, dw, Buffers(backend))
             backend.conv2d_data_gradient(y, w, window, dx, Buffers(backend))

@@ -15,7 +15,7 @@ import pytest
 import ranks
 import subprocesses
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.cli import main
 from cnn.distributed.affinity import cpus_text, divide
 from cnn.distributed.agreement import check_agreement
@@ -39,7 +39,7 @@ CURVE, WEIGHTS = 1e-5, 1e-4
 
 def ready(name):
     try:
-        backends.create(name)
+        registry.create(name)
     except CnnError:
         return False
     return True
@@ -308,7 +308,9 @@ def test_without_a_launcher_or_mpi_nothing_trains_in_silence(monkeypatch):
 
 
 def test_a_process_by_itself_imports_no_mpi():
-    printed = subprocesses.printed("import sys, cnn.api, cnn.commands.train; print('mpi4py' in sys.modules)")
+    printed = subprocesses.printed(
+        "import sys, cnn.training.trainer, cnn.commands.train; print('mpi4py' in sys.modules)"
+    )
     assert printed == "False\n"
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.errors import UsageError
 from cnn.layers import (
     AvgPool2D,
@@ -58,12 +58,12 @@ LAYERS = {
 }
 
 
-@pytest.fixture(params=[status.name for status in backends.statuses()])
+@pytest.fixture(params=[status.name for status in registry.statuses()])
 def backend(request):
-    reason = next(status.reason for status in backends.statuses() if status.name == request.param)
+    reason = next(status.reason for status in registry.statuses() if status.name == request.param)
     if reason:
         pytest.skip(f"backend {request.param!r} is not ready: {reason}")
-    return backends.create(request.param)
+    return registry.create(request.param)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from cnn.backend import create
 from cnn.errors import ShapeError, UsageError
 from cnn.initializers import Gaussian, He
 from cnn.layers import (
@@ -23,6 +22,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.model.sequential import Sequential
+from cnn.registry import create
 
 LAYERS = [
     (Conv2D(4, 3), {"filters": 4, "kernel": 3}),

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.signal import correlate2d
 
-from cnn.backend import create
 from cnn.layers import (
     AvgPool2D,
     BatchNorm,
@@ -20,6 +19,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.optimizers import SGD
+from cnn.registry import create
 
 RAMP = np.arange(1.0, 17).reshape(1, 4, 4, 1)
 

@@ -5,9 +5,9 @@ from math import exp, log
 import numpy as np
 import pytest
 
-from cnn.backend import create
 from cnn.errors import UsageError
 from cnn.losses import Loss, MeanSquaredError, SoftmaxCrossEntropy
+from cnn.registry import create
 
 
 def evaluated(loss, scores, labels, dtype=np.float64):

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from cnn.arrays import Buffers
-from cnn.backend import create
 from cnn.errors import ShapeError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size, pair, resolve_padding
+from cnn.registry import create
 
 # size, kernel, stride, (before, after), outputs rounding down, outputs rounding up
 SIZES = [

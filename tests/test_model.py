@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from cnn.backend import create
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
@@ -11,6 +10,7 @@ from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.losses import MeanSquaredError
 from cnn.model.modelfile import load_model, save_model
 from cnn.model.sequential import Sequential
+from cnn.registry import create
 from cnn.storage import read_arrays, save_arrays
 
 

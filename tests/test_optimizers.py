@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from cnn.backend import create
 from cnn.errors import UsageError
 from cnn.layers import Parameter
 from cnn.optimizers import SGD, Adam, Optimizer, RMSprop
+from cnn.registry import create
 
 
 def steps(optimizer, gradients, rates, *, start=1.0, multipliers=(1.0, 1.0)):

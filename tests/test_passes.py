@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cnn.backend import create, statuses
 from cnn.compiled import losses
 from cnn.compiled.recording import Recording
 from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
@@ -17,7 +16,8 @@ from cnn.model.passes import BACKWARD, FORWARD, SETTLED
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture
 from cnn.optimizers import SGD
-from cnn.threads import limit
+from cnn.registry import create, statuses
+from cnn.threads import limit_threads
 
 FAST = [each.name for each in statuses() if each.name in ("mkl", "openblas") and not each.reason]
 SHAPE, CLASSES = (8, 8, 3), 5
@@ -243,7 +243,7 @@ def test_batches_of_many_sizes_and_threads_take_turns(backend):
         for size in (4, 4, 4, 4, 4, 9, 4, 3, 4, 9, 4, 4, 4, 16, 4, 9, 9, 9, 9, 4, 4, 4, 4):
             data = batches(2, size)
             for threads in (1, 2):
-                with limit(threads):
+                with limit_threads(threads):
                     results.append([trained(model, data), *(model.predict(each).tobytes() for each, _ in data)])
         return model, results
 
@@ -320,12 +320,12 @@ def test_models_in_two_threads_record_each_its_own_kernels(backend):
     def model():
         return Sequential(plain(), SHAPE, backend=backend)
 
-    with limit(1):
+    with limit_threads(1):
         expected = trained(by_layers(model()), batches(20, 4))
         found = [None, None]
 
         def run(place):
-            with limit(1):
+            with limit_threads(1):
                 found[place] = trained(model(), batches(20, 4))
 
         threads = [threading.Thread(target=run, args=(place,)) for place in range(2)]

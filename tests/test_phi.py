@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from openblas_worker import close, gone, square, while_it_multiplies
 
-from cnn import backend as backends
-from cnn import plugins
+from cnn import plugins, registry
 from cnn.cli import main
 from cnn.data.dataset import load_dataset
 from cnn.errors import BackendUnavailable, CnnError, UsageError
@@ -24,7 +23,7 @@ from cnn.measure import tuning
 from cnn.measure.profiler import reported_products
 from cnn.model.zoo import architecture
 from cnn.product import Product
-from cnn.threads import limit
+from cnn.threads import limit_threads
 from cnn.training.trainer import fit
 
 pytestmark = pytest.mark.phi
@@ -108,7 +107,7 @@ class TestKnightsLanding:
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU binds every thread")
     def test_affinity_binds_the_threads_of_products(self, affinity):
         backend = make("mkl-phi", affinity=affinity)
-        with limit(2):
+        with limit_threads(2):
             a, b, out, right, _ = square(backend, 300)
             backend.gemm(a, b, out=out)
         assert close(out, right)
@@ -116,13 +115,13 @@ class TestKnightsLanding:
         assert len(set(bound)) == 2
 
     def test_threads_per_core(self, monkeypatch):
-        with limit(2):
+        with limit_threads(2):
             assert make("mkl-phi", threads_per_core=1).threads() == min(2, cores())
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
         monkeypatch.setattr(sys.modules[plugin.__module__], "_cores", lambda: (1, 2))
         with pytest.raises(UsageError, match=r"threads_per_core is 3; the cores of .* have 2"):
             plugin(threads_per_core=3)
-        with limit(2):
+        with limit_threads(2):
             assert plugin(threads_per_core=1).threads() == 1
 
     def test_mcdram_where_there_is_none(self):
@@ -148,7 +147,7 @@ class TestKnightsLanding:
 class TestOldMkl:
     @pytest.mark.parametrize(("name", "lacks"), [("mkl-phi", "its kernels"), ("mkl-offload", "automatic offload")])
     def test_current_mkl_is_refused(self, name, lacks, monkeypatch):
-        status = next(each for each in backends.statuses() if each.name == "mkl")
+        status = next(each for each in registry.statuses() if each.name == "mkl")
         if status.library is None:
             pytest.skip(f"backend 'mkl' is not ready: {status.reason}")
         monkeypatch.setenv("CNN_MKL_ROOT", str(Path(status.library.path).parent))
@@ -178,7 +177,7 @@ class TestOldMkl:
                 pass
             return model.evaluate(data.test)
 
-        with limit(2):
+        with limit_threads(2):
             (loss, accuracy), (other_loss, other_accuracy) = trained(name), trained("mkl")
         assert accuracy > 0.9
         assert accuracy == pytest.approx(other_accuracy, abs=0.003)
@@ -242,7 +241,7 @@ class TestNoCard:
     )
     def test_options_out_of_range(self, options, message):
         with pytest.raises(UsageError, match=message):
-            backends.create("mkl-offload", **options)
+            registry.create("mkl-offload", **options)
 
 
 @pytest.fixture
@@ -318,7 +317,7 @@ class TestCard:
     def test_two_cards_and_a_division(self, card, threads):
         backend = card({"cards": 2}, work_division=[0.5, 0.25])
         assert backend.library.remark.startswith("2 coprocessors: card 0 (64 cores")
-        with limit(threads):
+        with limit_threads(threads):
             # MKL divides by zero with fewer threads than this.
             assert backend.threads() == 3
             right, report = multiplied(backend, *WIDE)
@@ -413,7 +412,7 @@ class TestTuning:
     def test_a_card_that_is_slower_than_the_host_is_not_taken(self, stand_in, mkl_2018, monkeypatch, tmp_path):
         for name, value in stand_in.environment(mkl_2018).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(backends, "_instances", {})
+        monkeypatch.setattr(registry, "_instances", {})
         monkeypatch.setattr(tuning, "TURN", 0.01)
         plugin = plugins.load(plugins.BACKENDS, "mkl-offload")
         monkeypatch.setattr(plugin, "option_candidates", lambda self: {"thresholds": [None, (0, 0, 0)]})
@@ -457,7 +456,7 @@ class TestTrainingOnACard:
 
         with_card = card()
         with_card.on_product = reports.append
-        (loss, accuracy), (other_loss, other_accuracy) = trained(with_card), trained(backends.create("mkl"))
+        (loss, accuracy), (other_loss, other_accuracy) = trained(with_card), trained(registry.create("mkl"))
         assert sum(report.where == "card 0" for report in reports) > 4 * 63
         assert accuracy > 0.8
         assert accuracy == pytest.approx(other_accuracy, abs=0.003)
@@ -468,7 +467,7 @@ class TestTrainingOnACard:
             monkeypatch.setenv(name, value)
         # An option's own set of instances: this one sees the card.
         options = ["--backend", "mkl-offload", "--backend-option", "thresholds=0,0,0"]
-        monkeypatch.setattr(backends, "_instances", {})
+        monkeypatch.setattr(registry, "_instances", {})
         run = tmp_path / "run"
         assert main(["train", "--epochs", "1", "--model", "mlp", *options, "--out", str(run)]) == 0
         assert "1 coprocessor: card 0 (64 cores" in capsys.readouterr().out

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from subprocesses import printed, python
 
-from cnn import backend as backends
-from cnn import plugins
+from cnn import plugins, registry
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -84,7 +83,7 @@ class TestThirdParty:
             layers = [cnn.Conv2D(3, 3, activation="relu"), cnn.MaxPool2D(2), cnn.Flatten(), cnn.Linear(2)]
             model = cnn.Sequential(layers, data.shape, classes=data.classes)
             assert model.backend.name == "toy", model.backend
-            optimizer = cnn.SGD(0.0)
+            optimizer = cnn.optimizers.SGD(0.0)
             optimizer.attach(model.backend, model.parameters)
             losses = []
             for _ in range(3):
@@ -105,7 +104,7 @@ class TestThirdParty:
 
     def test_two_of_one_name_are_an_error(self, toy, tmp_path):
         other = install(tmp_path / "other", "other_cnn", TOY, {"cnn.backends": "toy = other_cnn:Toy"})
-        result = python("from cnn import backend; backend.create('toy')", toy, other)
+        result = python("from cnn import registry; registry.create('toy')", toy, other)
         assert result.returncode == 1
         message = (
             r"CnnError: Two plug-ins of cnn.backends are called 'toy': (toy|other)_cnn:Toy and (toy|other)_cnn:Toy"
@@ -114,16 +113,16 @@ class TestThirdParty:
 
     def test_broken_module_is_an_error_that_says_where(self, tmp_path):
         site = install(tmp_path / "site", "sad", "import no_such_module\n", {"cnn.backends": "sad = sad:Sad"})
-        result = python("from cnn import backend; backend.create('sad')", site)
+        result = python("from cnn import registry; registry.create('sad')", site)
         assert "CnnError: Plug-in 'sad' of cnn.backends cannot be loaded from sad:Sad" in result.stderr
         # It does not stand in the way of the others.
-        code = "from cnn.backend import statuses; print({s.name: bool(s.library) for s in statuses()})"
+        code = "from cnn.registry import statuses; print({s.name: bool(s.library) for s in statuses()})"
         assert "'sad': False" in printed(code, site)
         assert "'numpy': True" in printed(code, site)
 
     def test_what_is_no_backend_is_refused(self, tmp_path):
         site = install(tmp_path / "site", "odd", "class Odd: pass\n", {"cnn.backends": "odd = odd:Odd"})
-        result = python("from cnn import backend; backend.create('odd')", site)
+        result = python("from cnn import registry; registry.create('odd')", site)
         assert "CnnError: Plug-in 'odd' is a Odd, not a cnn.Backend; correct its entry point." in result.stderr
 
 
@@ -168,7 +167,7 @@ class TestRepository:
                         assert not forbidden.match(name), f"{path.relative_to(ROOT)}:{node.lineno} imports {name}"
 
     def test_each_backend_says_what_computes(self):
-        for status in backends.statuses():
+        for status in registry.statuses():
             if status.library:
                 assert status.library.name
                 assert status.library.version

@@ -11,8 +11,8 @@ import numba
 import pytest
 
 import cnn.threads as threads
-from cnn.backend import create
 from cnn.errors import UsageError
+from cnn.registry import create
 from cnn.threads import (
     _HELD_AT_ONE,
     LoadedLibrary,
@@ -21,7 +21,7 @@ from cnn.threads import (
     budget,
     cgroup_quota,
     libraries,
-    limit,
+    limit_threads,
     openmp_warning,
 )
 
@@ -219,7 +219,7 @@ def counts() -> dict[str, int | None]:
 def before():
     """The counts of the libraries loaded now; NumPy's OpenBLAS is one of them, or there is little to test."""
     # The first limit starts the compiled kernels' pool, should another test have imported them.
-    with limit(1):
+    with limit_threads(1):
         pass
     found = counts()
     if not any("openblas" in filepath for filepath in found):
@@ -228,21 +228,21 @@ def before():
 
 
 def test_limit_sets_and_restores_every_library(before):
-    with limit(1):
+    with limit_threads(1):
         assert set(counts().values()) == {1}
     assert counts() == before
 
 
 def test_limit_nests_up_and_down(before):
-    with limit(1):
-        with limit(2):
+    with limit_threads(1):
+        with limit_threads(2):
             assert set(counts().values()) == {2}
         assert set(counts().values()) == {1}
     assert counts() == before
 
 
 def test_limit_restores_after_an_exception(before):
-    with pytest.raises(ZeroDivisionError), limit(1):
+    with pytest.raises(ZeroDivisionError), limit_threads(1):
         raise ZeroDivisionError
     assert counts() == before
 
@@ -251,7 +251,7 @@ def test_limit_reaches_kernels_and_not_the_library_they_call():
     backend = create("openblas")
     assert numba.get_num_threads() == numba.config.NUMBA_NUM_THREADS
     for count in sorted({1, affinity_count()}):
-        with limit(count):
+        with limit_threads(count):
             assert numba.get_num_threads() == count
             (own,) = [each for each in libraries() if each.filepath == backend.library.path]
             assert own.threads == 1
@@ -260,7 +260,7 @@ def test_limit_reaches_kernels_and_not_the_library_they_call():
 
 @pytest.mark.parametrize("count", [0, -1])
 def test_limit_below_1_is_an_error(count):
-    with pytest.raises(UsageError, match=f"cannot be limited to {count} threads"), limit(count):
+    with pytest.raises(UsageError, match=f"cannot be limited to {count} threads"), limit_threads(count):
         pass
 
 
@@ -272,10 +272,10 @@ def test_limit_reaches_mkl(layer):
     run(
         """
 import mkl
-from cnn.threads import libraries, limit
+from cnn.threads import libraries, limit_threads
 before = mkl.get_max_threads()
 for count in (1, 2, 3):
-    with limit(count):
+    with limit_threads(count):
         assert mkl.get_max_threads() == count
         assert {library.threads for library in libraries()} == {count}
 assert mkl.get_max_threads() == before
@@ -291,8 +291,8 @@ def test_limit_does_not_wake_a_sequential_mkl():
     run(
         """
 import mkl
-from cnn.threads import limit
-with limit(2):
+from cnn.threads import limit_threads
+with limit_threads(2):
     assert mkl.get_max_threads() == 1
 """,
         MKL_THREADING_LAYER="SEQUENTIAL",
@@ -303,8 +303,8 @@ with limit(2):
 def test_limit_does_not_reach_what_is_loaded_later():
     run(
         """
-from cnn.threads import limit
-with limit(1):
+from cnn.threads import limit_threads
+with limit_threads(1):
     import mkl
     assert mkl.get_max_threads() == 3
 """,

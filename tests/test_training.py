@@ -6,13 +6,13 @@ from math import log
 import numpy as np
 import pytest
 
-from cnn.backend import create
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split, load_dataset
 from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
+from cnn.registry import create
 from cnn.schedules import Constant, Step
 from cnn.training.trainer import Callback, Trainer, fit
 

@@ -7,8 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
 
-from cnn import backend as backends
-from cnn import plugins
+from cnn import plugins, registry
 from cnn.backend import Library
 from cnn.cli import main
 from cnn.errors import BackendUnavailable
@@ -50,7 +49,7 @@ def paced(monkeypatch):
     load, names = plugins.load, plugins.names
     monkeypatch.setattr(plugins, "load", lambda group, name: Paced if name == "paced" else load(group, name))
     monkeypatch.setattr(plugins, "names", lambda group: [*names(group), "paced"])
-    monkeypatch.setattr(backends, "_instances", dict(backends._instances))
+    monkeypatch.setattr(registry, "_instances", dict(registry._instances))
     monkeypatch.setattr(tuning, "perf_counter", lambda: Paced.now)
 
 
@@ -136,14 +135,14 @@ def test_threads_that_are_fastest(paced, tune, monkeypatch):
         Paced.now += 0.1 if running[-1] == tried[-1] else 0.01
         Numpy.gemm(self, a, b, **settings)
 
-    running, limit = [], tuning.limit
+    running, limit_threads = [], tuning.limit_threads
 
     def noted(threads):
         running.append(threads)
-        return limit(threads)
+        return limit_threads(threads)
 
     monkeypatch.setattr(Paced, "gemm", gemm)
-    monkeypatch.setattr(tuning, "limit", noted)
+    monkeypatch.setattr(tuning, "limit_threads", noted)
     _, table = tune("--backend", "paced", "--threads", ",".join(map(str, tried)))
     assert table["threads"] == 1
     assert set(running) == set(tried)
@@ -214,7 +213,7 @@ def test_mistakes(paced, tune, capsys, words, message):
 @pytest.mark.parametrize("mode", ["train", "infer"])
 @pytest.mark.parametrize("name", ["mkl", "openblas", "numpy"])
 def test_real_backends(tune, monkeypatch, capsys, name, mode):
-    status = next(each for each in backends.statuses() if each.name == name)
+    status = next(each for each in registry.statuses() if each.name == name)
     if status.library is None:
         pytest.skip(f"backend {name!r} is not ready: {status.reason}")
     monkeypatch.setattr(tuning, "TURN", 0.002)

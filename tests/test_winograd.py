@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
@@ -66,7 +66,7 @@ MAKERS = [normal, far_from_zero, of_all_sizes, with_giants]
 
 @pytest.fixture(params=["mkl", "openblas"])
 def backend(request):
-    return backends.create(request.param)
+    return registry.create(request.param)
 
 
 def tiles_of(x, shift, plane, tile, side):

@@ -18,7 +18,7 @@ from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
 from cnn.model.sequential import Sequential
 from cnn.testing import check_backend, check_gradients
-from cnn.threads import limit
+from cnn.threads import limit_threads
 from cnn.worker import process
 from cnn.worker.arena import Arena
 from cnn.worker.process import WorkerDied
@@ -73,7 +73,7 @@ class TestNumbers:
     def test_threads_follow_the_limit(self, backend):
         x, out = backend.zeros((4, 4)), backend.zeros((4, 4))
         for count in (1, 2):
-            with limit(count):
+            with limit_threads(count):
                 backend.gemm(x, x, out=out)
             # More than the process may use is not for Numba to grant.
             assert backend._worker.call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
@@ -211,10 +211,11 @@ class TestStart:
         code = """
             import resource
             import openblas_worker
+            from cnn.errors import BackendUnavailable
             resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
             try:
                 openblas_worker.OpenblasWorker()
-            except openblas_worker.backends.BackendUnavailable as error:
+            except BackendUnavailable as error:
                 print(error)
         """
         assert "gets no memory to share with its worker process" in printed(code, Path(__file__).parent)

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import cnn.backend as backends
 import cnn.threads as threads
+from cnn import registry
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.dataset import Dataset, load_dataset
@@ -103,9 +103,9 @@ def resources(options: argparse.Namespace, processes: int = 1) -> Iterator[Resou
     `processes` is that of `threads.budget`.
     """
     # The backend first: a limit reaches only the libraries that are loaded.
-    chosen, why = backends.choose(options.backend, options.backend_options)
+    chosen, why = registry.choose(options.backend, options.backend_options)
     budget = threads.budget(options.threads, processes)
-    with threads.limit(budget.count):
+    with threads.limit_threads(budget.count):
         yield Resources(chosen, why, budget)
 
 
@@ -113,7 +113,7 @@ def backend_names(given: str | None) -> list[str]:
     """The backends that commas stand between, or every ready one but reference."""
     if given is not None:
         return given.split(",")
-    return [each.name for each in backends.statuses() if each.library and each.name != "reference"]
+    return [each.name for each in registry.statuses() if each.library and each.name != "reference"]
 
 
 def thread_counts(asked: list[int] | None) -> list[int]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.commands import _common
 from cnn.cost import gradient_bytes
 from cnn.distributed.steps import MARK, Request, Steps, Timed
@@ -40,7 +40,7 @@ def bench_ranks(options: argparse.Namespace) -> None:
     if max(counts) > images:
         raise UsageError(f"A batch of {images} images has none for some of {max(counts)} ranks; give a larger one.")
     launcher = _launcher(options.mpiexec)
-    chosen, _ = backends.choose(options.backend, options.backend_options)
+    chosen, _ = registry.choose(options.backend, options.backend_options)
     launches = {}
     for ranks in counts:
         request = Request(

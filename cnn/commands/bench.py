@@ -11,13 +11,13 @@ of its communication is hidden behind computing, and how far the model of scalin
 import argparse
 from typing import Any
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
 from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
 from cnn.model.zoo import architecture
-from cnn.threads import limit
+from cnn.threads import limit_threads
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,12 +56,12 @@ def run(options: argparse.Namespace) -> None:
         bench_ranks(options)
         return
     names = _common.backend_names(options.backend)
-    chosen = [backends.create(name, **(options.backend_options or {})) for name in names]
+    chosen = [registry.create(name, **(options.backend_options or {})) for name in names]
     counts = _common.thread_counts(options.threads)
     results: list[dict[str, Any]] = []
     for name in options.model.split(","):
         for count in counts:
-            with limit(count):
+            with limit_threads(count):
                 jobs: list[Job] = []
                 for backend in chosen:
                     if not options.steps_only:

@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 import cnn
-import cnn.backend as backends
 import cnn.threads as threads
+from cnn import registry
 from cnn.commands import _common
 from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
@@ -147,7 +147,7 @@ def _calibrations(options: argparse.Namespace) -> list[Calibration]:
 def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
     """What this machine's calibrations say, and what is measured."""
     chosen = [
-        backends.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
+        registry.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
     ]
     measured = measured_rows(
         net,

@@ -5,9 +5,9 @@ from dataclasses import asdict
 from typing import Any
 
 import cnn
-import cnn.backend as backends
 import cnn.energy.meters as meters
 import cnn.threads as threads
+from cnn import registry
 from cnn.commands import _common
 from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
@@ -23,15 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints all of it."""
-    found = backends.statuses()
+    found = registry.statuses()
     try:
-        chosen, why = backends.choose(options.backend, options.backend_options)
+        chosen, why = registry.choose(options.backend, options.backend_options)
         in_force = f"{chosen.name} ({why})"
     except CnnError as error:
         in_force = f"none: {error}"
     budget = threads.budget(options.threads)
     machine = this_machine()
-    with threads.limit(budget.count):
+    with threads.limit_threads(budget.count):
         libraries = threads.libraries()
     readers = meters.available()
     data = list_datasets(data_dir=options.data_dir)

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import cnn.backend as backends
+from cnn import registry
+from cnn.backend import Backend
 from cnn.commands import _common
 from cnn.commands.calibrate import show_progress
 from cnn.energy.calibration import Calibration, find, measure, save
@@ -55,15 +56,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Predicts, measures and prints."""
     draw = _drawing() if options.png else None
-    ready = [each.name for each in backends.statuses() if each.library]
-    names = options.backend.split(",") if options.backend else [n for n in backends.DEFAULT_ORDER if n in ready]
+    ready = [each.name for each in registry.statuses() if each.library]
+    names = options.backend.split(",") if options.backend else [n for n in registry.DEFAULT_ORDER if n in ready]
     nets = [architecture(name) for name in options.model.split(",")]
     with OtherWork() as others:
         cases = [
             measured_case(
                 net, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
             )
-            for backend in map(backends.create, names)
+            for backend in map(registry.create, names)
             for calibration in (_calibration(backend, threads) for threads in _common.thread_counts(options.threads))
             for net in nets
             for training in (True, False)
@@ -102,7 +103,7 @@ def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
     return speedups_picture
 
 
-def _calibration(backend: backends.Backend, count: int) -> Calibration:
+def _calibration(backend: Backend, count: int) -> Calibration:
     found = find(backend.name, count)
     if found is not None and found.library == str(backend.library):
         return found

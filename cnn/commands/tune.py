@@ -16,9 +16,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-import cnn.backend as backends
 import cnn.plugins as plugins
 import cnn.threads as threads
+from cnn import registry
 from cnn.backend import Backend
 from cnn.backend_options import options_of
 from cnn.commands import _common
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measures, prints what each choice bought, and writes the file."""
     network = architecture(options.model)
-    backend, why = backends.choose(options.backend, options.backend_options)
+    backend, why = registry.choose(options.backend, options.backend_options)
     defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
     path = Path(options.out or f"tuned-{network.name}-{backend.name}-{options.mode}.toml")
     if path.exists():
@@ -125,7 +125,7 @@ def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend,
         batch, batches = EVAL_BATCH, options.batch_sizes or EVAL_BATCHES
 
     def job(setting: Setting) -> Job:
-        chosen = backends.construct(backend.name, **_set(setting, defaults))
+        chosen = registry.construct(backend.name, **_set(setting, defaults))
         return (step_job if options.mode == "train" else inference_job)(network, chosen, setting.batch_size)
 
     start = Setting(max(counts), batch, {name: defaults[name] for name in tried} | given)

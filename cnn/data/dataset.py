@@ -143,7 +143,7 @@ class DatasetPlugin(ABC):
 
 
 @dataclass(frozen=True)
-class Status:
+class DatasetStatus:
     """What a listing says of one data set: `where` if it is `present`, `reason` (cause and cure) if not."""
 
     name: str
@@ -184,22 +184,22 @@ def download_dataset(name: str, *, data_dir: str | Path | None = None) -> Path:
     return dest
 
 
-def dataset_status(name: str, *, data_dir: str | Path | None = None) -> Status:
+def dataset_status(name: str, *, data_dir: str | Path | None = None) -> DatasetStatus:
     """What is known of `name` without loading it; that its plug-in is broken is a reason, not an error."""
     try:
         plugin = _plugin(name)
     except UsageError:
         raise
     except CnnError as error:
-        return Status(name, "plug-in that cannot be loaded", "unknown", present=False, reason=str(error))
+        return DatasetStatus(name, "plug-in that cannot be loaded", "unknown", present=False, reason=str(error))
     try:
         where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
     except DataError as error:
-        return Status(name, plugin.summary, plugin.licence, present=False, reason=str(error))
-    return Status(name, plugin.summary, plugin.licence, present=True, where=where)
+        return DatasetStatus(name, plugin.summary, plugin.licence, present=False, reason=str(error))
+    return DatasetStatus(name, plugin.summary, plugin.licence, present=True, where=where)
 
 
-def list_datasets(*, data_dir: str | Path | None = None) -> list[Status]:
+def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetStatus]:
     """The status of every registered data set, sorted by name."""
     return [dataset_status(name, data_dir=data_dir) for name in names(DATASETS)]
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.backend import Backend
 from cnn.data.dataset import Split
 from cnn.distributed.affinity import allowed_cpus
@@ -31,7 +31,7 @@ from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard
-from cnn.threads import budget, limit
+from cnn.threads import budget, limit_threads
 from cnn.training.trainer import Callback, Trainer
 
 MARK = "cnn steps: "
@@ -106,9 +106,9 @@ def main() -> int:
 
 
 def _timed(request: Request, world: World) -> Timed:
-    backend = backends.create(request.backend, **request.backend_options)
+    backend = registry.create(request.backend, **request.backend_options)
     threads = budget(request.threads, world.local_size).count
-    with limit(threads):
+    with limit_threads(threads):
         latency, byte = _exchange(world) if world.size > 1 else (None, None)
         steps = [
             _steps(net, batch, backend, world, request.rounds) for net in request.nets for batch in request.batches

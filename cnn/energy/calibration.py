@@ -29,7 +29,7 @@ from cnn.machine import this_machine
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import Place, least_times
 from cnn.storage import write_atomically
-from cnn.threads import in_words, limit
+from cnn.threads import in_words, limit_threads
 
 PASSES = 2
 """How often all probes are measured: what disturbs one pass is gone in the other."""
@@ -68,7 +68,7 @@ class Calibration:
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
     """Calibrates `backend` at `threads`; some minutes. `progress` hears what is being measured."""
-    with limit(threads):
+    with limit_threads(threads):
         progress("SGEMM and triad")
         rate, half, error, products = _sgemm(backend)
         triad = triad_bytes_per_second()

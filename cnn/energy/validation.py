@@ -17,7 +17,7 @@ from cnn.energy.published import published, published_curves
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import Place, least_times, place_of
 from cnn.model.architecture import Architecture, read_architecture
-from cnn.threads import limit
+from cnn.threads import limit_threads
 
 CORNELL_BATCH = 360
 """Images of a minibatch in the Cornell study."""
@@ -82,7 +82,7 @@ def measured_case(
     """A step of `net` here, its layers each at the least of `repeats`, against the calibration's prediction."""
     model = net.build(backend=backend)
     images, labels = random_batch(model, batch)
-    with limit(calibration.threads):
+    with limit_threads(calibration.threads):
         times = least_times(model, images, labels, training=training, repeats=repeats)
     prediction = predict_calibrated(count(net, batch, training=training), calibration)
     predicted = _by_place(prediction)

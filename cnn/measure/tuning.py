@@ -11,7 +11,7 @@ from cnn.errors import CnnError, Interrupted
 from cnn.measure.benchmark import Job
 from cnn.measure.speedup import LUCK, Comparison
 from cnn.progress_bar import progress_bar
-from cnn.threads import limit
+from cnn.threads import limit_threads
 
 TURN = 0.1
 """Seconds that a setting runs, at least, each time it is its turn."""
@@ -82,7 +82,7 @@ class Contender:
 
     def turn(self) -> float:
         """Seconds an image, after what takes memory, wakes the threads and fills the caches."""
-        with limit(self._threads):
+        with limit_threads(self._threads):
             for _ in range(WARM_UP):
                 self._job.run()
             runs, elapsed, started = 0, 0.0, perf_counter()

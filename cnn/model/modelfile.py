@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from cnn.backend import Backend, choose
+from cnn.backend import Backend
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError
 from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.sequential import Sequential
+from cnn.registry import choose
 from cnn.storage import read_arrays, save_arrays
 
 KIND = "model"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import cnn.backend as backends
+from cnn import registry
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.data.dataset import Split
@@ -46,7 +46,7 @@ class Sequential:
         """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
 
         loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes to numbers, backend to the one
-        in force (`cnn.backend.choose`).
+        in force (`cnn.registry.choose`).
         Raises ShapeError naming the layer that does not fit the one before it.
         """
         self.name = name
@@ -58,7 +58,7 @@ class Sequential:
             raise UsageError("A network needs at least one layer.")
         self.loss = loss or SoftmaxCrossEntropy()
         self.preprocessing = preprocessing or Preprocessing()
-        self.backend = backend if isinstance(backend, Backend) else backends.choose(backend)[0]
+        self.backend = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
         self.dtype = np.dtype(dtype)
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")

@@ -15,7 +15,7 @@ from cnn.measure.benchmark import Job, busy, inference_job, samples, step_job
 from cnn.measure.other_work import OtherWork
 from cnn.model.architecture import Architecture
 from cnn.report.row import Row
-from cnn.threads import limit
+from cnn.threads import limit_threads
 
 STRETCH = 3.0
 """Seconds that a job is repeated for while a meter counts: some meters are read every other second."""
@@ -37,7 +37,7 @@ def measured_rows(
     """
     job_of = step_job if training else inference_job
     rows = []
-    with limit(threads):
+    with limit_threads(threads):
         jobs = [job_of(net, backend, batch) for backend in backends]
         with OtherWork() as others:
             measured = samples(jobs, rounds)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 from cnn.errors import ShapeError
@@ -60,7 +60,7 @@ def check_backend(backend: Backend | str, cases: Iterable[Case] = CASES, *, seed
     what was expected and the bound; UsageError or BackendUnavailable for a name that cannot be had.
     """
     chosen = list(cases)
-    backend = backends.create(backend) if isinstance(backend, str) else backend
+    backend = registry.create(backend) if isinstance(backend, str) else backend
     report = Report(backend.name)
     check_memory(backend)
     check_input(backend)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn import backend as backends
+from cnn import registry
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.errors import UsageError
@@ -49,7 +49,7 @@ def check_gradients(
         return _check(model, rng, elements)
     if input_shape is None:
         raise UsageError(f"Give the shape of one input of {type(subject).__name__}, without N.")
-    chosen = backend if isinstance(backend, Backend) else backends.choose(backend)[0]
+    chosen = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
     return _check(_LayerUnderTest(subject, input_shape, chosen, batch, rng), rng, elements)
 
 
