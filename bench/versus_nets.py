@@ -12,6 +12,7 @@ import numpy.typing as npt
 from cnn.arrays import Shape
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, MaxPool2D, ReLU
 from cnn.layers.conv import connection_mask
+from cnn.model.network import Network
 
 if TYPE_CHECKING:
     import torch
@@ -21,16 +22,16 @@ Layout = Callable[[Floats], Floats]
 """Turns an array of this library's layout into PyTorch's."""
 
 
-def convert(layers: Sequence[Layer], input_shape: Shape, values: Sequence[Floats]) -> torch.nn.Sequential:
-    """The layers on images of `input_shape` (H, W, C), with weights and biases `values` in this library's layout."""
+def convert(network: Network, values: Sequence[Floats]) -> torch.nn.Sequential:
+    """The layers of a network, with weights and biases `values` in this library's layout."""
     import torch
 
     modules: list[torch.nn.Module] = []
-    for layer, shape in shaped(layers, input_shape):
-        modules += _modules(layer, shape)
+    for node in network.nodes:
+        modules += _modules(node.layer, *node.input_shapes)
     net = torch.nn.Sequential(*modules)
     with torch.no_grad():
-        for parameter, layout, value in zip(net.parameters(), layouts(layers, input_shape), values, strict=True):
+        for parameter, layout, value in zip(net.parameters(), layouts(network), values, strict=True):
             # copy_ would stretch a smaller array.
             if parameter.shape != layout(value).shape:
                 raise ValueError(f"PyTorch has {tuple(parameter.shape)} where this library has {value.shape}.")
@@ -38,12 +39,13 @@ def convert(layers: Sequence[Layer], input_shape: Shape, values: Sequence[Floats
     return net
 
 
-def layouts(layers: Sequence[Layer], input_shape: Shape) -> Iterator[Layout]:
+def layouts(network: Network) -> Iterator[Layout]:
     """How each parameter is laid out anew."""
     flattened: Shape | None = None
-    for layer, shape in shaped(layers, input_shape):
+    for node in network.nodes:
+        layer = node.layer
         if isinstance(layer, Flatten):
-            flattened = shape
+            (flattened,) = node.input_shapes
         elif isinstance(layer, Conv2D):
             yield from (_filters, _same)[: 1 + layer.bias]
         elif isinstance(layer, Linear):
@@ -51,23 +53,16 @@ def layouts(layers: Sequence[Layer], input_shape: Shape) -> Iterator[Layout]:
             flattened = None
 
 
-def masks(layers: Sequence[Layer], net: torch.nn.Sequential) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def masks(network: Network, net: torch.nn.Sequential) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Each convolution's weights that have a connection table, and the table (K, C, 1, 1) of ones and zeros."""
     import torch
 
     convolutions = [module for module in net if isinstance(module, torch.nn.Conv2d)]
-    settings = [layer for layer in layers if isinstance(layer, Conv2D)]
+    settings = [layer for layer in network.layers if isinstance(layer, Conv2D)]
     for layer, module in zip(settings, convolutions, strict=True):
         if layer.connections is not None:
             table = connection_mask(layer.connections, module.in_channels).astype(np.float32)
             yield module.weight, torch.from_numpy(table.T[:, :, None, None].copy())
-
-
-def shaped(layers: Sequence[Layer], shape: Shape) -> Iterator[tuple[Layer, Shape]]:
-    """The layers, each with the shape it takes."""
-    for layer in layers:
-        yield layer, shape
-        shape = layer.shape_after(shape)
 
 
 def _modules(layer: Layer, shape: Shape) -> list[torch.nn.Module]:

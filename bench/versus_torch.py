@@ -98,10 +98,10 @@ class Peer:
         self.labels = torch.from_numpy(evidence.labels)
         self.mean, self.std = _constant(evidence.preprocessing.mean), _constant(evidence.preprocessing.std)
         self.loss = net.recipe.loss
-        self.layouts = list(layouts(net.layers, net.input_shape))
-        self.net = convert(net.layers, net.input_shape, [each.value for each in evidence.weights])
+        self.layouts = list(layouts(net.network))
+        self.net = convert(net.network, [each.value for each in evidence.weights])
         self.net = self.net.to(memory_format=layout)
-        self.masks = list(masks(net.layers, self.net))
+        self.masks = list(masks(net.network, self.net))
         assert isinstance(net.recipe.optimizer, SGD)
         self.optimizer = torch.optim.SGD(
             list(self._groups(net.recipe.optimizer.weight_decay)),

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from cnn.arithmetic import Sizes
 from cnn.cli import main
-from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, Sizes, count
+from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, count
 from cnn.errors import UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, ReLU
 from cnn.model.architecture import Architecture, Recipe

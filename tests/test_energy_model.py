@@ -6,7 +6,8 @@ from math import prod
 import numpy as np
 import pytest
 
-from cnn.cost import FORWARD, Cost, Geometry, Operation, Sizes, Stage, count
+from cnn.arithmetic import Operation, Sizes
+from cnn.cost import FORWARD, Cost, Extent, Stage, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, fit_products
 from cnn.energy.devices import Device, Quantity, catalogue
@@ -27,7 +28,7 @@ def device(**numbers):
 
 
 def cost_of(*operations, batch=4):
-    stages = tuple(Stage(str(k), "X", FORWARD, (each,), Geometry(1, 1, 1, 1)) for k, each in enumerate(operations))
+    stages = tuple(Stage(str(k), "X", FORWARD, (each,), Extent(1, 1, 1, 1)) for k, each in enumerate(operations))
     return Cost("hand", batch, False, stages)
 
 
@@ -188,7 +189,7 @@ def test_a_calibrated_machine_takes_laws_and_names_what_has_none(law):
     cost = count(architecture("mlp"), 64, training=False)
     prediction = predict_calibrated(cost, calibration(law))
     stage = next(each for each in prediction.stages if each.stage.layer == "linear2")
-    sizes = (*stage.stage.geometry, cost.bytes)
+    sizes = (*stage.stage.extent, cost.bytes)
     assert stage.seconds.value == pytest.approx(law.seconds(sizes, stage.stage.gemm_flops)[0])
     assert prediction.seconds.value == pytest.approx(sum(each.seconds.value for each in prediction.stages))
     assert any("input, classification" in remark for remark in prediction.remarks)

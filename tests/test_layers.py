@@ -28,7 +28,7 @@ def built(layer, shape, *, seed=0, dtype=np.float64):
     """The layer, ready for images of `shape`, on the plainest backend."""
     backend = create("numpy")
     layer.name = "layer1"
-    layer.build(shape, Setting(backend, np.dtype(dtype), np.random.default_rng(seed)))
+    layer.build(shape, setting=Setting(backend, np.dtype(dtype), np.random.default_rng(seed)))
     return layer
 
 

@@ -90,14 +90,14 @@ def test_evaluation_refuses_an_empty_split_and_unknown_labels():
 def test_the_first_place_that_is_not_finite_is_named():
     net = small()
     net.forward(net.load_images(pixels(2)))
-    assert net.first_non_finite() is None
+    assert net.network.first_non_finite() is None
     net.layers[1].gamma.value[2] = np.nan
-    assert net.first_non_finite() == "the parameter batchnorm1.gamma"
+    assert net.network.first_non_finite() == "the parameter batchnorm1.gamma"
     net.layers[1].gamma.value[2] = net.layers[1].beta.value[2] = 3e38
     net.layers[0].w.value[:] = 1
     with np.errstate(all="ignore"):
         net.forward(net.load_images(pixels(2)))
-    assert net.first_non_finite() == "the output of batchnorm1"
+    assert net.network.first_non_finite() == "the output of batchnorm1"
 
 
 def test_a_float64_network_computes_in_float64():

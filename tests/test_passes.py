@@ -12,7 +12,8 @@ from cnn.compiled import losses
 from cnn.compiled.recording import Recording
 from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
-from cnn.model.passes import BACKWARD, FORWARD, SETTLED
+from cnn.model.network import BACKWARD, FORWARD
+from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture
 from cnn.optimizers import SGD
@@ -114,8 +115,8 @@ def test_what_is_not_repeated_is_called_in_between(layers, options, loss, backen
 class Counted(ReLU):
     """Counts its forward passes."""
 
-    def build(self, input_shape, setting):
-        super().build(input_shape, setting)
+    def build(self, input_shape, *, setting):
+        super().build(input_shape, setting=setting)
         self.calls = 0
 
     def forward(self, x, *, training):
@@ -266,9 +267,9 @@ def test_each_layer_is_told_of_and_observed_in_its_turn(backend):
 
     def observe(place, direction, run):
         seen.append((direction, place))
-        return run()
+        run()
 
-    model.observer = observe
+    model.network.observer = observe
     for images, labels in batches(STEPS, 4):
         seen.clear()
         told.clear()
@@ -286,7 +287,7 @@ def test_a_model_and_its_arrays_go_with_the_last_reference(layers, backend):
     trained(model, data, after_layer=lambda place: None)
     for images, _ in data:
         model.predict(images)
-    there, array = weakref.ref(model), weakref.ref(model.outputs[0])
+    there, array = weakref.ref(model), weakref.ref(model.network.arrays.outputs[0])
     gc.disable()
     try:
         del model
@@ -313,7 +314,7 @@ def test_where_nan_came_up_first_is_found_after_a_recorded_pass(backend):
     model.predict(data[0][0][:1])
     model.parameters[-2].value[0, 0] = np.nan
     model.train_step(*data[0])
-    assert model.first_non_finite() == f"the parameter {model.parameters[-2].name}"
+    assert model.network.first_non_finite() == f"the parameter {model.parameters[-2].name}"
 
 
 def test_models_in_two_threads_record_each_its_own_kernels(backend):

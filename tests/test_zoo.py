@@ -58,7 +58,7 @@ def test_the_counts_by_hand_are_those_published():
 @pytest.mark.parametrize("name", MACS)
 def test_a_network_takes_the_products_counted_by_hand(name):
     net = architecture(name).build(backend="numpy")
-    assert [layer.macs() for layer in net.layers if layer.macs()] == MACS[name]
+    assert [node.macs for node in net.network.nodes if node.macs] == MACS[name]
 
 
 def test_lenet5_takes_the_published_products_when_its_missing_connections_do_not_count():

@@ -65,14 +65,14 @@ def summarise(model: Sequential, batch: int) -> dict[str, Any]:
         "batch_size": batch,
         "layers": [
             {
-                "name": layer.name,
-                "type": type(layer).__name__,
-                "output": list(layer.output_shape),
-                "parameters": sum(int(p.value.size) for p in layer.parameters),
-                "macs": layer.macs(),
-                "activation_bytes": layer.forward_elements() * itemsize,
+                "name": node.name,
+                "type": type(node.layer).__name__,
+                "output": list(node.output_shape),
+                "parameters": node.layer.parameter_count(*node.input_shapes),
+                "macs": node.macs,
+                "activation_bytes": node.layer.memory(*node.input_shapes).forward * itemsize,
             }
-            for layer in model.layers
+            for node in model.network.nodes
         ],
         "parameters": model.parameter_count(),
         "macs": model.macs(),

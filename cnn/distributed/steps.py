@@ -154,7 +154,7 @@ def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) ->
             parts.append(np.diff(marks).mean(axis=0))
             wholes.append(np.subtract(clock.marks[-1], clock.marks[0]) / STEPS)
     of_layers, of_steps = (np.median(np.mean(world.gather(each), axis=0), axis=0).tolist() for each in (parts, wholes))
-    names = [layer.name for layer in reversed(model.layers[model.first_trained :])]
+    names = [model.network.nodes[place].name for place in model.network.backward_order]
     return Steps(net, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
 
 

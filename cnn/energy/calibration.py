@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import lsq_linear
 
+from cnn.arithmetic import Sizes
 from cnn.backend import Backend
 from cnn.cache import cache_folder
 from cnn.compiled.stream import triad_bytes_per_second
-from cnn.cost import Sizes, count
+from cnn.cost import count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
 from cnn.energy.tasks import tasks

@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cnn.cost import Cost, Operation, Sizes
+from cnn.arithmetic import Operation, Sizes
+from cnn.cost import Cost
 from cnn.energy.devices import Device, Quantity
 from cnn.energy.prediction import DRAWS, SEED, Prediction, Vector, added, draws_of, predicted
 from cnn.errors import UsageError

@@ -2,7 +2,7 @@
 
 from math import inf
 
-from cnn.cost import Net, count
+from cnn.cost import Described, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, find
 from cnn.energy.meters import Energy, Kind, Meter, Unmetered
@@ -22,7 +22,7 @@ class CalibratedPower(Meter):
         return Energy(self.idle_watts * seconds + self.joules_per_image * images, self.kind, self.source)
 
 
-def calibrated_meter(net: Net, batch: int, backend: str, threads: int) -> Meter:
+def calibrated_meter(net: Described, batch: int, backend: str, threads: int) -> Meter:
     """Models training steps of `net` by the calibration of `backend` at `threads`, or says why it cannot."""
     try:
         found = find(backend, threads)
@@ -36,7 +36,7 @@ def calibrated_meter(net: Net, batch: int, backend: str, threads: int) -> Meter:
         return _without(f"the calibration is damaged ({error!r})")
 
 
-def _of(calibration: Calibration, net: Net, batch: int) -> Meter:
+def _of(calibration: Calibration, net: Described, batch: int) -> Meter:
     idle, busy = calibration.idle_watts, calibration.busy_watts
     if idle is None or busy is None:
         return _without(f"the calibration of {calibration.date} has no watts")

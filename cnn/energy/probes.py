@@ -23,6 +23,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.model.architecture import Architecture, Recipe
+from cnn.model.network import Network
 
 NETS = 100
 FLOPS = 20_000_000_000
@@ -106,9 +107,9 @@ class _Draw:
     def convolutions(self, shape: Shape) -> Iterator[Layer]:
         """Blocks of convolutions, each with its norm and pooling perhaps, then hidden linear layers perhaps."""
         for _ in range(self.rng.integers(1, 5)):
-            for layer in self.block(shape[0]):
-                yield layer
-                shape = layer.shape_after(shape)
+            block = list(self.block(shape[0]))
+            yield from block
+            shape = Network(block, shape).output_shape
         yield Flatten()
         if self.chance(0.6):
             # No more weights than fit the probe's size.

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Geometry, Stage
+from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Extent, Stage
 from cnn.measure.profiler import Place, place_of
 
 
@@ -18,14 +18,14 @@ class Task:
     place: Place
     law: str
     stages: tuple[Stage, ...]
-    geometry: Geometry
+    extent: Extent
     work: int
     traffic: int
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """What the time of a piece of work depends on."""
-        return (*self.geometry, self.traffic)
+        return (*self.extent, self.traffic)
 
 
 def tasks(cost: Cost) -> list[Task]:
@@ -48,12 +48,10 @@ def _tasks(place: Place, stages: tuple[Stage, ...], cost: Cost) -> Iterator[Task
     if phases == {WEIGHT, DATA}:
         direction = "gradients"
     first = stages[0]
-    region = f" {first.variant}" if first.kind == "LocalResponseNorm" else ""
     work, moved = sum(map(work_of, stages)), cost.bytes
-    yield Task(place, f"{first.kind}{region}, {direction}", stages, first.geometry, work, moved)
-    activation = {"tanh": "Tanh", "sigmoid": "Sigmoid"}.get(first.variant or "")
-    if activation and phases == {FORWARD}:
-        # A pass of its own after the product, as that of the layer of the same name.
-        geometry = first.geometry._replace(channels=first.geometry.filters, taps=1)
-        work = 8 * geometry.rows * geometry.filters
-        yield Task(place, f"{activation}, {direction}", stages, geometry, work, moved)
+    yield Task(place, f"{first.kind}, {direction}", stages, first.extent, work, moved)
+    if first.activation and phases == {FORWARD}:
+        # A pass of its own after the product, with the law of the layer of that kind.
+        extent = first.extent._replace(channels=first.extent.filters, taps=1)
+        work = 8 * extent.rows * extent.filters
+        yield Task(place, f"{first.activation}, {direction}", stages, extent, work, moved)

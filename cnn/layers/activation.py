@@ -2,7 +2,9 @@
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from math import prod
 
+from cnn.arithmetic import Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.layers.layer import Layer
 
@@ -19,6 +21,10 @@ class Activation(Layer):
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        y = batch * prod(input_shape)
+        return Work([elementwise(y, 2 * y)], data_gradient=[elementwise(2 * y, 3 * y)])
 
     def forward(self, x: Array, *, training: bool) -> Array:
         self._y = self._output(len(x))
@@ -50,3 +56,11 @@ class Sigmoid(Activation):
     """1 / (1 + exp(-x))."""
 
     function = "sigmoid"
+
+
+_LAYERS: dict[str, str] = {each.function: each.__name__ for each in (ReLU, Tanh, Sigmoid)}
+
+
+def pass_of_its_own(function: str | None) -> str | None:
+    """The layer that a fused activation runs as; None where the product's own pass applies it, as it does relu."""
+    return None if function in (None, ReLU.function) else _LAYERS[function]

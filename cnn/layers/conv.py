@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cnn.arithmetic import Memory, Operation, Work, elementwise, move, product
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.errors import ShapeError
@@ -50,11 +51,39 @@ class Conv2D(Weighted):
     def shape_after(self, input_shape: Shape) -> Shape:
         return (*self.window_on(input_shape).out, self.filters)
 
-    def macs(self) -> int:
-        return prod(self.output_shape) * self.window.taps * self.input_shape[2]
+    def parameter_count(self, input_shape: Shape) -> int:
+        return self.filters * (self.window_on(input_shape).taps * input_shape[2] + self.bias)
 
-    def scratch_elements(self) -> int:
-        return 0 if self.window.copyless else self.macs() // self.filters
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        window = self.window_on(input_shape)
+        rows, depth = batch * prod(window.out), window.taps * input_shape[2]
+        lowering = self._lowering(batch, input_shape, window)
+        mask = [elementwise(depth * self.filters, 3 * depth * self.filters)] if self.connections else []
+        x, columns = batch * prod(input_shape), rows * depth
+        scatter = [] if window.copyless else [move("col2im", columns + x, columns)]
+        return self._finished(
+            rows * self.filters,
+            [*lowering, product(rows, self.filters, depth)],
+            [*lowering, product(depth, self.filters, rows), *mask],
+            [product(rows, depth, self.filters), *scatter],
+            taps=window.taps,
+        )
+
+    def _lowering(self, batch: int, input_shape: Shape, window: Window) -> list[Operation]:
+        """The column matrix written, from the image or from a padded copy of it."""
+        if window.copyless:
+            return []
+        top, bottom, left, right = window.padding
+        height, width, channels = input_shape
+        x = batch * prod(input_shape)
+        padded = batch * (height + top + bottom) * (width + left + right) * channels
+        copy = [move("im2col", x + padded)] if any(window.padding) else []
+        return [*copy, move("im2col", padded + batch * prod(window.out) * window.taps * channels)]
+
+    def memory(self, input_shape: Shape) -> Memory:
+        window = self.window_on(input_shape)
+        columns = 0 if window.copyless else prod(window.out) * window.taps * input_shape[2]
+        return super().memory(input_shape)._replace(scratch=columns)
 
     def _create(self) -> None:
         self.window = self.window_on(self.input_shape)

@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
+from cnn.arithmetic import Memory, Work, elementwise
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 from cnn.config import Configurable
@@ -102,10 +103,10 @@ class Layer(Configurable):
         """
         return False
 
-    def build(self, input_shape: Shape, setting: Setting) -> None:
+    def build(self, *input_shapes: Shape, setting: Setting) -> None:
         """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
-        self.input_shape = input_shape
-        self.output_shape = self.shape_after(input_shape)
+        self.input_shape = input_shapes[0]
+        self.output_shape = self.shape_after(*input_shapes)
         self.setting = setting
         self.backend = setting.backend
         self.buffers = setting.buffers()
@@ -128,25 +129,23 @@ class Layer(Configurable):
     def backward_parameters(self, dy: Array) -> None:
         """Only the gradients of the parameters: all that the first layer is asked for."""
 
-    def macs(self) -> int:
-        """Multiply-accumulate operations for one image forward; 1 MAC is 2 FLOP."""
-        return 0
+    @property
+    def kind(self) -> str:
+        """What the time of layers like this one is known by: the class, and what else makes it another computation."""
+        return type(self).__name__
 
-    def scratch_elements(self) -> int:
-        """Elements of shared temporary space for one image."""
-        return 0
+    def parameter_count(self, input_shape: Shape) -> int:
+        """Trained numbers for inputs of `input_shape`. A layer that does not say is asked once it is built."""
+        return sum(int(each.value.size) for each in getattr(self, "parameters", ()))
 
-    def forward_elements(self) -> int:
-        """Elements that the layer keeps of one image going forward."""
-        return prod(self.output_shape)
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        """The operations on a batch; a layer that does not say counts as one pass forward and one backward."""
+        x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
+        return Work([elementwise(y, x + y)], data_gradient=[elementwise(2 * y, 2 * y + x)])
 
-    def input_gradient_elements(self) -> int:
-        """Elements of the gradient of one image's input."""
-        return prod(self.input_shape)
-
-    def backward_elements(self) -> int:
-        """Elements beside the input's gradient that one image takes going backward."""
-        return 0
+    def memory(self, input_shape: Shape) -> Memory:
+        """What the layer takes for one image; one that does not say has an output and its input's gradient."""
+        return Memory(prod(self.shape_after(input_shape)), prod(input_shape))
 
     def _create(self) -> None:
         """Makes parameters and statistics; the default layer has none."""
@@ -165,16 +164,6 @@ class Layer(Configurable):
 
     def _input_gradient(self, batch: int) -> Array:
         return self.buffers.get("dx", (batch, *self.input_shape))
-
-
-def layer_names(layers: Iterable[Layer]) -> list[str]:
-    """The name of each layer of a network: its class in short and which of that class it is."""
-    names, counts = [], dict[str, int]()
-    for layer in layers:
-        kind = type(layer).__name__.lower().removesuffix("2d")
-        counts[kind] = counts.get(kind, 0) + 1
-        names.append(f"{kind}{counts[kind]}")
-    return names
 
 
 def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cnn.arithmetic import Work, product
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.errors import ShapeError
@@ -29,8 +30,17 @@ class Linear(Weighted):
             raise ShapeError(f"Linear takes vectors (D,), not {input_shape}; put Flatten before it.")
         return (self.units,)
 
-    def macs(self) -> int:
-        return self.input_shape[0] * self.units
+    def parameter_count(self, input_shape: Shape) -> int:
+        return self.units * (input_shape[0] + self.bias)
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        depth = input_shape[0]
+        return self._finished(
+            batch * self.units,
+            [product(batch, self.units, depth)],
+            [product(depth, self.units, batch)],
+            [product(batch, depth, self.units)],
+        )
 
     def _create(self) -> None:
         self._create_weights((self.input_shape[0], self.units))

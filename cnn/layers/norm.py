@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from cnn.arithmetic import Memory, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.initializers import Ones, Zeros
@@ -35,8 +36,19 @@ class BatchNorm(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
 
-    def scratch_elements(self) -> int:
-        return prod(self.output_shape)
+    def parameter_count(self, input_shape: Shape) -> int:
+        return 2 * input_shape[-1]
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        x = batch * prod(input_shape)
+        # Mean and variance take a pass each.
+        statistics = [elementwise(4 * x, 2 * x)] if training else []
+        # The gradients of gamma and beta come first.
+        backward = [elementwise(4 * x, 2 * x), elementwise(5 * x, 3 * x)]
+        return Work([*statistics, elementwise(2 * x, 2 * x)], data_gradient=backward)
+
+    def memory(self, input_shape: Shape) -> Memory:
+        return super().memory(input_shape)._replace(scratch=prod(input_shape))
 
     def _create(self) -> None:
         shape = self.input_shape[-1:]
@@ -105,11 +117,18 @@ class LocalResponseNorm(Layer):
         image_shape(self, input_shape)
         return input_shape
 
-    def forward_elements(self) -> int:
-        return 2 * prod(self.output_shape)
+    @property
+    def kind(self) -> str:
+        return f"{super().kind} {self.region}"
 
-    def scratch_elements(self) -> int:
-        return 2 * prod(self.output_shape)
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        x, size = batch * prod(input_shape), self.size if self.region == "across" else self.size**2
+        forward = [elementwise((size + 3) * x, 2 * x), elementwise(2 * x, 3 * x)]
+        return Work(forward, data_gradient=[elementwise((size + 7) * x, 5 * x)])
+
+    def memory(self, input_shape: Shape) -> Memory:
+        x = prod(input_shape)
+        return super().memory(input_shape)._replace(forward=2 * x, scratch=2 * x)
 
     def _create(self) -> None:
         height, width, _ = self.input_shape

@@ -1,9 +1,11 @@
 """Pooling layers."""
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
+from cnn.arithmetic import FLOAT, Operation, Work
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError
 from cnn.layers.layer import Layer, image_shape
@@ -40,6 +42,14 @@ class Pool2D(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         return (*self.window_on(input_shape).out, input_shape[2])
 
+    def _work(self, batch: int, input_shape: Shape, *, gradient_flops: int, winners: int, training: bool) -> Work:
+        """`winners` are the bytes that the place of each window's largest element takes, kept in training."""
+        taps = self.window_on(input_shape).taps
+        x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
+        forward = Operation("elementwise", taps * y, FLOAT * (x + y) + (winners * y if training else 0))
+        backward = Operation("elementwise", gradient_flops * y, FLOAT * (x + y) + winners * y)
+        return Work([forward], data_gradient=[backward], taps=taps)
+
     def _create(self) -> None:
         self.window = self.window_on(self.input_shape)
 
@@ -52,6 +62,9 @@ class MaxPool2D(Pool2D):
     stride: int | tuple[int, int] | None = None
     padding: Padding = "valid"
     ceil: bool = False
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        return self._work(batch, input_shape, gradient_flops=1, winners=1, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self._output(len(x))
@@ -77,6 +90,10 @@ class AvgPool2D(Pool2D):
     stride: int | tuple[int, int] | None = None
     padding: Padding = "valid"
     ceil: bool = False
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        taps = self.window_on(input_shape).taps
+        return self._work(batch, input_shape, gradient_flops=taps, winners=0, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self._output(len(x))

@@ -5,6 +5,7 @@ from math import prod
 
 import numpy as np
 
+from cnn.arithmetic import Memory, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.layers.layer import Layer
@@ -19,11 +20,11 @@ class Flatten(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)
 
-    def forward_elements(self) -> int:
-        return 0
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        return Work([])
 
-    def input_gradient_elements(self) -> int:
-        return 0
+    def memory(self, input_shape: Shape) -> Memory:
+        return Memory(0, 0)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         return x.reshape(len(x), *self.output_shape)
@@ -46,6 +47,13 @@ class Dropout(Layer):
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        if not self.rate:
+            return Work([])
+        x = batch * prod(input_shape)
+        # A mask is drawn and written, then read with the input.
+        return Work([elementwise(2 * x, 4 * x)] if training else [], data_gradient=[elementwise(x, 3 * x)])
 
     def forward(self, x: Array, *, training: bool) -> Array:
         self._dropped = training and self.rate > 0

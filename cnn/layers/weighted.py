@@ -3,8 +3,10 @@
 from abc import abstractmethod
 from math import prod
 
+from cnn.arithmetic import Memory, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.initializers import Initializer, Zeros
+from cnn.layers.activation import pass_of_its_own
 from cnn.layers.layer import Layer, Parameter, checked_activation, checked_multipliers
 
 
@@ -43,8 +45,33 @@ class Weighted(Layer):
     def backward_parameters(self, dy: Array) -> None:
         self._parameter_gradients(dy)
 
-    def backward_elements(self) -> int:
-        return prod(self.output_shape) if self.activation else 0
+    def memory(self, input_shape: Shape) -> Memory:
+        outputs = prod(self.shape_after(input_shape))
+        return super().memory(input_shape)._replace(backward=outputs if self.activation else 0)
+
+    def _finished(
+        self,
+        outputs: int,
+        forward: list[Operation],
+        weight_gradient: list[Operation],
+        data_gradient: list[Operation],
+        taps: int = 1,
+    ) -> Work:
+        """The work of the products with that of bias and activation on `outputs` elements."""
+        passes = bool(self.bias) + (self.activation is not None)
+        finish = [elementwise(passes * outputs, 2 * outputs)] if passes else []
+        if self.activation is not None:
+            # The activation's gradient (y and dy read, dz written) and the bias's, in one pass.
+            gradients = [elementwise((2 + self.bias) * outputs, 3 * outputs)]
+        else:
+            gradients = [elementwise(outputs, outputs)] if self.bias else []
+        return Work(
+            [*forward, *finish],
+            [*gradients, *weight_gradient],
+            data_gradient,
+            taps,
+            pass_of_its_own(self.activation),
+        )
 
     @abstractmethod
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:

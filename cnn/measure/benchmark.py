@@ -36,14 +36,14 @@ def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iter
     model = architecture.build(backend=backend)
     rng = np.random.default_rng(0)
     x = model.load_images(rng.integers(0, 256, (batch, *model.input_shape), np.uint8))
-    for layer in model.layers:
-        y = layer.forward(x, training=True)
-        dy = backend.asarray(rng.standard_normal(y.shape), model.dtype)
-        ahead, *back = (stage.gemm_flops for stage in layer_stages(layer.name, layer, x.shape[1:], batch))
-        name = f"{model.name} {layer.name}"
-        yield Job(f"{name} forward", backend.name, partial(layer.forward, x, training=True), ahead, batch)
-        yield Job(f"{name} backward", backend.name, partial(layer.backward, dy), sum(back), batch)
-        x = y
+    model.network.forward(x, training=True)
+    for node in model.network.nodes:
+        inputs = model.network.inputs(node)
+        dy = backend.asarray(rng.standard_normal((batch, *node.output_shape)), model.dtype)
+        ahead, *back = (stage.gemm_flops for stage in layer_stages(node, batch))
+        name = f"{model.name} {node.name}"
+        yield Job(f"{name} forward", backend.name, partial(node.layer.forward, *inputs, training=True), ahead, batch)
+        yield Job(f"{name} backward", backend.name, partial(node.layer.backward, dy), sum(back), batch)
 
 
 def random_batch(model: Sequential, batch: int) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from cnn.arithmetic import Operation
 from cnn.backend import Clock
-from cnn.cost import FORWARD, UPDATE, Operation, Stage, count
+from cnn.cost import FORWARD, UPDATE, Stage, count
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
@@ -214,20 +215,19 @@ def _optimizer(model: Sequential) -> SGD:
 def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
     """Has the layers timed, and the backend's methods of LOWERING, for the length of the block."""
 
-    def observe(place: int, direction: str, run: Callable[[], Any]) -> Any:
-        tally.place = (model.layers[place].name, direction)
+    def observe(place: int, direction: str, run: Callable[[], None]) -> None:
+        tally.place = (model.network.nodes[place].name, direction)
         started = perf_counter()
-        result = run()
+        run()
         tally.add(perf_counter() - started)
-        return result
 
-    model.observer = observe
+    model.network.observer = observe
     for name in LOWERING:
         setattr(model.backend, name, _lowering(getattr(model.backend, name), tally))
     try:
         yield
     finally:
-        model.observer = None
+        model.network.observer = None
         for name in LOWERING:
             delattr(model.backend, name)
 

@@ -15,6 +15,7 @@ from cnn.data.preprocessing import Preprocessing
 from cnn.errors import UsageError
 from cnn.layers import Layer
 from cnn.losses import Loss, SoftmaxCrossEntropy
+from cnn.model.network import Network
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
@@ -75,6 +76,11 @@ class Architecture:
     layers: list[Layer]
     input_shape: tuple[int, int, int]
     recipe: Recipe
+
+    @property
+    def network(self) -> Network:
+        """The layers with their shapes on published images. Raises ShapeError naming the layer that does not fit."""
+        return Network(self.layers, self.input_shape)
 
     def build(
         self,

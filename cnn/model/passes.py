@@ -1,35 +1,34 @@
 """A network's passes over batches of one shape: by its layers at first, later from recordings of their work."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import proxy
 
 import numpy as np
 
 from cnn.arrays import Array
 from cnn.backend import Recording
-
-if TYPE_CHECKING:
-    from cnn.model.sequential import Sequential
-
-FORWARD, BACKWARD = "forward", "backward"
+from cnn.model.network import BACKWARD, FORWARD, AfterLayer, Arrays, Network
 
 SETTLED = 3
 """Runs of a pass after which none goes into a recording or its check any more."""
 
 Score = Callable[[Array], Any]
-AfterLayer = Callable[[int], None]
-Stretch = tuple[int, Recording | None, Array, Array]
-"""The place of the first of some neighbouring layers, their work, and the arrays it begins and ends with.
 
-Without a recording it is one layer that is to be called.
-"""
+
+@dataclass(frozen=True)
+class Stretch:
+    """Layers next to each other in a walk, and their recorded work; one layer that is to be called has none."""
+
+    places: list[int]
+    recording: Recording | None
 
 
 class Passes:
-    """Takes what is in `x` through a network, time and again: forward, and backward where `slopes` is given.
+    """Takes what is in `x` through a network, time and again: forward, and backward where `gradient` is given.
 
     Layers hand the backend the same arrays every time, and for small ones that takes Python longer than the work
     itself. So the second run is recorded, if the backend can, after a first one that allocates and chooses algorithms.
@@ -37,19 +36,23 @@ class Passes:
     same bytes in scores, gradients and running statistics. Layers that are not `repeatable` are called in between.
     """
 
-    def __init__(self, model: "Sequential", x: Array, slopes: Array | None, score: Score, *, apart: bool) -> None:
-        """`score` makes a result of the scores, and fills the slopes if there are any.
+    def __init__(
+        self, network: Network, x: Array, gradient: Array | None, score: Score, *, steady_score: bool, apart: bool
+    ) -> None:
+        """`score` makes a result of the scores, and fills the gradient if there is one.
 
-        With `apart` every layer has a recording of its own.
+        With `steady_score` it does no more than call the backend. With `apart` every layer has a recording of its own.
         """
-        self._model: Sequential = proxy(model)  # which has this object: both go with the last reference to it
+        # The model has the network and, for its buffers to clear them, the passes: all go with the last reference to it.
+        self._network: Network = proxy(network)
         self._x = x
-        self._slopes = slopes
+        self._gradient = gradient
         self._score = score
+        self._steady_score = steady_score
         self._apart = apart
         self.runs = 0
         self._recorded = False
-        self._outputs: list[Array] = []
+        self._arrays = Arrays(x)
         self._result: Any = None
         self._whole: Recording | None = None
         self._stretches: dict[str, list[Stretch]] = {}
@@ -67,99 +70,93 @@ class Passes:
         return result
 
     def _by_layers(self, after_layer: AfterLayer | None) -> Any:
-        result = self._score(self._model.forward(self._x, training=self._slopes is not None))
-        if self._slopes is not None:
-            self._model.backward(self._slopes, after_layer)
+        result = self._score(self._network.forward(self._x, training=self._gradient is not None))
+        if self._gradient is not None:
+            self._network.backward(self._gradient, after_layer)
         return result
 
     def _record(self, after_layer: AfterLayer | None) -> Any:
-        model = self._model
-        recording = model.backend.recording()
-        steady = all(layer.repeatable for layer in model.layers)
+        network = self._network
+        recording = network.setting.backend.recording()
+        steady = all(layer.repeatable for layer in network.layers)
         # Others may sum over the processes, of which not all need be at the run that is done twice.
-        if recording is None or (model.setting.shard.divided and not steady):
+        if recording is None or (network.setting.shard.divided and not steady):
             return self._by_layers(after_layer)
-        if steady and model.loss.repeatable and not self._apart:
+        if steady and self._steady_score and not self._apart:
             with recording.taking_down():
                 self._result = self._by_layers(after_layer)
-            self._whole = recording
+            self._whole, self._arrays = recording, network.arrays
         else:
-            model.outputs = self._take_down(FORWARD, self._x, None)
-            self._result = self._score(model.outputs[-1])
-            if self._slopes is not None:
-                self._take_down(BACKWARD, self._slopes, after_layer)
-        self._outputs, self._recorded = model.outputs, True
+            network.arrays = self._arrays
+            self._take_down(FORWARD, network.order, None)
+            self._result = self._score(network.scores)
+            if self._gradient is not None:
+                self._arrays.gradients = {network.order[-1]: self._gradient}
+                self._take_down(BACKWARD, network.backward_order, after_layer)
+        self._recorded = True
         return self._result
 
-    def _take_down(self, direction: str, value: Array, after_layer: AfterLayer | None) -> list[Array]:
-        """Records one direction in stretches, from `value` on; returns what comes out of each layer."""
-        model, results = self._model, list[Array]()
-        training = self._slopes is not None
-        self._stretches[direction] = []
-        for places in self._cut(model.order(direction)):
-            recording, start = model.backend.recording(), value
+    def _take_down(self, direction: str, order: Iterable[int], after_layer: AfterLayer | None) -> None:
+        """Records one direction in stretches."""
+        network, training = self._network, self._gradient is not None
+        stretches = self._stretches[direction] = []
+        for places in self._cut(order):
+            recording = network.setting.backend.recording()
             assert recording is not None
             with recording.taking_down():
                 for place in places:
-                    value = model.through(place, direction, value, training=training)
-                    results.append(value)
-            steady = model.layers[places[0]].repeatable
-            self._stretches[direction].append((places[0], recording if steady else None, start, value))
+                    network.visit(place, direction, self._arrays, training=training)
+            stretches.append(Stretch(places, recording if network.layers[places[0]].repeatable else None))
             if after_layer is not None:
                 after_layer(places[0])
-        return results
 
     def _cut(self, order: Iterable[int]) -> Iterator[list[int]]:
         """The places of layers in stretches: those of repeatable ones together, unless they are kept apart."""
-        for repeatable, group in groupby(order, lambda place: self._model.layers[place].repeatable):
+        for repeatable, group in groupby(order, lambda place: self._network.layers[place].repeatable):
             places = list(group)
             yield from [places] if repeatable and not self._apart else [[place] for place in places]
 
-    def _call(self, place: int, direction: str, value: Array, out: Array) -> None:
-        """Takes `value` through a layer, to where it came out while the others were recorded."""
-        result = self._model.through(place, direction, value, training=self._slopes is not None)
-        if result is not out:
-            self._model.backend.copy(result, out)
-
     def _repeat(self, after_layer: AfterLayer | None) -> Any:
-        self._model.outputs = self._outputs
+        self._network.arrays = self._arrays
         if self._whole is not None:
             returned = self._whole.repeat()
             return self._result if returned is None else returned
         self._go(FORWARD, None)
-        result = self._score(self._outputs[-1])
-        if self._slopes is not None:
+        result = self._score(self._network.scores)
+        if self._gradient is not None:
             self._go(BACKWARD, after_layer)
         return result
 
     def _go(self, direction: str, after_layer: AfterLayer | None) -> None:
-        for place, recording, start, out in self._stretches[direction]:
-            again = recording.repeat if recording else partial(self._call, place, direction, start, out)
-            self._model.observed(place, direction, again)
+        network, training = self._network, self._gradient is not None
+        for stretch in self._stretches[direction]:
+            place = stretch.places[0]
+            by_layer = partial(network.visit, place, direction, self._arrays, training=training)
+            network.observed(place, direction, stretch.recording.repeat if stretch.recording else by_layer)
             if after_layer is not None:
                 after_layer(place)
 
     def _check(self, after_layer: AfterLayer | None) -> Any:
-        model, generator = self._model, self._model.rng.bit_generator
-        statistics = [array for layer in model.layers for array in layer.statistics.values()]
-        before, state = [model.backend.to_numpy(array) for array in statistics], generator.state
+        network, generator = self._network, self._network.setting.rng.bit_generator
+        backend, statistics = network.setting.backend, list(network.statistics.values())
+        before, state = [backend.to_numpy(array) for array in statistics], generator.state
         result = self._repeat(None)
-        repeated = [_bytes(array) for array in (result, self._outputs[-1], *statistics)]
-        gradients = {each.name: _bytes(each.gradient) for each in model.parameters}
+        repeated = [_bytes(array) for array in (result, network.scores, *statistics)]
+        gradients = {each.name: _bytes(each.gradient) for each in network.parameters}
         for array, copy in zip(statistics, before, strict=True):
-            model.backend.copy(copy, array)
+            backend.copy(copy, array)
         generator.state = state
 
         def compare(place: int) -> None:
-            for each in model.layers[place].parameters:
+            for each in network.layers[place].parameters:
                 self._recorded &= _bytes(each.gradient) == gradients[each.name]
             if after_layer is not None:
                 after_layer(place)
 
         result = self._by_layers(compare)
-        self._recorded &= [_bytes(array) for array in (result, model.outputs[-1], *statistics)] == repeated
+        self._recorded &= [_bytes(array) for array in (result, network.scores, *statistics)] == repeated
         # Where nothing was multiplied the arrays hold what they held, and there is nothing to compare.
-        self._recorded |= not model.backend.multiplies
+        self._recorded |= not backend.multiplies
         return result
 
 

@@ -1,6 +1,6 @@
-"""A network: layers in sequence on one backend, with its parameters, predictions and accuracy."""
+"""A model: a network on one backend, with images in, a loss, and classes out."""
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from math import prod
 from typing import Any
@@ -15,13 +15,12 @@ from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Layer, Parameter, Setting
-from cnn.layers.layer import layer_names, packed
+from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
-from cnn.model.passes import BACKWARD, FORWARD, AfterLayer, Passes, Score
+from cnn.model.network import AfterLayer, Network
+from cnn.model.passes import Passes, Score
 from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
-
-Observer = Callable[[int, str, Callable[[], Any]], Any]
 
 EVALUATED = 64
 """Images that a network classifies at a time, unless told otherwise."""
@@ -53,9 +52,7 @@ class Sequential:
         self.input_shape = tuple(input_shape)
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ShapeError(f"A network takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
-        self.layers = tuple(layers)
-        if not self.layers:
-            raise UsageError("A network needs at least one layer.")
+        self.network = Network(layers, self.input_shape)
         self.loss = loss or SoftmaxCrossEntropy()
         self.preprocessing = preprocessing or Preprocessing()
         self.backend = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
@@ -67,13 +64,9 @@ class Sequential:
         # Recordings of passes hold addresses: they are good until a buffer moves.
         self.setting = Setting(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
         self.buffers = self.setting.buffers()
-        self.observer: Observer | None = None
-        """While it is set, is handed each layer's part of a pass to run: the layer's place, the direction, the part."""
-        self._build()
+        self.network.build(self.setting)
         self.groups = packed(self.backend, self.parameters)
         """The parameters as few long ones, for an optimizer."""
-        # Nothing before the first layer with parameters needs a gradient.
-        self.first_trained = next((k for k, layer in enumerate(self.layers) if layer.parameters), 0)
         outputs = prod(self.output_shape)
         self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
         if len(self.output_shape) != 1 or len(self.classes) != outputs:
@@ -82,25 +75,20 @@ class Sequential:
                 "end with a Linear layer of one unit a class."
             )
 
-    def _build(self) -> None:
-        shape = self.input_shape
-        for name, layer in zip(layer_names(self.layers), self.layers, strict=True):
-            if layer.name:
-                raise UsageError(
-                    f"{layer.name} is part of a network already; make a new {type(layer).__name__} for this one."
-                )
-            layer.name = name
-            try:
-                layer.build(shape, self.setting)
-            except ShapeError as error:
-                raise ShapeError(f"{layer.name}: {error}") from error
-            shape = layer.output_shape
-        self.output_shape = shape
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers in their order."""
+        return self.network.layers
+
+    @property
+    def output_shape(self) -> Shape:
+        """The shape of one image's scores."""
+        return self.network.output_shape
 
     @property
     def parameters(self) -> list[Parameter]:
         """Every trained array, in the order of the layers."""
-        return [parameter for layer in self.layers for parameter in layer.parameters]
+        return self.network.parameters
 
     def parameter_count(self) -> int:
         """Trained numbers in all."""
@@ -108,28 +96,18 @@ class Sequential:
 
     def macs(self) -> int:
         """Multiply-accumulate operations for one image forward, as executed."""
-        return sum(layer.macs() for layer in self.layers)
+        return sum(node.macs for node in self.network.nodes)
 
     def memory(self, batch: int, *, training: bool) -> int:
         """Bytes for a batch: parameters, activations and temporary space, in training their gradients too.
 
         The optimizer's state and what the BLAS allocates itself are not counted.
         """
-        elements = self.parameter_count() + batch * prod(self.input_shape)
-        elements += batch * sum(layer.forward_elements() for layer in self.layers)
-        elements += batch * max(layer.scratch_elements() for layer in self.layers)
-        if training:
-            elements += self.parameter_count() + batch * prod(self.output_shape)
-            elements += batch * sum(layer.backward_elements() for layer in self.layers)
-            elements += batch * sum(layer.input_gradient_elements() for layer in self.layers[self.first_trained + 1 :])
-        return elements * self.dtype.itemsize
+        return self.network.memory(batch, training=training) * self.dtype.itemsize
 
     def arrays(self) -> dict[str, Array]:
         """Every array that makes the model what it is, by name: parameters and running statistics."""
-        found = {parameter.name: parameter.value for parameter in self.parameters}
-        for layer in self.layers:
-            found.update(layer.statistics)
-        return found
+        return {parameter.name: parameter.value for parameter in self.parameters} | self.network.statistics
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of all `arrays` in host memory."""
@@ -143,40 +121,11 @@ class Sequential:
         """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
         if x.shape[1:] != self.input_shape:
             raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {x.shape}.")
-        self.outputs = []
-        for place in self.order(FORWARD):
-            x = self.observed(place, FORWARD, partial(self.through, place, FORWARD, x, training=training))
-            self.outputs.append(x)
-        return x
+        return self.network.forward(x, training=training)
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
-        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training.
-
-        `after_layer` is told the place of each layer whose gradients are filled, from the last one to the first.
-        """
-        for place in self.order(BACKWARD):
-            dy = self.observed(place, BACKWARD, partial(self.through, place, BACKWARD, dy, training=True))
-            if after_layer is not None:
-                after_layer(place)
-
-    def order(self, direction: str) -> Sequence[int]:
-        """The places of the layers that a pass comes to."""
-        places = range(len(self.layers))
-        return places if direction == FORWARD else places[self.first_trained :][::-1]
-
-    def through(self, place: int, direction: str, value: Array, *, training: bool) -> Array:
-        """What one layer makes of `value` in a pass."""
-        layer = self.layers[place]
-        if direction == FORWARD:
-            return layer.forward(value, training=training)
-        if place > self.first_trained:
-            return layer.backward(value)
-        layer.backward_parameters(value)
-        return value
-
-    def observed(self, place: int, direction: str, run: Callable[[], Any]) -> Any:
-        """Runs a layer's part of a pass, or has the observer run it."""
-        return run() if self.observer is None else self.observer(place, direction, run)
+        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training."""
+        self.network.backward(dy, after_layer)
 
     def load_images(
         self,
@@ -216,27 +165,28 @@ class Sequential:
         `after_layer` is that of `backward`.
         """
         x = self.load_images(images, order, changes)
-        slopes = self.buffers.get("slopes", (len(x), *self.output_shape))
+        gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
         chosen = self._labels(labels if order is None else labels[order])
         loss, backend = self.loss, self.backend
 
         def score(scores: Array) -> tuple[float, int]:
-            result = loss.evaluate(backend, scores, chosen, slopes)
+            result = loss.evaluate(backend, scores, chosen, gradient)
             if weight != 1:
-                backend.scale(slopes, weight, slopes)
+                backend.scale(gradient, weight, gradient)
             return result
 
-        return checked_count(self._pass(f"training, {weight}", x, slopes, score, after_layer), len(self.classes))
+        return checked_count(self._pass(f"training, {weight}", x, gradient, score, after_layer), len(self.classes))
 
     def _pass(
-        self, purpose: str, x: Array, slopes: Array | None, score: Score, after_layer: AfterLayer | None = None
+        self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
     ) -> Any:
         """The result of `score`, which depends on `purpose` and has no reference to this model."""
-        apart = after_layer is not None or self.observer is not None
+        apart = after_layer is not None or self.network.observer is not None
         key = (purpose, x.shape, apart, self.backend.recordings_hold_for())
         passes = self._passes.get(key)
         if passes is None:
-            passes = self._passes[key] = Passes(self, x, slopes, score, apart=apart)
+            passes = Passes(self.network, x, gradient, score, steady_score=self.loss.repeatable, apart=apart)
+            self._passes[key] = passes
         result = passes.run(after_layer)
         if passes.runs == 1:  # A first run may move buffers, but has recorded nothing.
             self._passes[key] = passes
@@ -247,9 +197,9 @@ class Sequential:
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
             x = self.load_images(images[start : start + batch_size])
-            shares = self.buffers.get("shares", (len(x), *self.output_shape))
-            score = partial(_probabilities, self.loss, self.backend, shares)
-            result[start : start + len(x)] = self.backend.to_numpy(self._pass("shares", x, None, score))
+            out = self.buffers.get("probabilities", (len(x), *self.output_shape))
+            score = partial(_probabilities, self.loss, self.backend, out)
+            result[start : start + len(x)] = self.backend.to_numpy(self._pass("probabilities", x, None, score))
         return result
 
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
@@ -281,16 +231,6 @@ class Sequential:
         buffer = self.buffers.get("labels", labels.shape, np.int64)
         self.backend.copy(labels, buffer)
         return buffer
-
-    def first_non_finite(self) -> str | None:
-        """Where NaN or infinity came up first in the last forward pass, or None."""
-        for layer, y in zip(self.layers, self.outputs, strict=True):
-            for parameter in layer.parameters:
-                if not self.backend.all_finite(parameter.value):
-                    return f"the parameter {parameter.name}"
-            if not self.backend.all_finite(y):
-                return f"the output of {layer.name}"
-        return None
 
     def config(self) -> dict[str, Any]:
         """The architecture as a table: name, input shape, layers, loss, classes."""

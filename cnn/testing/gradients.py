@@ -93,7 +93,7 @@ class _LayerUnderTest(_UnderTest):
         self.layer, self.backend, self.rng = layer, backend, np.random.default_rng(rng.integers(2**32))
         layer.name = layer.name or type(layer).__name__.lower()
         self.name = f"{type(layer).__name__} on {backend.name}"
-        layer.build(shape, Setting(backend, np.float64, self.rng))
+        layer.build(shape, setting=Setting(backend, np.float64, self.rng))
         self.x = spaced((batch, *shape), rng)
         self.weights = rng.standard_normal((batch, *layer.output_shape))
         _randomize(backend, [parameter.value for parameter in layer.parameters], rng)
@@ -134,10 +134,7 @@ class _ModelUnderTest(_UnderTest):
 
     def slope(self) -> Host:
         self.value()
-        dy = self.slopes
-        for layer in reversed(self.model.layers):
-            dy = layer.backward(dy)
-        return self.backend.to_numpy(dy)
+        return self.backend.to_numpy(self.model.network.input_gradient(self.slopes))
 
     def slope_of_parameters(self) -> None:
         self.value()

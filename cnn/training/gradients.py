@@ -27,7 +27,7 @@ class Bucket:
 
 def buckets(model: Sequential, least: int) -> list[Bucket]:
     """The gradients of `model` in stretches of at least so many bytes, in the order they become complete."""
-    layer_of = {id(each): k for k, layer in enumerate(model.layers) for each in layer.parameters}
+    layer_of = {id(each): node.place for node in model.network.nodes for each in node.layer.parameters}
     found = []
     for group in model.groups:
         end = group.gradient.size

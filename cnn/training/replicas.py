@@ -12,7 +12,7 @@ class Replicas:
     def __init__(self, model: Sequential, optimizer: Optimizer, world: World) -> None:
         self._world = world
         self._backend = model.backend
-        statistics = [array for layer in model.layers for array in layer.statistics.values()]
+        statistics = model.network.statistics.values()
         self._arrays: list[Array] = [*(group.value for group in model.groups), *optimizer.state.values(), *statistics]
 
     def average(self, images: int) -> None:

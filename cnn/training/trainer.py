@@ -232,7 +232,7 @@ class Trainer:
             )
         rate = self.schedule.rate(position.step)
         if not math.isfinite(loss):
-            place = self._first_of_all(self.model.first_non_finite()) or "the loss"
+            place = self._first_of_all(self.model.network.first_non_finite()) or "the loss"
             raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
         with np.errstate(all="ignore"):
             self.optimizer.step(rate)

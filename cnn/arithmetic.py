@@ -1,0 +1,89 @@
+"""What a layer computes, as operations with their FLOP and bytes: the terms in which layers tell it and costs count it.
+
+An operation's bytes are those of the arrays it reads and writes, each counted once: the least that reaches memory where
+they outlive the caches. Convolutions are counted as im2col + GEMM executes them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+FLOAT = 4
+"""Bytes of an element: everything is counted in float32."""
+
+
+class Sizes(NamedTuple):
+    """A matrix product (M, K) @ (K, N)."""
+
+    m: int
+    n: int
+    k: int
+
+    @property
+    def flops(self) -> int:
+        """2 M N K."""
+        return 2 * self.m * self.n * self.k
+
+    @property
+    def operands(self) -> tuple[int, int]:
+        """Bytes of both operands, and of the result."""
+        return FLOAT * self.k * (self.m + self.n), FLOAT * self.m * self.n
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One pass over arrays: "gemm", "im2col", "col2im" or "elementwise"; `sizes` are those of a product."""
+
+    kind: str
+    flops: int
+    bytes: int
+    sizes: Sizes | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """The operations of one layer on a batch, by phase.
+
+    The gradient of a fused activation belongs to the phase in which it is computed. `taps` are the kernel elements of a
+    layer that slides a window. `activation` names the layer of a fused activation, if it is a pass of its own.
+    """
+
+    forward: Sequence[Operation]
+    weight_gradient: Sequence[Operation] = ()
+    data_gradient: Sequence[Operation] = ()
+    taps: int = 1
+    activation: str | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of the forward products; 1 MAC is 2 FLOP."""
+        return sum(each.flops for each in self.forward if each.sizes) // 2
+
+
+class Memory(NamedTuple):
+    """Elements that a layer takes for one image.
+
+    `forward` are kept from the forward pass, `input_gradient` hold the gradient of its input, `backward` what else the
+    backward pass keeps, and `scratch` is temporary space that all layers share.
+    """
+
+    forward: int
+    input_gradient: int
+    backward: int = 0
+    scratch: int = 0
+
+
+def product(m: int, n: int, k: int) -> Operation:
+    """(M, K) @ (K, N)."""
+    sizes = Sizes(m, n, k)
+    return Operation("gemm", sizes.flops, sum(sizes.operands), sizes)
+
+
+def elementwise(flops: int, elements: int) -> Operation:
+    """A pass that reads and writes `elements` in all."""
+    return Operation("elementwise", flops, FLOAT * elements)
+
+
+def move(kind: str, elements: int, flops: int = 0) -> Operation:
+    """An im2col or col2im that reads and writes `elements` in all."""
+    return Operation(kind, flops, FLOAT * elements)

@@ -1,0 +1,239 @@
+"""A network: layers as nodes with their inputs, in an order and with shapes, and the walks forward and backward."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from typing import TypeVar
+
+from cnn.arrays import Array, Shape
+from cnn.errors import ShapeError, UsageError
+from cnn.layers.layer import Layer, Parameter, Setting
+
+FORWARD, BACKWARD = "forward", "backward"
+
+INPUT = -1
+"""The place of what goes into the network, among the inputs of a node."""
+
+Observer = Callable[[int, str, Callable[[], None]], None]
+"""Is handed a node's part of a walk to run: the node's place, the direction, the part."""
+
+AfterLayer = Callable[[int], None]
+"""Is told the place of each node whose gradients are filled, from the last one to the first."""
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A layer in its place: its name in the network, the places of the nodes it reads, and shapes of a single image."""
+
+    place: int
+    name: str
+    layer: Layer
+    inputs: tuple[int, ...]
+    input_shapes: tuple[Shape, ...]
+    output_shape: Shape
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations for one image forward; 1 MAC is 2 FLOP."""
+        return self.layer.work(1, *self.input_shapes, training=False).macs
+
+
+class Arrays:
+    """What a walk works on, by place: the output of each node, the network's input among them, and its gradient."""
+
+    def __init__(self, x: Array) -> None:
+        self.outputs: dict[int, Array] = {INPUT: x}
+        self.gradients: dict[int, Array] = {}
+
+
+class Network:
+    """Layers in an order in which each comes after those it reads; the last one's output is the network's.
+
+    It is a structure with shapes until `build` gives the layers parameters and memory. `order` are the places of a walk
+    forward, `backward_order` those of a walk backward: only what has parameters, or comes after a layer with
+    parameters, needs a gradient.
+    """
+
+    setting: Setting
+
+    def __init__(
+        self, layers: Iterable[Layer], input_shape: Shape, inputs: Sequence[tuple[int, ...]] | None = None
+    ) -> None:
+        """`inputs` are the places that each layer reads; without them it is a chain, each reading the one before.
+
+        Raises UsageError for a network without layers or a layer that reads none before it, and ShapeError naming the
+        layer that does not fit.
+        """
+        self.layers = tuple(layers)
+        self.input_shape = tuple(input_shape)
+        if not self.layers:
+            raise UsageError("A network needs at least one layer.")
+        sources = [(place - 1,) for place in range(len(self.layers))] if inputs is None else inputs
+        nodes: list[Node] = []
+        for name, layer, read in zip(_names(self.layers), self.layers, sources, strict=True):
+            place = len(nodes)
+            if not read or not all(INPUT <= source < place for source in read):
+                raise UsageError(
+                    f"{name} reads the layers at {read}; it can read those before it, {INPUT} to {place - 1}."
+                )
+            shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in read)
+            nodes.append(Node(place, name, layer, tuple(read), shapes, _named(name, layer.shape_after, *shapes)))
+        self.nodes = tuple(nodes)
+        self.output_shape = nodes[-1].output_shape
+        self.order = range(len(nodes))
+        self.readers = {place: [each.place for each in nodes if place in each.inputs] for place in (INPUT, *self.order)}
+        self.observer: Observer | None = None
+        self._find_trained()
+
+    def build(self, setting: Setting) -> None:
+        """Gives every layer its name, parameters and memory. Raises UsageError for one that is in a network already."""
+        self.setting = setting
+        self.buffers = setting.buffers()
+        for node in self.nodes:
+            if node.layer.name:
+                raise UsageError(
+                    f"{node.layer.name} is part of a network already; "
+                    f"make a new {type(node.layer).__name__} for this one."
+                )
+            node.layer.name = node.name
+            _named(node.name, partial(node.layer.build, setting=setting), *node.input_shapes)
+        # What an author's own layer has of parameters shows only now.
+        self._find_trained()
+
+    def _find_trained(self) -> None:
+        self.trained = set[int]()
+        for node in self.nodes:
+            if node.layer.parameter_count(*node.input_shapes) or self.trained.intersection(node.inputs):
+                self.trained.add(node.place)
+        self.backward_order = [place for place in reversed(self.order) if place in self.trained]
+
+    def wants_input_gradient(self, node: Node) -> bool:
+        """Whether the walk backward asks the node for more than the gradients of its parameters."""
+        return not self.trained.isdisjoint(node.inputs)
+
+    @property
+    def parameters(self) -> list[Parameter]:
+        """Every trained array, in the order of the layers."""
+        return [parameter for layer in self.layers for parameter in layer.parameters]
+
+    @property
+    def statistics(self) -> dict[str, Array]:
+        """Every running statistic by name."""
+        return {name: array for layer in self.layers for name, array in layer.statistics.items()}
+
+    def memory(self, batch: int, *, training: bool) -> int:
+        """Elements that a batch takes: parameters, activations and temporary space, in training gradients too."""
+        parameters = sum(node.layer.parameter_count(*node.input_shapes) for node in self.nodes)
+        needs = [node.layer.memory(*node.input_shapes) for node in self.nodes]
+        an_image = prod(self.input_shape) + sum(each.forward for each in needs) + max(each.scratch for each in needs)
+        if not training:
+            return parameters + batch * an_image
+        an_image += prod(self.output_shape) + sum(each.backward for each in needs)
+        an_image += sum(
+            each.input_gradient for node, each in zip(self.nodes, needs, strict=True) if self.wants_input_gradient(node)
+        )
+        return 2 * parameters + batch * an_image
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        """The output (N, *output_shape) for x (N, *input_shape); the next walk overwrites it."""
+        self.arrays = Arrays(x)
+        for place in self.order:
+            self.observed(place, FORWARD, partial(self.visit, place, FORWARD, self.arrays, training=training))
+        return self.scores
+
+    @property
+    def scores(self) -> Array:
+        """The output (N, *output_shape) of the last walk forward."""
+        return self.arrays.outputs[self.order[-1]]
+
+    def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
+        """Fills every parameter's gradient, from the gradient of the output of the last walk forward in training."""
+        self.arrays.gradients = {self.order[-1]: dy}
+        for place in self.backward_order:
+            self.observed(place, BACKWARD, partial(self.visit, place, BACKWARD, self.arrays, training=True))
+            if after_layer is not None:
+                after_layer(place)
+
+    def input_gradient(self, dy: Array) -> Array:
+        """The gradient of the network's input, which training needs nowhere; fills those of the parameters too."""
+        gradients = {self.order[-1]: dy}
+        for node in reversed(self.nodes):
+            self._hand_on(node, node.layer.backward(gradients[node.place]), gradients, {INPUT, *self.order})
+        return gradients[INPUT]
+
+    def inputs(self, node: Node) -> list[Array]:
+        """What the node read in the last walk forward."""
+        return [self.arrays.outputs[source] for source in node.inputs]
+
+    def visit(self, place: int, direction: str, arrays: Arrays, *, training: bool) -> None:
+        """One node's part of a walk, from and to `arrays`; what these hold already is overwritten where it lies."""
+        node = self.nodes[place]
+        if direction == FORWARD:
+            inputs = [arrays.outputs[source] for source in node.inputs]
+            self._put(arrays.outputs, place, node.layer.forward(*inputs, training=training))
+        elif self.wants_input_gradient(node):
+            self._hand_on(node, node.layer.backward(arrays.gradients[place]), arrays.gradients, self.trained)
+        else:
+            node.layer.backward_parameters(arrays.gradients[place])
+
+    def _hand_on(
+        self, node: Node, found: Array | tuple[Array, ...], gradients: dict[int, Array], wanted: set[int]
+    ) -> None:
+        """Gives each input of a node its gradient, or adds it to those that other readers of that input gave."""
+        for source, gradient in zip(node.inputs, found if isinstance(found, tuple) else (found,), strict=True):
+            if source not in wanted:
+                continue
+            readers = self.readers[source]
+            if len(readers) < 2:
+                self._put(gradients, source, gradient)
+            else:
+                total = gradients[source] = self.buffers.get(f"gradient {source}", gradient.shape)
+                if node.place == readers[-1]:
+                    self.setting.backend.copy(gradient, total)
+                else:
+                    self.setting.backend.add(gradient, total)
+
+    def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
+        there = store.setdefault(place, array)
+        if there is not array:
+            self.setting.backend.copy(array, there)
+
+    def observed(self, place: int, direction: str, run: Callable[[], None]) -> None:
+        """Runs a node's part of a walk, or has the observer run it."""
+        if self.observer is None:
+            run()
+        else:
+            self.observer(place, direction, run)
+
+    def first_non_finite(self) -> str | None:
+        """Where NaN or infinity came up first in the last walk forward, or None."""
+        finite = self.setting.backend.all_finite
+        for node in self.nodes:
+            for parameter in node.layer.parameters:
+                if not finite(parameter.value):
+                    return f"the parameter {parameter.name}"
+            if not finite(self.arrays.outputs[node.place]):
+                return f"the output of {node.name}"
+        return None
+
+
+def _names(layers: Iterable[Layer]) -> list[str]:
+    """The name of each layer of a network: its class in short and which of that class it is."""
+    names, counts = [], dict[str, int]()
+    for layer in layers:
+        kind = type(layer).__name__.lower().removesuffix("2d")
+        counts[kind] = counts.get(kind, 0) + 1
+        names.append(f"{kind}{counts[kind]}")
+    return names
+
+
+T = TypeVar("T")
+
+
+def _named(name: str, run: Callable[..., T], *shapes: Shape) -> T:
+    """What `run` makes of the shapes; a ShapeError gets the name of the layer."""
+    try:
+        return run(*shapes)
+    except ShapeError as error:
+        raise ShapeError(f"{name}: {error}") from error
