@@ -43,7 +43,7 @@ class Passes:
 
         With `steady_score` it does no more than call the backend. With `apart` every layer has a recording of its own.
         """
-        # The model has the network and, for its buffers to clear them, the passes: all go with the last reference to it.
+        # The model owns the network, whose buffers clear the passes when they move: all go with its last reference.
         self._network: Network = proxy(network)
         self._x = x
         self._gradient = gradient
