@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, Library, gemm_sizes
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.ops.elementwise import unknown_activation
 
 

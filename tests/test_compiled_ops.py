@@ -17,7 +17,7 @@ from cnn.compiled.kernels import KERNELS
 from cnn.data.augmentation import Augmentation
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import ShapeError, UsageError
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.registry import create
 from cnn.testing import CASES, Case, check_case
 

@@ -23,7 +23,7 @@ from cnn.compiled.winograd import (
     winograd_weight_gradient,
 )
 from cnn.config import require
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.threads import in_words
 
 FEW_CHANNELS = 8

@@ -15,7 +15,7 @@ from cnn.compiled.kernels import kernel
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
 from cnn.compiled.vectors import WIDTH
-from cnn.lowering import Window, padded_size
+from cnn.convolution import Window, padded_size
 
 ZERO, UNBOUNDED = np.float32(0), np.float32(-np.inf)
 

@@ -14,7 +14,7 @@ from numba import njit, prange, types
 from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 U = np.uintp
 ZERO = np.float32(0)

@@ -4,7 +4,7 @@ from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.compiled import im2col
 from cnn.compiled.parts import flat, parts_for
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 
 class CompiledLowering(Backend):

@@ -10,7 +10,7 @@ from cnn.arrays import Array, Buffers
 from cnn.compiled import elementwise, input, losses, normalization, pooling, updates
 from cnn.compiled.elementwise import KINDS, LINEAR
 from cnn.compiled.parts import flat, parts_for
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses, checked_count

@@ -7,7 +7,7 @@ from numba import njit, prange, types
 
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import BYTES, FLOATS, INNER, INTEGER, PARALLEL, start_of
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 Geometry = tuple[int, ...]
 """H, W, C, P, Q, R, S, strides down and right, padding at the top and left, and at the bottom and right."""

@@ -28,7 +28,7 @@ from cnn.arrays import Array, Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
 from cnn.compiled.winograd_kernels import LINE, combine, convolve, correlate, spacing
-from cnn.lowering import Pair, Window
+from cnn.convolution import Pair, Window
 
 BLOCK_BYTES = 1 << 20
 """What a block's transformed data should take of a core's second-level cache."""

@@ -12,7 +12,7 @@ from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
 from cnn.layers.layer import image_shape
 from cnn.layers.weighted import Weighted
-from cnn.lowering import Padding, Window, pair, resolve_padding
+from cnn.convolution import Padding, Window, pair, resolve_padding
 
 
 @dataclass(eq=False)

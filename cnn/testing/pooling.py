@@ -6,7 +6,7 @@ import numpy.typing as npt
 from cnn import registry
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.testing.case import Arrays, Case, exact, linear_case, normal
 
 WINDOWS = {

@@ -14,7 +14,7 @@ import numpy as np
 
 from cnn.arrays import Buffers, Shape
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.testing.case import Arrays, Case, exact, linear_case, normal, run_reference
 
 SIZES = (
