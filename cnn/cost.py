@@ -225,8 +225,11 @@ class _Parts:
 
     def stage(self, phase: str, operations: Iterable[Operation]) -> Stage:
         """The stage of that phase."""
-        window = getattr(self.layer, "window_on", None)
-        taps = window(self.input_shape).taps if window else 1
+        layer, taps = self.layer, 1
+        if isinstance(layer, Conv2D):
+            taps = layer.convolution_on(self.input_shape).taps
+        elif isinstance(layer, Pool2D):
+            taps = layer.window_on(self.input_shape).taps
         channels, filters = self.input_shape[-1], self.output_shape[-1]
         geometry = Geometry(self.y // filters, channels, filters, taps)
         variant = getattr(self.layer, "activation", None) or getattr(self.layer, "region", None)
@@ -257,7 +260,7 @@ def parameters(layer: Layer, shape: Shape) -> int:
 
 @parameters.register
 def _(layer: Conv2D, shape: Shape) -> int:
-    return layer.filters * (layer.window_on(shape).taps * shape[2] + layer.bias)
+    return layer.filters * (layer.convolution_on(shape).depth + layer.bias)
 
 
 @parameters.register
@@ -295,18 +298,18 @@ def _(layer: Conv2D, parts: _Parts) -> Iterator[tuple[str, Sequence[Operation]]]
     product = _gemm(depth, layer.filters, rows)
     yield WEIGHT, [*_slopes(layer, parts), *_im2col(layer, parts), product, *mask]
     columns = rows * depth
-    scatter = [] if layer.window_on(parts.input_shape).copyless else [_move("col2im", columns + parts.x, columns)]
+    scatter = [] if layer.convolution_on(parts.input_shape).copyless else [_move("col2im", columns + parts.x, columns)]
     yield DATA, [_gemm(rows, depth, layer.filters), *scatter]
 
 
 def _lowered(layer: Conv2D, parts: _Parts) -> tuple[int, int]:
     """Rows and columns of the column matrix, N*P*Q and R*S*C."""
-    return parts.y // layer.filters, layer.window_on(parts.input_shape).taps * parts.input_shape[2]
+    return parts.y // layer.filters, layer.convolution_on(parts.input_shape).depth
 
 
 def _im2col(layer: Conv2D, parts: _Parts) -> list[Operation]:
     """The column matrix written, from the image or from a padded copy of it."""
-    window = layer.window_on(parts.input_shape)
+    window = layer.convolution_on(parts.input_shape).window
     if window.copyless:
         return []
     top, bottom, left, right = window.padding

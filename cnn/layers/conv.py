@@ -1,18 +1,17 @@
 """The convolutional layer."""
 
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import numpy as np
 
 from cnn.arrays import Array, Shape
 from cnn.config import require
+from cnn.convolution import Convolution, Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
 from cnn.layers.layer import image_shape
 from cnn.layers.weighted import Weighted
-from cnn.convolution import Padding, Window, pair, resolve_padding
 
 
 @dataclass(eq=False)
@@ -41,41 +40,41 @@ class Conv2D(Weighted):
         if self.connections is not None and len(self.connections) != self.filters:
             raise ShapeError(f"connections lists {len(self.connections)} filters; there are {self.filters}.")
 
-    def window_on(self, shape: Shape) -> Window:
-        """The window sliding over an image of `shape`."""
-        height, width, _ = image_shape(self, shape)
+    def convolution_on(self, shape: Shape) -> Convolution:
+        """The convolution of an image of `shape`."""
+        height, width, channels = image_shape(self, shape)
         padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
-        return Window((height, width), self._kernel, self._stride, padding)
+        return Convolution(Window((height, width), self._kernel, self._stride, padding), channels, self.filters)
 
     def shape_after(self, input_shape: Shape) -> Shape:
-        return (*self.window_on(input_shape).out, self.filters)
+        return self.convolution_on(input_shape).output_shape
 
     def macs(self) -> int:
-        return prod(self.output_shape) * self.window.taps * self.input_shape[2]
+        return self.convolution.macs
 
     def scratch_elements(self) -> int:
-        return 0 if self.window.copyless else self.macs() // self.filters
+        return 0 if self.convolution.copyless else self.macs() // self.filters
 
     def _create(self) -> None:
-        self.window = self.window_on(self.input_shape)
-        channels = self.input_shape[2]
-        self._create_weights((*self._kernel, channels, self.filters))
+        self.convolution = self.convolution_on(self.input_shape)
+        self._create_weights(self.convolution.weights_shape)
         self._mask: Array | None = None
         if self.connections is not None:
-            mask = np.broadcast_to(connection_mask(self.connections, channels), self.w.value.shape)
+            mask = connection_mask(self.connections, self.convolution.channels)
+            mask = np.broadcast_to(mask, self.w.value.shape)
             self._mask = self.backend.asarray(mask, self.setting.dtype)
             self.backend.scale(self.w.value, self._mask, self.w.value)
 
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        self.backend.conv2d(x, self.w.value, bias, self.window, self.activation, out, self.setting.scratch)
+        self.backend.conv2d(x, self.w.value, bias, self.convolution, self.activation, out, self.setting.scratch)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
-        self.backend.conv2d_weight_gradient(x, dz, self.window, out, self.setting.scratch)
+        self.backend.conv2d_weight_gradient(x, dz, self.convolution, out, self.setting.scratch)
         if self._mask is not None:
             self.backend.scale(out, self._mask, out)
 
     def _data_gradient(self, dz: Array, out: Array) -> None:
-        self.backend.conv2d_data_gradient(dz, self.w.value, self.window, out, self.setting.scratch)
+        self.backend.conv2d_data_gradient(dz, self.w.value, self.convolution, out, self.setting.scratch)
 
 
 def connection_mask(connections: list[list[int]], channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:

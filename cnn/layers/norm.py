@@ -7,9 +7,9 @@ import numpy as np
 
 from cnn.arrays import Array, Shape
 from cnn.config import require
+from cnn.convolution import Window
 from cnn.initializers import Ones, Zeros
 from cnn.layers.layer import Layer, image_shape
-from cnn.convolution import Window
 
 
 @dataclass(eq=False)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from cnn.arrays import Array, Shape
+from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.layers.layer import Layer, image_shape
-from cnn.convolution import Padding, Window, pair, resolve_padding
 
 
 class Pool2D(Layer):
