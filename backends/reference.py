@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, Library, gemm_sizes
-from cnn.lowering import Window
+from cnn.convolution import Convolution, Window
 from cnn.ops.elementwise import unknown_activation
 
 
@@ -60,27 +60,32 @@ class ReferenceBackend(Backend):
         x: Array,
         w: Array,
         bias: Array | None,
-        window: Window,
+        convolution: Convolution,
         activation: str | None,
         out: Array,
         scratch: Buffers,
     ) -> None:
         x, w, y = wide(x), wide(w), np.zeros(out.shape)
-        for at in pixels(window):
-            y[:, at.p, at.q] = np.einsum("nrsc,rsck->nk", x[:, at.h, at.w], w[at.r, at.s])
+        for at in pixels(convolution.window):
+            for c, k in groups(convolution):
+                y[:, at.p, at.q, k] = np.einsum("nrsc,rsck->nk", x[:, at.h, at.w, c], w[at.r, at.s, :, k])
         self.bias_activation(y, bias, activation)
         out[...] = y
 
-    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
+    def conv2d_weight_gradient(
+        self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
+    ) -> None:
         x, dy, dw = wide(x), wide(dy), np.zeros(out.shape)
-        for at in pixels(window):
-            dw[at.r, at.s] += np.einsum("nrsc,nk->rsck", x[:, at.h, at.w], dy[:, at.p, at.q])
+        for at in pixels(convolution.window):
+            for c, k in groups(convolution):
+                dw[at.r, at.s, :, k] += np.einsum("nrsc,nk->rsck", x[:, at.h, at.w, c], dy[:, at.p, at.q, k])
         out[...] = dw
 
-    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+    def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
         dy, w, dx = wide(dy), wide(w), np.zeros(out.shape)
-        for at in pixels(window):
-            dx[:, at.h, at.w] += np.einsum("nk,rsck->nrsc", dy[:, at.p, at.q], w[at.r, at.s])
+        for at in pixels(convolution.window):
+            for c, k in groups(convolution):
+                dx[:, at.h, at.w, c] += np.einsum("nk,rsck->nrsc", dy[:, at.p, at.q, k], w[at.r, at.s, :, k])
         out[...] = dx
 
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
@@ -97,8 +102,8 @@ class ReferenceBackend(Backend):
         dx = np.zeros(out.shape)
         for n, p, q, c in np.ndindex(dy.shape):
             r, s = divmod(int(winners[n, p, q, c]), window.kernel[1])
-            h = p * window.stride[0] - window.padding[0] + r
-            w = q * window.stride[1] - window.padding[2] + s
+            h = p * window.stride[0] - window.padding[0] + r * window.dilation[0]
+            w = q * window.stride[1] - window.padding[2] + s * window.dilation[1]
             dx[n, h, w, c] += float(dy[n, p, q, c])
         out[...] = dx
 
@@ -324,24 +329,39 @@ def wide(x: Array) -> Array:
 def pixels(window: Window) -> Iterator[Pixel]:
     """Every output pixel with its window cut to the image."""
     for p, q in np.ndindex(window.out):
-        top = p * window.stride[0] - window.padding[0]
-        left = q * window.stride[1] - window.padding[2]
-        r = overlap(-top, window.kernel[0], window.size[0])
-        s = overlap(-left, window.kernel[1], window.size[1])
-        yield Pixel(p, q, slice(top + r.start, top + r.stop), slice(left + s.start, left + s.stop), r, s)
+        h, r = overlap(window, 0, p * window.stride[0] - window.padding[0])
+        w, s = overlap(window, 1, q * window.stride[1] - window.padding[2])
+        yield Pixel(p, q, h, w, r, s)
 
 
-def overlap(before: int, kernel: int, size: int) -> slice:
-    """The kernel elements that meet an image of `size` pixels which starts `before` elements after the kernel does."""
-    start = max(0, before)
-    return slice(start, max(start, min(kernel, size + before)))
+def overlap(window: Window, axis: int, start: int) -> tuple[slice, slice]:
+    """The image's rows (axis 0) or columns (1) under a kernel that starts at `start`, and the elements over them."""
+    step, size = window.dilation[axis], window.size[axis]
+    inside = [each for each in range(window.kernel[axis]) if 0 <= start + each * step < size]
+    if not inside:
+        return slice(0, 0), slice(0, 0)
+    return slice(start + inside[0] * step, start + inside[-1] * step + 1, step), slice(inside[0], inside[-1] + 1)
+
+
+def groups(convolution: Convolution) -> Iterator[tuple[slice, slice]]:
+    """The channels and the filters of each group."""
+    channels, filters = convolution.channels // convolution.groups, convolution.filters // convolution.groups
+    for group in range(convolution.groups):
+        yield (
+            slice(group * channels, (group + 1) * channels),
+            slice(group * filters, (group + 1) * filters),
+        )
 
 
 def area(window: Window, at: Pixel) -> int:
     """Pixels that a mean divides by: padding counts, what hangs over beyond it does not (Caffe's rule)."""
     top, bottom, left, right = window.padding
-    rows = min(at.p * window.stride[0] + window.kernel[0], top + window.size[0] + bottom) - at.p * window.stride[0]
-    columns = min(at.q * window.stride[1] + window.kernel[1], left + window.size[1] + right) - at.q * window.stride[1]
+    ends = top + window.size[0] + bottom, left + window.size[1] + right
+    starts = at.p * window.stride[0], at.q * window.stride[1]
+    rows, columns = (
+        sum(start + element * step < end for element in range(kernel))
+        for start, end, kernel, step in zip(starts, ends, window.kernel, window.dilation, strict=True)
+    )
     return rows * columns
 
 

@@ -70,7 +70,7 @@ def _modules(layer: Layer, shape: Shape) -> list[torch.nn.Module]:
     from torch import nn
 
     if isinstance(layer, Conv2D):
-        window = layer.window_on(shape)
+        window = layer.convolution_on(shape).window
         product: nn.Module = nn.Conv2d(
             shape[2], layer.filters, window.kernel, window.stride, _even(window.padding), bias=layer.bias
         )

@@ -4,15 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
+from cnn.convolution import Convolution, Window, col2im, im2col, pad, padded_size
 from cnn.energy.reader import Part
 from cnn.errors import ShapeError
-from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
@@ -149,42 +150,76 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         x: Array,
         w: Array,
         bias: Array | None,
-        window: Window,
+        convolution: Convolution,
         activation: str | None,
         out: Array,
         scratch: Buffers,
     ) -> None:
-        """out (N, P, Q, K) = activation(x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,))."""
-        filters = w.shape[3]
-        self.gemm(self._columns(x, window, scratch), w.reshape(-1, filters), out=out.reshape(-1, filters))
+        """out (N, P, Q, K) = activation(x (N, H, W, C) correlated with w (R, S, C / groups, K) + bias (K,))."""
+        if convolution.groups > 1:
+            run = partial(self.conv2d, convolution=convolution.group, activation=activation, scratch=scratch)
+            _by_group(run, convolution.groups, (x, w, bias), out, scratch)
+            return
+        filters = convolution.filters
+        self.gemm(self._columns(x, convolution, scratch), w.reshape(-1, filters), out=out.reshape(-1, filters))
         self.bias_activation(out, bias, activation)
 
-    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        """out (R, S, C, K) = the gradient of w for dy (N, P, Q, K)."""
-        filters = dy.shape[3]
-        columns = self._columns(x, window, scratch)
+    def conv2d_weight_gradient(
+        self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
+    ) -> None:
+        """out (R, S, C / groups, K) = the gradient of w for dy (N, P, Q, K)."""
+        if convolution.groups > 1:
+            run = partial(self.conv2d_weight_gradient, convolution=convolution.group, scratch=scratch)
+            _by_group(run, convolution.groups, (x, dy), out, scratch)
+            return
+        filters = convolution.filters
+        columns = self._columns(x, convolution, scratch)
         self.gemm(columns, dy.reshape(-1, filters), transpose_a=True, out=out.reshape(-1, filters))
 
-    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
+    def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
         """out (N, H, W, C) = the gradient of x for dy (N, P, Q, K)."""
-        filters = w.shape[3]
+        if convolution.groups > 1:
+            run = partial(self.conv2d_data_gradient, convolution=convolution.group, scratch=scratch)
+            _by_group(run, convolution.groups, (dy, w), out, scratch)
+            return
+        filters = convolution.filters
         slopes, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
-        if window.copyless:
+        if convolution.copyless:
             self.gemm(slopes, weights, transpose_b=True, out=out.reshape(len(slopes), -1))
             return
         columns = scratch.get("columns", (len(slopes), len(weights)), dy.dtype)
         self.gemm(slopes, weights, transpose_b=True, out=columns)
-        self.col2im(columns, window, out)
+        self.col2im(columns, convolution.window, out)
 
-    def _columns(self, x: Array, window: Window, scratch: Buffers) -> Array:
+    def _columns(self, x: Array, convolution: Convolution, scratch: Buffers) -> Array:
         """The column matrix of x, (N*P*Q, R*S*C); x itself where that is one."""
-        n, _, _, channels = x.shape
-        if window.copyless:
-            return x.reshape(-1, window.taps * channels)
-        rows, columns = window.out
-        matrix = scratch.get("columns", (n * rows * columns, window.taps * channels), x.dtype)
-        self.im2col(x, window, matrix, scratch)
+        if convolution.copyless:
+            return x.reshape(-1, convolution.depth)
+        rows, columns = convolution.out
+        matrix = scratch.get("columns", (len(x) * rows * columns, convolution.depth), x.dtype)
+        self.im2col(x, convolution.window, matrix, scratch)
         return matrix
+
+
+def _by_group(
+    run: Callable[..., None], groups: int, inputs: Sequence[Array | None], out: Array, scratch: Buffers
+) -> None:
+    """Has `run` compute each group of a convolution from its part of each input, and puts the results into out.
+
+    All are cut along their last axis. The parts are copied, as operations take contiguous arrays.
+    """
+    for group, target in enumerate(np.split(out, groups, axis=-1)):
+        parts: list[Array | None] = []
+        for number, whole in enumerate(inputs):
+            part = None
+            if whole is not None:
+                source = np.split(whole, groups, axis=-1)[group]
+                part = scratch.get(f"group {number}", source.shape, source.dtype)
+                np.copyto(part, source)
+            parts.append(part)
+        result = scratch.get("group out", target.shape, target.dtype)
+        run(*parts, out=result)
+        np.copyto(target, result)
 
 
 def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:

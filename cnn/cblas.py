@@ -89,7 +89,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
         if out.dtype == np.float32:
             work = max(2 * m * n * k, BYTE_FLOPS * 4 * (m * k + k * n + m * n))
-            parts = parts_for_flops(work, max(m, n))
+            parts = parts_for_flops(work, most=max(m, n))
             im2col.product(self._sgemm, a, b, transpose_a, transpose_b, accumulate, out, parts)
         elif out.dtype == np.float64:
             sizes = (YES if transpose_a else NO, YES if transpose_b else NO, m, n, k)

@@ -110,7 +110,7 @@ def forward(layer, x, w, b):
     if isinstance(layer, Linear):
         np.matmul(x, w, out=out)
     else:
-        HOST.conv2d(x, w, None, layer.window, None, out, Buffers(HOST))
+        HOST.conv2d(x, w, None, layer.convolution, None, out, Buffers(HOST))
     return out if b is None else out + b
 
 
@@ -119,7 +119,7 @@ def data_gradient(layer, dy, w):
     if isinstance(layer, Linear):
         return dy @ w.T
     out = np.empty((len(dy), *layer.input_shape))
-    HOST.conv2d_data_gradient(dy, w, layer.window, out, Buffers(HOST))
+    HOST.conv2d_data_gradient(dy, w, layer.convolution, out, Buffers(HOST))
     return out
 
 
@@ -128,7 +128,7 @@ def weight_gradient(layer, x, dy):
     if isinstance(layer, Linear):
         return x.T @ dy
     out = np.empty(layer.w.value.shape)
-    HOST.conv2d_weight_gradient(x, dy, layer.window, out, Buffers(HOST))
+    HOST.conv2d_weight_gradient(x, dy, layer.convolution, out, Buffers(HOST))
     return out
 
 

@@ -13,8 +13,8 @@ from cnn.arrays import Buffers
 from cnn.cblas import CblasBackend
 from cnn.compiled import writable_folder
 from cnn.compiled.algorithms import Chooser
+from cnn.convolution import Window
 from cnn.errors import BackendUnavailable, UsageError
-from cnn.lowering import Window
 from cnn.model.zoo import architecture
 from cnn.registry import create
 from cnn.testing import CASES, check_backend

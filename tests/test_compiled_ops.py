@@ -14,10 +14,10 @@ from cnn.backend import Backend
 from cnn.compiled import ops, parts
 from cnn.compiled.input import Constants, batch_into
 from cnn.compiled.kernels import KERNELS
+from cnn.convolution import Window
 from cnn.data.augmentation import Augmentation
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import ShapeError, UsageError
-from cnn.lowering import Window
 from cnn.registry import create
 from cnn.testing import CASES, Case, check_case
 

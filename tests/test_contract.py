@@ -7,7 +7,7 @@ from broken_backends import FAULTS, planted
 from cnn import registry
 from cnn.arrays import Buffers
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.model.zoo import architecture
 from cnn.testing import (
     CASES,

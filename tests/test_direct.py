@@ -10,7 +10,7 @@ from cnn.arrays import Buffers
 from cnn.compiled.direct import turned
 from cnn.compiled.microkernel import ROWS, VECTORS, address, tile
 from cnn.compiled.vectors import WIDTH
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.testing import check_backend
 
 
@@ -97,7 +97,7 @@ os.environ["CNN_ALGORITHM"] = "direct"
 import numpy as np
 import cnn
 from cnn.arrays import Buffers
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 libc = ctypes.CDLL(None, use_errno=True)
 kept = []

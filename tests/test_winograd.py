@@ -14,7 +14,7 @@ from cnn.compiled.winograd import (
     winograd_forward,
     winograd_weight_gradient,
 )
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 UNIT = 2.0**-24
 # Terms of second order, and what is lost below the smallest normal number.

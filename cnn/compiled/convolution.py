@@ -3,16 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from math import prod
 from typing import Annotated, Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from cnn.arrays import Array, Buffers, Shape
+from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.compiled import direct, im2col
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
+from cnn.compiled.geometry import Geometry, of_convolution
 from cnn.compiled.microkernel import address as microkernel
 from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
 from cnn.compiled.winograd import (
@@ -23,7 +23,7 @@ from cnn.compiled.winograd import (
     winograd_weight_gradient,
 )
 from cnn.config import require
-from cnn.lowering import Window
+from cnn.convolution import Convolution
 from cnn.threads import in_words
 
 FEW_CHANNELS = 8
@@ -39,25 +39,28 @@ Run = Callable[[], None]
 
 
 class Problem(NamedTuple):
-    """What the fastest algorithm depends on: direction, window, shape of the images, filters, threads."""
+    """What the fastest algorithm depends on: direction, convolution, number of images, threads."""
 
     direction: str
-    window: Window
-    images: Shape
-    filters: int
+    convolution: Convolution
+    images: int
     threads: int
 
     def __str__(self) -> str:
-        """In words, the same in every process."""
-        size, kernel = "x".join(map(str, self.images)), "x".join(map(str, self.window.kernel))
+        """In words, the same in every process. Times on disk are found by it."""
+        convolution, window = self.convolution, self.convolution.window
+        size = "x".join(map(str, (self.images, *convolution.input_shape)))
+        kernel = "x".join(map(str, window.kernel))
+        dilation = f"dilation {window.dilation}, " if window.dilated else ""
+        groups = f"{convolution.groups} groups, " if convolution.groups > 1 else ""
         return (
-            f"{self.direction}, {self.filters} filters {kernel} on {size}, padding {self.window.padding}, "
-            f"stride {self.window.stride}, {in_words(self.threads)}"
+            f"{self.direction}, {convolution.filters} filters {kernel} on {size}, padding {window.padding}, "
+            f"stride {window.stride}, {dilation}{groups}{in_words(self.threads)}"
         )
 
 
 class CompiledConvolution(Backend):
-    """conv2d and its gradients on contiguous float32 arrays; all else goes to the base class.
+    """conv2d and its gradients on contiguous float32 arrays, without dilation and groups; the rest is the base class's.
 
     `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from threads of their own.
     """
@@ -94,91 +97,97 @@ class CompiledConvolution(Backend):
         x: Array,
         w: Array,
         bias: Array | None,
-        window: Window,
+        convolution: Convolution,
         activation: str | None,
         out: Array,
         scratch: Buffers,
     ) -> None:
-        vectors = _vectors(window, x, w, out)
+        vectors = _vectors(convolution, x, w, out)
         if vectors is None:
-            super().conv2d(x, w, bias, window, activation, out, scratch)
+            super().conv2d(x, w, bias, convolution, activation, out, scratch)
             return
         images, kernels, result = vectors
-        channels, filters = w.shape[2:]
         relu = activation == "relu"
 
         def tiled() -> None:
-            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
-            added = np.zeros(filters if relu else 0, np.float32) if bias is None else bias
+            geometry, rows, height, columns = self._tiles(convolution, len(x), scratch)
+            added = np.zeros(convolution.filters if relu else 0, np.float32) if bias is None else bias
             im2col.forward(self._sgemm, images, kernels, added, relu, result, geometry, rows, height, columns)
 
         def unlowered() -> None:
-            self._direct(images, kernels, bias, relu, result, window, (len(x), channels, filters), scratch)
+            self._direct(images, kernels, bias, result, convolution, scratch, images=len(x), relu=relu)
 
         def winograd(tile: int) -> None:
             winograd_forward(
-                *(self._sgemm, x, w, bias, window, relu, out),
-                *(tile, thread_count(), scratch, self.largest_product),
+                *(self._sgemm, x, w, bias, convolution, out, scratch),
+                relu=relu,
+                tile=tile,
+                threads=thread_count(),
+                largest=self.largest_product,
             )
 
-        problem = Problem("forward", window, x.shape, filters, thread_count())
+        problem = Problem("forward", convolution, len(x), thread_count())
         self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
-    def conv2d_weight_gradient(self, x: Array, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        vectors = _vectors(window, x, dy, out)
+    def conv2d_weight_gradient(
+        self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
+    ) -> None:
+        vectors = _vectors(convolution, x, dy, out)
         if vectors is None:
-            super().conv2d_weight_gradient(x, dy, window, out, scratch)
+            super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
         images, slopes, result = vectors
-        channels, filters = out.shape[2:]
 
         def tiled() -> None:
-            geometry, rows, height, columns = self._tiles(window, channels, filters, len(x), scratch)
+            geometry, rows, height, columns = self._tiles(convolution, len(x), scratch)
             sums = scratch.get("sums", (len(columns), out.size), np.float32)
             im2col.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
 
         def unlowered() -> None:
-            geometry, planes = _planes(window, channels, filters, len(x), len(x), scratch)
+            geometry, planes = _planes(convolution, scratch, images=len(x), most=len(x))
             sums = scratch.get("sums", (len(planes), out.size), np.float32)
             if self.multiplies:
                 direct.weight_gradient(microkernel(), images, slopes, geometry, len(x), planes, sums, result)
 
         def winograd(tile: int) -> None:
             winograd_weight_gradient(
-                *(self._sgemm, x, dy, window, out),
-                *(tile, thread_count(), scratch, self.largest_product),
+                *(self._sgemm, x, dy, convolution, out, scratch),
+                tile=tile,
+                threads=thread_count(),
+                largest=self.largest_product,
             )
 
-        problem = Problem("weight gradient", window, x.shape, filters, thread_count())
+        problem = Problem("weight gradient", convolution, len(x), thread_count())
         self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
 
-    def conv2d_data_gradient(self, dy: Array, w: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        vectors = _vectors(window, dy, w, out)
+    def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
+        vectors = _vectors(convolution, dy, w, out)
         if vectors is None:
-            super().conv2d_data_gradient(dy, w, window, out, scratch)
+            super().conv2d_data_gradient(dy, w, convolution, out, scratch)
             return
         slopes, kernels, result = vectors
-        channels, filters = w.shape[2:]
-        turned = direct.turned(window)
+        turned = convolution.turned
 
         def tiled() -> None:
-            geometry, _, height, columns = self._tiles(window, channels, filters, len(dy), scratch)
+            geometry, _, height, columns = self._tiles(convolution, len(dy), scratch)
             im2col.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
 
-        def unlowered(turned: Window) -> None:
+        def unlowered(turned: Convolution) -> None:
             turned_kernels = _exchanged(w, True, scratch).reshape(-1)
-            self._direct(slopes, turned_kernels, None, False, result, turned, (len(dy), filters, channels), scratch)
+            self._direct(slopes, turned_kernels, None, result, turned, scratch, images=len(dy), relu=False)
 
         def winograd(tile: int) -> None:
             winograd_data_gradient(
-                *(self._sgemm, dy, _exchanged(w, False, scratch), window, out),
-                *(tile, thread_count(), scratch, self.largest_product),
+                *(self._sgemm, dy, _exchanged(w, False, scratch), convolution, out, scratch),
+                tile=tile,
+                threads=thread_count(),
+                largest=self.largest_product,
             )
 
         candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
-        problem = Problem("data gradient", window, out.shape, filters, thread_count())
+        problem = Problem("data gradient", convolution, len(dy), thread_count())
         self._fastest(problem, candidates, winograd)
 
     def _direct(
@@ -186,45 +195,44 @@ class CompiledConvolution(Backend):
         x: Array,
         w: Array,
         bias: Array | None,
-        relu: bool,
         out: Array,
-        window: Window,
-        sizes: tuple[int, int, int],
+        convolution: Convolution,
         scratch: Buffers,
+        *,
+        images: int,
+        relu: bool,
     ) -> None:
-        """The convolution of vectors without lowering; `sizes` are the images and the channels of x and of out."""
-        images, channels, filters = sizes
-        count = direct.units(window, images, filters)
-        geometry, planes = _planes(window, channels, filters, images, count, scratch)
-        added = np.zeros(filters, np.float32) if bias is None else bias
+        """The convolution of vectors without lowering."""
+        count = direct.units(convolution, images)
+        geometry, planes = _planes(convolution, scratch, images=images, most=count)
+        added = np.zeros(convolution.filters, np.float32) if bias is None else bias
         if self.multiplies:
             direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
-    def _tiles(
-        self, window: Window, channels: int, filters: int, images: int, scratch: Buffers
-    ) -> tuple[im2col.Geometry, int, int, Array]:
+    def _tiles(self, convolution: Convolution, images: int, scratch: Buffers) -> tuple[Geometry, int, int, Array]:
         """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
-        row = window.out[1] * window.taps * channels
-        rows = images * window.out[0]
-        parts = parts_for_flops(2 * rows * row * filters, rows)
+        row = convolution.out[1] * convolution.depth
+        rows = images * convolution.out[0]
+        parts = parts_for_flops(2 * images * convolution.macs, most=rows)
         height = max(1, min(-(-rows // parts), self._tile_bytes // (4 * row)))
         columns = scratch.get("tiles", (parts, height * row), np.float32)
-        return im2col.geometry(window, channels, filters), rows, height, columns
+        return of_convolution(convolution), rows, height, columns
 
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
         """Runs the fastest of the candidates and of Winograd's tiles that fit."""
-        for tile in tiles(problem.window, problem.images[3], problem.filters):
+        for tile in tiles(problem.convolution):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
         chosen = self._chosen.get(problem)
         if chosen is None:
-            default = "direct" if problem.images[3] < FEW_CHANNELS and "direct" in candidates else "im2col"
+            default = "direct" if problem.convolution.channels < FEW_CHANNELS and "direct" in candidates else "im2col"
             chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
         candidates[chosen]()
 
 
-def _vectors(window: Window, *arrays: Array) -> list[Array] | None:
+def _vectors(convolution: Convolution, *arrays: Array) -> list[Array] | None:
     """The arrays as vectors, or None where the kernels cannot take them or a product alone is the convolution."""
-    return None if window.copyless or not len(arrays[0]) else flat(*arrays)
+    beyond = convolution.window.dilated or convolution.groups > 1
+    return None if beyond or convolution.copyless or not len(arrays[0]) else flat(*arrays)
 
 
 def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
@@ -237,11 +245,8 @@ def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
     return out
 
 
-def _planes(
-    window: Window, channels: int, filters: int, images: int, most: int, scratch: Buffers
-) -> tuple[im2col.Geometry, Array]:
+def _planes(convolution: Convolution, scratch: Buffers, *, images: int, most: int) -> tuple[Geometry, Array]:
     """Geometry, and a buffer for an image with its padding for each of at most `most` threads."""
-    flops = 2 * images * prod(window.out) * window.taps * channels * filters
-    size = direct.plane_size(window, channels)
-    planes = scratch.get("planes", (parts_for_flops(flops, most), size), np.float32)
-    return im2col.geometry(window, channels, filters), planes
+    parts = parts_for_flops(2 * images * convolution.macs, most=most)
+    planes = scratch.get("planes", (parts, direct.plane_size(convolution)), np.float32)
+    return of_convolution(convolution), planes

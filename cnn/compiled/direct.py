@@ -6,16 +6,15 @@ filters. They are taken in the order image, panel, row: image and panel stay in 
 threads at one image share the filters. The same number of threads gives the same bits.
 """
 
-from functools import cache
-
 import numpy as np
 from numba import njit, prange
 
+from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import kernel
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
-from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
 from cnn.compiled.vectors import WIDTH
-from cnn.lowering import Window, padded_size
+from cnn.convolution import Convolution, padded_size
 
 ZERO, UNBOUNDED = np.float32(0), np.float32(-np.inf)
 
@@ -26,38 +25,25 @@ BLOCK_BYTES = 1 << 14
 """Slopes that the weight gradient reads again for every few weights: less than half of a first-level cache."""
 
 
-def units(window: Window, images: int, filters: int) -> int:
+def units(convolution: Convolution, images: int) -> int:
     """What the forward pass divides among threads."""
-    return images * -(-filters // ACROSS) * window.out[0]
+    return images * -(-convolution.filters // ACROSS) * convolution.out[0]
 
 
-@cache
-def turned(window: Window) -> Window | None:
-    """The convolution of dy with the turned kernels that gives the gradient of x; None where it is not just that."""
-    (rows, columns), (r, s), (top, bottom, left, right) = window.size, window.kernel, window.padding
-    if window.stride != (1, 1) or max(top, bottom) >= r or max(left, right) >= s:
-        return None
-    p, q = window.out
-    above, before = r - 1 - top, s - 1 - left
-    return Window(
-        (p, q), window.kernel, padding=(above, rows + r - 1 - p - above, before, columns + s - 1 - q - before)
-    )
-
-
-@cache
-def plane_size(window: Window, channels: int) -> int:
+def plane_size(convolution: Convolution) -> int:
     """Elements of an image with its padding, or 0 where no window reads any padding."""
+    window = convolution.window
     rows, columns = padded_size(window)
     top, _, left, _ = window.padding
     inside = not (top or left) and rows <= window.size[0] and columns <= window.size[1]
-    return 0 if inside else rows * columns * channels
+    return 0 if inside else rows * columns * convolution.channels
 
 
 @njit(**INNER)
 def _pad(x, g, image, plane):
     """Copies what the windows read of an image of x into the plane, of which everything else is zero already."""
-    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
-    rows, columns = (P - 1) * down + R, (Q - 1) * right + S
+    H, W, C, top, left = g.height, g.width, g.channels, g.top, g.left
+    rows, columns = (g.out_rows - 1) * g.down + g.kernel_rows, (g.out_columns - 1) * g.right + g.kernel_columns
     first, last = max(0, -left), min(W, columns - left)
     for h in range(max(0, -top), min(H, rows - top)):
         source = np.uintp(((image * H + h) * W + first) * C)
@@ -73,7 +59,8 @@ def _ceiling(a, b):
 
 @njit(**INNER)
 def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
-    H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
+    H, W, C, R, S = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns
+    P, Q, K, down, right = g.out_rows, g.out_columns, g.filters, g.down, g.right
     pixel, filters = 4 * C, 4 * K
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
     plane[:] = ZERO
@@ -102,7 +89,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
             )
 
 
-@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, INTEGERS, INTEGER, MATRIX)
+@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, GEOMETRY, INTEGER, MATRIX)
 def forward(microkernel, x, w, bias, relu, y, g, count, planes):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
 
@@ -120,7 +107,8 @@ def forward(microkernel, x, w, bias, relu, y, g, count, planes):
 
 @njit(**INNER)
 def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
-    H, W, C, R, S, P, Q, K, down, right = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9]
+    H, W, C, R, S = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns
+    P, Q, K, down, right = g.out_rows, g.out_columns, g.filters, g.down, g.right
     pixel, filters, run = 4 * C, 4 * K, S * C
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
     plane[:] = ZERO
@@ -149,7 +137,7 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
                         )
 
 
-@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, MATRIX, MATRIX, FLOATS)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
     """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row a thread."""
     parts = planes.shape[0]

@@ -5,47 +5,38 @@ tiles, so that the same number of threads gives the same bits. Indices are flat 
 wrap-around check that keeps the loops from being vectorised.
 """
 
-from functools import cache
-
 import numpy as np
-import numpy.typing as npt
 from numba import njit, prange, types
 
 from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
+from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import kernel
-from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, add_up
-from cnn.lowering import Window
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
 
 U = np.uintp
 ZERO = np.float32(0)
 FACTOR = types.Array(types.float32, 2, "A", readonly=True)
 
 
-Geometry = npt.NDArray[np.int64]
-
-
-@cache
-def geometry(window: Window, channels: int, filters: int) -> Geometry:
-    """What the kernels know of a convolution: H W C R S P Q K, strides, top and left padding."""
-    top, _, left, _ = window.padding
-    return np.array(
-        [*window.size, channels, *window.kernel, *window.out, filters, *window.stride, top, left], dtype=np.int64
-    )
+@njit(**INNER)
+def _depth(g):
+    """Elements under a window, R * S * C: of a row of columns."""
+    return g.kernel_rows * g.kernel_columns * g.channels
 
 
 @njit(**INNER)
 def _lower(x, g, start, end, columns):
     """Columns ((end - start) * Q, R*S*C) of the output rows start..end, counted through all images."""
-    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
+    H, W, C, R, S, P, Q = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns, g.out_rows, g.out_columns
     run = U(S * C)
     to = U(0)
     for row in range(start, end):
         image, p = row // P, row % P
         for q in range(Q):
-            w = q * right - left
+            w = q * g.right - g.left
             first, last = max(0, -w), min(S, W - w)
             for r in range(R):
-                h = p * down + r - top
+                h = p * g.down + r - g.top
                 if h < 0 or h >= H or last <= first:
                     for j in range(run):
                         columns[to + j] = ZERO
@@ -68,17 +59,17 @@ def _lower(x, g, start, end, columns):
 @njit(**INNER)
 def _add_rows(columns, g, start, end, dx):
     """Adds the columns of the output rows start..end to the pixels of dx they came from."""
-    H, W, C, R, S, P, Q, down, right, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[8], g[9], g[10], g[11]
+    H, W, C, R, S, P, Q = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns, g.out_rows, g.out_columns
     stride = U(R * S * C)
     for row in range(start, end):
         image, p = row // P, row % P
         for r in range(R):
-            h = p * down + r - top
+            h = p * g.down + r - g.top
             if h < 0 or h >= H:
                 continue
             source = U((((row - start) * Q) * R + r) * S * C)
             for q in range(Q):
-                w = q * right - left
+                w = q * g.right - g.left
                 first, last = max(0, -w), min(S, W - w)
                 if last > first:
                     to = U(((image * H + h) * W + w + first) * C)
@@ -104,8 +95,7 @@ def _finish(y, first, count, filters, bias, relu):
 
 @njit(**INNER)
 def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
-    Q, K = g[6], g[7]
-    depth = g[3] * g[4] * g[2]
+    Q, K, depth = g.out_columns, g.filters, _depth(g)
     for start in range(first, last, height):
         end = min(last, start + height)
         m = (end - start) * Q
@@ -116,7 +106,7 @@ def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
             _finish(y, start * Q * K, m, K, bias, relu)
 
 
-@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX)
+@kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
     """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
 
@@ -133,8 +123,7 @@ def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
 
 @njit(**INNER)
 def _weight_part(blas, x, dy, g, first, last, height, tile, total):
-    Q, K = g[6], g[7]
-    depth = g[3] * g[4] * g[2]
+    Q, K, depth = g.out_columns, g.filters, _depth(g)
     keep = ZERO
     for start in range(first, last, height):
         end = min(last, start + height)
@@ -145,7 +134,7 @@ def _weight_part(blas, x, dy, g, first, last, height, tile, total):
         keep = np.float32(1)
 
 
-@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
     """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), no more threads than rows."""
     parts = columns.shape[0]
@@ -160,8 +149,8 @@ def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
 
 @njit(**INNER)
 def _data_part(blas, dy, w, g, first, last, height, tile, dx):
-    P, Q, K = g[5], g[6], g[7]
-    depth, plane = g[3] * g[4] * g[2], g[0] * g[1] * g[2]
+    P, Q, K, depth = g.out_rows, g.out_columns, g.filters, _depth(g)
+    plane = g.height * g.width * g.channels
     for start in range(first * P, last * P, height):
         end = min(last * P, start + height)
         # Every image is cleared before its first row arrives.
@@ -173,7 +162,7 @@ def _data_part(blas, dy, w, g, first, last, height, tile, dx):
         _add_rows(tile, g, start, end, dx)
 
 
-@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, INTEGERS, INTEGER, INTEGER, MATRIX, FLOATS)
+@kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX, FLOATS)
 def data_gradient(blas, dy, w, g, images, height, columns, dx):
     """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
 
@@ -188,19 +177,19 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
             _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
 
 
-@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
+@kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
 def lower(x, g, rows, columns, parts):
     """columns (N * P * Q, R * S * C) from x (N, H, W, C), both flat; `rows` is N * P."""
-    row = g[6] * g[3] * g[4] * g[2]
+    row = g.out_columns * _depth(g)
     for part in prange(parts):
         first, last = rows * part // parts, rows * (part + 1) // parts
         _lower(x, g, first, last, columns[first * row : last * row])
 
 
-@kernel(PARALLEL, FLOATS, INTEGERS, INTEGER, FLOATS, INTEGER)
+@kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
 def restore(columns, g, images, dx, parts):
     """dx (N, H, W, C) = the sum of the columns (N * P * Q, R * S * C) that came from each pixel, both flat."""
-    P, plane, row = g[5], g[0] * g[1] * g[2], g[6] * g[3] * g[4] * g[2]
+    P, plane, row = g.out_rows, g.height * g.width * g.channels, g.out_columns * _depth(g)
     for part in prange(parts):
         first, last = images * part // parts, images * (part + 1) // parts
         dx[first * plane : last * plane] = ZERO

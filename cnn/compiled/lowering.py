@@ -2,29 +2,28 @@
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.compiled import im2col
+from cnn.compiled import geometry, im2col
 from cnn.compiled.parts import flat, parts_for
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 
 class CompiledLowering(Backend):
-    """Overrides both for contiguous float32 arrays; all else goes to the base class."""
+    """Overrides both for contiguous float32 arrays without dilation; all else goes to the base class."""
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         vectors = flat(x, out)
-        if vectors is None:
+        if vectors is None or window.dilated:
             super().im2col(x, window, out, scratch)
         else:
             images, columns = vectors
-            geometry = im2col.geometry(window, x.shape[3], 1)
             rows = len(x) * window.out[0]
-            im2col.lower(images, geometry, rows, columns, parts_for(out.size))
+            im2col.lower(images, geometry.of_window(window, x.shape[3]), rows, columns, parts_for(out.size))
 
     def col2im(self, columns: Array, window: Window, out: Array) -> None:
         vectors = flat(columns, out)
-        if vectors is None:
+        if vectors is None or window.dilated:
             super().col2im(columns, window, out)
         else:
             rows, images = vectors
-            geometry = im2col.geometry(window, out.shape[3], 1)
-            im2col.restore(rows, geometry, len(out), images, parts_for(columns.size))
+            numbers = geometry.of_window(window, out.shape[3])
+            im2col.restore(rows, numbers, len(out), images, parts_for(columns.size))

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
-from cnn.compiled import elementwise, input, losses, normalization, pooling, updates
+from cnn.compiled import elementwise, geometry, input, losses, normalization, pooling, updates
 from cnn.compiled.elementwise import KINDS, LINEAR
 from cnn.compiled.parts import flat, parts_for
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses, checked_count
@@ -265,12 +265,12 @@ def _scale_only(shape: tuple[int, int, int], scale: float) -> input.Constants:
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:
     """Takes a step between images (N, H, W, C) and pooled ones (N, P, Q, C), unless a kernel cannot take them."""
     vectors = flat(image, pooled)
-    if vectors is None or image.ndim != 4 or image.shape[1:3] != window.size:
+    if vectors is None or image.ndim != 4 or image.shape[1:3] != window.size or window.dilated:
         return False
     if pooled.shape != (len(image), *window.out, image.shape[3]):
         return False
     source, result = vectors if step in (pooling.MAX, pooling.MEAN) else vectors[::-1]
-    numbers = pooling.geometry(window, image.shape[3])
+    numbers = geometry.of_window(window, image.shape[3])
     pooling.pool(step, source, winners.reshape(-1), result, numbers, len(image), parts_for(image.size))
     return True
 

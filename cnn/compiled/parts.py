@@ -60,7 +60,7 @@ def parts_for(elements: int) -> int:
     return 1 if elements < SERIAL else thread_count()
 
 
-def parts_for_flops(flops: int, most: int) -> int:
+def parts_for_flops(flops: int, *, most: int) -> int:
     """How many parts, `most` at most, to work in on products of that many floating-point operations."""
     return 1 if flops < 2 * PART_FLOPS else max(1, min(thread_count(), flops // PART_FLOPS, most))
 

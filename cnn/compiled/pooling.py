@@ -3,26 +3,17 @@
 from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
+from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import BYTES, FLOATS, INNER, INTEGER, PARALLEL, start_of
-from cnn.lowering import Window
-
-Geometry = tuple[int, ...]
-"""H, W, C, P, Q, R, S, strides down and right, padding at the top and left, and at the bottom and right."""
 
 MAX, MAX_GRADIENT, MEAN, MEAN_GRADIENT = range(4)
 """The steps of `pool`."""
 
 U = np.uintp
 ZERO, NEVER = np.float32(0), np.float32(-np.inf)
-
-
-def geometry(window: Window, channels: int) -> Geometry:
-    """The numbers of a window, as the kernels take them."""
-    top, bottom, left, right = window.padding
-    return (*window.size, channels, *window.out, *window.kernel, *window.stride, top, left, bottom, right)
 
 
 # Small functions of their own become branchless selections before they are inlined; written out in the loops, the same
@@ -44,16 +35,16 @@ def _winner(v: float, best: float, tap: int, won: int) -> int:
 @njit(**INNER)
 def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> None:
     """Output rows first to last of all N * P; a tap that lies in the padding is not looked at."""
-    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, _, _ = g
-    c = U(channels)
+    height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
+    taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     # As wide as the pixels: a loop over elements of two widths is not vectorised for few channels.
     won = np.empty(U(columns) * c, np.int32)
     for row in range(first, last):
         image, start = row // U(rows), row * U(columns) * c
-        h = np.int64(row % U(rows)) * down - top
+        h = np.int64(row % U(rows)) * down - g.top
         r_first, r_last = max(0, -h), min(taps_down, height - h)
         for q in range(columns):
-            w = q * right - left
+            w = q * g.right - g.left
             s_first, s_last = max(0, -w), min(taps_right, width - w)
             there = U(q) * c
             to = start + there
@@ -86,11 +77,11 @@ def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> 
 @njit(**INNER)
 def _max_slopes(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
     """Input rows first to last of all N * H: each is cleared and takes the slopes it won while it is in the cache."""
-    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, _, _ = g
-    c = U(channels)
+    height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
+    taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     won = np.empty(U(columns) * c, np.int32)
     for row in range(first, last):
-        image, h = row // U(height), np.int64(row % U(height)) + top
+        image, h = row // U(height), np.int64(row % U(height)) + g.top
         start = row * U(width) * c
         for i in range(U(width) * c):
             out[start + i] = ZERO
@@ -100,7 +91,7 @@ def _max_slopes(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) 
             for i in range(U(columns) * c):
                 won[i] = np.int32(winners[base + i])
             for q in range(columns):
-                w = q * right - left
+                w = q * g.right - g.left
                 there = U(q) * c
                 at = base + there
                 for s in range(max(0, -w), min(taps_right, width - w)):
@@ -120,14 +111,14 @@ def _pixels(at: int, step: int, before: int, taps: int, size: int, after: int) -
 @njit(**INNER)
 def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
     """Output rows first to last of all N * P."""
-    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, bottom, over = g
-    c = U(channels)
+    height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
+    taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     for row in range(first, last):
         image, p = row // U(rows), np.int64(row % U(rows))
-        h = p * down - top
-        pixels = _pixels(p, down, top, taps_down, height, bottom)
+        h = p * down - g.top
+        pixels = _pixels(p, down, g.top, taps_down, height, g.bottom)
         for q in range(columns):
-            w = q * right - left
+            w = q * g.right - g.left
             to = (row * U(columns) + U(q)) * c
             for k in range(c):
                 out[to + k] = ZERO
@@ -136,7 +127,7 @@ def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
                     at = ((image * U(height) + U(h + r)) * U(width) + U(w + s)) * c
                     for k in range(c):
                         out[to + k] += x[at + k]
-            weight = np.float32(1 / (pixels * _pixels(q, right, left, taps_right, width, over)))
+            weight = np.float32(1 / (pixels * _pixels(q, g.right, g.left, taps_right, width, g.over)))
             for k in range(c):
                 out[to + k] *= weight
 
@@ -144,20 +135,20 @@ def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
 @njit(**INNER)
 def _mean_slopes(dy: Any, out: Any, g: Any, first: int, last: int) -> None:
     """Input rows first to last of all N * H."""
-    height, width, channels, rows, columns, taps_down, taps_right, down, right, top, left, bottom, over = g
-    c = U(channels)
+    height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
+    taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     for row in range(first, last):
-        image, h = row // U(height), np.int64(row % U(height)) + top
+        image, h = row // U(height), np.int64(row % U(height)) + g.top
         start = row * U(width) * c
         for i in range(start, start + U(width) * c):
             out[i] = ZERO
         for p in range(max(0, (h - taps_down) // down + 1), min(rows, h // down + 1)):
             base = (image * U(rows) + U(p)) * U(columns) * c
-            pixels = _pixels(p, down, top, taps_down, height, bottom)
+            pixels = _pixels(p, down, g.top, taps_down, height, g.bottom)
             for q in range(columns):
-                w = q * right - left
+                w = q * g.right - g.left
                 at = base + U(q) * c
-                weight = np.float32(1 / (pixels * _pixels(q, right, left, taps_right, width, over)))
+                weight = np.float32(1 / (pixels * _pixels(q, g.right, g.left, taps_right, width, g.over)))
                 for s in range(max(0, -w), min(taps_right, width - w)):
                     to = start + U(w + s) * c
                     for k in range(c):
@@ -176,13 +167,13 @@ def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int,
         _mean_slopes(source, result, g, first, last)
 
 
-@kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, types.UniTuple(INTEGER, 13), INTEGER, INTEGER)
+@kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, GEOMETRY, INTEGER, INTEGER)
 def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int, parts: int) -> None:
     """result = the step on source; winners are written by MAX and read by MAX_GRADIENT, and else may be empty.
 
     All four in one kernel, as it is the loop over the threads that takes long to compile.
     """
-    count = images * (g[3] if step in (MAX, MEAN) else g[0])
+    count = images * (g.out_rows if step in (MAX, MEAN) else g.height)
     if parts == 1:
         _part(step, source, winners, result, g, U(0), U(count))
     else:

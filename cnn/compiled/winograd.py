@@ -28,7 +28,7 @@ from cnn.arrays import Array, Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
 from cnn.compiled.winograd_kernels import LINE, combine, convolve, correlate, spacing
-from cnn.lowering import Pair, Window
+from cnn.convolution import Convolution, Pair
 
 BLOCK_BYTES = 1 << 20
 """What a block's transformed data should take of a core's second-level cache."""
@@ -42,12 +42,15 @@ TILES = {(3, 3): (2, 4), (5, 5): (2,)}
 """Sides t of the tiles that there are for each kernel."""
 
 
-def tiles(window: Window, channels: int, filters: int) -> tuple[int, ...]:
+def tiles(convolution: Convolution) -> tuple[int, ...]:
     """Tiles with which the functions below can compute this convolution.
 
-    There are none unless the kernel is 3x3 or 5x5, the stride 1, and the channels and the filters a vector each.
+    There are none unless the kernel is 3x3 or 5x5, the stride 1, the channels and the filters a vector each, and
+    neither dilation nor groups are asked for.
     """
-    return TILES.get(window.kernel, ()) if window.stride == (1, 1) and min(channels, filters) >= WIDTH else ()
+    window, least = convolution.window, min(convolution.channels, convolution.filters)
+    fits = window.stride == (1, 1) and not window.dilated and convolution.groups == 1 and least >= WIDTH
+    return TILES.get(window.kernel, ()) if fits else ()
 
 
 def amplification(tile: int, span: int, direction: str) -> float:
@@ -71,12 +74,13 @@ def winograd_forward(
     x: Array,
     w: Array,
     bias: Array | None,
-    window: Window,
-    relu: bool,
+    convolution: Convolution,
     out: Array,
+    scratch: Buffers,
+    *,
+    relu: bool,
     tile: int,
     threads: int,
-    scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
     """out (N, P, Q, K) = x (N, H, W, C) correlated with w (R, R, C, K), plus bias (K,), with ReLU if asked.
@@ -85,19 +89,28 @@ def winograd_forward(
     Numba runs on; arrays are contiguous float32 and x, w and out do not overlap. A product of more than `largest`
     multiply-adds is cut into several (some libraries multiply small matrices faster, as they need not pack them first).
     """
-    top, _, left, _ = window.padding
-    _convolve(blas, x, w, 0, bias, relu, (top, left), out, tile, threads, scratch, largest)
+    top, _, left, _ = convolution.window.padding
+    _convolve(
+        *(blas, x, w, bias, out, scratch),
+        turned=False,
+        shift=(top, left),
+        relu=relu,
+        tile=tile,
+        threads=threads,
+        largest=largest,
+    )
 
 
 def winograd_data_gradient(
     blas: Any,
     dy: Array,
     exchanged: Array,
-    window: Window,
+    convolution: Convolution,
     out: Array,
+    scratch: Buffers,
+    *,
     tile: int,
     threads: int,
-    scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
     """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and kernels (R, R, K, C); else as `winograd_forward`.
@@ -105,20 +118,28 @@ def winograd_data_gradient(
     `exchanged` is w with its channels and filters exchanged. The result is dy correlated with these kernels turned,
     padded by R - 1 - top rows and R - 1 - left columns.
     """
-    top, _, left, _ = window.padding
-    shift = len(exchanged) - 1 - top, len(exchanged) - 1 - left
-    _convolve(blas, dy, exchanged, 1, None, False, shift, out, tile, threads, scratch, largest)
+    top, _, left, _ = convolution.window.padding
+    _convolve(
+        *(blas, dy, exchanged, None, out, scratch),
+        turned=True,
+        shift=(len(exchanged) - 1 - top, len(exchanged) - 1 - left),
+        relu=False,
+        tile=tile,
+        threads=threads,
+        largest=largest,
+    )
 
 
 def winograd_weight_gradient(
     blas: Any,
     x: Array,
     dy: Array,
-    window: Window,
+    convolution: Convolution,
     out: Array,
+    scratch: Buffers,
+    *,
     tile: int,
     threads: int,
-    scratch: Buffers,
     largest: int = UNLIMITED,
 ) -> None:
     """out (R, R, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `winograd_forward`.
@@ -127,17 +148,17 @@ def winograd_weight_gradient(
     gives the same bits.
     """
     images, *plane = x.shape
-    channels, filters, span = x.shape[3], dy.shape[3], len(out)
+    channels, filters, span = convolution.channels, convolution.filters, len(out)
     side = tile + span - 1
     planes, columns = side**2, channels * filters
-    parts, block = _division(images, dy.shape[1:3], tile, side, threads, channels + filters)
+    parts, block = _division(images, convolution.out, tile=tile, side=side, threads=threads, depth=channels + filters)
     size = planes * (_spacing(block * channels) + _spacing(block * filters))
     space, sums = (
         _space(scratch, "winograd", parts * size),
         _space(scratch, "winograd sums", parts * planes * _spacing(columns)),
     )
     zeros = _zeros(scratch, max(channels, filters))
-    top, _, left, _ = window.padding
+    top, _, left, _ = convolution.window.padding
     correlate(
         *(np.uintp(blas), parts, block, largest, tile, side, images, tuple(plane), (top, left), dy.shape[1:]),
         *(_address(x), _address(dy), sums, _address(zeros), space, 4 * size),
@@ -153,28 +174,32 @@ def _convolve(
     blas: Any,
     x: Array,
     w: Array,
-    turned: int,
     bias: Array | None,
-    relu: bool,
-    shift: Pair,
     out: Array,
+    scratch: Buffers,
+    *,
+    turned: bool,
+    shift: Pair,
+    relu: bool,
     tile: int,
     threads: int,
-    scratch: Buffers,
     largest: int,
 ) -> None:
-    """out (N, *, *, K) from x (N, *, *, C) and w (R, R, C, K), with `shift` rows and columns of padding before x."""
+    """out (N, *, *, K) from x (N, *, *, C) and w (R, R, C, K), turned by 180 degrees if asked.
+
+    `shift` is how many rows and columns of padding lie before x.
+    """
     images, *plane = x.shape
     channels, filters, span = x.shape[3], out.shape[3], len(w)
     side = tile + span - 1
     planes, columns = side**2, channels * filters
     weights = _space(scratch, "winograd weights", planes * _spacing(columns))
-    matrix = _MATRICES[tile, span][turned]
+    matrix = _MATRICES[tile, span][1 if turned else 0]
     combine(
         *(np.uintp(blas), threads, _address(matrix), planes, span**2, 1, _address(w), 0, columns),
         *(weights, _spacing(columns), columns),
     )
-    parts, block = _division(images, out.shape[1:3], tile, side, threads, channels + filters)
+    parts, block = _division(images, out.shape[1:3], tile=tile, side=side, threads=threads, depth=channels + filters)
     size = _spacing(filters) + planes * (_spacing(block * channels) + _spacing(block * filters))
     space, zeros = _space(scratch, "winograd", parts * size), _zeros(scratch, max(channels, filters))
     convolve(
@@ -184,7 +209,7 @@ def _convolve(
     )
 
 
-def _division(images: int, plane: tuple[int, ...], tile: int, side: int, threads: int, depth: int) -> Pair:
+def _division(images: int, plane: tuple[int, ...], *, tile: int, side: int, threads: int, depth: int) -> Pair:
     """How many parts to cut all tiles into, and the tiles of a block, which are about alike."""
     total = images * -(-plane[0] // tile) * -(-plane[1] // tile)
     parts = max(1, min(threads, total))

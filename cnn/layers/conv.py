@@ -9,11 +9,11 @@ import numpy as np
 from cnn.arithmetic import Memory, Operation, Work, elementwise, move, product
 from cnn.arrays import Array, Shape
 from cnn.config import require
+from cnn.convolution import Convolution, Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
 from cnn.layers.layer import image_shape
 from cnn.layers.weighted import Weighted
-from cnn.lowering import Padding, Window, pair, resolve_padding
 
 
 @dataclass(eq=False)
@@ -42,69 +42,69 @@ class Conv2D(Weighted):
         if self.connections is not None and len(self.connections) != self.filters:
             raise ShapeError(f"connections lists {len(self.connections)} filters; there are {self.filters}.")
 
-    def window_on(self, shape: Shape) -> Window:
-        """The window sliding over an image of `shape`."""
-        height, width, _ = image_shape(self, shape)
+    def convolution_on(self, shape: Shape) -> Convolution:
+        """The convolution of an image of `shape`."""
+        height, width, channels = image_shape(self, shape)
         padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
-        return Window((height, width), self._kernel, self._stride, padding)
+        return Convolution(Window((height, width), self._kernel, self._stride, padding), channels, self.filters)
 
     def shape_after(self, input_shape: Shape) -> Shape:
-        return (*self.window_on(input_shape).out, self.filters)
+        return self.convolution_on(input_shape).output_shape
 
     def parameter_count(self, input_shape: Shape) -> int:
-        return self.filters * (self.window_on(input_shape).taps * input_shape[2] + self.bias)
+        return self.filters * (self.convolution_on(input_shape).depth + self.bias)
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
-        window = self.window_on(input_shape)
-        rows, depth = batch * prod(window.out), window.taps * input_shape[2]
-        lowering = self._lowering(batch, input_shape, window)
+        convolution = self.convolution_on(input_shape)
+        rows, depth = batch * prod(convolution.out), convolution.depth
+        lowering = _lowering(convolution, batch)
         mask = [elementwise(depth * self.filters, 3 * depth * self.filters)] if self.connections else []
         x, columns = batch * prod(input_shape), rows * depth
-        scatter = [] if window.copyless else [move("col2im", columns + x, columns)]
+        scatter = [] if convolution.copyless else [move("col2im", columns + x, columns)]
         return self._finished(
             rows * self.filters,
             [*lowering, product(rows, self.filters, depth)],
             [*lowering, product(depth, self.filters, rows), *mask],
             [product(rows, depth, self.filters), *scatter],
-            taps=window.taps,
+            taps=convolution.taps,
         )
 
-    def _lowering(self, batch: int, input_shape: Shape, window: Window) -> list[Operation]:
-        """The column matrix written, from the image or from a padded copy of it."""
-        if window.copyless:
-            return []
-        top, bottom, left, right = window.padding
-        height, width, channels = input_shape
-        x = batch * prod(input_shape)
-        padded = batch * (height + top + bottom) * (width + left + right) * channels
-        copy = [move("im2col", x + padded)] if any(window.padding) else []
-        return [*copy, move("im2col", padded + batch * prod(window.out) * window.taps * channels)]
-
     def memory(self, input_shape: Shape) -> Memory:
-        window = self.window_on(input_shape)
-        columns = 0 if window.copyless else prod(window.out) * window.taps * input_shape[2]
+        convolution = self.convolution_on(input_shape)
+        columns = 0 if convolution.copyless else prod(convolution.out) * convolution.depth
         return super().memory(input_shape)._replace(scratch=columns)
 
     def _create(self) -> None:
-        self.window = self.window_on(self.input_shape)
-        channels = self.input_shape[2]
-        self._create_weights((*self._kernel, channels, self.filters))
+        self.convolution = self.convolution_on(self.input_shape)
+        self._create_weights(self.convolution.weights_shape)
         self._mask: Array | None = None
         if self.connections is not None:
-            mask = np.broadcast_to(connection_mask(self.connections, channels), self.w.value.shape)
+            mask = connection_mask(self.connections, self.convolution.channels)
+            mask = np.broadcast_to(mask, self.w.value.shape)
             self._mask = self.backend.asarray(mask, self.setting.dtype)
             self.backend.scale(self.w.value, self._mask, self.w.value)
 
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        self.backend.conv2d(x, self.w.value, bias, self.window, self.activation, out, self.setting.scratch)
+        self.backend.conv2d(x, self.w.value, bias, self.convolution, self.activation, out, self.setting.scratch)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
-        self.backend.conv2d_weight_gradient(x, dz, self.window, out, self.setting.scratch)
+        self.backend.conv2d_weight_gradient(x, dz, self.convolution, out, self.setting.scratch)
         if self._mask is not None:
             self.backend.scale(out, self._mask, out)
 
     def _data_gradient(self, dz: Array, out: Array) -> None:
-        self.backend.conv2d_data_gradient(dz, self.w.value, self.window, out, self.setting.scratch)
+        self.backend.conv2d_data_gradient(dz, self.w.value, self.convolution, out, self.setting.scratch)
+
+
+def _lowering(convolution: Convolution, batch: int) -> list[Operation]:
+    """The column matrix written, from the image or from a padded copy of it."""
+    if convolution.copyless:
+        return []
+    top, bottom, left, right = convolution.window.padding
+    height, width, channels = convolution.input_shape
+    padded = batch * (height + top + bottom) * (width + left + right) * channels
+    copy = [move("im2col", batch * height * width * channels + padded)] if top or bottom or left or right else []
+    return [*copy, move("im2col", padded + batch * prod(convolution.out) * convolution.depth)]
 
 
 def connection_mask(connections: list[list[int]], channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:

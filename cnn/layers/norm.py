@@ -8,9 +8,9 @@ import numpy as np
 from cnn.arithmetic import Memory, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
+from cnn.convolution import Window
 from cnn.initializers import Ones, Zeros
 from cnn.layers.layer import Layer, image_shape
-from cnn.lowering import Window
 
 
 @dataclass(eq=False)

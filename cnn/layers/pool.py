@@ -7,9 +7,9 @@ import numpy as np
 
 from cnn.arithmetic import FLOAT, Operation, Work
 from cnn.arrays import Array, Shape
+from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.layers.layer import Layer, image_shape
-from cnn.lowering import Padding, Window, pair, resolve_padding
 
 
 class Pool2D(Layer):

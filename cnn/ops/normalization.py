@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn.arrays import Array, Buffers
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.ops.pooling import Pooling
 
 

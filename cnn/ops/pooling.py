@@ -3,7 +3,7 @@
 import numpy as np
 
 from cnn.arrays import Array, Buffers
-from cnn.lowering import Window
+from cnn.convolution import Window
 
 
 def mean_weights(window: Window) -> Array:
@@ -14,7 +14,8 @@ def mean_weights(window: Window) -> Array:
     counts = []
     for axis, (before, after) in enumerate((window.padding[:2], window.padding[2:])):
         start = np.arange(window.out[axis]) * window.stride[axis] - before
-        counts.append(np.minimum(start + window.kernel[axis], window.size[axis] + after) - start)
+        room = window.size[axis] + after - start
+        counts.append(np.minimum(window.kernel[axis], -(-room // window.dilation[axis])))
     return 1.0 / np.multiply.outer(*counts)[:, :, None]
 
 

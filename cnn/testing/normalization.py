@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.testing.case import Arrays, Case, normal, run_reference
 
 ALPHA, BETA, K, EPSILON = 0.3, 0.75, 1.5, 1e-3

@@ -6,7 +6,7 @@ import numpy.typing as npt
 from cnn import registry
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Window
 from cnn.testing.case import Arrays, Case, exact, linear_case, normal
 
 WINDOWS = {
@@ -20,6 +20,8 @@ WINDOWS = {
     "3/1 asymmetric padding": Window((5, 6), (3, 3), (1, 1), (0, 2, 1, 0)),
     "3x2/1x2": Window((6, 7), (3, 2), (1, 2)),
     "2/3 with gaps": Window((8, 9), (2, 2), (3, 3)),
+    "3x2/2x1 dilated by 2x3": Window((8, 9), (3, 2), (2, 1), (1, 0, 2, 1), dilation=(2, 3)),
+    "2/2 dilated by 2, ceil": Window((8, 7), (2, 2), (2, 2), ceil=True, dilation=(2, 2)),
     "whole image": Window((4, 5), (4, 5), (4, 5)),
 }
 

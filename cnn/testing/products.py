@@ -4,17 +4,18 @@ A product of depth K may err by (K + 2) epsilon (|A| @ |B|), element by element,
 there by an epsilon of that one more. Each of the K products and additions, in any order, errs by half an epsilon of
 what it is given, K / 2 epsilon of the sum of magnitudes to first order (Higham 2002, section 3.1); the rest is room for
 terms of higher order. A convolution is such a product of depth R*S*C, its weight gradient one of depth N*P*Q, and its
-data gradient sums R*S*K terms; the bias is one term more.
+data gradient sums R*S*K terms, C and K being those of a group; the bias is one term more.
 """
 
 from functools import partial
 from itertools import product
+from math import prod
 
 import numpy as np
 
 from cnn.arrays import Buffers, Shape
 from cnn.backend import Backend
-from cnn.lowering import Window
+from cnn.convolution import Convolution, Window
 from cnn.testing.case import Arrays, Case, exact, linear_case, normal, run_reference
 
 SIZES = (
@@ -81,69 +82,70 @@ def gemm_cases() -> list[Case]:
 
 
 def conv_forward_case(
-    name: str, window: Window, n: int, c: int, k: int, bias: bool = True, activation: str | None = None
+    name: str, convolution: Convolution, n: int, bias: bool = True, activation: str | None = None
 ) -> Case:
-    """N images with C channels under K filters.
+    """A convolution of N images.
 
     The slopes of all activations are at most 1, so that the sum's error does not grow on its way through them; their
     own rounding is that of `elementwise.activation_case`.
     """
-    w: Shape = (*window.kernel, c, k)
 
     def call_with(activation: str | None, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         bias_array = arrays["bias"] if bias else None
-        backend.conv2d(arrays["x"], arrays["w"], bias_array, window, activation, arrays["out"], scratch)
+        backend.conv2d(arrays["x"], arrays["w"], bias_array, convolution, activation, arrays["out"], scratch)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         magnitudes = {name: np.abs(x) for name, x in inputs.items()}
         sums = run_reference(case, magnitudes, partial(call_with, None))["out"]
         rounding = 0 if activation in (None, "relu") else 8 * np.abs(expected["out"])
-        return {"out": (window.taps * c + bias + 2) * sums + rounding}
+        return {"out": (convolution.depth + bias + 2) * sums + rounding}
 
-    shapes = {"x": (n, *window.size, c), "w": w} | ({"bias": (k,)} if bias else {})
+    shapes: dict[str, Shape] = {"x": (n, *convolution.input_shape), "w": convolution.weights_shape}
+    if bias:
+        shapes["bias"] = (convolution.filters,)
     case = Case(
         " ".join([name, *(["bias"] if bias else []), *([activation] if activation else [])]),
         "conv2d",
         normal(**shapes),
         partial(call_with, activation),
         bound,
-        outputs={"out": (n, *window.out, k)},
-        flops=conv_flops(window, n, c, k),
+        outputs={"out": (n, *convolution.output_shape)},
+        flops=2 * n * convolution.macs,
     )
     return case
 
 
-def conv_weight_case(name: str, window: Window, n: int, c: int, k: int) -> Case:
+def conv_weight_case(name: str, convolution: Convolution, n: int) -> Case:
     """The gradient of the filters, summed over N images."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.conv2d_weight_gradient(arrays["x"], arrays["dy"], window, arrays["out"], scratch)
+        backend.conv2d_weight_gradient(arrays["x"], arrays["dy"], convolution, arrays["out"], scratch)
 
     return linear_case(
         name,
         "conv2d_weight_gradient",
-        normal(x=(n, *window.size, c), dy=(n, *window.out, k)),
+        normal(x=(n, *convolution.input_shape), dy=(n, *convolution.output_shape)),
         call,
-        (*window.kernel, c, k),
-        terms=n * window.out[0] * window.out[1],
-        flops=conv_flops(window, n, c, k),
+        convolution.weights_shape,
+        terms=n * prod(convolution.out),
+        flops=2 * n * convolution.macs,
     )
 
 
-def conv_data_case(name: str, window: Window, n: int, c: int, k: int) -> Case:
+def conv_data_case(name: str, convolution: Convolution, n: int) -> Case:
     """The gradient of N images."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.conv2d_data_gradient(arrays["dy"], arrays["w"], window, arrays["out"], scratch)
+        backend.conv2d_data_gradient(arrays["dy"], arrays["w"], convolution, arrays["out"], scratch)
 
     return linear_case(
         name,
         "conv2d_data_gradient",
-        normal(dy=(n, *window.out, k), w=(*window.kernel, c, k)),
+        normal(dy=(n, *convolution.output_shape), w=convolution.weights_shape),
         call,
-        (n, *window.size, c),
-        terms=window.taps * k,
-        flops=conv_flops(window, n, c, k),
+        (n, *convolution.input_shape),
+        terms=convolution.taps * convolution.group.filters,
+        flops=2 * n * convolution.macs,
     )
 
 
@@ -172,14 +174,9 @@ def columns_shape(window: Window, n: int, c: int) -> Shape:
     return n * window.out[0] * window.out[1], window.taps * c
 
 
-def conv_cases(name: str, window: Window, n: int, c: int, k: int) -> list[Case]:
-    """Forward with a bias, weight gradient and data gradient of one convolution: N images, C channels, K filters."""
-    return [make(name, window, n, c, k) for make in (conv_forward_case, conv_weight_case, conv_data_case)]
-
-
-def conv_flops(window: Window, n: int, c: int, k: int) -> int:
-    """FLOP of one of the three products, padding counted."""
-    return 2 * n * window.out[0] * window.out[1] * window.taps * c * k
+def conv_cases(name: str, convolution: Convolution, n: int) -> list[Case]:
+    """Forward with a bias, weight gradient and data gradient of one convolution of N images."""
+    return [make(name, convolution, n) for make in (conv_forward_case, conv_weight_case, conv_data_case)]
 
 
 WINDOWS = {
@@ -198,19 +195,33 @@ WINDOWS = {
     "kernel as large as the image": Window((4, 5), (4, 5)),
     "windows that see padding only": Window((2, 3), (3, 2), padding=(4, 3, 2, 5)),
     "kernel larger than the image": Window((2, 3), (5, 5), padding=(2, 2, 2, 2)),
+    "3x3 dilated by 2, same": Window((7, 8), (3, 3), padding=(2, 2, 2, 2), dilation=(2, 2)),
+    "3x2 dilated by 2x3, stride 2x1": Window((9, 8), (3, 2), (2, 1), (0, 1, 2, 0), dilation=(2, 3)),
+    "dilated with elements beside the image": Window((2, 3), (3, 3), padding=(3, 3, 3, 2), dilation=(3, 2)),
 }
 """Windows of every kind for convolutions; batch and channels vary over them in `all_conv_cases`."""
 
+GROUPED = {
+    "3x3 same, 2 groups": Convolution(WINDOWS["3x3 same"], 4, 6, groups=2),
+    "3x3 stride 2, a group per channel": Convolution(WINDOWS["3x3 stride 2 same, even"], 5, 10, groups=5),
+    "1x1, 3 groups": Convolution(WINDOWS["1x1"], 6, 3, groups=3),
+    "kernel as large as the image, 2 groups": Convolution(WINDOWS["kernel as large as the image"], 4, 2, groups=2),
+    "3x3 dilated by 2, 2 groups": Convolution(WINDOWS["3x3 dilated by 2, same"], 2, 4, groups=2),
+}
+"""Convolutions in groups, of few channels each and of one, down to a filter per group."""
+
 
 def all_conv_cases() -> list[Case]:
-    """Every window with several channels; batch 1, one channel, one filter, no bias and each activation with some."""
-    cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, window, n=2, c=3, k=5)]
+    """Every window with several channels, groups; batch 1, one channel, one filter, no bias and activations with some."""
+    cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, Convolution(window, 3, 5), n=2)]
+    cases += [case for name, convolution in GROUPED.items() for case in conv_cases(name, convolution, n=2)]
+    cases.append(conv_forward_case("3x3 same, 2 groups", GROUPED["3x3 same, 2 groups"], 2, False, "relu"))
     cases += [make(name, window, 2, 3) for name, window in WINDOWS.items() for make in (im2col_case, col2im_case)]
     small = WINDOWS["3x3 same"]
     for n, c, k in ((1, 1, 1), (1, 1, 8), (1, 4, 1), (3, 1, 7), (5, 17, 9)):
-        cases += conv_cases(f"3x3 same, {n} images, {c} channels, {k} filters", small, n, c, k)
+        cases += conv_cases(f"3x3 same, {n} images, {c} channels, {k} filters", Convolution(small, c, k), n)
     for name in ("1x1", "3x3 same", "5x5 valid"):
         for bias, activation in product((False, True), (None, "relu", "tanh", "sigmoid")):
             if (bias, activation) != (True, None):
-                cases.append(conv_forward_case(name, WINDOWS[name], 2, 3, 4, bias, activation))
+                cases.append(conv_forward_case(name, Convolution(WINDOWS[name], 3, 4), 2, bias, activation))
     return cases

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from cnn.arrays import Buffers
+from cnn.convolution import Window, col2im, im2col, pad, padded_size, pair, resolve_padding
 from cnn.errors import ShapeError
-from cnn.lowering import Window, col2im, im2col, pad, padded_size, pair, resolve_padding
 from cnn.registry import create
 
 # size, kernel, stride, (before, after), outputs rounding down, outputs rounding up

@@ -1,13 +1,14 @@
-"""The geometry of sliding windows, and im2col and col2im in NumPy."""
+"""The geometry of sliding windows and of convolutions, and im2col and col2im in NumPy."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import NamedTuple
 
 from numpy.lib.stride_tricks import sliding_window_view
 
-from cnn.arrays import Array
+from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError
 
 Pair = tuple[int, int]
@@ -29,8 +30,9 @@ class Tap(NamedTuple):
 class Window:
     """A kernel sliding over an image: (H, W) in, (P, Q) out.
 
-    padding is (top, bottom, left, right). With ceil (Caffe's pooling), the last window may hang over the bottom and
-    right edge, as long as it starts inside the image or its padding before the end.
+    Kernel elements lie `dilation` pixels apart. padding is (top, bottom, left, right). With ceil (Caffe's pooling), the
+    last window may hang over the bottom and right edge, as long as it starts inside the image or its padding before the
+    end.
     """
 
     size: Pair
@@ -38,15 +40,19 @@ class Window:
     stride: Pair = (1, 1)
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     ceil: bool = False
+    dilation: Pair = (1, 1)
 
     def __post_init__(self) -> None:
         if min(self.kernel) < 1 or min(self.stride) < 1 or min(self.padding) < 0:
             raise ShapeError(
                 f"Kernel {self.kernel} and stride {self.stride} must be at least 1, padding {self.padding} at least 0."
             )
+        if min(self.dilation) < 1:
+            raise ShapeError(f"Dilation {self.dilation} must be at least 1, which leaves no gaps in a kernel.")
         if min(self.out) < 1:
+            dilated = f" with dilation {self.dilation}" if self.dilated else ""
             raise ShapeError(
-                f"A kernel of {self.kernel} does not fit an image of {self.size} with padding {self.padding}; "
+                f"A kernel of {self.kernel}{dilated} does not fit an image of {self.size} with padding {self.padding}; "
                 "use a smaller kernel, more padding, or fewer pooling layers before it."
             )
 
@@ -57,14 +63,25 @@ class Window:
         return self._outputs(0, top, bottom), self._outputs(1, left, right)
 
     def _outputs(self, axis: int, before: int, after: int) -> int:
-        size, kernel, stride = self.size[axis], self.kernel[axis], self.stride[axis]
-        room = size + before + after - kernel
+        size, stride = self.size[axis], self.stride[axis]
+        room = size + before + after - self.extent[axis]
         if room < 0:
             return 0
         if not self.ceil:
             return room // stride + 1
         count = -(-room // stride) + 1
         return count - 1 if (count - 1) * stride >= size + before else count
+
+    @cached_property
+    def extent(self) -> Pair:
+        """Rows and columns from the first to the last pixel under a kernel, (k - 1) * dilation + 1."""
+        (rows, columns), (down, right) = self.kernel, self.dilation
+        return (rows - 1) * down + 1, (columns - 1) * right + 1
+
+    @property
+    def dilated(self) -> bool:
+        """Whether there are gaps between the pixels under a kernel."""
+        return self.extent != self.kernel
 
     @property
     def taps(self) -> int:
@@ -85,12 +102,98 @@ class Window:
                 q, w = self._overlap(1, s, self.padding[2])
                 yield Tap(r, s, p, q, h, w)
 
-    def _overlap(self, axis: int, offset: int, before: int) -> tuple[slice, slice]:
+    def _overlap(self, axis: int, element: int, before: int) -> tuple[slice, slice]:
         size, stride = self.size[axis], self.stride[axis]
+        offset = element * self.dilation[axis]
         first = max(0, -((offset - before) // stride))
         end = max(first, min(self.out[axis], (size - 1 + before - offset) // stride + 1))
         start = first * stride + offset - before
         return slice(first, end), slice(start, start + (end - first - 1) * stride + 1 if end > first else start, stride)
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A window's kernels over images (H, W, C) to (P, Q, K), with C `channels` and K `filters`.
+
+    Channels and filters are cut into `groups` alike, in their order; a filter sees the channels of its group alone.
+    """
+
+    window: Window
+    channels: int
+    filters: int
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.channels, self.filters, self.groups) < 1:
+            raise ShapeError(
+                f"A convolution needs at least 1 channel, filter and group, not {self.channels} channels, "
+                f"{self.filters} filters and {self.groups} groups."
+            )
+        if self.channels % self.groups or self.filters % self.groups:
+            raise ShapeError(
+                f"{self.groups} groups do not divide {self.channels} channels and {self.filters} filters; "
+                "give a number that divides both."
+            )
+
+    @property
+    def out(self) -> Pair:
+        """Output size (P, Q)."""
+        return self.window.out
+
+    @property
+    def taps(self) -> int:
+        """Elements of a kernel in one channel, R * S."""
+        return self.window.taps
+
+    @property
+    def depth(self) -> int:
+        """Products that an output sums up: weights of one filter, R * S * C / groups."""
+        return self.window.taps * self.channels // self.groups
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations per image; 1 MAC is 2 FLOP."""
+        return prod(self.output_shape) * self.depth
+
+    @property
+    def input_shape(self) -> Shape:
+        """(H, W, C)."""
+        return (*self.window.size, self.channels)
+
+    @property
+    def output_shape(self) -> Shape:
+        """(P, Q, K)."""
+        return (*self.window.out, self.filters)
+
+    @property
+    def weights_shape(self) -> Shape:
+        """(R, S, C / groups, K)."""
+        return (*self.window.kernel, self.channels // self.groups, self.filters)
+
+    @property
+    def copyless(self) -> bool:
+        """Whether an image is its own column matrix."""
+        return self.groups == 1 and self.window.copyless
+
+    @cached_property
+    def group(self) -> "Convolution":
+        """The convolution that each group is."""
+        return Convolution(self.window, self.channels // self.groups, self.filters // self.groups)
+
+    @cached_property
+    def turned(self) -> "Convolution | None":
+        """The convolution of dy with the turned kernels that gives the gradient of x; None where it is not just that.
+
+        Its kernels are turned by 180 degrees, and their channels and filters exchanged.
+        """
+        (rows, columns), (r, s), (top, bottom, left, right) = self.window.size, self.window.extent, self.window.padding
+        if self.window.stride != (1, 1) or max(top, bottom) >= r or max(left, right) >= s:
+            return None
+        p, q = self.out
+        above, before = r - 1 - top, s - 1 - left
+        padding = above, rows + r - 1 - p - above, before, columns + s - 1 - q - before
+        window = Window((p, q), self.window.kernel, padding=padding, dilation=self.window.dilation)
+        return Convolution(window, self.filters, self.channels, self.groups)
 
 
 def pair(value: int | tuple[int, ...] | list[int], what: str) -> Pair:
@@ -137,16 +240,16 @@ def pad(x: Array, window: Window, out: Array) -> None:
 
 def padded_size(window: Window) -> Pair:
     """(H', W'): the plane that the windows cover."""
-    (rows, columns), (r, s), (down, right) = window.out, window.kernel, window.stride
+    (rows, columns), (r, s), (down, right) = window.out, window.extent, window.stride
     return (rows - 1) * down + r, (columns - 1) * right + s
 
 
 def im2col(x: Array, window: Window, out: Array) -> None:
     """Copies every window of the padded plane x (N, H', W', C) into a row of out (N*P*Q, R*S*C)."""
     # One strided assignment: NumPy merges (S, C) into one run, several times faster than a copy per kernel element.
-    windows = sliding_window_view(x, window.kernel, axis=(1, 2))[:, :: window.stride[0], :: window.stride[1]]
+    windows = sliding_window_view(x, window.extent, axis=(1, 2))[:, :: window.stride[0], :: window.stride[1]]
     rows, columns = window.out
-    windows = windows[:, :rows, :columns].transpose(0, 1, 2, 4, 5, 3)
+    windows = windows[:, :rows, :columns, :, :: window.dilation[0], :: window.dilation[1]].transpose(0, 1, 2, 4, 5, 3)
     out.reshape(windows.shape)[...] = windows
 
 

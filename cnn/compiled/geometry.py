@@ -1,0 +1,50 @@
+"""The geometry of a window or a convolution as kernels read it: whole numbers by name."""
+
+from functools import cache
+from typing import NamedTuple
+
+from numba import types
+
+from cnn.compiled.parts import INTEGER
+from cnn.convolution import Convolution, Window
+
+
+class Geometry(NamedTuple):
+    """Sizes of images, kernels and outputs, strides down and right, and padding at each edge.
+
+    `over` is the padding at the right. Pooling has no filters: there the number is that of the channels.
+    """
+
+    height: int
+    width: int
+    channels: int
+    kernel_rows: int
+    kernel_columns: int
+    out_rows: int
+    out_columns: int
+    filters: int
+    down: int
+    right: int
+    top: int
+    bottom: int
+    left: int
+    over: int
+
+
+GEOMETRY = types.NamedUniTuple(INTEGER, len(Geometry._fields), Geometry)
+"""Its type in kernels."""
+
+
+@cache
+def of_window(window: Window, channels: int) -> Geometry:
+    """The geometry of a window over images of so many channels. Kernels know no dilation."""
+    return of_convolution(Convolution(window, channels, channels))
+
+
+@cache
+def of_convolution(convolution: Convolution) -> Geometry:
+    """The geometry of a convolution. Kernels know neither dilation nor groups."""
+    assert not convolution.window.dilated
+    assert convolution.groups == 1
+    window, channels, filters = convolution.window, convolution.channels, convolution.filters
+    return Geometry(*window.size, channels, *window.kernel, *window.out, filters, *window.stride, *window.padding)
