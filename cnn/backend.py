@@ -16,7 +16,9 @@ from cnn.lowering import Window, col2im, im2col, pad, padded_size
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
+from cnn.ops.memory import Memory
 from cnn.ops.normalization import Normalization
+from cnn.ops.pooling import Pooling
 from cnn.ops.updates import Updates
 from cnn.product import ProductReport
 
@@ -57,7 +59,7 @@ class Clock:
     seconds: float = 0.0
 
 
-class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
+class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Updates, ABC):
     """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
 
     Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
