@@ -9,7 +9,7 @@ from weakref import proxy
 import numpy as np
 
 from cnn.arrays import Array
-from cnn.backend import Recording
+from cnn.instruments import Recording
 
 if TYPE_CHECKING:
     from cnn.model.sequential import Sequential
@@ -74,32 +74,32 @@ class Passes:
 
     def _record(self, after_layer: AfterLayer | None) -> Any:
         model = self._model
-        recording = model.backend.recording()
+        recording = model.backend.instruments.recording()
         steady = all(layer.repeatable for layer in model.layers)
         # Others may sum over the processes, of which not all need be at the run that is done twice.
         if recording is None or (model.setting.shard.divided and not steady):
             return self._by_layers(after_layer)
         if steady and model.loss.repeatable and not self._apart:
-            with recording.taking_down():
+            with recording.record():
                 self._result = self._by_layers(after_layer)
             self._whole = recording
         else:
-            model.outputs = self._take_down(FORWARD, self._x, None)
+            model.outputs = self._record_stretches(FORWARD, self._x, None)
             self._result = self._score(model.outputs[-1])
             if self._slopes is not None:
-                self._take_down(BACKWARD, self._slopes, after_layer)
+                self._record_stretches(BACKWARD, self._slopes, after_layer)
         self._outputs, self._recorded = model.outputs, True
         return self._result
 
-    def _take_down(self, direction: str, value: Array, after_layer: AfterLayer | None) -> list[Array]:
+    def _record_stretches(self, direction: str, value: Array, after_layer: AfterLayer | None) -> list[Array]:
         """Records one direction in stretches, from `value` on; returns what comes out of each layer."""
         model, results = self._model, list[Array]()
         training = self._slopes is not None
         self._stretches[direction] = []
         for places in self._cut(model.order(direction)):
-            recording, start = model.backend.recording(), value
+            recording, start = model.backend.instruments.recording(), value
             assert recording is not None
-            with recording.taking_down():
+            with recording.record():
                 for place in places:
                     value = model.through(place, direction, value, training=training)
                     results.append(value)
@@ -159,7 +159,7 @@ class Passes:
         result = self._by_layers(compare)
         self._recorded &= [_bytes(array) for array in (result, model.outputs[-1], *statistics)] == repeated
         # Where nothing was multiplied the arrays hold what they held, and there is nothing to compare.
-        self._recorded |= not model.backend.multiplies
+        self._recorded |= not model.backend.instruments.multiplies
         return result
 
 
