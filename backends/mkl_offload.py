@@ -1,13 +1,15 @@
 """The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
+from cnn.backend import Backend
 from cnn.config import require
-from cnn.energy.reader import Part
 from cnn.errors import BackendUnavailable
+from cnn.instruments import Around, Instruments, private
+from cnn.machine import Part
 from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker
@@ -60,17 +62,13 @@ class MklOffloadBackend(OldMkl):
         require(min(self._devices, default=0) >= 0, f"devices {self._devices} must be numbers from 0 up.")
         require(max_memory is None or max_memory > 0, f"max_memory is {max_memory} MiB; give at least 1.")
         require(min(self._thresholds) >= 0, f"thresholds {self._thresholds} must be at least 0.")
-        self._cards = 0
+        self.cards = 0
+        """Those that MKL may use."""
         super().__init__()
 
-    def option_candidates(self) -> dict[str, Sequence[Any]]:
-        if not self._cards:
-            return {}
-        # M is the batch's pixels. What a card computes for each byte that it is sent grows with the lesser of N and K.
-        thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 8192)]
-        divisions = [(share / self._cards,) * self._cards for share in (0.25, 0.5, 0.75, 1.0)]
-        # No division matters before the thresholds let a product go.
-        return {"thresholds": thresholds, "work_division": [None, *divisions]}
+    @property
+    def instruments(self) -> Instruments:
+        return OffloadInstruments(self)
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()
@@ -89,7 +87,7 @@ class MklOffloadBackend(OldMkl):
 
     def threads(self) -> int:
         # MKL divides by zero with fewer than one a card and one more.
-        return max(super().threads(), self._cards + 1)
+        return max(super().threads(), self.cards + 1)
 
     def ready(self, worker: Worker) -> None:
         super().ready(worker)
@@ -102,21 +100,21 @@ class MklOffloadBackend(OldMkl):
                 f"Backend 'mkl-offload': {self.library} has no automatic offload, which ended with MKL {VERSION}; "
                 f"`cnn phi get` fetches that, and {VARIABLE} names a folder with it."
             )
-        self._cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
+        self.cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
         remark = NO_CARD
-        if self._cards:
+        if self.cards:
             self._divide(worker)
-            noun = "coprocessors" if self._cards > 1 else "coprocessor"
-            cards = ", ".join(self._describe_card(worker, card) for card in range(self._cards))
-            remark = f"{self._cards} {noun}: {cards}"
+            noun = "coprocessors" if self.cards > 1 else "coprocessor"
+            cards = ", ".join(self._describe_card(worker, card) for card in range(self.cards))
+            remark = f"{self.cards} {noun}: {cards}"
         self.library = replace(self.library, remark=remark)
         # What ends MKL's process at its first product shows here.
         self.first_product(worker)
 
     def _divide(self, worker: Worker) -> None:
         require(
-            len(self._shares) in (0, self._cards),
-            f"work_division gives {len(self._shares)} shares; there are {self._cards} cards.",
+            len(self._shares) in (0, self.cards),
+            f"work_division gives {len(self._shares)} shares; there are {self.cards} cards.",
         )
         for card, share in enumerate(self._shares):
             (status,) = worker.call("MKL_MIC_Set_Workdivision", CARD, card, float(share))
@@ -141,10 +139,11 @@ class MklOffloadBackend(OldMkl):
         if self._level:
             wanted = (line for line in printed.splitlines(keepends=True) if self._level > 1 or "Data]" not in line)
             sys.stderr.write("".join(wanted))
-        if self.on_product is None:
-            return
+
+    def report(self, product: Product, seconds: float, printed: str) -> ProductReport:
+        """Where a product ran, from what MKL printed of it."""
         cards = read_report(printed)
-        report = ProductReport(
+        return ProductReport(
             product,
             where=self._where(cards),
             why=self._why(product, cards),
@@ -153,7 +152,6 @@ class MklOffloadBackend(OldMkl):
             card_seconds=max((part.seconds for part in cards.values() if part.computed), default=0.0),
             host_seconds=max((part.host_seconds for part in cards.values()), default=seconds),
         )
-        self.on_product(report)
 
     def _where(self, cards: dict[int, CardPart]) -> str:
         """The places with their parts of a product, the host's being what the cards left."""
@@ -169,11 +167,34 @@ class MklOffloadBackend(OldMkl):
             return ", ".join(failed)
         if cards:
             return "above thresholds"
-        if not self._cards:
+        if not self.cards:
             return "no card"
         sizes = (product.m, product.n, product.k)
         above = all(size > least for size, least in zip(sizes, self._thresholds, strict=True))
         return "MKL kept it" if above else "threshold"
+
+
+class OffloadInstruments(Instruments):
+    """With candidates for the cards there are, and MKL's own report of each product."""
+
+    backend: MklOffloadBackend
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        cards = self.backend.cards
+        if not cards:
+            return {}
+        # M is the batch's pixels. What a card computes for each byte that it is sent grows with the lesser of N and K.
+        thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 8192)]
+        divisions = [(share / cards,) * cards for share in (0.25, 0.5, 0.75, 1.0)]
+        # No division matters before the thresholds let a product go.
+        return {"thresholds": thresholds, "work_division": [None, *divisions]}
+
+    def reporting(self, hear: Callable[[ProductReport], None]) -> Backend:
+        def finished(method: Around, product: Product, seconds: float, printed: str) -> None:
+            method(product, seconds, printed)
+            hear(self.backend.report(product, seconds, printed))
+
+        return private(self.backend, finished=finished)
 
 
 def _several(value: Any) -> tuple[Any, ...]:

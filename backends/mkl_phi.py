@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.errors import BackendUnavailable, UsageError
+from cnn.instruments import Instruments
 from cnn.machine import system_text, this_machine
 from cnn.mkl_root import VARIABLE, VERSION
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
@@ -49,9 +50,11 @@ class MklPhiBackend(OldMkl):
                 f"Backend 'mkl-phi' needs a processor with AVX-512, and {_processor()} has none; choose another one."
             )
         self._native = {"avx512er", "avx512pf"} <= flags
-        self._cores, self._most = _cores()
-        if threads_per_core is not None and threads_per_core > self._most:
-            raise UsageError(f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {self._most}.")
+        self._cores, self.threads_of_a_core = _cores()
+        if threads_per_core is not None and threads_per_core > self.threads_of_a_core:
+            raise UsageError(
+                f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {self.threads_of_a_core}."
+            )
         self._threads_per_core = threads_per_core
         self._affinity = affinity
         self._policy = None
@@ -65,13 +68,9 @@ class MklPhiBackend(OldMkl):
             self._policy = MODES[mcdram], sum(1 << node for node in nodes)
         super().__init__()
 
-    def option_candidates(self) -> dict[str, Sequence[Any]]:
-        policies = MODES if memory_only_nodes() else ()
-        return {
-            "threads_per_core": [None, *range(1, self._most + 1)],
-            "affinity": [None, "balanced", "compact", "scatter"],
-            "mcdram": [None, *policies],
-        }
+    @property
+    def instruments(self) -> Instruments:
+        return PhiInstruments(self)
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()
@@ -103,6 +102,20 @@ class MklPhiBackend(OldMkl):
             )
         if not self._native:
             self.library = replace(self.library, remark=f"KNL kernels on {_processor()}: not KNL speed")
+
+
+class PhiInstruments(Instruments):
+    """With candidates for the threads and the memory of this machine."""
+
+    backend: MklPhiBackend
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        policies = MODES if memory_only_nodes() else ()
+        return {
+            "threads_per_core": [None, *range(1, self.backend.threads_of_a_core + 1)],
+            "affinity": [None, "balanced", "compact", "scatter"],
+            "mcdram": [None, *policies],
+        }
 
 
 def _processor() -> str:

@@ -1,25 +1,26 @@
 """The backend interface: one abstract method, `gemm`; convolution and all else a layer needs is built on it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
 from cnn.convolution import Convolution, Window, col2im, im2col, pad, padded_size
-from cnn.energy.reader import Part
 from cnn.errors import ShapeError
+from cnn.instruments import Instruments
+from cnn.machine import Part
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
+from cnn.ops.memory import Memory
 from cnn.ops.normalization import Normalization
+from cnn.ops.pooling import Pooling
 from cnn.ops.updates import Updates
-from cnn.product import ProductReport
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,11 @@ class Library:
         return f"{self.name} {self.version}{path}{remark}"
 
 
-class Recording(Protocol):
-    """Work of a backend, taken down to be done again on the same arrays."""
+class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Updates, ABC):
+    """Runs what layers compute: its operations are its methods, and those of its bases.
 
-    def taking_down(self) -> AbstractContextManager[None]:
-        """Adds what this thread has the backend do within the block."""
-        ...
-
-    def repeat(self) -> Any:
-        """Does it all again; what that returned last which returned anything."""
-        ...
-
-
-@dataclass
-class Clock:
-    """Seconds counted so far."""
-
-    seconds: float = 0.0
-
-
-class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
-    """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
+    A subclass must give `name`, `library` and `gemm`. It may override any other operation for speed, and return
+    `instruments` of its own where it has candidates for the options of its constructor, or more to tell.
 
     Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
     apart. Every `out` is overwritten whatever it held. Methods keep no state and may be called from several threads
@@ -68,16 +53,12 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     """
 
     name: ClassVar[str]
+    """The one of its entry point."""
     library: Library
     """What computes the products."""
-    on_product: Callable[[ProductReport], None] | None = None
-    """Hears of each product, while it is set, of a backend that has more than one place for them."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
     """The parts of the computer whose energy a run takes."""
-
-    multiplies = True
-    """False while products are left out."""
 
     @abstractmethod
     def gemm(
@@ -97,41 +78,10 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
         Raises ShapeError where shapes, types or strides do not fit.
         """
 
-    @contextmanager
-    def without_products(self) -> Iterator[None]:
-        """Makes every product leave `out` as it is, so that a profiler can tell products from what is around them."""
-
-        def nothing(*arrays: Array, **options: object) -> None:
-            pass
-
-        vars(self)["gemm"] = nothing
-        self.multiplies = False
-        try:
-            yield
-        finally:
-            self.multiplies = True
-            del vars(self)["gemm"]
-
-    @contextmanager
-    def timed_kernels(self) -> Iterator[Clock | None]:
-        """Times what runs in compiled kernels within the block; None for a backend whose work is not in such."""
-        yield None
-
-    def recording(self) -> Recording | None:
-        """An empty recording; None for a backend whose work cannot be recorded."""
-        return None
-
-    def recordings_hold_for(self) -> Hashable:
-        """What a recording depends on beside its arrays: where it has changed, another one is needed."""
-        return None
-
-    def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
-        return {}
-
-    def option_candidates(self) -> dict[str, Sequence[Any]]:
-        """The values of its options that `cnn tune` is to try here; those that others depend on come first."""
-        return {}
+    @property
+    def instruments(self) -> Instruments:
+        """What tools ask of it beside its operations: a profiler, recorded passes, `cnn tune`."""
+        return Instruments(self)
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         """Copies every window of x (N, H, W, C) into a row of out (N*P*Q, R*S*C); padding reads as zero."""

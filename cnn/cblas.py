@@ -1,15 +1,15 @@
 """A backend for any shared library that exports the CBLAS interface: compiled kernels around its sgemm."""
 
 import ctypes
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 
 import cnn.threads as threads
 from cnn.arrays import Array
-from cnn.backend import Clock, gemm_sizes
+from cnn.backend import Backend, gemm_sizes
 from cnn.compiled import im2col
 from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.convolution import TILE_BYTES, CompiledConvolution, TileBytes
@@ -17,8 +17,9 @@ from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
 from cnn.compiled.parts import parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
-from cnn.compiled.recording import Recording
+from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
+from cnn.instruments import Instruments, Stopwatch
 
 BYTE_FLOPS = 8
 """Floating-point operations that a core does in the time in which it reads a byte of a matrix from its caches."""
@@ -65,16 +66,9 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         threads.hold_at_one(path)
         prepare()
 
-    @contextmanager
-    def timed_kernels(self) -> Iterator[Clock | None]:
-        with timed() as clock:
-            yield clock
-
-    def recording(self) -> Recording:
-        return Recording()
-
-    def recordings_hold_for(self) -> Hashable:
-        return thread_count(), int(self._sgemm)
+    @property
+    def instruments(self) -> Instruments:
+        return CblasInstruments(self)
 
     def gemm(
         self,
@@ -97,3 +91,34 @@ class CblasBackend(CompiledOps, CompiledConvolution):
             self._dgemm(ROW_MAJOR, *sizes, 1.0, *left, *right, float(accumulate), *result)
         else:
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
+
+
+class CblasInstruments(Instruments):
+    """Those of a backend whose work is all in compiled kernels, on the algorithm that is the fastest for each shape."""
+
+    backend: CblasBackend
+
+    def option_candidates(self) -> dict[str, Sequence[Any]]:
+        return {"tile_bytes": [1 << bits for bits in range(16, 22)]}
+
+    def algorithm_times(self) -> dict[str, dict[str, float]]:
+        return self.backend.algorithm_times()
+
+    def recording(self) -> KernelRecording:
+        return KernelRecording()
+
+    def recording_key(self) -> Hashable:
+        return thread_count()
+
+    @property
+    def multiplies(self) -> bool:
+        return self.backend.multiplies
+
+    def timed_kernels(self) -> AbstractContextManager[Stopwatch]:
+        return timed()
+
+    def without_products(self) -> Backend:
+        copied = super().without_products()
+        assert isinstance(copied, CblasBackend)
+        copied.leave_out_products()
+        return copied

@@ -4,7 +4,7 @@ import os
 import platform
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -27,6 +27,9 @@ ARM_IMPLEMENTERS = {
 SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 Fields = dict[str, str]
+
+Part = Literal["processor", "coprocessor", "gpu"]
+"""What of a computer has a meter of its own."""
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from cnn import registry
 from cnn.arithmetic import Sizes
 from cnn.cli import main
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, count
@@ -18,14 +19,15 @@ from cnn.testing import Recorder
 BATCH = 3
 
 
-def executed(model, training):
+def executed(net, training):
     rng = np.random.default_rng(0)
+    recorder = Recorder(registry.create("numpy"))
+    model = net.build(backend=recorder.backend)
     images = rng.integers(0, 256, (BATCH, *model.input_shape), np.uint8)
-    with Recorder(model.backend) as recorder:
-        if training:
-            model.train_step(images, rng.integers(0, len(model.classes), BATCH))
-        else:
-            model.predict(images, batch_size=BATCH)
+    if training:
+        model.train_step(images, rng.integers(0, len(model.classes), BATCH))
+    else:
+        model.predict(images, batch_size=BATCH)
     return [Sizes(product.m, product.n, product.k) for product in recorder.products]
 
 
@@ -33,7 +35,7 @@ def executed(model, training):
 @pytest.mark.parametrize("name", ZOO)
 def test_the_products_counted_are_those_executed(name, training):
     net = architecture(name)
-    products = executed(net.build(backend="numpy"), training)
+    products = executed(net, training)
     cost = count(net, BATCH, training=training)
     assert cost.products == products
     assert cost.gemm_flops == sum(product.flops for product in products) > 0
@@ -43,7 +45,7 @@ def test_what_precedes_the_first_trained_layer_has_no_backward_pass_and_that_one
     layers = [ReLU(), Conv2D(4, 1), BatchNorm(), Dropout(0.5), Flatten(), Linear(2)]
     net = Architecture("odd", layers, (5, 5, 3), Recipe())
     cost = count(net, BATCH, training=True)
-    assert cost.products == executed(net.build(backend="numpy"), True)
+    assert cost.products == executed(net, True)
     phases = {(stage.layer, stage.phase) for stage in cost.stages}
     assert ("relu1", DATA) not in phases
     assert ("conv1", DATA) not in phases

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn.compiled import losses
-from cnn.compiled.recording import Recording
+from cnn.compiled.recording import KernelRecording
 from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
 from cnn.model.network import BACKWARD, FORWARD
@@ -340,8 +340,8 @@ def test_models_in_two_threads_record_each_its_own_kernels(backend):
 def test_a_recording_returns_what_its_last_kernel_did_that_returns_anything():
     scores, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
     shares, slopes = np.empty(9, np.float32), np.empty(9, np.float32)
-    recording = Recording()
-    with recording.taking_down():
+    recording = KernelRecording()
+    with recording.record():
         expected = losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
         losses.softmax(scores.reshape(-1), shares, 3)
     assert recording.repeat() == expected
@@ -352,8 +352,8 @@ def test_a_recording_returns_what_its_last_kernel_did_that_returns_anything():
 
 def test_a_recording_says_when_a_kernel_finds_no_memory():
     x = np.ones(1, np.float32)
-    recording = Recording()
-    with recording.taking_down(), pytest.raises(MemoryError):
+    recording = KernelRecording()
+    with recording.record(), pytest.raises(MemoryError):
         losses.softmax(x, x, 1 << 55)
     with pytest.raises(MemoryError, match="smaller batch"):
         recording.repeat()

@@ -263,9 +263,9 @@ def multiplied(backend: Any, m: int, n: int, k: int, *, dtype: Any = np.float32,
     rng, reports = np.random.default_rng(m + n + k), []
     a, b, c = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n), (m, n)))
     out = backend.asarray(c)
-    backend.on_product = reports.append
-    backend.gemm(backend.asarray(a), backend.asarray(b), out=out, accumulate=accumulate)
-    backend.on_product = None
+    backend.instruments.reporting(reports.append).gemm(
+        backend.asarray(a), backend.asarray(b), out=out, accumulate=accumulate
+    )
     right = a.astype(np.float64) @ b + (c if accumulate else 0)
     allowed = 4 * k**0.5 * np.finfo(dtype).eps * (np.abs(a) @ np.abs(b) + np.abs(c))
     [report] = reports
@@ -391,18 +391,18 @@ class TestCard:
 
 class TestTuning:
     def test_nothing_to_choose_without_a_card(self):
-        assert make("mkl-offload").option_candidates() == {}
+        assert make("mkl-offload").instruments.option_candidates() == {}
 
     @pytest.mark.parametrize("cards", [1, 2])
     def test_candidates_are_for_the_cards_there_are(self, card, cards):
-        candidates = card({"cards": cards}).option_candidates()
+        candidates = card({"cards": cards}).instruments.option_candidates()
         assert list(candidates) == ["thresholds", "work_division"]
         assert {len(shares) for shares in candidates["work_division"] if shares is not None} == {cards}
         for name, values in candidates.items():
             card({"cards": cards}, **{name: values[-1]})
 
     def test_candidates_of_knights_landing(self):
-        candidates = make("mkl-phi").option_candidates()
+        candidates = make("mkl-phi").instruments.option_candidates()
         assert candidates["threads_per_core"][:2] == [None, 1]
         # Memory without processors is rare.
         assert candidates["mcdram"][0] is None
@@ -414,8 +414,8 @@ class TestTuning:
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(registry, "_instances", {})
         monkeypatch.setattr(tuning, "TURN", 0.01)
-        plugin = plugins.load(plugins.BACKENDS, "mkl-offload")
-        monkeypatch.setattr(plugin, "option_candidates", lambda self: {"thresholds": [None, (0, 0, 0)]})
+        instruments = type(make("mkl-offload").instruments)
+        monkeypatch.setattr(instruments, "option_candidates", lambda self: {"thresholds": [None, (0, 0, 0)]})
         # The stand-in card shares the processor with the host, and copies besides.
         out = tmp_path / "tuned.toml"
         options = ["--backend", "mkl-offload", "--threads", "2", "--rounds", "6"]
@@ -427,11 +427,7 @@ class TestTuning:
 
 class TestTrainingOnACard:
     def test_products_of_a_step_of_lenet(self, card):
-        backend = card()
-        model = architecture("lenet").build(backend=backend)
-        rng = np.random.default_rng(0)
-        images, labels = rng.integers(0, 256, (32, 28, 28, 1), np.uint8), rng.integers(0, 10, 32)
-        products = reported_products(model, images, labels)
+        products = reported_products(architecture("lenet"), card(), 32)
         places = {(each.layer, each.direction): each.report for each in products}
         assert len(products) == len(places) == 11
         on_card = {place for place, report in places.items() if report.where == "card 0"}
@@ -446,18 +442,17 @@ class TestTrainingOnACard:
         data = load_dataset("mnist-5k")
         reports = []
 
-        def trained(backend: Any) -> tuple[float, float]:
+        def trained(backend: Any) -> tuple[float, float, int]:
             model = architecture("lenet").build(data=data, backend=backend, seed=0)
             recipe = architecture("lenet").recipe
             for _ in fit(model, data.train, epochs=1, optimizer=recipe.optimizer, schedule=recipe.schedule):
                 pass
-            backend.on_product = None
-            return model.evaluate(data.test)
+            on_card = sum(report.where == "card 0" for report in reports)
+            return *model.evaluate(data.test), on_card
 
-        with_card = card()
-        with_card.on_product = reports.append
-        (loss, accuracy), (other_loss, other_accuracy) = trained(with_card), trained(registry.create("mkl"))
-        assert sum(report.where == "card 0" for report in reports) > 4 * 63
+        with_card = card().instruments.reporting(reports.append)
+        (loss, accuracy, on_card), (other_loss, other_accuracy, _) = trained(with_card), trained(registry.create("mkl"))
+        assert on_card > 4 * 63
         assert accuracy > 0.8
         assert accuracy == pytest.approx(other_accuracy, abs=0.003)
         assert loss == pytest.approx(other_loss, rel=0.01)

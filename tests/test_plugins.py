@@ -102,6 +102,22 @@ class TestThirdParty:
         """
         assert printed(code, toy) == "toy\n"
 
+    def test_is_profiled_and_recorded_although_it_knows_nothing_of_instruments(self, toy):
+        code = """
+            import numpy as np
+            from cnn import registry
+            from cnn.cli import main
+            from cnn.testing import Recorder
+            assert main("profile --backend toy --model mlp --batch-size 2 --repeats 1 --json".split()) == 0
+            toy = registry.create("toy")
+            recorder = Recorder(toy)
+            a, out = np.ones((2, 3)), np.empty((2, 2))
+            recorder.backend.gemm(a, a, out=out, transpose_b=True)
+            assert (out == 3).all() and len(recorder.products) == 1
+            assert toy.instruments.option_candidates() == {}
+        """
+        assert '"products": []' in printed(code, toy)
+
     def test_two_of_one_name_are_an_error(self, toy, tmp_path):
         other = install(tmp_path / "other", "other_cnn", TOY, {"cnn.backends": "toy = other_cnn:Toy"})
         result = python("from cnn import registry; registry.create('toy')", toy, other)

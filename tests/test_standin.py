@@ -15,7 +15,8 @@ import pytest
 from offload import Card, Finished, Outcome, Product, run, start
 from standin import StandIn
 
-from cnn.backend import Backend
+from cnn import registry
+from cnn.instruments import private
 from cnn.model.zoo import architecture
 
 pytestmark = pytest.mark.phi
@@ -74,18 +75,16 @@ def reported(done: Finished, card: int) -> tuple[int, int]:
     return sum(part.sent for part in parts), sum(part.received for part in parts)
 
 
-def products_of_step(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> list[Product]:
+def products_of_step(name: str, batch: int) -> list[Product]:
     """Every product of one training step on random images, with its operands."""
-    model = architecture(name).build(backend="numpy")
-    gemm, products = model.backend.gemm, []
+    products = []
 
-    def keep(a: Any, b: Any, *, out: Any, transpose_a: bool = False, transpose_b: bool = False, **rest: Any) -> None:
+    def keep(gemm: Any, a: Any, b: Any, *, transpose_a: bool = False, transpose_b: bool = False, **rest: Any) -> None:
         assert not rest.get("accumulate")
         products.append(Product(a.copy(), b.copy(), transpose_a, transpose_b))
-        gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, **rest)
+        gemm(a, b, transpose_a=transpose_a, transpose_b=transpose_b, **rest)
 
-    monkeypatch.setattr(model.backend, "gemm", keep)
-    assert isinstance(model.backend, Backend)
+    model = architecture(name).build(backend=private(registry.create("numpy"), gemm=keep))
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (batch, *model.input_shape), np.uint8)
     model.train_step(images, generator.integers(0, 10, batch))
@@ -110,8 +109,8 @@ CONVOLUTIONS = {
 
 
 @pytest.mark.parametrize(("name", "batch"), [("lenet", 32), ("cifar10_quick", 8)])
-def test_training_step(name: str, batch: int, offload: Offload, log: Path, monkeypatch: pytest.MonkeyPatch):
-    products = products_of_step(name, batch, monkeypatch)
+def test_training_step(name: str, batch: int, offload: Offload, log: Path):
+    products = products_of_step(name, batch)
     done = offload(products)
     assert done.devices == 1
     assert wrong(products, done) == 0
@@ -127,8 +126,8 @@ def test_training_step(name: str, batch: int, offload: Offload, log: Path, monke
 
 
 @pytest.mark.parametrize("name", CONVOLUTIONS)
-def test_bytes_of_forward_products(name: str, offload: Offload, log: Path, monkeypatch: pytest.MonkeyPatch):
-    products = products_of_step(name, 8, monkeypatch)
+def test_bytes_of_forward_products(name: str, offload: Offload, log: Path):
+    products = products_of_step(name, 8)
     done = offload([product for product in products if not (product.transpose_a or product.transpose_b)])
     assert sum(map(on_card, done.outcomes)) >= 2
     assert moved(log) == [reported(done, 0)]

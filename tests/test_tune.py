@@ -11,6 +11,7 @@ from cnn import plugins, registry
 from cnn.backend import Library
 from cnn.cli import main
 from cnn.errors import BackendUnavailable
+from cnn.instruments import Instruments
 from cnn.measure import tuning
 from cnn.threads import budget
 
@@ -35,12 +36,20 @@ class Paced(Numpy):
         self.library = Library("paced", "1", remark="by no real clock")
         self.cost = (0.02 if mode == "fast" else 0.03) * (1.0 if shares is None else 0.9 + abs(shares[0] - 0.5))
 
-    def option_candidates(self):
-        return {"mode": ["slow", "fast", "absent"], "shares": [None, (0.25,), (0.5,), (1.0,)]}
+    @property
+    def instruments(self):
+        return PacedInstruments(self)
 
     def gemm(self, a, b, **settings):
         Paced.now += self.cost
         super().gemm(a, b, **settings)
+
+
+class PacedInstruments(Instruments):
+    """With candidates, of which one cannot run."""
+
+    def option_candidates(self):
+        return {"mode": ["slow", "fast", "absent"], "shares": [None, (0.25,), (0.5,), (1.0,)]}
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import argparse
 
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
-from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
 from cnn.model.zoo import architecture
 
@@ -28,24 +27,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     with _common.resources(options) as resources:
-        model = architecture(options.model).build(backend=resources.backend)
-        images, labels = random_batch(model, options.batch_size)
-        lines = profile_step(model, images, labels, repeats=options.repeats)
-        step, python = whole_step(model, images, labels, repeats=options.repeats)
-        products = reported_products(model, images, labels)
-        algorithms = resources.backend.algorithm_times()
+        network, backend, batch = architecture(options.model), resources.backend, options.batch_size
+        lines = profile_step(network, backend, batch, repeats=options.repeats)
+        step, python = whole_step(network, backend, batch, repeats=options.repeats)
+        products = reported_products(network, backend, batch)
+        algorithms = backend.instruments.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
     total = sum(line.seconds for line in lines)
     if options.json:
         _common.print_json(
             {
-                "model": model.name,
-                "batch_size": options.batch_size,
+                "model": network.name,
+                "batch_size": batch,
                 **described,
                 "seconds": total,
                 "step_seconds": step,
-                "images_per_second": options.batch_size / step,
+                "images_per_second": batch / step,
                 "python_seconds": python,
                 "algorithms": algorithms,
                 "lines": [
@@ -68,7 +66,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
         return
-    _common.print_lines({"net": f"{model.name}, batch {options.batch_size}", **header})
+    _common.print_lines({"net": f"{network.name}, batch {batch}", **header})
     rows = [_row(line, total) for line in lines]
     overall = Line(
         "all",
@@ -81,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     _common.print_table(head, [*rows, _row(overall, total)])
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
-    print(f"a step as it is run: {step * 1e3:.2f} ms, {options.batch_size / step:,.0f} images/s{outside}")
+    print(f"a step as it is run: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
     for shape, times in algorithms.items():
         fastest = min(times, key=times.__getitem__)
         tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())

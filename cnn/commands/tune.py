@@ -114,9 +114,8 @@ def _plugin(backend: Backend) -> Any:
 def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend, defaults: Mapping[str, Any]) -> Tuner:
     """Where to start, what to try, and how to run it."""
     given = options.backend_options or {}
-    tried = {
-        name: values for name, values in backend.option_candidates().items() if name in defaults and name not in given
-    }
+    candidates = backend.instruments.option_candidates()
+    tried = {name: values for name, values in candidates.items() if name in defaults and name not in given}
     counts = _common.thread_counts(options.threads) if options.threads else _halves(threads.budget().count)
     if options.mode == "train":
         batch = network.recipe.batch_size

@@ -1,9 +1,8 @@
 """Convolutions by whichever algorithm is the fastest for their shape: tiles of im2col + GEMM, direct, or Winograd."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -71,26 +70,20 @@ class CompiledConvolution(Backend):
     def __init__(self, sgemm: int, tile_bytes: int = TILE_BYTES) -> None:
         require(tile_bytes > 0, f"tile_bytes is {tile_bytes}; give at least 1.")
         self._sgemm = np.uintp(sgemm)
+        self.multiplies = True
         self._tile_bytes = tile_bytes
         # How long im2col takes depends on the tile.
         self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
         self._chosen: dict[Problem, str] = {}
 
-    @contextmanager
-    def without_products(self) -> Iterator[None]:
-        address, self._sgemm = self._sgemm, np.uintp(nothing().address)
-        try:
-            with super().without_products():
-                yield
-        finally:
-            self._sgemm = address
-
     def algorithm_times(self) -> dict[str, dict[str, float]]:
+        """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
         times = self._chooser.times()
         return {text: times[text] for text in map(str, self._chosen) if text in times}
 
-    def option_candidates(self) -> dict[str, Sequence[Any]]:
-        return {"tile_bytes": [1 << bits for bits in range(16, 22)]}
+    def leave_out_products(self) -> None:
+        """From now on kernels do all but their products; only for a private copy, as its results say nothing."""
+        self._sgemm, self.multiplies = np.uintp(nothing().address), False
 
     def conv2d(
         self,
@@ -225,6 +218,9 @@ class CompiledConvolution(Backend):
         chosen = self._chosen.get(problem)
         if chosen is None:
             default = "direct" if problem.convolution.channels < FEW_CHANNELS and "direct" in candidates else "im2col"
+            if not self.multiplies:  # No time without products says anything of one with them.
+                candidates[default]()
+                return
             chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
         candidates[chosen]()
 

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
-from cnn.backend import Clock
+from cnn.instruments import Stopwatch
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Is handed a call in place of what is called, which it has to call itself."""
@@ -95,15 +95,15 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 @contextmanager
-def timed() -> Iterator[Clock]:
+def timed() -> Iterator[Stopwatch]:
     """Times the calls that this thread makes within the block."""
-    clock = Clock()
+    stopwatch = Stopwatch()
 
     def run(native: Native, arguments: tuple[Any, ...]) -> Any:
         started = perf_counter()
         result = native.compiled(*arguments)
-        clock.seconds += perf_counter() - started
+        stopwatch.seconds += perf_counter() - started
         return result
 
     with watched(run):
-        yield clock
+        yield stopwatch

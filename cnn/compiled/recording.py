@@ -1,4 +1,4 @@
-"""Kernel calls taken down as they are made, and repeated later by one call of machine code written for them."""
+"""Kernel calls recorded as they are made, and repeated later by one call of machine code written for them."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -16,6 +16,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from cnn.compiled.kernels import Kernel, Native, watched
+from cnn.instruments import Recording
 
 _ADDRESS = ir.IntType(64)
 _NAME = "repeat"
@@ -25,7 +26,7 @@ Call = tuple[Kernel, tuple[Any, ...], npt.NDArray[Any]]
 """A kernel, its arguments, and a place for its result."""
 
 
-class Recording:
+class KernelRecording(Recording):
     """The kernel calls of a block, with their arguments: arrays stay where they are, numbers what they are."""
 
     def __init__(self) -> None:
@@ -35,7 +36,7 @@ class Recording:
         """Where the last of the calls that return anything puts it."""
 
     @contextmanager
-    def taking_down(self) -> Iterator[None]:
+    def record(self) -> Iterator[None]:
         """Adds the calls that this thread makes within the block."""
 
         def run(native: Native, arguments: tuple[Any, ...]) -> Any:

@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 
 from cnn.energy.nvml import Nvml
 from cnn.energy.rapl import PerfEvents, Powercap
-from cnn.energy.reader import MeterUnavailable, Part, Reader
+from cnn.energy.reader import MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
+from cnn.machine import Part
 
 Kind = Literal["measured", "modelled", "unavailable"]
 KINDS: tuple[Kind, ...] = ("measured", "modelled", "unavailable")

@@ -1,7 +1,6 @@
 """Times a training step by layer and direction, and parts each time into im2col (and col2im), GEMM and the rest."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -11,15 +10,18 @@ from typing import Any
 import numpy as np
 
 from cnn.arithmetic import Operation
-from cnn.backend import Clock
+from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
+from cnn.instruments import Stopwatch
+from cnn.measure.benchmark import random_batch
+from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
 
 LOWERING = ("im2col", "col2im")
-"""Backend methods whose time is shown apart; a backend that lowers inside its kernels does not call them."""
+"""Operations of a backend whose time is shown apart; one that lowers inside its kernels does not call them."""
 
 Place = tuple[str, str]
 INPUT_AND_LOSS: Place = ("input and loss", "")
@@ -44,53 +46,55 @@ class Line:
 
 @dataclass
 class _Tally:
-    """Seconds of one step by layer and direction, and those of them spent in methods of LOWERING."""
+    """Seconds of one step by layer and direction, and those of them spent in operations of LOWERING."""
 
     seconds: dict[Place, float] = field(default_factory=dict)
     lowering: dict[Place, float] = field(default_factory=dict)
     place: Place = ("", "")
 
-    def add(self, seconds: float) -> None:
+    def add(self, seconds: float, lowering: float = 0.0) -> None:
         self.seconds[self.place] = self.seconds.get(self.place, 0.0) + seconds
-
-    def add_lowering(self, seconds: float) -> None:
-        self.lowering[self.place] = self.lowering.get(self.place, 0.0) + seconds
+        self.lowering[self.place] = self.lowering.get(self.place, 0.0) + lowering
 
 
-def profile_step(
-    model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
-) -> list[Line]:
-    """The lines of a training step with SGD on one batch, each layer run by itself, after some steps to warm up.
+def profile_step(architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10) -> list[Line]:
+    """The lines of a training step with SGD on random images, each layer run by itself, after some steps to warm up.
 
     The time of the products is that of the step less that of the same step without them. Where lowering happens inside
     kernels, im2col is what a convolution takes without its products: bias and activation are in it. Reading the batch
     and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
     """
-    optimizer = _optimizer(model)
-
-    def step() -> _Tally:
-        return _tally(model, optimizer, images, labels, _Tally())
-
-    whole = [step() for _ in range(SETTLED + repeats)][SETTLED:]
+    lowering = Stopwatch()
+    whole = _steps(architecture, backend.instruments.timed(LOWERING, lowering), batch, repeats, lowering)
     # Without products the arrays hold whatever they held: what overflows then does not matter.
-    with model.backend.without_products(), np.errstate(all="ignore"):
-        bare = [step() for _ in range(SETTLED + repeats)][SETTLED:]
+    with np.errstate(all="ignore"):
+        bare = _steps(architecture, backend.instruments.without_products(), batch, repeats)
     counted: dict[Place, list[Operation]] = {}
-    for stage in count(model, len(labels), training=True).stages:
+    for stage in count(architecture, batch, training=True).stages:
         counted.setdefault(place_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
         seconds = median(tally.seconds[place] for tally in whole)
         around = median(tally.seconds[place] for tally in bare)
-        lowering = median(tally.lowering.get(place, 0.0) for tally in whole)
+        im2col = median(tally.lowering[place] for tally in whole)
         operations = counted.get(place, [])
         flops = sum(each.flops for each in operations if each.sizes)
         lowers = any(each.kind in LOWERING for each in operations)
-        if lowers and not lowering:
-            lowering = min(seconds, around)
-        gemm = max(0.0, min(seconds - around, seconds - lowering)) if flops else 0.0
-        lines.append(Line(*place, seconds=seconds, im2col=lowering, gemm=gemm, flops=flops))
+        if lowers and not im2col:
+            im2col = min(seconds, around)
+        gemm = max(0.0, min(seconds - around, seconds - im2col)) if flops else 0.0
+        lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops))
     return lines
+
+
+def _steps(
+    architecture: Architecture, backend: Backend, batch: int, repeats: int, lowering: Stopwatch | None = None
+) -> list[_Tally]:
+    """`repeats` steps of a new model on the backend, whose time in operations of LOWERING is that of `lowering`."""
+    model = architecture.build(backend=backend)
+    images, labels = random_batch(model, batch)
+    optimizer = _optimizer(model)
+    return [_step(model, optimizer, images, labels, _Tally(), lowering) for _ in range(SETTLED + repeats)][SETTLED:]
 
 
 def least_times(
@@ -111,7 +115,7 @@ def least_times(
     for _ in range(SETTLED + repeats):
         tally = _Tally()
         if training:
-            _tally(model, optimizer, images, labels, tally)
+            _step(model, optimizer, images, labels, tally)
         else:
             _pass(model, tally, partial(model.predict, images, batch_size=len(images)))
         tallies.append(tally.seconds)
@@ -119,16 +123,18 @@ def least_times(
 
 
 def whole_step(
-    model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], *, repeats: int = 10
+    architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10
 ) -> tuple[float, float | None]:
     """Median seconds of a training step as it is run, and of those outside compiled kernels.
 
     The latter is None where the backend's work is not in such.
     """
+    model = architecture.build(backend=backend)
+    images, labels = random_batch(model, batch)
     optimizer = _optimizer(model)
     seconds, outside = [], []
-    with model.backend.timed_kernels() as clock:
-        inside = clock or Clock()
+    with backend.instruments.timed_kernels() as stopwatch:
+        inside = stopwatch or Stopwatch()
         for _ in range(SETTLED + repeats):
             inside.seconds = 0.0
             started = perf_counter()
@@ -136,7 +142,7 @@ def whole_step(
             optimizer.step(0.0)
             seconds.append(perf_counter() - started)
             outside.append(seconds[-1] - inside.seconds)
-    return median(seconds[SETTLED:]), None if clock is None else median(outside[SETTLED:])
+    return median(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,8 @@ class LayerProduct:
     report: ProductReport
 
 
-def reported_products(
-    model: Sequential, images: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]
-) -> list[LayerProduct]:
-    """The products of one training step, as far as the backend reports where it ran them."""
-    optimizer = _optimizer(model)
+def reported_products(architecture: Architecture, backend: Backend, batch: int) -> list[LayerProduct]:
+    """The products of one training step on random images, as far as the backend reports where it ran them."""
     tally, products = _Tally(), list[LayerProduct]()
 
     def note(report: ProductReport) -> None:
@@ -162,11 +165,10 @@ def reported_products(
             direction = "weight gradient" if report.product.transpose_a else "data gradient"
         products.append(LayerProduct(layer, direction, report))
 
-    model.backend.on_product = note
-    try:
-        _tally(model, optimizer, images, labels, tally)
-    finally:
-        model.backend.on_product = None
+    reporting = backend.instruments.reporting(note)
+    if reporting is not None:
+        model = architecture.build(backend=reporting)
+        _step(model, _optimizer(model), *random_batch(model, batch), tally)
     return products
 
 
@@ -179,15 +181,16 @@ def place_of(stage: Stage) -> Place:
     return (stage.layer, "forward" if stage.phase == FORWARD else "backward")
 
 
-def _tally(
+def _step(
     model: Sequential,
     optimizer: SGD,
     images: np.ndarray[Any, Any],
     labels: np.ndarray[Any, Any],
     tally: _Tally,
+    lowering: Stopwatch | None = None,
 ) -> _Tally:
-    """Takes one step into `tally` and returns that."""
-    _pass(model, tally, partial(model.train_step, images, labels))
+    """Takes one training step into `tally` and returns that."""
+    _pass(model, tally, partial(model.train_step, images, labels), lowering)
     started = perf_counter()
     optimizer.step(0.0)
     tally.place = ("update", "")
@@ -195,12 +198,24 @@ def _tally(
     return tally
 
 
-def _pass(model: Sequential, tally: _Tally, run: Callable[[], object]) -> None:
+def _pass(model: Sequential, tally: _Tally, run: Callable[[], object], lowering: Stopwatch | None = None) -> None:
     """Takes the layers that `run` calls into `tally`, and what is around them as input and loss."""
-    with _timed(model, tally):
+    stopwatch = lowering or Stopwatch()
+
+    def observe(place: int, direction: str, run: Callable[[], None]) -> None:
+        tally.place = (model.network.nodes[place].name, direction)
+        before = stopwatch.seconds
+        started = perf_counter()
+        run()
+        tally.add(perf_counter() - started, stopwatch.seconds - before)
+
+    model.network.observer = observe
+    try:
         started = perf_counter()
         run()
         elapsed = perf_counter() - started
+    finally:
+        model.network.observer = None
     tally.place = INPUT_AND_LOSS
     tally.add(elapsed - sum(tally.seconds.values()))
 
@@ -209,34 +224,3 @@ def _optimizer(model: Sequential) -> SGD:
     optimizer = SGD(0.9)
     optimizer.attach(model.backend, model.groups)
     return optimizer
-
-
-@contextmanager
-def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
-    """Has the layers timed, and the backend's methods of LOWERING, for the length of the block."""
-
-    def observe(place: int, direction: str, run: Callable[[], None]) -> None:
-        tally.place = (model.network.nodes[place].name, direction)
-        started = perf_counter()
-        run()
-        tally.add(perf_counter() - started)
-
-    model.network.observer = observe
-    for name in LOWERING:
-        setattr(model.backend, name, _lowering(getattr(model.backend, name), tally))
-    try:
-        yield
-    finally:
-        model.network.observer = None
-        for name in LOWERING:
-            delattr(model.backend, name)
-
-
-def _lowering(method: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
-    def timed(*arguments: Any, **options: Any) -> Any:
-        started = perf_counter()
-        result = method(*arguments, **options)
-        tally.add_lowering(perf_counter() - started)
-        return result
-
-    return timed

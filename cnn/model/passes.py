@@ -10,7 +10,7 @@ from weakref import proxy
 import numpy as np
 
 from cnn.arrays import Array
-from cnn.backend import Recording
+from cnn.instruments import Recording
 from cnn.model.network import BACKWARD, FORWARD, AfterLayer, Arrays, Network
 
 SETTLED = 3
@@ -77,33 +77,33 @@ class Passes:
 
     def _record(self, after_layer: AfterLayer | None) -> Any:
         network = self._network
-        recording = network.setting.backend.recording()
+        recording = network.setting.backend.instruments.recording()
         steady = all(layer.repeatable for layer in network.layers)
         # Others may sum over the processes, of which not all need be at the run that is done twice.
         if recording is None or (network.setting.shard.divided and not steady):
             return self._by_layers(after_layer)
         if steady and self._steady_score and not self._apart:
-            with recording.taking_down():
+            with recording.record():
                 self._result = self._by_layers(after_layer)
             self._whole, self._arrays = recording, network.arrays
         else:
             network.arrays = self._arrays
-            self._take_down(FORWARD, network.order, None)
+            self._record_stretches(FORWARD, network.order, None)
             self._result = self._score(network.scores)
             if self._gradient is not None:
                 self._arrays.gradients = {network.order[-1]: self._gradient}
-                self._take_down(BACKWARD, network.backward_order, after_layer)
+                self._record_stretches(BACKWARD, network.backward_order, after_layer)
         self._recorded = True
         return self._result
 
-    def _take_down(self, direction: str, order: Iterable[int], after_layer: AfterLayer | None) -> None:
+    def _record_stretches(self, direction: str, order: Iterable[int], after_layer: AfterLayer | None) -> None:
         """Records one direction in stretches."""
         network, training = self._network, self._gradient is not None
         stretches = self._stretches[direction] = []
         for places in self._cut(order):
-            recording = network.setting.backend.recording()
+            recording = network.setting.backend.instruments.recording()
             assert recording is not None
-            with recording.taking_down():
+            with recording.record():
                 for place in places:
                     network.visit(place, direction, self._arrays, training=training)
             stretches.append(Stretch(places, recording if network.layers[places[0]].repeatable else None))
@@ -156,7 +156,7 @@ class Passes:
         result = self._by_layers(compare)
         self._recorded &= [_bytes(array) for array in (result, network.scores, *statistics)] == repeated
         # Where nothing was multiplied the arrays hold what they held, and there is nothing to compare.
-        self._recorded |= not backend.multiplies
+        self._recorded |= not backend.instruments.multiplies
         return result
 
 

@@ -182,7 +182,7 @@ class Sequential:
     ) -> Any:
         """The result of `score`, which depends on `purpose` and has no reference to this model."""
         apart = after_layer is not None or self.network.observer is not None
-        key = (purpose, x.shape, apart, self.backend.recordings_hold_for())
+        key = (purpose, x.shape, apart, self.backend.instruments.recording_key())
         passes = self._passes.get(key)
         if passes is None:
             passes = Passes(self.network, x, gradient, score, steady_score=self.loss.repeatable, apart=apart)

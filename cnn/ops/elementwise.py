@@ -1,10 +1,6 @@
-"""Bias, activations, dropout and copies, element by element."""
-
-from math import prod
-from typing import Any
+"""Bias, activations, scaling and sums, element by element."""
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import expit
 
 from cnn.arrays import Array
@@ -12,49 +8,14 @@ from cnn.errors import UsageError
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
-ALIGNMENT = 64
-"""Bytes of a cache line. MKL promises the same bits from run to run only for arrays that are aligned to it."""
-
 
 class Elementwise:
-    """Arrays in and out of the backend, and operations without neighbours."""
-
-    def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new array with any content, aligned to ALIGNMENT bytes."""
-        size = prod(shape) * np.dtype(dtype).itemsize
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size].view(dtype).reshape(shape)
-
-    def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new array of zeros."""
-        x = self.empty(shape, dtype)
-        x.fill(0)
-        return x
-
-    def asarray(self, host: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Array:
-        """A copy of a host array in the backend's memory."""
-        source = np.asarray(host, dtype)
-        x = self.empty(source.shape, source.dtype)
-        np.copyto(x, source)
-        return x
-
-    def to_numpy(self, x: Array) -> npt.NDArray[Any]:
-        """A copy of x in host memory."""
-        return np.array(x)
-
-    def copy(self, host: npt.NDArray[Any], out: Array) -> None:
-        """Overwrites out with a host array of its shape."""
-        np.copyto(out, host)
+    """Operations without neighbours."""
 
     def running_mean(self, running: Array, new: Array, momentum: float) -> None:
         """running = momentum * running + (1 - momentum) * new, in place."""
         running *= momentum
         running += (1 - momentum) * new
-
-    def all_finite(self, x: Array) -> bool:
-        """Whether x holds neither NaN nor infinity."""
-        return bool(np.isfinite(x).all())
 
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
         """out = x * factors, broadcast over the leading axes."""

@@ -6,7 +6,7 @@
     check_gradients(MyLayer(3), (8, 8, 2))     # backward against differences of forward
 
 `CASES` is every operation on every kind of shape, written once; benches time the same cases. `conv_cases` makes those
-of one convolution. `Recorder` lists the matrix products a backend is asked for.
+of one convolution. `Recorder` lists the matrix products that a copy of a backend is asked for.
 """
 
 from cnn.product import Product

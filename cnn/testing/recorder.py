@@ -1,45 +1,30 @@
 """Records every matrix product that a backend is asked for."""
 
-from types import TracebackType
-from typing import Self
-
 from cnn.arrays import Array
 from cnn.backend import Backend, gemm_sizes
+from cnn.instruments import Around, private
 from cnn.product import Product
 
 
 class Recorder:
-    """Within `with Recorder(backend) as recorder:`, `recorder.products` lists the calls of its `gemm` in order.
+    """`recorder.products` lists the calls of `recorder.backend.gemm` in order.
 
-    Calls from any thread count. A product that a backend computes without its `gemm` is not seen.
+    That backend is a private copy of the one given: what others compute on theirs is not recorded. Calls from any
+    thread count. A product that a backend computes without its `gemm` is not seen.
     """
 
     def __init__(self, backend: Backend) -> None:
-        self.backend = backend
         self.products: list[Product] = []
+        self.backend = private(backend, gemm=self._record)
 
     @property
     def flops(self) -> int:
         """FLOP of all products."""
         return sum(product.flops for product in self.products)
 
-    def __enter__(self) -> Self:
-        # An attribute of the instance comes before the class's method, for the backend's own calls too.
-        self._before = vars(self.backend).get("gemm")
-        self._gemm = self.backend.gemm
-        vars(self.backend)["gemm"] = self._record
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is None:
-            del vars(self.backend)["gemm"]
-        else:
-            vars(self.backend)["gemm"] = self._before
-
     def _record(
         self,
+        gemm: Around,
         a: Array,
         b: Array,
         *,
@@ -50,4 +35,4 @@ class Recorder:
     ) -> None:
         m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
         self.products.append(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype))
-        self._gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+        gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)

@@ -25,6 +25,14 @@ LARGEST_SIZE = 2**31 - 1
 """Sizes are 32-bit numbers there."""
 
 
+class _Shared:
+    """The worker of a backend and of its private copies, for one product at a time; None until it has answered."""
+
+    def __init__(self) -> None:
+        self.lock = Lock()
+        self.worker: Worker | None = None
+
+
 class WorkerBackend(CompiledOps, CompiledLowering):
     """Sends each product to a worker that shares the memory of the arrays; a subclass says what the worker loads.
 
@@ -34,7 +42,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
     def __init__(self) -> None:
         """Starts the worker. Raises BackendUnavailable with what it said if it does not come up."""
         prepare()
-        self._lock = Lock()
+        self._shared = _Shared()
         self._owner = getpid()
         policy = self.program().memory_policy
         try:
@@ -46,11 +54,18 @@ class WorkerBackend(CompiledOps, CompiledLowering):
                 f"Backend {self.name!r} gets no memory to share with its worker process ({error}); it needs Linux, "
                 "no limit on address space, and leave to use the NUMA nodes that its options name."
             ) from error
-        self._worker: Worker | None = None
         try:
             self._worker = self._started()
         except WorkerDied as error:
             raise BackendUnavailable(f"Backend {self.name!r} cannot start: {error}") from error
+
+    @property
+    def _worker(self) -> Worker | None:
+        return self._shared.worker
+
+    @_worker.setter
+    def _worker(self, worker: Worker | None) -> None:
+        self._shared.worker = worker
 
     @abstractmethod
     def program(self) -> Program:
@@ -93,7 +108,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
         if not m or not n:
             return
-        shared = [self._shared(x) for x in (a, b, out)]
+        shared = [self._in_arena(x) for x in (a, b, out)]
         places = [number for x in shared for number in (self._arena.offset(x), leading_dimension.py_func(x))]
         if max(m, n, k, *places[1::2]) > LARGEST_SIZE:
             raise ShapeError(f"Backend {self.name!r} multiplies up to {LARGEST_SIZE:,} rows, not {m} x {n} x {k}.")
@@ -107,13 +122,13 @@ class WorkerBackend(CompiledOps, CompiledLowering):
             1.0 if accumulate else 0.0,
         )
         before = out.copy() if accumulate else None
-        with self._lock:
+        with self._shared.lock:
             seconds, printed = self._multiplied(record, shared[2], before)
             self.finished(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype), seconds, printed)
         if shared[2] is not out:
             out[...] = shared[2]
 
-    def _shared(self, x: Array) -> Array:
+    def _in_arena(self, x: Array) -> Array:
         """x itself where the worker sees it, else a copy that it does."""
         if self._arena.holds(x):
             return x
