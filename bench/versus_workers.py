@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
+from cnn.timing import sustained
 
 Floats = npt.NDArray[np.float32]
 
@@ -144,18 +144,9 @@ class OurSide:
 
 def rate(call: Callable[[], object], seconds: float) -> float:
     """Calls a second over `seconds`, after a tenth of that to wake threads and fill caches; at least one call each."""
-    _calls(call, seconds / 10)
-    calls, elapsed = _calls(call, seconds)
+    sustained(call, seconds / 10)
+    calls, elapsed = sustained(call, seconds)
     return calls / elapsed
-
-
-def _calls(call: Callable[[], object], seconds: float) -> tuple[int, float]:
-    calls, elapsed, started = 0, 0.0, perf_counter()
-    while calls == 0 or elapsed < seconds:
-        call()
-        calls += 1
-        elapsed = perf_counter() - started
-    return calls, elapsed
 
 
 class WorkerError(RuntimeError):

@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
 from cnn.backend import Clock
+from cnn.timing import now
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Is handed a call in place of what is called, which it has to call itself."""
@@ -100,9 +100,9 @@ def timed() -> Iterator[Clock]:
     clock = Clock()
 
     def run(native: Native, arguments: tuple[Any, ...]) -> Any:
-        started = perf_counter()
+        started = now()
         result = native.compiled(*arguments)
-        clock.seconds += perf_counter() - started
+        clock.seconds += now() - started
         return result
 
     with watched(run):

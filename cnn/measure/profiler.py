@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
+from cnn.timing import now, seconds_of
 
 LOWERING = ("im2col", "col2im")
 """Backend methods whose time is shown apart; a backend that lowers inside its kernels does not call them."""
@@ -125,15 +125,17 @@ def whole_step(
     The latter is None where the backend's work is not in such.
     """
     optimizer = _optimizer(model)
+
+    def step() -> None:
+        model.train_step(images, labels)
+        optimizer.step(0.0)
+
     seconds, outside = [], []
     with model.backend.timed_kernels() as clock:
         inside = clock or Clock()
         for _ in range(SETTLED + repeats):
             inside.seconds = 0.0
-            started = perf_counter()
-            model.train_step(images, labels)
-            optimizer.step(0.0)
-            seconds.append(perf_counter() - started)
+            seconds.append(seconds_of(step))
             outside.append(seconds[-1] - inside.seconds)
     return median(seconds[SETTLED:]), None if clock is None else median(outside[SETTLED:])
 
@@ -187,19 +189,17 @@ def _tally(
 ) -> _Tally:
     """Takes one step into `tally` and returns that."""
     _pass(model, tally, partial(model.train_step, images, labels))
-    started = perf_counter()
+    started = now()
     optimizer.step(0.0)
     tally.place = ("update", "")
-    tally.add(perf_counter() - started)
+    tally.add(now() - started)
     return tally
 
 
 def _pass(model: Sequential, tally: _Tally, run: Callable[[], object]) -> None:
     """Takes the layers that `run` calls into `tally`, and what is around them as input and loss."""
     with _timed(model, tally):
-        started = perf_counter()
-        run()
-        elapsed = perf_counter() - started
+        elapsed = seconds_of(run)
     tally.place = INPUT_AND_LOSS
     tally.add(elapsed - sum(tally.seconds.values()))
 
@@ -216,9 +216,9 @@ def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
 
     def observe(place: int, direction: str, run: Callable[[], Any]) -> Any:
         tally.place = (model.layers[place].name, direction)
-        started = perf_counter()
+        started = now()
         result = run()
-        tally.add(perf_counter() - started)
+        tally.add(now() - started)
         return result
 
     model.observer = observe
@@ -234,9 +234,9 @@ def _timed(model: Sequential, tally: _Tally) -> Iterator[None]:
 
 def _lowering(method: Callable[..., Any], tally: _Tally) -> Callable[..., Any]:
     def timed(*arguments: Any, **options: Any) -> Any:
-        started = perf_counter()
+        started = now()
         result = method(*arguments, **options)
-        tally.add_lowering(perf_counter() - started)
+        tally.add_lowering(now() - started)
         return result
 
     return timed
