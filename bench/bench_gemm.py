@@ -7,8 +7,8 @@ from conftest import Timer
 from cnn import registry
 from cnn.backend import Backend
 from cnn.model.zoo import ZOO
+from cnn.product import Product
 from cnn.testing import Recorder, gemm_case
-from cnn.testing.recorder import Product
 
 BATCH = 64
 

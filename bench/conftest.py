@@ -9,6 +9,7 @@ from cnn import registry
 from cnn.backend import Backend
 from cnn.model.passes import SETTLED
 from cnn.threads import budget, limit_threads
+from cnn.timing import repeat
 
 # The reference is slow on purpose: its time says nothing.
 READY = [each.name for each in registry.statuses() if each.library and each.name != "reference"]
@@ -41,8 +42,7 @@ def timed(benchmark: BenchmarkFixture, threads: int) -> Timer:
 
     def run(group: str, call: Callable[[], object], flops: int) -> None:
         benchmark.group = f"{group}, {threads} thread{'s' * (threads > 1)}"
-        for _ in range(SETTLED):
-            call()
+        repeat(call, SETTLED)
         benchmark(call)
         if flops and benchmark.stats:
             benchmark.extra_info["gflops"] = round(flops / benchmark.stats.stats.median / 1e9, 2)

@@ -1,4 +1,4 @@
-"""Draws what `versus.py --all --json` measured: images a second relative to PyTorch's best setting, a bar a row.
+"""Draws what `versus.py --all --json` measured: images per second relative to PyTorch's best setting, one bar per row.
 
 python bench/plot_versus.py results.json versus.png
 """
@@ -28,7 +28,7 @@ def main() -> None:
     results = loaded if isinstance(loaded, list) else [loaded]
     compared = [result for result in results if result["ratio_to_best_peer"] is not None]
     if not compared:
-        parser.error(f"{options.results} compares with no peer: PyTorch was not installed.")
+        parser.error(f"{options.results} has no comparison: PyTorch was not installed.")
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.55 * len(compared)), layout="constrained")
     draw(axes, compared)
     figure.savefig(options.picture, dpi=150)
@@ -47,7 +47,7 @@ def draw(axes: Axes, results: list[dict[str, Any]]) -> None:
     for place, (ratio, result) in enumerate(zip(ratios, results, strict=True)):
         # Beside the line where the bar ends before it.
         axes.text(max(ratio, 1), place, f" {ratio:.2f}  ({_setting(result)})", va="center", fontsize=9)
-    axes.set_xlabel("images a second relative to PyTorch's best setting (line: equal)")
+    axes.set_xlabel("images per second relative to PyTorch's best setting (line: equal)")
     count = results[0]["threads"]
     axes.set_title(
         f"cnn, backend {results[0]['backend']}, and {_peer(results[0])}: {count} thread{'s' * (count > 1)}, float32",

@@ -4,8 +4,7 @@
 
 needs root, iproute2 (ip, tc), a kernel with veth and sch_tbf, and MPICH (`pip install 'cnn-blas[mpi]'`). Each rank has
 a namespace of its own and one thread, so 2 idle cores are needed too. It prints what `cnn bench --ranks` measures
-beside what the model of scaling predicts from the latency and bandwidth that messages meet there, and removes what it
-set up.
+beside what the scaling model predicts from the latency and bandwidth of that link, and removes what it set up.
 """
 
 import argparse
@@ -20,11 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 SPACES = {"cnn-bench-a": "10.77.77.1", "cnn-bench-b": "10.77.77.2"}
 INTERFACE = "cnn0"
 BURST = "64kb"
-"""What goes at once: no more than a packet that the kernel has not cut yet."""
+"""What may be sent at once: no more than one packet that the kernel has not split yet."""
 LAUNCHER = """#!/bin/sh
 # What hydra calls in place of ssh: options, an address, and the words of a command.
 while [ "${{1#-}}" != "$1" ]; do shift; done
@@ -39,10 +39,10 @@ exec ip netns exec "$space" sh -c "$*"
 def main() -> None:
     """Sets up, measures at each rate, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", default="100mbit,1gbit", help="limits as tc takes them, commas between")
-    parser.add_argument("--model", default="lenet,cifar10_quick", help="networks, commas between")
-    parser.add_argument("--batch-size", default="64", help="images of a rank, and of all")
-    parser.add_argument("--rounds", default="7", help="rounds of each job")
+    parser.add_argument("--rates", default="100mbit,1gbit", help="rates as tc takes them, separated by commas")
+    parser.add_argument("--model", default="lenet,cifar10_quick", help="networks, separated by commas")
+    parser.add_argument("--batch-size", default="64", help="images per step: of each rank, and of all ranks together")
+    parser.add_argument("--rounds", default="7", help="rounds of each measurement")
     options = parser.parse_args()
     mpiexec = _check()
     print(
@@ -64,7 +64,7 @@ def _check() -> str:
         sys.exit("slow_link.py needs root, to make network namespaces; run it with sudo.")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
-            sys.exit(f"slow_link.py needs {tool}, which is not there; install iproute2.")
+            sys.exit(f"slow_link.py needs {tool}, which was not found; install iproute2.")
     found = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
     if found is None:
         sys.exit(f"slow_link.py needs the mpiexec of MPICH beside {sys.executable}: pip install 'cnn-blas[mpi]'.")
@@ -112,13 +112,13 @@ def _launcher() -> Iterator[str]:
 def _run(*words: str) -> str:
     done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
-        said = done.stderr.strip().splitlines() or ["nothing was said"]
+        said = done.stderr.strip().splitlines() or ["no message"]
         sys.exit(f"`{shlex.join(words)}` failed: {said[-1]}. slow_link.py needs a kernel with veth and sch_tbf.")
     return done.stdout
 
 
 def _bench(command: str, options: argparse.Namespace) -> str:
-    # UCX finds that both ends are one machine, and would take its memory.
+    # UCX sees that both ends are one machine, and would use shared memory.
     environment = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": INTERFACE}
     words = ["bench", "--ranks", "2", "--mpiexec", command, "--threads", "1", "--json"]
     words += ["--model", options.model, "--batch-size", options.batch_size, "--rounds", options.rounds]
@@ -128,9 +128,9 @@ def _bench(command: str, options: argparse.Namespace) -> str:
     return done.stdout
 
 
-def _show(rate: str, table: dict) -> None:
+def _show(rate: str, table: dict[str, Any]) -> None:
     link = table["link"]
-    print(f"{rate}: messages meet {link['latency_us']['value']:.1f} us and {link['gbs']['value'] * 1e3:.1f} MB/s")
+    print(f"{rate}: latency {link['latency_us']['value']:.1f} us, bandwidth {link['gbs']['value'] * 1e3:.1f} MB/s")
     for row in table["results"]:
         seconds, predicted = row["seconds"], row["predicted"]
         name, interval = (

@@ -1,34 +1,34 @@
-"""Images a second of this library and of PyTorch on the same networks, in turns within one run.
+"""Images per second of this library and of PyTorch on the same networks, in turns within one run.
 
     python bench/versus.py --net lenet --mode train --threads 2
     python bench/versus.py --all --json > results.json
 
-Both are given the same random images (uint8) and labels, in memory in the layout each likes best, and the same weights.
+Both get the same random images (uint8) and labels, in memory in the layout that suits each best, and the same weights.
 What is timed, on both sides:
 
 - train: pixels to floats by the recipe's preprocessing, forward, loss, backward, and the update by SGD with the
-  recipe's momentum, weight decay and multipliers. Each returns the loss as a Python number; this library counts right
-  answers as well, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
+  recipe's momentum, weight decay and multipliers. Each returns the loss as a Python number; this library also counts
+  right answers, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
 - infer: the same preprocessing, forward, and the loss's probabilities as a NumPy array: `model.predict` here,
   `torch.inference_mode` there.
 
-PyTorch runs in four settings, and the fastest is what the ratio is taken to: NCHW and channels_last, each as it is
-and through torch.compile (with the option `freezing` to infer). ReLU works in place and SGD is the fused one, the
-fastest there are. The connection table of lenet5 masks a dense convolution's weights on both sides.
+PyTorch runs in four settings, and the ratio is to the fastest: NCHW and channels_last, each as it is and through
+torch.compile (with the option `freezing` for inference). ReLU works in place and SGD is fused, the fastest
+variants. The connection table of lenet5 masks a dense convolution's weights on both sides.
 
 A setting is timed only after it has reproduced this library's numbers for the same batch: scores, loss and
 probabilities within 1e-3, every gradient within 1e-2 of its length, and two updates within 1e-3. One that does not,
 does not compile, or is not installed is named on standard error and left out.
 
 Each library has a process of its own. In one process, Intel's OpenMP runtime (MKL) and GNU's (PyTorch) would meet, each
-with its own pool of threads. The processes are told in turns through pipes, on which the idle one blocks. Threads of an
-OpenMP runtime spin for a while after their last work (Intel's for 200 ms), so that a pause separates the turns: neither
-runtime's settings are touched. A turn runs its step for --seconds, after a tenth of that unmeasured; figures are
-medians over --rounds of them.
+with its own pool of threads. The processes take turns: each waits on a pipe until it is called. Threads of an OpenMP
+runtime spin for a while after their last work (Intel's for 200 ms), so a pause separates the turns; neither runtime's
+settings are changed. A turn runs its step for --seconds, after a tenth of that unmeasured; figures are medians over
+--rounds of them.
 
 The peak is the best that any of some float32 products reached in any of the rounds, by this backend's gemm or by
-torch.mm. The fraction of it counts the products that im2col + GEMM takes: two FLOP a multiply-accumulate, three
-products a layer in training less the first layer's data gradient, one to infer.
+torch.mm. The fraction of it counts the products that im2col + GEMM takes: two FLOP per multiply-accumulate, three
+products per layer in training less the first layer's data gradient, one for inference.
 """
 
 import argparse
@@ -41,10 +41,11 @@ from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
 
 import cnn.threads as threads
-from cnn.commands._common import number, print_json, print_table, whole_number
+from cnn.arguments import number, whole_number
 from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.printing import print_json, print_table
 
 NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
 PAUSE = 0.25
@@ -106,9 +107,9 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
 def measure(
     ours: Worker, theirs: Worker, peers: dict[str, str], rounds: int, seconds: float
 ) -> tuple[dict[str, list[float]], list[float]]:
-    """(images a second of "ours" and of every peer, one number a round; FLOP a second of every product timed).
+    """(images per second of "ours" and of every peer in each round, FLOP per second of every product timed).
 
-    peers maps names to settings.
+    `peers` maps names to settings.
     """
     rates: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
     peaks: list[float] = []
@@ -125,7 +126,7 @@ def measure(
 
 
 def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, str]:
-    """The settings of PyTorch that reproduce this library's numbers, by name; says which do not, and why."""
+    """The settings of PyTorch that reproduce this library's numbers, by name; prints which do not, and why."""
     try:
         version = theirs.call("version")
     except WorkerError as error:
@@ -164,7 +165,7 @@ def _works(options: argparse.Namespace) -> list[Work]:
 
 
 def _print(results: list[dict[str, Any]]) -> None:
-    """One line for this library and one a peer, for every network and mode."""
+    """One line for this library and one per peer, for every network and mode."""
     rows = []
     for result in results:
         peers, best = result["peers"], result["best_peer"]
@@ -174,7 +175,7 @@ def _print(results: list[dict[str, Any]]) -> None:
         rows[-1] += [ratio, f"{result['fraction_of_peak']:.0%}"]
         rows += [["", name + " *" * (name == best), *_rates(result, name, peers[name]), "", ""] for name in peers]
     print(f"{results[0]['library']}, {results[0]['threads']} threads, medians of {results[0]['rounds']} rounds")
-    print_table(["", "", "images/s", "least", "most", "to best peer", "of peak"], rows)
+    print_table(["", "", "images/s", "lowest", "highest", "to best peer", "of peak"], rows)
 
 
 def _rates(result: dict[str, Any], name: str, rate: float) -> list[str]:
@@ -182,19 +183,19 @@ def _rates(result: dict[str, Any], name: str, rate: float) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Images a second of this library and of PyTorch, in turns.")
+    parser = argparse.ArgumentParser(description="Images per second of this library and of PyTorch, in turns.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--net", choices=[*NETS, "mlp"], help="network")
     what.add_argument("--all", action="store_true", help=f"{', '.join(NETS)} in both modes, and batches of 1")
     parser.add_argument("--mode", choices=["train", "infer"], default="train", help="default: train")
     parser.add_argument("--threads", type=whole_number, metavar="N", help="default: all this process may use")
-    parser.add_argument("--batch", type=whole_number, default=64, metavar="N", help="images a step (default: 64)")
+    parser.add_argument("--batch", type=whole_number, default=64, metavar="N", help="images per step (default: 64)")
     parser.add_argument(
         "--backend", metavar="NAME", help="this library's backend (default: CNN_BACKEND, else the best)"
     )
-    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="turns of each (default: 7)")
-    parser.add_argument("--seconds", type=number, default=0.3, metavar="S", help="length of a turn (default: 0.3)")
-    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave torch.compile out")
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="turns of each side (default: 7)")
+    parser.add_argument("--seconds", type=number, default=0.3, metavar="S", help="seconds of each turn (default: 0.3)")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="skip torch.compile")
     parser.add_argument("--json", action="store_true", help="print JSON: an object, or with --all a list")
     return parser
 

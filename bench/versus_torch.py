@@ -1,6 +1,6 @@
 """The networks of the zoo in PyTorch, with this library's weights and numbers, for `versus.py`.
 
-PyTorch is imported when a side is made, never with this module, so that it may be absent.
+PyTorch is imported when a side is made, not with this module, so that it need not be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADIENT_TOLERANCE = 1e-2
 
 
 class Disagreement(AssertionError):
-    """PyTorch computes other numbers: there is nothing to compare the speed of."""
+    """PyTorch computes other numbers, so that comparing the speed means nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ SETTINGS = {
 
 
 class TorchSide:
-    """PyTorch's models, one a setting, and its products."""
+    """PyTorch's models, one per setting, and its products."""
 
     def __init__(self, work: Work) -> None:
         import torch
@@ -56,10 +56,11 @@ class TorchSide:
         self.peers: dict[str, Peer] = {}
 
     def version(self) -> str:
-        """Of PyTorch."""
+        """PyTorch's version."""
         import torch
 
-        return torch.__version__.partition("+")[0]
+        version: str = torch.__version__
+        return version.partition("+")[0]
 
     def add(self, setting: str, evidence: Evidence) -> None:
         """Makes the setting's model, compiles it if asked, and raises Disagreement unless its numbers are `evidence`.
@@ -71,12 +72,12 @@ class TorchSide:
         self.peers[setting] = peer
 
     def rate(self, setting: str, seconds: float) -> float:
-        """Images a second."""
+        """Images per second."""
         peer = self.peers[setting]
         return self.work.batch * rate(peer.train if self.work.mode == "train" else peer.infer, seconds)
 
     def gemm(self, shape: tuple[int, int, int], seconds: float) -> float:
-        """FLOP a second of torch.mm of (M, K) and (K, N) for shape (M, N, K)."""
+        """FLOP per second of torch.mm of (M, K) and (K, N) for shape (M, N, K)."""
         import torch
 
         m, n, k = shape
@@ -110,7 +111,7 @@ class Peer:
             fused=True,
         )
         self.batch_loss: Callable[[], torch.Tensor] = self._batch_loss
-        self.shares: Callable[[], torch.Tensor] = self._shares
+        self.probabilities: Callable[[], torch.Tensor] = self._probabilities
         if setting.compiled:
             self._compile()
 
@@ -118,14 +119,16 @@ class Peer:
         """One step from pixels to updated weights; returns the loss."""
         loss = self._gradients()
         self.optimizer.step()
-        return loss.item()
+        value: float = loss.item()
+        return value
 
     def infer(self) -> Floats:
         """Probabilities (N, K) from pixels."""
         import torch
 
         with torch.inference_mode():
-            return self.shares().numpy()
+            probabilities: Floats = self.probabilities().numpy()
+            return probabilities
 
     def check(self) -> None:
         """Raises Disagreement unless scores, and what the mode computes, are those of the evidence."""
@@ -146,10 +149,10 @@ class Peer:
             update = parameter.detach().numpy() - layout(weights.value)
             rounding = 1e-6 * float(np.abs(weights.value).max())
             same(f"the update of {weights.name}", update, layout(weights.updated - weights.value), rounding)
-        self._rest()
+        self._reset()
 
-    def _rest(self) -> None:
-        """Back to the first weights, at a rate of 0: as on the other side, every step from here is the same work."""
+    def _reset(self) -> None:
+        """Goes back to the first weights, at a rate of 0: every step is then the same work, as on the other side."""
         import torch
 
         with torch.no_grad():
@@ -162,29 +165,29 @@ class Peer:
         import torch
         import torch._inductor.config
 
-        # One process compiles: helpers would stay beside the timing.
+        # One process compiles: others would still be there during the timing.
         torch._inductor.config.compile_threads = 1
         self.batch_loss = torch.compile(self._batch_loss)
-        self.shares = torch.compile(self._shares, options={"freezing": True})
+        self.probabilities = torch.compile(self._probabilities, options={"freezing": True})
 
     def _parameters(self) -> Iterator[tuple[Weights, Any, Layout]]:
         return zip(self.evidence.weights, self.net.parameters(), self.layouts, strict=True)
 
     def _groups(self, decay: float) -> Iterator[dict[str, Any]]:
-        """The parameters of each pair of multipliers, as few groups as can be: each is a call."""
+        """The parameters of each pair of multipliers, in as few groups as possible: each group costs a call."""
 
         def multipliers(pair: tuple[Weights, Any, Layout]) -> tuple[float, float]:
             return pair[0].lr_multiplier, pair[0].decay_multiplier
 
-        for (lr, share), group in groupby(sorted(self._parameters(), key=multipliers), multipliers):
+        for (lr, weight_decay), group in groupby(sorted(self._parameters(), key=multipliers), multipliers):
             yield {
                 "params": [parameter for _, parameter, _ in group],
                 "lr": self.evidence.lr * lr,
-                "weight_decay": decay * share,
+                "weight_decay": decay * weight_decay,
             }
 
     def _gradients(self) -> torch.Tensor:
-        """Fills them from pixels and returns the mean loss."""
+        """Computes the gradients from pixels and returns the mean loss."""
         self.optimizer.zero_grad()
         loss = self.batch_loss()
         loss.backward()
@@ -210,14 +213,14 @@ class Peer:
         target = scores.new_full(scores.shape, low).scatter_(1, self.labels[:, None], high)
         return functional.mse_loss(scores, target)
 
-    def _shares(self) -> torch.Tensor:
+    def _probabilities(self) -> torch.Tensor:
         scores = self._scores()
         if isinstance(self.loss, SoftmaxCrossEntropy):
             return scores.softmax(1)
         low, high = _limits(self.loss)
-        lift = (high - scores.amax(1, keepdim=True)).clamp_min(0)
-        heights = (scores + (lift - low)).clamp_min(0)
-        return heights / heights.sum(1, keepdim=True)
+        shift = (high - scores.amax(1, keepdim=True)).clamp_min(0)
+        shifted = (scores + (shift - low)).clamp_min(0)
+        return shifted / shifted.sum(1, keepdim=True)
 
 
 def same(what: str, theirs: Floats | np.float32, ours: Floats | np.float32, rounding: float = 0.0) -> None:
@@ -227,9 +230,10 @@ def same(what: str, theirs: Floats | np.float32, ours: Floats | np.float32, roun
 
 
 def same_direction(what: str, theirs: Floats, ours: Floats) -> None:
-    """Raises Disagreement unless the difference is at most GRADIENT_TOLERANCE of ours in length.
+    """Raises Disagreement unless the norm of the difference is at most GRADIENT_TOLERANCE of the norm of ours.
 
-    A ReLU or a maximum that rounding turns over moves a gradient by what one pixel adds to it: rare, and no fault.
+    Where rounding changes the side of a ReLU or the place of a maximum, a gradient changes by what one pixel adds to
+    it: that is rare and no error.
     """
     off, length = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
     _require(what, theirs.shape == ours.shape and off <= GRADIENT_TOLERANCE * length, off, length)

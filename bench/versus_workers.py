@@ -1,4 +1,4 @@
-"""The processes that `versus.py` times: one for this library, one for PyTorch, each blocked on a pipe until told."""
+"""The processes that `versus.py` times: one for this library, one for PyTorch, each waiting for its next call."""
 
 import multiprocessing
 import traceback
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
+from cnn.timing import sustained
 
 Floats = npt.NDArray[np.float32]
 
@@ -30,7 +30,7 @@ PEAK_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 2304), (4096,
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides are given to do: a network of the zoo, "train" or "infer", images a step, threads."""
+    """What both sides do: a network of the zoo, "train" or "infer", images per step, threads."""
 
     net: str
     mode: str
@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Weights:
-    """One parameter in this library's layout: its gradient, and what two updates with that gradient make of it."""
+    """One parameter in this library's layout: its gradient, and its value after two updates with it."""
 
     name: str
     value: Floats
@@ -52,7 +52,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Evidence:
-    """A batch and everything this library computes from it: what a peer must reproduce before it is timed.
+    """A batch and everything that this library computes from it: a peer must reproduce it before it is timed.
 
     images (N, H, W, C) uint8, labels (N,) int64, loss the batch's mean.
     """
@@ -95,7 +95,7 @@ class OurSide:
         return {"backend": self.backend.name, "library": str(self.backend.library), "flops": flops}
 
     def evidence(self) -> Evidence:
-        """Computes it, and puts the model and its optimizer back as they were."""
+        """Computes it, then restores the model and its optimizer."""
         lr = self.recipe.schedule.rate(0)
         before = self.model.state()
         scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
@@ -116,11 +116,11 @@ class OurSide:
         return Evidence(self.images, self.labels, self.model.preprocessing, weights, scores, probabilities, mean, lr)
 
     def rate(self, seconds: float) -> float:
-        """Images a second."""
+        """Images per second."""
         return self.work.batch * rate(self._train if self.work.mode == "train" else self._infer, seconds)
 
     def gemm(self, shape: tuple[int, int, int], seconds: float) -> float:
-        """FLOP a second of the backend's product (M, K) @ (K, N) for shape (M, N, K)."""
+        """FLOP per second of the backend's product (M, K) @ (K, N) for shape (M, N, K)."""
         m, n, k = shape
         a, b = (self.backend.asarray(np.ones(size, np.float32)) for size in ((m, k), (k, n)))
         out = self.backend.empty((m, n))
@@ -143,19 +143,10 @@ class OurSide:
 
 
 def rate(call: Callable[[], object], seconds: float) -> float:
-    """Calls a second over `seconds`, after a tenth of that to wake threads and fill caches; at least one call each."""
-    _calls(call, seconds / 10)
-    calls, elapsed = _calls(call, seconds)
+    """Calls per second over `seconds`, after a tenth of that to wake threads and fill caches; at least one each."""
+    sustained(call, seconds / 10)
+    calls, elapsed = sustained(call, seconds)
     return calls / elapsed
-
-
-def _calls(call: Callable[[], object], seconds: float) -> tuple[int, float]:
-    calls, elapsed, started = 0, 0.0, perf_counter()
-    while calls == 0 or elapsed < seconds:
-        call()
-        calls += 1
-        elapsed = perf_counter() - started
-    return calls, elapsed
 
 
 class WorkerError(RuntimeError):
@@ -167,7 +158,7 @@ class WorkerError(RuntimeError):
 
 
 class Worker:
-    """A process that holds one object and calls its methods when told."""
+    """A process that holds one object and calls its methods on request."""
 
     def __init__(self, make: Callable[..., object], *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")

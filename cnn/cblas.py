@@ -19,7 +19,8 @@ from cnn.compiled.parts import parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
-from cnn.instruments import Instruments, Stopwatch
+from cnn.instruments import Instruments
+from cnn.timing import Stopwatch
 
 BYTE_FLOPS = 8
 """Floating-point operations that a core does in the time in which it reads a byte of a matrix from its caches."""

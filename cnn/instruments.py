@@ -4,12 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnn.product import ProductReport
+from cnn.timing import Stopwatch, now
 
 if TYPE_CHECKING:
     from cnn.backend import Backend
@@ -30,13 +29,6 @@ class Recording(ABC):
     @abstractmethod
     def repeat(self) -> Any:
         """Does it all again; what that returned last which returned anything."""
-
-
-@dataclass
-class Stopwatch:
-    """Seconds counted so far."""
-
-    seconds: float = 0.0
 
 
 class Instruments:
@@ -78,9 +70,9 @@ class Instruments:
         """A private copy that counts the seconds of its operations of these names."""
 
         def run(operation: Around, *arguments: Any, **options: Any) -> Any:
-            started = perf_counter()
+            started = now()
             result = operation(*arguments, **options)
-            stopwatch.seconds += perf_counter() - started
+            stopwatch.seconds += now() - started
             return result
 
         return private(self.backend, **dict.fromkeys(operations, run))

@@ -11,12 +11,13 @@ from openblas_worker import OpenblasWorker, close, square
 from cnn import plugins, registry
 from cnn.arrays import Buffers
 from cnn.convolution import Convolution, Window
-from cnn.instruments import Stopwatch, private
+from cnn.instruments import private
 from cnn.measure.profiler import LOWERING, profile_step, reported_products, whole_step
 from cnn.model.zoo import architecture
 from cnn.registry import create, statuses
 from cnn.testing import Recorder
 from cnn.threads import limit_threads
+from cnn.timing import Stopwatch
 
 READY = [each.name for each in statuses() if each.name in ("mkl", "openblas", "numpy") and not each.reason]
 

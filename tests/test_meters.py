@@ -34,6 +34,7 @@ from cnn.layers import Flatten, Linear
 from cnn.machine import this_machine
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
+from cnn.timing import now
 from cnn.training.checkpoint import _position
 from cnn.training.trainer import Callback, Trainer
 
@@ -96,11 +97,11 @@ def micsmc(root, text=TWO_CARDS, *, code=0, error=""):
 
 def watts_of(reader):
     """The reader's joules over the seconds of a short wait, bounded by the clock on both sides."""
-    before, first = time.perf_counter(), reader.joules()
-    started = time.perf_counter()
+    before, first = now(), reader.joules()
+    started = now()
     time.sleep(0.05)
-    ended, last = time.perf_counter(), reader.joules()
-    after = time.perf_counter()
+    ended, last = now(), reader.joules()
+    after = now()
     return (last - first) / (after - before), (last - first) / (ended - started)
 
 
@@ -179,11 +180,12 @@ def nvml(tmp_path_factory):
 READ_GPUS = """
     import time
     from cnn.energy.nvml import Nvml
+    from cnn.timing import now
     reader = Nvml()
-    before, first = time.perf_counter(), reader.joules()
+    before, first = now(), reader.joules()
     time.sleep(0.5)
     reader.sample()
-    print(reader.covers, (reader.joules() - first) / (time.perf_counter() - before), sep=": ")
+    print(reader.covers, (reader.joules() - first) / (now() - before), sep=": ")
     reader.close()
 """
 

@@ -59,7 +59,7 @@ def paced(monkeypatch):
     monkeypatch.setattr(plugins, "load", lambda group, name: Paced if name == "paced" else load(group, name))
     monkeypatch.setattr(plugins, "names", lambda group: [*names(group), "paced"])
     monkeypatch.setattr(registry, "_instances", dict(registry._instances))
-    monkeypatch.setattr(tuning, "perf_counter", lambda: Paced.now)
+    monkeypatch.setattr("cnn.timing.perf_counter", lambda: Paced.now)
 
 
 @pytest.fixture

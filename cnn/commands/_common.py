@@ -1,7 +1,6 @@
 """Options that several subcommands share, and the backend and threads they run on."""
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import cnn.threads as threads
 from cnn import registry
+from cnn.arguments import whole_number
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.dataset import Dataset, load_dataset
@@ -138,64 +138,3 @@ def fitting_architecture(name: str | None, data: Dataset) -> Architecture:
     if name is not None:
         return architecture(name, classes)
     return architecture("cifar10_quick" if data.shape[2] == 3 else "lenet", classes)
-
-
-def print_lines(lines: dict[str, str]) -> None:
-    """Titles and texts in two columns."""
-    width = max(map(len, lines))
-    for title, text in lines.items():
-        print(f"{title:<{width}}  {text}", flush=True)
-
-
-def print_json(value: Any) -> None:
-    """Indented JSON on standard output; NaN is refused."""
-    print(json.dumps(value, indent=2, allow_nan=False))
-
-
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """A table, its first column left, the others right."""
-    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
-    for row in [head, *rows]:
-        cells = [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([f"{row[0]:<{widths[0]}}", *cells]).rstrip())
-
-
-def whole_number(text: str) -> int:
-    """An argument of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def whole_numbers(text: str) -> list[int]:
-    """Arguments of at least 1 with commas between."""
-    return [whole_number(part) for part in text.split(",")]
-
-
-def whole_number_or_zero(text: str) -> int:
-    """An argument of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 0")
-    return int(text)
-
-
-def number(text: str) -> float:
-    """An argument above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return value
-
-
-def share(text: str) -> float:
-    """An argument of at least 0 and below 1."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of at least 0 and below 1")
-    return value

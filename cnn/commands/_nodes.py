@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cnn.commands import _common
+from cnn.arguments import whole_number
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import catalogue
 from cnn.energy.links import links
@@ -78,9 +78,9 @@ def _counts(text: str) -> list[int]:
     parts = text.split(",")
     for place, part in enumerate(parts):
         if part != "...":
-            found.append(_common.whole_number(part))
+            found.append(whole_number(part))
         elif 2 <= place < len(parts) - 1:
-            found += _between(found[-2], found[-1], _common.whole_number(parts[place + 1]))
+            found += _between(found[-2], found[-1], whole_number(parts[place + 1]))
         else:
             raise argparse.ArgumentTypeError(f"{text!r}: '...' stands between numbers, after at least two")
     if found != sorted(set(found)):

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from cnn import registry
-from cnn.commands import _common
 from cnn.cost import gradient_bytes
 from cnn.distributed.steps import MARK, Request, Steps, Timed
 from cnn.energy.devices import Quantity
@@ -23,6 +22,7 @@ from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, Step, scaled
 from cnn.errors import CnnError, UsageError
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_table
 from cnn.threads import in_words
 
 HEAD = [
@@ -65,7 +65,7 @@ def bench_ranks(options: argparse.Namespace) -> None:
                 row |= {"scaling": scaling, "efficiency": _per_thread(row) / _per_thread(group[0])}
             rows += group
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "rounds": options.rounds,
                 "backend": chosen.name,
@@ -173,6 +173,6 @@ def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | 
             ]
         )
         title = group
-    _common.print_table(HEAD, table)
+    print_table(HEAD, table)
     print("efficiency: images a second for each thread, over those of the first row")
     print("model: computing as measured on as many ranks that sum nothing, and the sums by the link's latency and rate")

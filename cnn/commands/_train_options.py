@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cnn.arguments import number, share, whole_number, whole_number_or_zero
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.data.dataset import DEFAULT_DATASET
@@ -50,17 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
     )
     recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
-    recipe.add_argument("--epochs", type=_common.whole_number, metavar="N", help="passes over the training images")
-    recipe.add_argument(
-        "--batch-size", type=_common.whole_number, metavar="N", help="images a step, over all ranks together"
-    )
+    recipe.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the training images")
+    recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images a step, over all ranks together")
     recipe.add_argument(
         "--accumulate",
-        type=_common.whole_number,
+        type=whole_number,
         metavar="N",
         help="compute each batch as N micro-batches one after the other, which takes less memory (default: 1)",
     )
-    recipe.add_argument("--lr", type=_common.number, metavar="X", help="first learning rate of the schedule")
+    recipe.add_argument("--lr", type=number, metavar="X", help="first learning rate of the schedule")
     recipe.add_argument(
         "--scale-lr",
         action=argparse.BooleanOptionalAction,
@@ -68,36 +67,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument(
         "--warmup",
-        type=_common.number,
+        type=number,
         metavar="EPOCHS",
         help="let the learning rate rise in a line over the first EPOCHS, from 0 or with --scale-lr from the recipe's",
     )
     recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
-    recipe.add_argument("--weight-decay", type=_common.share, metavar="X", help="L2 weight decay")
+    recipe.add_argument("--weight-decay", type=share, metavar="X", help="L2 weight decay")
     recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
     recipe.add_argument(
-        "--pad-crop", type=_common.whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+        "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
     )
     recipe.add_argument(
         "--validation",
-        type=_common.share,
+        type=share,
         metavar="X",
         help=f"share of the training images held out for validation (default: {VALIDATION}, "
         f"at most {MOST_VALIDATION:,} images)",
     )
     recipe.add_argument(
         "--patience",
-        type=_common.whole_number,
+        type=whole_number,
         metavar="N",
         help="stop after N epochs without a lower validation loss and keep the best weights",
     )
     recipe.add_argument(
-        "--seed", type=_common.whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
+        "--seed", type=whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     _common.add_resource_options(parser)
     parser.add_argument(
         "--watts",
-        type=_common.number,
+        type=number,
         metavar="W",
         help="what the machine draws under load: models the energy by it, whatever meters there are",
     )
@@ -107,7 +106,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     ranks.add_argument(
         "--average-every",
-        type=_common.whole_number,
+        type=whole_number,
         metavar="K",
         help="for slow links: each rank steps by its own images, and ranks are averaged every K steps and epoch",
     )
@@ -120,7 +119,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     files.add_argument(
         "--checkpoint-every",
-        type=_common.whole_number,
+        type=whole_number,
         metavar="N",
         help="write the checkpoint every N steps too, not only after each epoch",
     )

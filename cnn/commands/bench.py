@@ -12,11 +12,13 @@ import argparse
 from typing import Any
 
 from cnn import registry
+from cnn.arguments import whole_number, whole_numbers
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
 from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_table
 from cnn.threads import limit_threads
 
 
@@ -29,15 +31,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
-        type=_common.whole_numbers,
+        type=whole_numbers,
         metavar="COUNTS",
         help="thread counts, commas between (default: what this process may use)",
     )
-    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--rounds", type=_common.whole_number, default=7, metavar="N", help="runs of each job")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="runs of each job")
     parser.add_argument(
         "--ranks",
-        type=_common.whole_numbers,
+        type=whole_numbers,
         metavar="COUNTS",
         help="training steps on so many ranks, commas between; --batch-size is a rank's (weak) and that of all "
         "(strong), --threads a rank's (default: CPUs / ranks)",
@@ -73,7 +75,7 @@ def run(options: argparse.Namespace) -> None:
     order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
     results.sort(key=lambda result: order[result["group"]])
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "batch_size": options.batch_size,
                 "rounds": options.rounds,
@@ -99,7 +101,7 @@ def run(options: argparse.Namespace) -> None:
             ]
         )
         group = result["group"]
-    _common.print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
+    print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
 
 
 def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:

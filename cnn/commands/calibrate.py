@@ -9,18 +9,20 @@ import argparse
 import sys
 from dataclasses import replace
 
+from cnn.arguments import number
 from cnn.commands import _common
 from cnn.energy.calibration import calibration_file, measure, save
 from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.printing import print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
-    parser.add_argument("--idle-watts", type=_common.number, metavar="W", help="what the machine draws doing nothing")
-    parser.add_argument("--busy-watts", type=_common.number, metavar="W", help="what it draws in large products")
+    parser.add_argument("--idle-watts", type=number, metavar="W", help="what the machine draws doing nothing")
+    parser.add_argument("--busy-watts", type=number, metavar="W", help="what it draws in large products")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,12 +31,12 @@ def run(options: argparse.Namespace) -> None:
     if (watts[0] is None) != (watts[1] is None) or (watts[0] is not None and watts[0] > watts[1]):
         raise UsageError("Give both --idle-watts and --busy-watts, idle no more than busy, or neither.")
     with _common.resources(options) as resources:
-        _common.print_lines(resources.describe())
+        print_lines(resources.describe())
         with OtherWork() as others:
             result = measure(resources.backend, resources.budget.count, show_progress)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
     save(result)
-    _common.print_lines(
+    print_lines(
         {
             "SGEMM": f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of it lost at a side of {result.half:.0f} "
             f"(off by {result.sgemm_error:.0%})",
@@ -47,7 +49,7 @@ def run(options: argparse.Namespace) -> None:
         [name, str(len(law.points)), f"{law.overhead * 1e6:.1f}", f"{law.error:.0%}"]
         for name, law in result.laws.items()
     ]
-    _common.print_table(head, rows)
+    print_table(head, rows)
     print("off by: each task predicted from all others of its kind, root mean square of the logarithm")
     print(f"kept in {calibration_file()}")
     disturbed = busy({}, others.share)

@@ -14,6 +14,7 @@ from pathlib import Path
 import cnn
 import cnn.threads as threads
 from cnn import registry
+from cnn.arguments import number, whole_number
 from cnn.commands import _common
 from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
@@ -25,6 +26,7 @@ from cnn.errors import UsageError
 from cnn.machine import this_machine
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_table
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import places, predict_at, predict_here
@@ -74,11 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _common.add_backend_option(parser)
     parser.add_argument(
-        "--threads", type=_common.whole_number, metavar="N", help="threads here (default: all this process may use)"
+        "--threads", type=whole_number, metavar="N", help="threads here (default: all this process may use)"
     )
-    parser.add_argument("--rounds", type=_common.whole_number, default=21, metavar="N", help="runs on each backend")
+    parser.add_argument("--rounds", type=whole_number, default=21, metavar="N", help="runs on each backend")
     parser.add_argument(
-        "--watts", type=_common.number, metavar="W", help="what this machine draws under load, in place of a meter"
+        "--watts", type=number, metavar="W", help="what this machine draws under load, in place of a meter"
     )
     add_node_options(parser)
     _common.add_json_option(parser)
@@ -104,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
     for path, content in files:
         write_atomically(path, content(comparison))
     if options.json:
-        _common.print_json(to_dict(comparison))
+        print_json(to_dict(comparison))
     else:
         _print(comparison)
 
@@ -171,20 +173,20 @@ def _print(comparison: Comparison) -> None:
     known = sources(comparison)
     for title, rows in sections(comparison):
         print(title)
-        _common.print_table(HEAD, [cells(row, known) for row in rows])
+        print_table(HEAD, [cells(row, known) for row in rows])
         for note in notes(rows):
             print(f"  {note}")
         print()
     for title, found in scaling_sections(comparison):
         print(f"{title}, predicted")
-        _common.print_table(SCALING_HEAD, [row for curve in found for row in scaling_cells(curve)])
+        print_table(SCALING_HEAD, [row for curve in found for row in scaling_cells(curve)])
         for note in scaling_notes(found):
             print(f"  {note}")
         print()
     for text in comparison.omitted:
         print(text)
-    for number, source in enumerate(known, 1):
-        print(f"[{number}] {source}")
+    for place, source in enumerate(known, 1):
+        print(f"[{place}] {source}")
 
 
 def _thresholds(text: str) -> Thresholds:

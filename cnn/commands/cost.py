@@ -9,6 +9,7 @@ from typing import Any
 from cnn.commands import _common
 from cnn.cost import Cost, count
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     cost = count(architecture(options.model), options.batch_size, training=options.mode == "train")
     if options.json:
-        _common.print_json(to_dict(cost))
+        print_json(to_dict(cost))
         return
     print(f"{cost.net}, batch {cost.batch}, {options.mode}")
     rows = [
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         if stage.operations
     ]
     rows.append(["all", "", "", *_numbers(cost.gemm_flops, cost.flops, cost.bytes)])
-    _common.print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
+    print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
 
 
 def to_dict(cost: Cost) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from cnn.commands import _common
 from cnn.data.dataset import download_dataset, list_datasets
+from cnn.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 def _list(options: argparse.Namespace) -> None:
     found = list_datasets(data_dir=options.data_dir)
     if options.json:
-        _common.print_json([asdict(each) for each in found])
+        print_json([asdict(each) for each in found])
         return
     for each in found:
         print(f"{each.name}: {each.summary} (licence: {each.licence})")

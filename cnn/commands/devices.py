@@ -12,6 +12,7 @@ from cnn.commands import _common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
 from cnn.errors import UsageError
+from cnn.printing import print_json, print_lines, print_table
 from cnn.threads import in_words
 
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"There is no device {options.device!r}; known are: {', '.join(devices)}.")
         devices, calibrations = {options.device: devices[options.device]}, []
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "devices": {key: asdict(device) for key, device in devices.items()},
                 "this_machine": [_calibrated(each) for each in calibrations],
@@ -40,7 +41,7 @@ def run(options: argparse.Namespace) -> None:
         _print_one(devices[options.device])
     else:
         head = ["device", "SGEMM GFLOP/s", "GB/s", "idle W", "busy W", "cap W", "numbers unverified"]
-        _common.print_table(head, [_row(device) for device in devices.values()])
+        print_table(head, [_row(device) for device in devices.values()])
         for each in calibrations:
             rates = f"{each.sgemm_rate / 1e9:.0f} GFLOP/s, {each.triad_rate / 1e9:.1f} GB/s"
             print(f"this machine, {each.backend}, {in_words(each.threads)} ({each.date}): {rates}")
@@ -54,7 +55,7 @@ def _calibrated(calibration: Calibration) -> dict[str, object]:
 def _print_one(device: Device) -> None:
     print(f"{device.key}: {device.name}")
     numbers = {name: str(quantity) for name, quantity in device.quantities().items()}
-    _common.print_lines(numbers or {"no number": "is known"})
+    print_lines(numbers or {"no number": "is known"})
 
 
 def _row(device: Device) -> list[str]:

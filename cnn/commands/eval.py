@@ -4,10 +4,12 @@ import argparse
 
 import numpy as np
 
+from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.errors import UsageError
 from cnn.model.modelfile import load_model
+from cnn.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
-    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images at a time")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images at a time")
     _common.add_resource_options(parser)
     add_config_option(parser)
     _common.add_data_options(parser)
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     split = data.test if options.split == "test" else data.train
     with _common.resources(options) as resources:
         if not options.json:
-            _common.print_lines(resources.describe())
+            print_lines(resources.describe())
         model = load_model(options.model, backend=resources.backend)
         if len(data.classes) != len(model.classes):
             raise UsageError(
@@ -41,7 +43,7 @@ def run(options: argparse.Namespace) -> None:
     confusion = np.zeros((len(data.classes), len(data.classes)), np.int64)
     np.add.at(confusion, (split.labels, guesses), 1)
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "model": options.model,
                 "dataset": data.name,
@@ -60,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
     print("rows: true class, columns: predicted")
     names = list(data.classes)
-    _common.print_table(
+    print_table(
         ["", *names, "right"],
         [
             [name, *map(str, row), f"{row[k] / max(1, row.sum()):.1%}"]

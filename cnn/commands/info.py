@@ -12,6 +12,7 @@ from cnn.commands import _common
 from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
 from cnn.machine import this_machine
+from cnn.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +58,7 @@ def run(options: argparse.Namespace) -> None:
             "meters": [each.to_dict() for each in readers],
             "datasets": [asdict(each) for each in data],
         }
-        _common.print_json(result)
+        print_json(result)
         return
     print(f"cnn-blas {cnn.__version__}")
     print(f"\nbackend in force: {in_force}")

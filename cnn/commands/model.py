@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnn import registry
+from cnn.arguments import whole_number, whole_numbers
 from cnn.backend import Backend
 from cnn.commands import _common
 from cnn.commands.calibrate import show_progress
@@ -31,6 +32,7 @@ from cnn.energy.validation import (
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.model.zoo import ZOO, architecture
+from cnn.printing import print_json, print_table
 from cnn.report.table import interval_text, number_text
 from cnn.storage import write_atomically
 from cnn.threads import in_words
@@ -44,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", metavar="NAMES", help="backends, commas between (default: those users get unnamed)"
     )
     parser.add_argument(
-        "--threads", type=_common.whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
+        "--threads", type=whole_numbers, default="1,2", metavar="COUNTS", help="thread counts, commas between"
     )
-    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=_common.whole_number, default=40, metavar="N", help="steps measured")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=whole_number, default=40, metavar="N", help="steps measured")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer")
     parser.add_argument("--png", type=Path, metavar="FILE", help="draw the Cornell study's curves and the model's")
     _common.add_json_option(parser)
@@ -78,7 +80,7 @@ def run(options: argparse.Namespace) -> None:
         write_atomically(options.png, draw(curves))
     errors = mean_absolute_error(cases), mean_absolute_error(published)
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "mean_absolute_error": errors[0],
                 "published_mean_absolute_error": errors[1],
@@ -139,7 +141,7 @@ def _print(cases: list[Case], layers: bool) -> None:
                 ]
                 for p in case.parts
             ]
-    _common.print_table(["net, batch", "mode", "where", "model ms", "measured ms", "error"], rows)
+    print_table(["net, batch", "mode", "where", "model ms", "measured ms", "error"], rows)
     if any(case.indicative for case in cases):
         print("* indicative: the model rests on numbers that nobody verified (`cnn devices`)")
 
@@ -150,5 +152,5 @@ def _print_curves(curves: Sequence[CurvePoint]) -> None:
         for each in curves
     ]
     print(f"the Cornell study's training of LeNet-5, batch {CORNELL_BATCH}")
-    _common.print_table(["where", "threads", "study", "model"], rows)
+    print_table(["where", "threads", "study", "model"], rows)
     print(CORNELL_DIFFERENCE)

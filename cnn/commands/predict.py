@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.data.images import read_image
 from cnn.model.modelfile import load_model
+from cnn.printing import print_json, print_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, IMAGE... and the options."""
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
-    parser.add_argument("--top", type=_common.whole_number, default=3, metavar="N", help="classes shown an image")
+    parser.add_argument("--top", type=whole_number, default=3, metavar="N", help="classes shown an image")
     parser.add_argument("--invert", action="store_true", help="swap dark and light: MNIST's digits are white on black")
     _common.add_resource_options(parser)
     _common.add_json_option(parser)
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints the likeliest classes of each image."""
     with _common.resources(options) as resources:
         if not options.json:
-            _common.print_lines(resources.describe())
+            print_lines(resources.describe())
             print()
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
     if options.json:
-        _common.print_json(results)
+        print_json(results)
         return
     for result in results:
         likeliest = list(result["probabilities"].items())[: options.top]

@@ -8,17 +8,19 @@ products to another place, where those of one more step ran and why, from its li
 
 import argparse
 
+from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
-    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=_common.whole_number, default=20, metavar="N", help="steps measured")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--repeats", type=whole_number, default=20, metavar="N", help="steps measured")
     _common.add_resource_options(parser)
     add_config_option(parser)
     _common.add_json_option(parser)
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> None:
         described = resources.to_dict()
     total = sum(line.seconds for line in lines)
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "model": network.name,
                 "batch_size": batch,
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
         return
-    _common.print_lines({"net": f"{network.name}, batch {batch}", **header})
+    print_lines({"net": f"{network.name}, batch {batch}", **header})
     rows = [_row(line, total) for line in lines]
     overall = Line(
         "all",
@@ -77,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         sum(line.flops for line in lines),
     )
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
-    _common.print_table(head, [*rows, _row(overall, total)])
+    print_table(head, [*rows, _row(overall, total)])
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
     print(f"a step as it is run: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
     for shape, times in algorithms.items():
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
     if products:
         print("\nproducts of a step, by the report of the library that ran them")
         head = ["layer", "direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
-        _common.print_table(head, [_product_row(product) for product in products])
+        print_table(head, [_product_row(product) for product in products])
 
 
 def _product_row(product: LayerProduct) -> list[str]:

@@ -3,10 +3,12 @@
 import argparse
 from typing import Any
 
+from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.model.modelfile import load_model
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="lenet",
         help="a network's name, a .toml file or a .safetensors model",
     )
-    parser.add_argument("--batch-size", type=_common.whole_number, default=64, metavar="N", help="for the memory")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="for the memory")
     _common.add_resource_options(parser)
     _common.add_json_option(parser)
 
@@ -32,11 +34,11 @@ def run(options: argparse.Namespace) -> None:
             model = architecture(options.model).build(backend=resources.backend)
     table = summarise(model, options.batch_size)
     if options.json:
-        _common.print_json(table)
+        print_json(table)
         return
     shape = "x".join(map(str, model.input_shape))
     print(f"{model.name} on images {shape}, {len(model.classes)} classes")
-    _common.print_table(
+    print_table(
         ["layer", "output", "parameters", "MAC", "activations"],
         [
             [

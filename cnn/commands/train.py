@@ -28,6 +28,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
+from cnn.printing import print_lines
 from cnn.schedules import Schedule, Warmup
 from cnn.signals import stop_on_signals
 from cnn.storage import write_atomically
@@ -70,7 +71,7 @@ def run(options: argparse.Namespace) -> None:
             _open(out, options, resources, trainer)
             listeners = []
             if world.rank == 0:
-                _common.print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
+                print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
                 for note in data.notes:
                     print(f"note: {note}")
                 metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
@@ -259,7 +260,7 @@ def _finish(
         "energy_source": energy.source,
     }
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
-    _common.print_lines(
+    print_lines(
         {
             "test accuracy": f"{test_accuracy:.2%} of {len(data.test):,} images",
             "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",

@@ -19,6 +19,7 @@ from tqdm import tqdm
 import cnn.plugins as plugins
 import cnn.threads as threads
 from cnn import registry
+from cnn.arguments import whole_number, whole_numbers
 from cnn.backend import Backend
 from cnn.backend_options import options_of
 from cnn.commands import _common
@@ -30,6 +31,7 @@ from cnn.measure.speedup import Comparison
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
+from cnn.printing import print_json, print_lines, print_table
 from cnn.signals import stop_on_signals
 
 EVAL_BATCH = 64
@@ -48,19 +50,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
-        type=_common.whole_numbers,
+        type=whole_numbers,
         metavar="COUNTS",
         help="thread counts to try, commas between (default: all this process may use, half, a quarter, ...)",
     )
     sizes = ", ".join(map(str, EVAL_BATCHES))
     parser.add_argument(
         "--batch-sizes",
-        type=_common.whole_numbers,
+        type=whole_numbers,
         metavar="SIZES",
         help=f"batch sizes to try, commas between (default: for train the recipe's, for infer {sizes})",
     )
     parser.add_argument(
-        "--rounds", type=_common.whole_number, default=15, metavar="N", help="turns by which two settings are compared"
+        "--rounds", type=whole_number, default=15, metavar="N", help="turns by which two settings are compared"
     )
     parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<net>-<backend>-<mode>.toml)")
     _common.add_json_option(parser)
@@ -87,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         raise Interrupted(f"{stop}; what was found until then is in {path}.") from stop
     _write(path, options, network, backend, defaults, tuner, gain)
     if options.json:
-        _common.print_json(
+        print_json(
             {
                 "model": network.name,
                 "mode": options.mode,
@@ -168,7 +170,7 @@ def _write(
 
 def _print_header(options: argparse.Namespace, network: Architecture, backend: Backend, why: str, tuner: Tuner) -> None:
     start = ", ".join(f"{name} {_text(tuner.start.value(name))}" for name in tuner.candidates)
-    _common.print_lines(
+    print_lines(
         {
             "net": f"{network.name}, {'training' if options.mode == 'train' else 'inference'}",
             "backend": f"{backend.name} ({why})",
@@ -217,7 +219,7 @@ def _print_trials(findings: list[Finding]) -> None:
                 numbers = [f"{trial.images_per_second:,.0f}", f"{trial.ratio:.2f}"]
             rows.append([name, _text(trial.value), *numbers, "chosen" if trial.value == finding.value else remark])
     if rows:
-        _common.print_table(["tried", "value", "images/s", "times", ""], rows)
+        print_table(["tried", "value", "images/s", "times", ""], rows)
 
 
 def _text(value: Any) -> str:

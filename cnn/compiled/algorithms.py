@@ -4,15 +4,14 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from math import inf
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 from cnn.cache import cache_folder
 from cnn.errors import CnnError, UsageError
 from cnn.machine import this_machine
 from cnn.storage import write_atomically
+from cnn.timing import in_turns
 
 ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
@@ -77,14 +76,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _best_times(candidates: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """The least of some trials each, in turns, so that a disturbance of the machine hits all alike."""
-    for run in candidates.values():
-        run()  # allocates
-    times, begun, trial = dict.fromkeys(candidates, inf), perf_counter(), 0
-    while trial < TRIALS or perf_counter() - begun < SECONDS:
-        trial += 1
-        for name, run in candidates.items():
-            started = perf_counter()
-            run()
-            times[name] = min(times[name], perf_counter() - started)
-    return times
+    """The least of some trials each, in turns, after a first run, which allocates."""
+    times = in_turns([*candidates.values()], TRIALS, seconds=SECONDS)
+    return {name: own.least for name, own in zip(candidates, times, strict=True)}

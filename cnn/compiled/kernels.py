@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
-from cnn.instruments import Stopwatch
+from cnn.timing import Stopwatch, now
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Is handed a call in place of what is called, which it has to call itself."""
@@ -100,9 +99,9 @@ def timed() -> Iterator[Stopwatch]:
     stopwatch = Stopwatch()
 
     def run(native: Native, arguments: tuple[Any, ...]) -> Any:
-        started = perf_counter()
+        started = now()
         result = native.compiled(*arguments)
-        stopwatch.seconds += perf_counter() - started
+        stopwatch.seconds += now() - started
         return result
 
     with watched(run):

@@ -1,11 +1,12 @@
 """The triad of McCalpin's STREAM benchmark, for a calibration."""
 
-from time import perf_counter
+from functools import partial
 
 import numpy as np
 from numba import njit, prange
 
 from cnn.compiled.parts import PARALLEL, start_of, thread_count
+from cnn.timing import series
 
 ELEMENTS = 1 << 24
 """Of each of three arrays, 64 MiB."""
@@ -22,9 +23,4 @@ def triad(a, b, c, parts):
 def triad_bytes_per_second(rounds: int = 10) -> float:
     """The best rate over `rounds`, three arrays counted as STREAM does (McCalpin 1995)."""
     a, b, c = (np.ones(ELEMENTS, np.float32) for _ in range(3))
-    best = np.inf
-    for _ in range(1 + rounds):
-        started = perf_counter()
-        triad(a, b, c, thread_count())
-        best = min(best, perf_counter() - started)
-    return float(3 * a.nbytes / best)
+    return 3 * a.nbytes / series(partial(triad, a, b, c, thread_count()), rounds).least

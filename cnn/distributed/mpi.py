@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import groupby
-from time import perf_counter, sleep
+from time import sleep
 from typing import Any, NoReturn, TypeVar
 
 from cnn.arrays import Array
@@ -13,6 +13,7 @@ from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
 from cnn.distributed.world import Pending, World
 from cnn.errors import CnnError
 from cnn.threads import in_words
+from cnn.timing import now
 
 try:
     import mpi4py
@@ -132,11 +133,11 @@ class MpiWorld(World):
 
     def wait(self, requests: list[Any]) -> None:
         """Waits for requests without keeping the CPU from others, and so that a signal is heard meanwhile."""
-        started = perf_counter()
+        started = now()
         while not mpi.Request.Testall(requests):
-            if perf_counter() - started > self._patience:
+            if now() - started > self._patience:
                 sleep(NAP)
-        self.traffic.exposed += perf_counter() - started
+        self.traffic.exposed += now() - started
 
     def _meet(self, communicator: Any) -> None:
         """A barrier that leaves the CPU to those who are still at work."""
@@ -153,19 +154,19 @@ class MpiSums(Pending):
         self._requests: list[Any] = []
 
     def add(self, array: Array) -> None:
-        started = perf_counter()
+        started = now()
         if not self._requests:
             self._world.traffic.begin()
         self._requests.append(self._world.communicator.Iallreduce(mpi.IN_PLACE, array, op=mpi.SUM))
         self._world.traffic.bytes += array.nbytes
-        self._world.traffic.exposed += perf_counter() - started
+        self._world.traffic.exposed += now() - started
 
     def poke(self) -> None:
         if self._requests:
-            started = perf_counter()
+            started = now()
             if mpi.Request.Testall(self._requests):
                 self._close()
-            self._world.traffic.exposed += perf_counter() - started
+            self._world.traffic.exposed += now() - started
 
     def finish(self) -> None:
         if self._requests:

@@ -7,10 +7,8 @@ is what `cnn bench --ranks` starts; REQUEST is JSON. Rank 0 prints MARK and a `T
 
 import json
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from statistics import median
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,6 +30,7 @@ from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard
 from cnn.threads import budget, limit_threads
+from cnn.timing import now, series
 from cnn.training.trainer import Callback, Trainer
 
 MARK = "cnn steps: "
@@ -41,6 +40,8 @@ RATE = 1e-12
 """A rate that costs as much as any and keeps the weights, and with them the time of every step, as they are."""
 LONG, SHORT = 4 << 20, 1
 """Bytes of the messages that bandwidth and latency are measured with."""
+TRIALS = 30
+"""Times that a message is exchanged, and that its bytes are added up."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ class _Clock(Callback):
     def on_batch(self, trainer: Trainer) -> None:
         """Reads the clock."""
         traffic = trainer.world.traffic
-        self.marks.append((perf_counter(), traffic.seconds, traffic.exposed))
+        self.marks.append((now(), traffic.seconds, traffic.exposed))
 
 
 def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) -> Steps:
@@ -162,11 +163,11 @@ def _alone(trainer: Trainer, own: npt.NDArray[np.int64]) -> list[float]:
     """The time at the start of a step on `own` images, after each layer's gradients and after the update."""
     model, split = trainer.model, trainer.train
     shard, model.setting.shard = model.setting.shard, Shard()
-    marks = [perf_counter()]
-    model.train_step(split.images, split.labels, own, after_layer=lambda place: marks.append(perf_counter()))
+    marks = [now()]
+    model.train_step(split.images, split.labels, own, after_layer=lambda place: marks.append(now()))
     trainer.optimizer.step(RATE)
     model.setting.shard = shard
-    return [*marks, perf_counter()]
+    return [*marks, now()]
 
 
 def _exchange(world: Any) -> tuple[float, float]:
@@ -177,8 +178,10 @@ def _exchange(world: Any) -> tuple[float, float]:
         out, back = np.zeros(LONG, np.uint8), np.zeros(LONG, np.uint8)
         exchange = world.communicator.Sendrecv
         # From the peer by name: of a first message from anybody, MPICH over TCP never hears.
-        latency = _typical(lambda: exchange(out[:SHORT], peer, recvbuf=back[:SHORT], source=peer))
-        times = latency, (_typical(lambda: exchange(out, peer, recvbuf=back, source=peer)) - latency) / LONG
+        short = partial(exchange, out[:SHORT], peer, recvbuf=back[:SHORT], source=peer)
+        long = partial(exchange, out, peer, recvbuf=back, source=peer)
+        latency = series(short, TRIALS).median
+        times = latency, (series(long, TRIALS).median - latency) / LONG
     found: tuple[float, float] = world.gather(times)[0]
     return found
 
@@ -186,18 +189,7 @@ def _exchange(world: Any) -> tuple[float, float]:
 def _addition() -> float:
     """Seconds to add up LONG bytes."""
     a, b = np.ones(LONG // 4, np.float32), np.ones(LONG // 4, np.float32)
-    return _typical(lambda: np.add(a, b, out=b))
-
-
-def _typical(run: Callable[[], object], times: int = 30) -> float:
-    """The median seconds of so many runs after a first one."""
-    run()
-    taken = []
-    for _ in range(times):
-        started = perf_counter()
-        run()
-        taken.append(perf_counter() - started)
-    return median(taken)
+    return series(partial(np.add, a, b, out=b), TRIALS).median
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter
 from typing import NoReturn, TypeVar
 
 from cnn.arrays import Array
 from cnn.distributed.launch import launched
 from cnn.errors import CnnError, UsageError
+from cnn.timing import now
 
 T = TypeVar("T")
 
@@ -30,14 +30,14 @@ class Traffic:
     def begin(self) -> None:
         """Some communication starts."""
         if not self._under_way:
-            self._since = perf_counter()
+            self._since = now()
         self._under_way += 1
 
     def end(self) -> None:
         """As many end."""
         self._under_way -= 1
         if not self._under_way:
-            self.seconds += perf_counter() - self._since
+            self.seconds += now() - self._since
 
     @property
     def hidden(self) -> float:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -31,11 +30,14 @@ from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import Place, least_times
 from cnn.storage import write_atomically
 from cnn.threads import in_words, limit_threads
+from cnn.timing import series
 
 PASSES = 2
 """How often all probes are measured: what disturbs one pass is gone in the other."""
 LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
 """Runs of a probe in a pass: as many as take SECONDS, within bounds."""
+PRODUCT_RUNS, CALL_RUNS = 12, 200
+"""Runs of each product of SGEMM, and of the smallest product."""
 
 SGEMM = [
     Sizes(m, n, k)
@@ -101,7 +103,7 @@ def _sgemm(backend: Backend) -> tuple[float, float, float, list[tuple[Sizes, flo
             for shape in ((sizes.m, sizes.k), (sizes.k, sizes.n))
         )
         out = backend.empty(sizes[:2], np.float32)
-        measured.append((sizes, _least(lambda a=a, b=b, out=out: backend.gemm(a, b, out=out))))  # type: ignore[misc]
+        measured.append((sizes, series(partial(backend.gemm, a, b, out=out), PRODUCT_RUNS).least))
     return *fit_products(measured), measured
 
 
@@ -124,17 +126,7 @@ def _call_seconds(backend: Backend) -> float:
     """Seconds of the smallest product: what a call costs."""
     a = backend.asarray(np.ones((1, 1)), np.float32)
     out = backend.empty((1, 1), np.float32)
-    return _least(lambda: backend.gemm(a, a, out=out), rounds=200)
-
-
-def _least(run: Callable[[], object], rounds: int = 12) -> float:
-    run()
-    best = float("inf")
-    for _ in range(rounds):
-        started = perf_counter()
-        run()
-        best = min(best, perf_counter() - started)
-    return best
+    return series(partial(backend.gemm, a, a, out=out), CALL_RUNS).least
 
 
 def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:

@@ -1,6 +1,5 @@
 """What every meter's reader has in common: what it counts, joules since it was opened, and why it could not be."""
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import ClassVar
 
 from cnn.errors import CnnError
 from cnn.machine import Part
+from cnn.timing import now
 
 
 class MeterUnavailable(CnnError):
@@ -47,7 +47,7 @@ class Integral:
     def __init__(self, watts: Callable[[], float]) -> None:
         self._watts = watts
         # One tuple, so that the thread that asks never meets a sample half taken by the thread that samples.
-        self._last = (time.perf_counter(), watts(), 0.0)
+        self._last = (now(), watts(), 0.0)
         self._failure: MeterUnavailable | None = None
 
     def sample(self) -> None:
@@ -58,18 +58,18 @@ class Integral:
             self._failure = error
             raise
         self._failure = None
-        now = time.perf_counter()
-        self._last = (now, watts, self._joules(now))
+        at = now()
+        self._last = (at, watts, self._joules(at))
 
     def joules(self) -> float:
         """Joules until now; reads nothing."""
         if self._failure is not None:
             raise MeterUnavailable(str(self._failure))
-        return self._joules(time.perf_counter())
+        return self._joules(now())
 
-    def _joules(self, now: float) -> float:
+    def _joules(self, at: float) -> float:
         then, watts, joules = self._last
-        return joules + watts * (now - then)
+        return joules + watts * (at - then)
 
 
 def meter_text(path: Path, denied: str) -> str:

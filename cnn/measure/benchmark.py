@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
+from cnn.timing import Times, in_turns
 
 STEADY, BUSY = 0.8, 0.1
 """A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""
@@ -80,7 +80,7 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
 
 def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
     """The median seconds of each job over `rounds`."""
-    return [median(series) for series in samples(jobs, rounds)]
+    return [times.median for times in samples(jobs, rounds)]
 
 
 def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | None:
@@ -97,15 +97,6 @@ def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | No
     return f"The machine was busy: {', and '.join(signs)}; repeat when it is idle." if signs else None
 
 
-def samples(jobs: Sequence[Job], rounds: int) -> list[list[float]]:
+def samples(jobs: Sequence[Job], rounds: int) -> list[Times]:
     """The seconds of each job in each of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
-    for _ in range(SETTLED):
-        for job in jobs:
-            job.run()
-    times: list[list[float]] = [[] for _ in jobs]
-    for _ in range(rounds):
-        for job, series in zip(jobs, times, strict=True):
-            started = perf_counter()
-            job.run()
-            series.append(perf_counter() - started)
-    return times
+    return in_turns([job.run for job in jobs], rounds, warm_up=SETTLED)

@@ -2,8 +2,9 @@
 
 import os
 from pathlib import Path
-from time import perf_counter
 from typing import NamedTuple, Self
+
+from cnn.timing import now
 
 WORKING = (0, 1, 2, 5, 6, 7)
 """Fields of a processor in /proc/stat that count work: user, nice, system, irq, softirq and steal."""
@@ -36,7 +37,7 @@ class OtherWork:
         after = self._spent()
         if self._before is None or after is None:
             return
-        at, by_all, by_us = (now - then for now, then in zip(after, self._before, strict=True))
+        at, by_all, by_us = (end - start for start, end in zip(self._before, after, strict=True))
         self.share = min(1.0, max(0.0, by_all - by_us) / (at * len(os.sched_getaffinity(0))))
 
     def _spent(self) -> _Spent | None:
@@ -45,7 +46,7 @@ class OtherWork:
             tick = os.sysconf("SC_CLK_TCK")
             lines = (line.split() for line in (self._root / "stat").read_text().splitlines())
             ticks = sum(int(fields[1 + place]) for fields in lines if fields[0] in ours for place in WORKING)
-            return _Spent(perf_counter(), ticks / tick, self._ticks_of_us() / tick)
+            return _Spent(now(), ticks / tick, self._ticks_of_us() / tick)
         except (AttributeError, OSError, LookupError, ValueError):
             return None
 

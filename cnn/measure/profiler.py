@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,13 +11,13 @@ import numpy as np
 from cnn.arithmetic import Operation
 from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
-from cnn.instruments import Stopwatch
 from cnn.measure.benchmark import random_batch
 from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
+from cnn.timing import Stopwatch, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
 """Operations of a backend whose time is shown apart; one that lowers inside its kernels does not call them."""
@@ -132,15 +131,17 @@ def whole_step(
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
     optimizer = _optimizer(model)
+
+    def step() -> None:
+        model.train_step(images, labels)
+        optimizer.step(0.0)
+
     seconds, outside = [], []
     with backend.instruments.timed_kernels() as stopwatch:
         inside = stopwatch or Stopwatch()
         for _ in range(SETTLED + repeats):
             inside.seconds = 0.0
-            started = perf_counter()
-            model.train_step(images, labels)
-            optimizer.step(0.0)
-            seconds.append(perf_counter() - started)
+            seconds.append(seconds_of(step))
             outside.append(seconds[-1] - inside.seconds)
     return median(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
 
@@ -191,10 +192,10 @@ def _step(
 ) -> _Tally:
     """Takes one training step into `tally` and returns that."""
     _pass(model, tally, partial(model.train_step, images, labels), lowering)
-    started = perf_counter()
+    started = now()
     optimizer.step(0.0)
     tally.place = ("update", "")
-    tally.add(perf_counter() - started)
+    tally.add(now() - started)
     return tally
 
 
@@ -205,15 +206,13 @@ def _pass(model: Sequential, tally: _Tally, run: Callable[[], object], lowering:
     def observe(place: int, direction: str, run: Callable[[], None]) -> None:
         tally.place = (model.network.nodes[place].name, direction)
         before = stopwatch.seconds
-        started = perf_counter()
+        started = now()
         run()
-        tally.add(perf_counter() - started, stopwatch.seconds - before)
+        tally.add(now() - started, stopwatch.seconds - before)
 
     model.network.observer = observe
     try:
-        started = perf_counter()
-        run()
-        elapsed = perf_counter() - started
+        elapsed = seconds_of(run)
     finally:
         model.network.observer = None
     tally.place = INPUT_AND_LOSS

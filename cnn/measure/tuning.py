@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
-from time import perf_counter
 from typing import Any
 
 from cnn.config import require
@@ -12,6 +11,7 @@ from cnn.measure.benchmark import Job
 from cnn.measure.speedup import LUCK, Comparison
 from cnn.progress_bar import progress_bar
 from cnn.threads import limit_threads
+from cnn.timing import repeat, sustained
 
 TURN = 0.1
 """Seconds that a setting runs, at least, each time it is its turn."""
@@ -83,12 +83,8 @@ class Contender:
     def turn(self) -> float:
         """Seconds an image, after what takes memory, wakes the threads and fills the caches."""
         with limit_threads(self._threads):
-            for _ in range(WARM_UP):
-                self._job.run()
-            runs, elapsed, started = 0, 0.0, perf_counter()
-            while elapsed < TURN:
-                self._job.run()
-                runs, elapsed = runs + 1, perf_counter() - started
+            repeat(self._job.run, WARM_UP)
+            runs, elapsed = sustained(self._job.run, TURN)
         return elapsed / (runs * self._job.images)
 
 

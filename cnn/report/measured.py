@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from math import ceil
-from time import perf_counter
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from cnn.measure.other_work import OtherWork
 from cnn.model.architecture import Architecture
 from cnn.report.row import Row
 from cnn.threads import limit_threads
+from cnn.timing import repeat, seconds_of
 
 STRETCH = 3.0
 """Seconds that a job is repeated for while a meter counts: some meters are read every other second."""
@@ -76,10 +77,7 @@ def _energy(meter: Meter, job: Job, seconds: float) -> tuple[Energy, float | Non
         return energy, None if energy.joules is None else energy.joules / seconds
     runs = ceil(STRETCH / seconds)
     meter.start()
-    started = perf_counter()
-    for _ in range(runs):
-        job.run()
-    elapsed = perf_counter() - started
+    elapsed = seconds_of(partial(repeat, job.run, runs))
     energy = meter.stop(runs * job.images, elapsed)
     if energy.joules is None:
         return energy, None

@@ -1,7 +1,6 @@
 """The training loop: epochs of shuffled batches, validation, early stopping, and stopping where it must."""
 
 import math
-import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
@@ -21,6 +20,7 @@ from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
+from cnn.timing import now
 from cnn.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
 from cnn.training.replicas import Replicas
@@ -223,7 +223,7 @@ class Trainer:
 
     def _step(self, order: npt.NDArray[np.int64]) -> None:
         position = self.position
-        started = time.perf_counter()
+        started = now()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
         with np.errstate(all="ignore"):  # what overflows is found below, and told once
@@ -245,7 +245,7 @@ class Trainer:
         position.loss += loss
         position.correct += correct
         position.seen += len(chosen)
-        position.seconds += time.perf_counter() - started
+        position.seconds += now() - started
 
     def _first_of_all(self, found: str | None) -> str | None:
         """What the first process has found that has found something, and which one that is if there are several."""
