@@ -22,7 +22,6 @@ from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
-from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
@@ -34,6 +33,7 @@ from cnn.storage import write_atomically
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.trainer import Trainer
+from cnn.training.world import World
 
 __all__ = ["add_arguments", "run"]
 

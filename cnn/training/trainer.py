@@ -15,7 +15,6 @@ import numpy.typing as npt
 from cnn.config import require
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
-from cnn.distributed.world import World
 from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.model.sequential import Sequential
@@ -24,6 +23,7 @@ from cnn.schedules import Constant, Schedule
 from cnn.training.checkpoint import Position, read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
 from cnn.training.replicas import Replicas
+from cnn.training.world import World
 
 
 @dataclass(frozen=True)
