@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.config import require
-from cnn.energy.reader import Part
 from cnn.errors import BackendUnavailable
+from cnn.meter import Part
 from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker

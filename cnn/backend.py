@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
-from cnn.energy.reader import Part
 from cnn.errors import ShapeError
 from cnn.lowering import Window, col2im, im2col, pad, padded_size
+from cnn.meter import Part
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses

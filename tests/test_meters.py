@@ -16,22 +16,13 @@ from cnn.commands import train
 from cnn.cost import count
 from cnn.data.dataset import Split
 from cnn.energy.calibration import Calibration, calibration_file, save
-from cnn.energy.meters import (
-    NO_ENERGY,
-    UNCOUNTED,
-    ConstantPower,
-    Energy,
-    Measured,
-    Meter,
-    available,
-    energy_words,
-    open_meter,
-)
+from cnn.energy.meters import ConstantPower, Measured, available, open_meter
 from cnn.energy.reader import Integral, MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
 from cnn.errors import Interrupted
 from cnn.layers import Flatten, Linear
 from cnn.machine import this_machine
+from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
 from cnn.training.checkpoint import _position

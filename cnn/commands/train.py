@@ -22,7 +22,8 @@ from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
-from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
+from cnn.energy.meters import open_meter
+from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential

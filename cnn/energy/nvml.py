@@ -5,7 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from cnn.energy.reader import Integral, MeterUnavailable, Part, Reader
+from cnn.energy.reader import Integral, MeterUnavailable, Reader
+from cnn.meter import Part
 
 
 class Nvml(Reader):

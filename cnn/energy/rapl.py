@@ -15,8 +15,9 @@ from pathlib import Path
 from threading import Lock
 from typing import ClassVar
 
-from cnn.energy.reader import MeterUnavailable, Part, Reader, meter_text, whole
+from cnn.energy.reader import MeterUnavailable, Reader, meter_text, whole
 from cnn.machine import system_text
+from cnn.meter import Part
 
 ROOT_ONLY = (
     "since CVE-2020-8694 (a side channel) the kernel shows energy to root only; run as root, or, where all users may "

@@ -4,11 +4,10 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from cnn.errors import CnnError
-
-Part = Literal["processor", "coprocessor", "gpu"]
+from cnn.meter import Part
 
 
 class MeterUnavailable(CnnError):

@@ -6,7 +6,8 @@ import subprocess
 from pathlib import Path
 from typing import ClassVar
 
-from cnn.energy.reader import Integral, MeterUnavailable, Part, Reader, meter_text, whole
+from cnn.energy.reader import Integral, MeterUnavailable, Reader, meter_text, whole
+from cnn.meter import Part
 
 TOTAL = re.compile(r"Total Power:[ .]+([\d.]+) Watts")
 CARD = re.compile(r"^\s*(.+) \(freq\):", re.MULTILINE)

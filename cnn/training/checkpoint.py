@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from cnn.energy.meters import UNCOUNTED, Energy
 from cnn.errors import FileFormatError, UsageError
+from cnn.meter import UNCOUNTED, Energy
 from cnn.model.sequential import load_arrays
 from cnn.storage import read_arrays, save_arrays
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from cnn.config import require
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
-from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
+from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
