@@ -20,8 +20,9 @@ from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
-from cnn.training.checkpoint import Position, read_checkpoint, write_checkpoint
+from cnn.training.checkpoint import read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
+from cnn.training.position import Position
 from cnn.training.replicas import Replicas
 from cnn.training.world import World
 
