@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import pytest
 from PIL import Image
 
 from cnn.cli import COMMANDS, main
+from cnn.model.architecture import read_architecture
+from cnn.model.zoo import ZOO
+from cnn.storage import read_arrays
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -76,6 +80,21 @@ def test_the_readme_documents_every_json_key(
     for name, value in made.items():
         for table in value if isinstance(value, list) else [value]:
             assert set(table) == documented[name], name
+
+
+def test_a_run_leaves_the_recipe_of_its_network_as_it_was(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = read_architecture(Path(net))
+    recipe = published.recipe
+    before = deepcopy(vars(recipe)), deepcopy(vars(recipe.optimizer))
+    monkeypatch.setitem(ZOO, "published", lambda classes: published)
+    options = ("--epochs", "1", "--weight-decay", "0.01", "--lr", "0.02", "--scale-lr", "--warmup", "1", "--flip")
+    assert main(train("published", tmp_path / "run", *options)) == 0
+    _, table = read_arrays(tmp_path / "run" / "checkpoint.safetensors", "checkpoint")
+    assert table["settings"]["optimizer"]["weight_decay"] == 0.01
+    assert (vars(recipe) | {"optimizer": None}) == (before[0] | {"optimizer": None})
+    assert vars(recipe.optimizer) == before[1]
 
 
 def test_the_header_says_what_runs(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,7 +322,7 @@ def trainer(meter, checkpoint=None, **settings):
     rng = np.random.default_rng(0)
     data = Split(rng.integers(0, 256, (20, 2, 2, 1), dtype=np.uint8), rng.integers(0, 2, 20))
     model = Sequential([Flatten(), Linear(2)], (2, 2, 1), backend="numpy", seed=0)
-    return Trainer(model, data, data, batch_size=4, checkpoint=checkpoint, meter=meter, **settings)
+    return Trainer(model, data, validation=data, batch_size=4, checkpoint=checkpoint, meter=meter, **settings)
 
 
 class PerImage(Meter):

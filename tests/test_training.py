@@ -12,6 +12,7 @@ from cnn.data.dataset import Split, load_dataset
 from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
 from cnn.initializers import Gaussian, Ones
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D
+from cnn.model.architecture import Recipe
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
 from cnn.registry import create
@@ -153,6 +154,30 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     epochs = [list(chain(*seen[:3])), list(chain(*seen[3:]))]
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
     assert epochs[0] != epochs[1]
+
+
+def test_one_recipe_serves_several_runs_at_the_same_time():
+    recipe = Recipe(optimizer=Adam(weight_decay=1e-3), schedule=Step(0.01, 2), augmentation=Augmentation(True, 1))
+    optimizer, schedule = dict(vars(recipe.optimizer)), dict(vars(recipe.schedule))
+
+    def trainer(seed):
+        settings = {"schedule": recipe.schedule, "augmentation": recipe.augmentation, "batch_size": 16}
+        return Trainer(net(seed), split(50), optimizer=recipe.optimizer, **settings)
+
+    alone, first = trainer(1), trainer(1)
+    alone.run(2)
+    first.run(1)
+    second = trainer(2)
+    second.run(1)
+    first.run(2)
+    assert weights(first.model) == weights(alone.model)
+    assert weights(second.model) != weights(alone.model)
+    assert (vars(recipe.optimizer), vars(recipe.schedule)) == (optimizer, schedule)
+
+
+def test_what_is_not_the_model_or_its_images_is_named():
+    with pytest.raises(TypeError, match="positional argument"):
+        Trainer(net(), split(4), split(4))
 
 
 class Log(Callback):
