@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -74,9 +75,19 @@ class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
     """The parts of the computer whose energy a run takes."""
+    fetches: ClassVar[str | None] = None
+    """What `download` fetches, from where, and its size; None for a backend that has nothing to fetch."""
 
     multiplies = True
     """False while products are left out."""
+
+    @classmethod
+    def download(cls, root: Path | None = None) -> str:
+        """Fetches the library that the backend runs on into the folder `root`, or where the backend finds it.
+
+        Says what is where. Raises CnnError if it cannot be had.
+        """
+        raise NotImplementedError(f"{cls.__name__} says what it fetches and has no `download`.")
 
     @abstractmethod
     def gemm(

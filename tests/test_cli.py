@@ -70,10 +70,11 @@ def test_the_readme_documents_every_json_key(
         ["tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(tmp_path / "tuned.toml")],
         ["compare", net, "--no-measure"],
         ["info"],
+        ["backends", "list"],
         ["data", "list"],
     ):
         assert main([*words, "--json"]) == 0
-        name = "data list" if words[0] == "data" else words[0]
+        name = " ".join(words[:2]) if words[-1] == "list" else words[0]
         made[f"`cnn {name}`"] = json.loads(capsys.readouterr().out)
     rows = re.findall(r"^\| (`[^`]+`)[^|]*\| ((?:`\w+` ?)+)\|$", README.read_text(), re.MULTILINE)
     documented = {name: set(re.findall(r"\w+", keys)) for name, keys in rows}
@@ -251,6 +252,8 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["summary", "vgg16"], 2, "There is no network 'vgg16'"),
         (["bench", "--threads", "1,0"], 2, "'0' is no whole number of at least 1"),
         (["bench", "--threads", "100000"], 2, "cannot be measured here"),
+        (["backends", "get", "numpy"], 1, "Backend 'numpy' has nothing to fetch; `cnn backends list` shows"),
+        (["backends", "get", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["data", "get", "synthetic"], 1, "no download"),
         (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),
     ],
