@@ -10,10 +10,10 @@ from cnn.config import require
 from cnn.errors import BackendUnavailable
 from cnn.instruments import Around, Instruments, private
 from cnn.machine import Part
-from cnn.mkl_root import VARIABLE, VERSION
 from cnn.product import Product, ProductReport
 from cnn.worker.process import Worker
 
+from ._mkl_root import VARIABLE, VERSION  # noqa: TID251
 from ._mkl_worker import OldMkl  # noqa: TID251
 from ._offload_report import CardPart, read_report  # noqa: TID251 - relative, as it should be
 
@@ -98,7 +98,7 @@ class MklOffloadBackend(OldMkl):
         if not enabled:
             raise BackendUnavailable(
                 f"Backend 'mkl-offload': {self.library} has no automatic offload, which ended with MKL {VERSION}; "
-                f"`cnn phi get` fetches that, and {VARIABLE} names a folder with it."
+                f"`cnn backends get mkl-offload` fetches that, and {VARIABLE} names a folder with it."
             )
         self.cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
         remark = NO_CARD

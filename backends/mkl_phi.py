@@ -10,10 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.instruments import Instruments
 from cnn.machine import system_text, this_machine
-from cnn.mkl_root import VARIABLE, VERSION
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
 
+from ._mkl_root import VARIABLE, VERSION  # noqa: TID251 - relative, as it should be
 from ._mkl_worker import OldMkl  # noqa: TID251 - relative, as it should be
 
 KERNELS = "libmkl_avx512_mic.so"
@@ -98,7 +98,8 @@ class MklPhiBackend(OldMkl):
             limit = "" if self._native else "off a Knights Landing only MKL 2018 and 2019 can be told to; "
             raise BackendUnavailable(
                 f"Backend 'mkl-phi': {self.library} does not run its kernels for Knights Landing ({KERNELS}) on "
-                f"{_processor()}; {limit}`cnn phi get` fetches MKL {VERSION}, and {VARIABLE} names a folder with it."
+                f"{_processor()}; {limit}`cnn backends get mkl-phi` fetches MKL {VERSION}, and {VARIABLE} names a "
+                "folder with it."
             )
         if not self._native:
             self.library = replace(self.library, remark=f"KNL kernels on {_processor()}: not KNL speed")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from cnn.data.dataset import Dataset, DatasetPlugin, Split, load_dataset
     from cnn.data.preprocessing import Preprocessing
     from cnn.distributed.job import job
-    from cnn.energy.meters import Meter, open_meter
+    from cnn.energy.meters import open_meter
     from cnn.errors import CnnError
     from cnn.layers import (
         AvgPool2D,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Sigmoid,
         Tanh,
     )
+    from cnn.meter import Meter
     from cnn.model.architecture import Architecture, Recipe
     from cnn.model.modelfile import load_model, save_model
     from cnn.model.sequential import Sequential
@@ -49,7 +50,8 @@ _NAMES = {
     "cnn.data.dataset": ("Dataset", "DatasetPlugin", "Split", "load_dataset"),
     "cnn.data.preprocessing": ("Preprocessing",),
     "cnn.distributed.job": ("job",),
-    "cnn.energy.meters": ("Meter", "open_meter"),
+    "cnn.energy.meters": ("open_meter",),
+    "cnn.meter": ("Meter",),
     "cnn.errors": ("CnnError",),
     "cnn.layers": (
         "AvgPool2D",

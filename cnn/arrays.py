@@ -2,18 +2,23 @@
 
 from collections.abc import Callable
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-if TYPE_CHECKING:
-    from cnn.backend import Backend
 
 # What a backend computes on: a NumPy array for every CPU backend, another array type with the same interface
 # for one that keeps its data elsewhere.
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+
+
+class Memory(Protocol):
+    """What new arrays are had from: a backend."""
+
+    def empty(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> Array:
+        """A new array with any content."""
+        ...
 
 
 class Buffers:
@@ -24,7 +29,7 @@ class Buffers:
     """
 
     def __init__(
-        self, backend: "Backend", dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
+        self, backend: Memory, dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
     ) -> None:
         """`on_move` is called whenever a buffer gets other memory."""
         self.backend = backend

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -170,6 +171,21 @@ def _by_group(
         result = scratch.get("group out", target.shape, target.dtype)
         run(*parts, out=result)
         np.copyto(target, result)
+
+
+class Downloadable(ABC):
+    """A second base of a backend whose library `cnn backends get` can fetch."""
+
+    fetches: ClassVar[str]
+    """What `download` fetches, from where, and its size."""
+
+    @classmethod
+    @abstractmethod
+    def download(cls, root: Path | None = None) -> str:
+        """Fetches the library into the folder `root`, or where the backend finds it by itself.
+
+        Says what is where. Raises CnnError if it cannot be had.
+        """
 
 
 def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:

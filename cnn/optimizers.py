@@ -2,7 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
@@ -18,6 +19,10 @@ class Optimizer(Configurable):
 
     slots: tuple[str, ...]
     weight_decay: float
+
+    def fresh(self) -> Self:
+        """Another one with the same settings, attached to nothing."""
+        return replace(self)  # type: ignore[type-var]
 
     def attach(self, backend: Backend, parameters: Iterable[Parameter]) -> None:
         """Starts afresh: makes zeroed state arrays for the parameters, which `step` will then update."""

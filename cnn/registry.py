@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import cnn.plugins as plugins
-from cnn.backend import Backend, Library
+from cnn.backend import Backend, Downloadable, Library
 from cnn.backend_options import Option, check_options, options_of
 from cnn.errors import BackendUnavailable, CnnError, UsageError
+
+REFERENCE = "reference"
+"""The backend whose results are the truth that others are held against."""
 
 DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 """The first of these that is ready is used where the user names none."""
@@ -74,14 +78,44 @@ def choose(name: str | None = None, options: Mapping[str, Any] | None = None) ->
     raise BackendUnavailable("No default backend is ready. " + " ".join(reasons))
 
 
+def download(name: str, root: Path | None = None) -> str:
+    """Has the backend `name` fetch the library it runs on, into `root` or where it finds it; says what is where.
+
+    Raises UsageError for a name that is not registered, CnnError for a backend that has nothing to fetch or cannot.
+    """
+    plugin = plugins.load(plugins.BACKENDS, name)
+    if not _downloadable(plugin):
+        raise CnnError(f"Backend {name!r} has nothing to fetch; `cnn backends list` shows those that have.")
+    return str(plugin.download(root))
+
+
+def _downloadable(plugin: Any) -> bool:
+    return isinstance(plugin, type) and issubclass(plugin, Downloadable)
+
+
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a registered backend can run here: its library, or the reason why not; and the options it has."""
+    """Whether a registered backend can run here: its library, or the reason why not; its options, what it can fetch."""
 
     name: str
     library: Library | None
     reason: str | None
     options: tuple[Option, ...]
+    fetches: str | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {f'ready, {self.library}' if self.library else f'not ready: {self.reason}'}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for JSON."""
+        return {
+            "name": self.name,
+            "ready": self.library is not None,
+            "library": asdict(self.library) if self.library else None,
+            "reason": self.reason,
+            "options": [option.to_dict() for option in self.options],
+            "fetches": self.fetches,
+        }
 
 
 def statuses() -> list[BackendStatus]:
@@ -89,9 +123,11 @@ def statuses() -> list[BackendStatus]:
     result = []
     for name in plugins.names(plugins.BACKENDS):
         options: tuple[Option, ...] = ()
+        fetches: str | None = None
         try:
-            options = tuple(options_of(plugins.load(plugins.BACKENDS, name)).values())
-            result.append(BackendStatus(name, create(name).library, None, options))
+            plugin = plugins.load(plugins.BACKENDS, name)
+            options, fetches = tuple(options_of(plugin).values()), plugin.fetches if _downloadable(plugin) else None
+            result.append(BackendStatus(name, create(name).library, None, options, fetches))
         except CnnError as error:
-            result.append(BackendStatus(name, None, str(error), options))
+            result.append(BackendStatus(name, None, str(error), options, fetches))
     return result

@@ -8,6 +8,12 @@ import numpy.typing as npt
 from cnn.arrays import Array
 
 
+def part(index: int, parts: int, start: int, stop: int) -> tuple[int, int]:
+    """(start, stop) of one of the parts that start to stop is cut into; their sizes differ by one at most."""
+    count = stop - start
+    return start + index * count // parts, start + (index + 1) * count // parts
+
+
 class Shard:
     """A whole batch; layers and the model ask it, so that a divided batch gives what a whole one does.
 

@@ -55,7 +55,7 @@ def mkl_2018() -> Path:
     """The root of an MKL with automatic offload."""
     root = standin.mkl_root()
     if root is None:
-        pytest.skip("no MKL 2018.0.0: run 'cnn phi get', or set CNN_MKL_ROOT to one")
+        pytest.skip("no MKL 2018.0.0: run 'cnn backends get mkl-offload', or set CNN_MKL_ROOT to one")
     return root
 
 

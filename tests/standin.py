@@ -3,10 +3,12 @@
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
-from cnn.mkl_root import VARIABLE, cached_root
+from cnn import plugins
 
 SOURCES = Path(__file__).parent / "coi"
 SHARED = ["settings.c", "wire.c"]
@@ -62,8 +64,15 @@ def build(folder: Path) -> StandIn:
     return StandIn(folder / "host", folder / "card")
 
 
+def beside_backend(module: str) -> ModuleType:
+    """A module of the folder where the backends of the old MKL are."""
+    package = plugins.load(plugins.BACKENDS, "mkl-offload").__module__.rpartition(".")[0]
+    return sys.modules[f"{package}.{module}"]
+
+
 def mkl_root() -> Path | None:
     """The folder of an MKL with automatic offload (libraries in lib): CNN_MKL_ROOT, else the one in the cache."""
-    explicit = os.environ.get(VARIABLE)
-    root = Path(explicit) if explicit else cached_root()
+    roots = beside_backend("_mkl_root")
+    explicit = os.environ.get(roots.VARIABLE)
+    root = Path(explicit) if explicit else roots.cached_root()
     return root if (root / "lib" / "libmkl_ao_worker.so").exists() else None

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,9 @@ import pytest
 from PIL import Image
 
 from cnn.cli import COMMANDS, main
+from cnn.model.architecture import read_architecture
+from cnn.model.zoo import ZOO
+from cnn.storage import read_arrays
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -66,16 +70,32 @@ def test_the_readme_documents_every_json_key(
         ["tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(tmp_path / "tuned.toml")],
         ["compare", net, "--no-measure"],
         ["info"],
+        ["backends", "list"],
         ["data", "list"],
     ):
         assert main([*words, "--json"]) == 0
-        name = "data list" if words[0] == "data" else words[0]
+        name = " ".join(words[:2]) if words[-1] == "list" else words[0]
         made[f"`cnn {name}`"] = json.loads(capsys.readouterr().out)
     rows = re.findall(r"^\| (`[^`]+`)[^|]*\| ((?:`\w+` ?)+)\|$", README.read_text(), re.MULTILINE)
     documented = {name: set(re.findall(r"\w+", keys)) for name, keys in rows}
     for name, value in made.items():
         for table in value if isinstance(value, list) else [value]:
             assert set(table) == documented[name], name
+
+
+def test_a_run_leaves_the_recipe_of_its_network_as_it_was(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = read_architecture(Path(net))
+    recipe = published.recipe
+    before = deepcopy(vars(recipe)), deepcopy(vars(recipe.optimizer))
+    monkeypatch.setitem(ZOO, "published", lambda classes: published)
+    options = ("--epochs", "1", "--weight-decay", "0.01", "--lr", "0.02", "--scale-lr", "--warmup", "1", "--flip")
+    assert main(train("published", tmp_path / "run", *options)) == 0
+    _, table = read_arrays(tmp_path / "run" / "checkpoint.safetensors", "checkpoint")
+    assert table["settings"]["optimizer"]["weight_decay"] == 0.01
+    assert (vars(recipe) | {"optimizer": None}) == (before[0] | {"optimizer": None})
+    assert vars(recipe.optimizer) == before[1]
 
 
 def test_the_header_says_what_runs(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -232,6 +252,8 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["summary", "vgg16"], 2, "There is no network 'vgg16'"),
         (["bench", "--threads", "1,0"], 2, "'0' is no whole number of at least 1"),
         (["bench", "--threads", "100000"], 2, "cannot be measured here"),
+        (["backends", "get", "numpy"], 1, "Backend 'numpy' has nothing to fetch; `cnn backends list` shows"),
+        (["backends", "get", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["data", "get", "synthetic"], 1, "no download"),
         (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),
     ],

@@ -16,10 +16,10 @@ from cnn.cli import main
 from cnn.cost import count
 from cnn.energy.devices import catalogue
 from cnn.energy.interval import Interval
-from cnn.energy.meters import Energy, Meter
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.published import published
 from cnn.errors import UsageError
+from cnn.meter import Energy, Meter
 from cnn.model.zoo import architecture
 from cnn.registry import create
 from cnn.report.comparison import compare

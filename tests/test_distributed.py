@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import partial
 from importlib.util import find_spec
 from itertools import chain
 from math import ceil
@@ -19,17 +20,19 @@ from cnn import registry
 from cnn.cli import main
 from cnn.distributed.affinity import cpus_text, divide
 from cnn.distributed.agreement import check_agreement
+from cnn.distributed.job import join
 from cnn.distributed.launch import launched
-from cnn.distributed.shard import Slice, part
-from cnn.distributed.world import Pending, World, join
+from cnn.distributed.shard import Slice
 from cnn.errors import CnnError, UsageError
 from cnn.layers import Flatten, Linear
 from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
+from cnn.shard import part
 from cnn.storage import read_arrays
 from cnn.threads import budget
 from cnn.training.gradients import BatchGradients, buckets
 from cnn.training.metrics import read_metrics
+from cnn.training.world import Pending, World
 
 # The mpiexec of the mpich that is installed beside this interpreter, before one of another MPI.
 MPIEXEC = shutil.which("mpiexec", path=str(Path(sys.executable).parent)) or shutil.which("mpiexec")
@@ -367,6 +370,7 @@ class Sums(Pending):
 def test_gradients_are_summed_while_the_backward_pass_goes_on(monkeypatch):
     world, events = World(), []
     world.size = 2
+    monkeypatch.setattr(world, "shard", partial(Slice, world))
     monkeypatch.setattr(world, "sums", lambda: Sums(events))
     monkeypatch.setattr("cnn.training.gradients.BUCKET", 0)
     model = Sequential([Flatten(), Linear(32), Linear(16), Linear(3)], (4, 4, 1), backend="numpy")

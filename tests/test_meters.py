@@ -16,22 +16,13 @@ from cnn.commands import train
 from cnn.cost import count
 from cnn.data.dataset import Split
 from cnn.energy.calibration import Calibration, calibration_file, save
-from cnn.energy.meters import (
-    NO_ENERGY,
-    UNCOUNTED,
-    ConstantPower,
-    Energy,
-    Measured,
-    Meter,
-    available,
-    energy_words,
-    open_meter,
-)
+from cnn.energy.meters import ConstantPower, Measured, available, open_meter
 from cnn.energy.reader import Integral, MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
 from cnn.errors import Interrupted
 from cnn.layers import Flatten, Linear
 from cnn.machine import this_machine
+from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
 from cnn.timing import now
@@ -333,7 +324,7 @@ def trainer(meter, checkpoint=None, **settings):
     rng = np.random.default_rng(0)
     data = Split(rng.integers(0, 256, (20, 2, 2, 1), dtype=np.uint8), rng.integers(0, 2, 20))
     model = Sequential([Flatten(), Linear(2)], (2, 2, 1), backend="numpy", seed=0)
-    return Trainer(model, data, data, batch_size=4, checkpoint=checkpoint, meter=meter, **settings)
+    return Trainer(model, data, validation=data, batch_size=4, checkpoint=checkpoint, meter=meter, **settings)
 
 
 class PerImage(Meter):

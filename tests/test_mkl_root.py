@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import signal
@@ -13,12 +14,14 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
+import standin
 
-from cnn import mkl_fetch, mkl_root
 from cnn.cli import main
 from cnn.errors import BackendUnavailable, CnnError
-from cnn.mkl_fetch import FILES, WHEELS, fetch_mkl
-from cnn.mkl_root import find_library, find_openmp
+
+mkl_root, mkl_download = standin.beside_backend("_mkl_root"), standin.beside_backend("_mkl_download")
+FILES, WHEELS, fetch_mkl = mkl_download.FILES, mkl_download.WHEELS, mkl_download.fetch_mkl
+find_library, find_openmp = mkl_root.find_library, mkl_root.find_openmp
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the wheels are for Linux")
 
@@ -41,7 +44,7 @@ def index(tmp_path, monkeypatch):
         "mkl": wheel(folder, "mkl", [name for name in FILES if name not in openmp] + ["libmkl_vml_avx.so"]),
         "intel-openmp": wheel(folder, "intel_openmp", openmp),
     }
-    monkeypatch.setattr(mkl_fetch, "WHEELS", digests)
+    monkeypatch.setattr(mkl_download, "WHEELS", digests)
     for name in [name for name in os.environ if name.startswith("PIP_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -71,19 +74,19 @@ class TestFinding:
         library.parent.mkdir(parents=True)
         library.touch()
         monkeypatch.setenv("CNN_MKL_ROOT", str(tmp_path / "mkl"))
-        assert find_library() == library.resolve()
+        assert find_library("mkl-phi") == library.resolve()
 
     def test_named_root_without_mkl_is_never_replaced_by_the_cache(self, cache, tmp_path, monkeypatch):
         (cache / "mkl-2018.0.0/lib").mkdir(parents=True)
         (cache / "mkl-2018.0.0/lib/libmkl_rt.so").touch()
-        assert find_library() == cache / "mkl-2018.0.0/lib/libmkl_rt.so"
+        assert find_library("mkl-phi") == cache / "mkl-2018.0.0/lib/libmkl_rt.so"
         monkeypatch.setenv("CNN_MKL_ROOT", str(tmp_path / "other"))
         with pytest.raises(BackendUnavailable, match=r"CNN_MKL_ROOT is .*other, and no libmkl_rt.so is there"):
-            find_library()
+            find_library("mkl-phi")
 
     def test_nowhere(self, cache):
-        with pytest.raises(BackendUnavailable, match=r"is not in .*mkl-2018.0.0; run `cnn phi get`"):
-            find_library()
+        with pytest.raises(BackendUnavailable, match=r"is not in .*mkl-2018.0.0; run `cnn backends get mkl-phi`"):
+            find_library("mkl-phi")
 
     def test_openmp_beside_mkl_or_where_the_installer_puts_it(self, tmp_path):
         library = tmp_path / "mkl/lib/intel64/libmkl_rt.so"
@@ -99,7 +102,7 @@ class TestFinding:
 
 class TestFetching:
     def test_what_is_needed_is_unpacked_and_nothing_else_stays(self, cache, index, capsys):
-        assert main(["phi", "get"]) == 0
+        assert main(["backends", "get", "mkl-offload"]) == 0
         root = cache / "mkl-2018.0.0"
         assert sorted(path.name for path in cache.iterdir()) == ["mkl-2018.0.0"]
         assert {path.name for path in (root / "lib").iterdir()} == set(FILES)
@@ -107,7 +110,41 @@ class TestFetching:
         assert (root / "lib/libmkl_rt.so").read_text() == "content of libmkl_rt.so"
         assert os.access(root / "lib/libmkl_ao_worker.so", os.X_OK)
         assert f"Intel MKL 2018.0.0 is in {root} (0 MB)" in capsys.readouterr().out
-        assert find_library() == root / "lib/libmkl_rt.so"
+        assert find_library("mkl-phi") == root / "lib/libmkl_rt.so"
+
+    def test_a_named_folder_is_filled_and_the_variable_that_names_it_is_told(self, cache, index, capsys, tmp_path):
+        root = tmp_path / "opt/mkl"
+        assert main(["backends", "get", "mkl-phi", "--root", str(root)]) == 0
+        assert capsys.readouterr().out == f"Intel MKL 2018.0.0 is in {root} (0 MB); name it by CNN_MKL_ROOT\n"
+        assert {path.name for path in (root / "lib").iterdir()} == set(FILES)
+        assert [path.name for path in root.parent.iterdir()] == ["mkl"]
+        assert not cache.exists()
+
+    def test_a_named_folder_with_something_else_is_left_alone(self, cache, index, capsys, tmp_path):
+        assert main(["backends", "get", "mkl-phi", "--root", str(index)]) == 1
+        assert f"{index} lacks libiomp5.so, " in (error := capsys.readouterr().err)
+        assert error.endswith("; name a new folder.\n")
+        assert all(path.suffix == ".whl" for path in index.iterdir())
+
+    def test_the_former_command_does_the_same_and_names_the_new_one(self, cache, index, capsys):
+        assert main(["phi", "get"]) == 0
+        printed = capsys.readouterr()
+        assert printed.out == f"Intel MKL 2018.0.0 is in {cache / 'mkl-2018.0.0'} (0 MB)\n"
+        assert printed.err.startswith("cnn: `cnn phi get` is called `cnn backends get mkl-phi` now\n")
+        assert find_library("mkl-phi").exists()
+
+    def test_the_listing_says_what_can_be_fetched(self, cache, capsys):
+        assert main(["backends", "list"]) == 0
+        printed = capsys.readouterr().out
+        for name in ("mkl-offload", "mkl-phi"):
+            assert f"    `cnn backends get {name}` fetches Intel MKL 2018.0.0, 220 MB by pip from" in printed
+        assert "cnn backends get numpy" not in printed
+        assert main(["backends", "list", "--json"]) == 0
+        found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
+        assert found["mkl-offload"]["reason"].endswith("or name a folder by CNN_MKL_ROOT.")
+        assert found["mkl-offload"]["fetches"].startswith("Intel MKL 2018.0.0, 220 MB")
+        assert found["numpy"]["ready"]
+        assert found["numpy"]["fetches"] is None
 
     def test_nothing_is_fetched_twice(self, cache, index, monkeypatch):
         fetch_mkl()
@@ -132,7 +169,7 @@ class TestFetching:
         assert not cache.exists() or not list(cache.iterdir())
 
     def test_wrong_digest(self, cache, index, monkeypatch):
-        monkeypatch.setattr(mkl_fetch, "WHEELS", {**mkl_fetch.WHEELS, "mkl": WHEELS["mkl"]})
+        monkeypatch.setattr(mkl_download, "WHEELS", {**mkl_download.WHEELS, "mkl": WHEELS["mkl"]})
         self.failure(cache, "sent another MKL 2018.0.0 than the one known here")
 
     def test_index_without_mkl(self, cache, index):
@@ -165,7 +202,7 @@ class TestFetching:
             fetch_mkl()
 
     def test_no_pip(self, cache, monkeypatch):
-        monkeypatch.setattr(mkl_fetch, "find_spec", lambda name: None)
+        monkeypatch.setattr(mkl_download, "find_spec", lambda name: None)
         self.failure(
             cache, r"has no pip to fetch MKL with; add it \(`.* -m ensurepip`\), or unpack the wheels mkl 2018"
         )
@@ -173,7 +210,7 @@ class TestFetching:
 
     def test_wheel_without_its_libraries(self, cache, index, monkeypatch):
         digest = wheel(index, "mkl", ["libmkl_rt.so"])
-        monkeypatch.setattr(mkl_fetch, "WHEELS", {**mkl_fetch.WHEELS, "mkl": digest})
+        monkeypatch.setattr(mkl_download, "WHEELS", {**mkl_download.WHEELS, "mkl": digest})
         self.failure(cache, "The wheels of MKL 2018.0.0 lack .*libmkl_core.so")
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -184,7 +221,7 @@ class TestFetching:
         (pip / "__init__.py").touch()
         (pip / "__main__.py").write_text("import time\ntime.sleep(60)\n")
         with subprocess.Popen(
-            [sys.executable, "-m", "cnn", "phi", "get"],
+            [sys.executable, "-m", "cnn", "backends", "get", "mkl-phi"],
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(pip.parent)},
             # A shell starts what it runs in the background deaf to Ctrl-C.
@@ -193,13 +230,16 @@ class TestFetching:
             end = time.monotonic() + 20
             while not list(cache.glob("*/requirements.txt")) and time.monotonic() < end:
                 time.sleep(0.02)
-            second = subprocess.run([sys.executable, "-m", "cnn", "phi", "get"], capture_output=True, text=True)
+            second = subprocess.run(
+                [sys.executable, "-m", "cnn", "backends", "get", "mkl-phi"], capture_output=True, text=True
+            )
             process.send_signal(number)
             assert process.wait(20) == 130
             assert process.stderr.read().endswith(b"cnn: interrupted\n")
         assert second.returncode == 1
         assert "Another process is at work in" in second.stderr
-        assert list(cache.iterdir()) == []
+        # Beside it lies the folder of compiled kernels, which a backend makes when it is loaded.
+        assert list(cache.glob("mkl*")) == []
 
 
 def test_the_version_is_in_the_place_and_the_names_of_the_wheels():

@@ -153,7 +153,7 @@ class TestOldMkl:
         monkeypatch.setenv("CNN_MKL_ROOT", str(Path(status.library.path).parent))
         if native() and name == "mkl-phi":
             pytest.skip("on a Knights Landing it may have kernels")
-        with pytest.raises(BackendUnavailable, match=rf"{lacks}.*`cnn phi get` fetches"):
+        with pytest.raises(BackendUnavailable, match=rf"{lacks}.*`cnn backends get {name}` fetches"):
             make(name)
 
     def test_what_mkl_refuses_is_an_error(self):

@@ -1,5 +1,6 @@
 """The training loop: it learns, repeats itself to the byte, stops where it should, and reports what happened."""
 
+from dataclasses import dataclass
 from itertools import chain
 from math import log
 
@@ -9,11 +10,14 @@ import pytest
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split, load_dataset
 from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
-from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from cnn.initializers import Gaussian, Ones
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D
+from cnn.model.architecture import Recipe
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
 from cnn.registry import create
 from cnn.schedules import Constant, Step
+from cnn.testing.gradients import check_gradients
 from cnn.training.trainer import Callback, Trainer, fit
 
 
@@ -45,6 +49,43 @@ def test_a_small_network_learns_the_synthetic_patterns():
     assert [result.epoch for result in results] == [1, 2, 3, 4, 5, 6]
     assert results[-1].train_loss < 0.3 * results[0].train_loss
     assert model.evaluate(data.test)[1] > 0.9
+
+
+@dataclass(eq=False)
+class Gain(Layer):
+    """A user's own layer: every pixel times a trained factor of its place."""
+
+    def shape_after(self, input_shape):
+        return input_shape
+
+    def _create(self):
+        self.factor = self._add_parameter("factor", self.input_shape, Ones(), (1.0, 1.0))
+
+    def forward(self, x, *, training):
+        self._x = x
+        return x * self.factor.value
+
+    def backward(self, dy):
+        self.factor.gradient[...] = (dy * self._x).sum(axis=0)
+        return dy * self.factor.value
+
+
+def test_a_users_own_first_layer_that_defines_only_forward_and_backward_learns():
+    assert check_gradients(Gain(), (2, 2, 1), backend="numpy") <= 1
+
+    def scores(dtype):
+        # Nothing but the first layer learns.
+        last = Linear(2, False, weights=Gaussian(0.5), weight_multipliers=(0.0, 0.0))
+        return Sequential([Gain(), Flatten(), last], (2, 2, 1), backend="numpy", dtype=dtype)
+
+    assert check_gradients(scores(np.float64), batch=4) <= 1
+    model, data = scores(np.float32), split(60, (2, 2, 1), 2)
+    before = model.state()
+    results = fit(model, data, epochs=5, optimizer=SGD(0.0), schedule=Constant(0.5))
+    assert results[-1].train_loss < results[0].train_loss
+    after = model.state()
+    assert (after["gain1.factor"] != before["gain1.factor"]).all()
+    np.testing.assert_array_equal(after["linear1.weight"], before["linear1.weight"])
 
 
 @pytest.mark.parametrize("backend", ["numpy", "mkl"])
@@ -113,6 +154,30 @@ def test_every_image_is_seen_once_an_epoch_in_another_order(monkeypatch):
     epochs = [list(chain(*seen[:3])), list(chain(*seen[3:]))]
     assert [sorted(epoch) for epoch in epochs] == [list(range(10))] * 2
     assert epochs[0] != epochs[1]
+
+
+def test_one_recipe_serves_several_runs_at_the_same_time():
+    recipe = Recipe(optimizer=Adam(weight_decay=1e-3), schedule=Step(0.01, 2), augmentation=Augmentation(True, 1))
+    optimizer, schedule = dict(vars(recipe.optimizer)), dict(vars(recipe.schedule))
+
+    def trainer(seed):
+        settings = {"schedule": recipe.schedule, "augmentation": recipe.augmentation, "batch_size": 16}
+        return Trainer(net(seed), split(50), optimizer=recipe.optimizer, **settings)
+
+    alone, first = trainer(1), trainer(1)
+    alone.run(2)
+    first.run(1)
+    second = trainer(2)
+    second.run(1)
+    first.run(2)
+    assert weights(first.model) == weights(alone.model)
+    assert weights(second.model) != weights(alone.model)
+    assert (vars(recipe.optimizer), vars(recipe.schedule)) == (optimizer, schedule)
+
+
+def test_what_is_not_the_model_or_its_images_is_named():
+    with pytest.raises(TypeError, match="positional argument"):
+        Trainer(net(), split(4), split(4))
 
 
 class Log(Callback):

@@ -113,7 +113,7 @@ def backend_names(given: str | None) -> list[str]:
     """The backends that commas stand between, or every ready one but reference."""
     if given is not None:
         return given.split(",")
-    return [each.name for each in registry.statuses() if each.library and each.name != "reference"]
+    return [each.name for each in registry.statuses() if each.library and each.name != registry.REFERENCE]
 
 
 def thread_counts(asked: list[int] | None) -> list[int]:

@@ -41,16 +41,7 @@ def run(options: argparse.Namespace) -> None:
         result: dict[str, Any] = {
             "version": cnn.__version__,
             "backend": in_force,
-            "backends": [
-                {
-                    "name": each.name,
-                    "ready": each.library is not None,
-                    "library": asdict(each.library) if each.library else None,
-                    "reason": each.reason,
-                    "options": [option.to_dict() for option in each.options],
-                }
-                for each in found
-            ],
+            "backends": [each.to_dict() for each in found],
             "libraries": [asdict(each) for each in libraries],
             "openmp_warning": warning,
             "threads": asdict(budget),
@@ -63,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"cnn-blas {cnn.__version__}")
     print(f"\nbackend in force: {in_force}")
     for each in found:
-        print(f"  {each.name}: {'ready, ' + str(each.library) if each.library else 'not ready: ' + str(each.reason)}")
+        print(f"  {each}")
         for option in each.options:
             print(f"    option {option}")
     print(f"\nthreads: {budget.describe()}")

@@ -22,8 +22,8 @@ from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
-from cnn.distributed.world import World
-from cnn.energy.meters import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words, open_meter
+from cnn.energy.meters import open_meter
+from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
@@ -35,6 +35,7 @@ from cnn.storage import write_atomically
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.trainer import Trainer
+from cnn.training.world import World
 
 __all__ = ["add_arguments", "run"]
 
@@ -97,11 +98,11 @@ def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str,
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
-    """The architecture with its recipe changed as the options ask."""
+    """The architecture with another recipe, its own as the options change it."""
     recipe = architecture.recipe
     optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
     if options.weight_decay is not None:
-        optimizer.weight_decay = options.weight_decay
+        optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
     augmentation = recipe.augmentation
     if options.flip is not None:
         augmentation = replace(augmentation, flip=options.flip)
@@ -156,18 +157,18 @@ def _trainer(
     return Trainer(
         model,
         train,
-        validation,
-        recipe.optimizer,
-        schedule,
-        batch_size,
-        recipe.augmentation,
-        options.patience,
-        out / CHECKPOINT,
-        options.checkpoint_every,
-        meter,
-        options.accumulate,
-        options.average_every,
-        world,
+        validation=validation,
+        optimizer=recipe.optimizer,
+        schedule=schedule,
+        batch_size=batch_size,
+        augmentation=recipe.augmentation,
+        patience=options.patience,
+        checkpoint=out / CHECKPOINT,
+        checkpoint_every=options.checkpoint_every,
+        meter=meter,
+        accumulate=options.accumulate,
+        average_every=options.average_every,
+        world=world,
     )
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import cnn
-from cnn.distributed.world import World
 from cnn.errors import UsageError
+from cnn.training.world import World
 
 
 def check_agreement(world: World, facts: Mapping[str, Any]) -> None:

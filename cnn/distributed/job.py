@@ -1,4 +1,4 @@
-"""Runs a program as one of several processes, so that whatever fails in one ends all, with one message."""
+"""Joins the processes of a launch, and runs a program as one of them: what fails in one ends all, with one message."""
 
 import sys
 import time
@@ -7,13 +7,42 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cnn.distributed.launch import launched, speaks
-from cnn.distributed.world import World, join
-from cnn.errors import CnnError
+from cnn.errors import CnnError, UsageError
+from cnn.training.world import World
 
 GRACE, TURN, TURNS = 2.0, 0.1, 50
 """Seconds that other ranks leave to rank 0, and to each before them, to say the same and end all; and how many wait."""
 HEARING = 1.0
 """Seconds in which a launcher passes on what was printed: Hydra drops what it has not read when a rank aborts."""
+
+
+def join(required: bool = False) -> World:
+    """The processes of this launch, each held to CPUs of its own; a world of one where nobody launched several.
+
+    Raises UsageError if that is `required` and there was no launcher, CnnError if MPI is missing or another one than
+    the launcher's.
+    """
+    launch = launched()
+    if launch is None:
+        if required:
+            raise UsageError("--distributed needs a launcher; start it as: mpiexec -n N cnn train ... --distributed.")
+        return World()
+    try:
+        from cnn.distributed.mpi import MpiWorld
+    except ImportError as error:
+        if launch.size == 1 and not required:
+            return World()
+        raise CnnError(
+            f"{launch.launcher} started this as one of several processes, but MPI cannot be loaded ({error}); "
+            "pip install 'cnn-blas[mpi]' for every rank."
+        ) from error
+    world = MpiWorld()
+    if launch.size not in (None, world.size):
+        raise CnnError(
+            f"{launch.launcher} started {launch.size} processes, but {world.library} sees {world.size}; "
+            "launch with the mpiexec of that library, or build mpi4py for the launcher's."
+        )
+    return world if world.size > 1 else World()
 
 
 @contextmanager

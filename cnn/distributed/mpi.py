@@ -10,10 +10,11 @@ from typing import Any, NoReturn, TypeVar
 
 from cnn.arrays import Array
 from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
-from cnn.distributed.world import Pending, World
+from cnn.distributed.shard import Slice
 from cnn.errors import CnnError
 from cnn.threads import in_words
 from cnn.timing import now
+from cnn.training.world import Pending, World
 
 try:
     import mpi4py
@@ -48,6 +49,9 @@ class MpiWorld(World):
             sets = self._local.allgather(allowed)
             hold_to(divide(sets, self.local_rank))
             self._patience = SPIN if self.local_size <= len(frozenset().union(*sets)) else 0.0
+
+    def shard(self, *, alone: bool = False) -> Slice:
+        return Slice(self, alone=alone)
 
     def sum(self, *arrays: Array) -> None:
         pending = self.sums()

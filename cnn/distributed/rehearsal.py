@@ -1,20 +1,16 @@
 """Has every shape of a run computed before it begins, on one process of a host first."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cnn.data.dataset import Split
-from cnn.distributed.shard import part
 from cnn.model.sequential import EVALUATED
-from cnn.shard import Shard
-
-if TYPE_CHECKING:
-    from cnn.training.trainer import Trainer
+from cnn.shard import Shard, part
+from cnn.training.trainer import Trainer
 
 
-def rehearse(trainer: "Trainer", evaluated: Iterable[Split]) -> None:
+def rehearse(trainer: Trainer, evaluated: Iterable[Split]) -> None:
     """Computes every slice of a batch that a rank may have, and batches of the splits, and leaves the model as it was.
 
     A backend that chooses an algorithm by measuring so does it once a host, undisturbed, and all processes take what

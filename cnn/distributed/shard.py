@@ -1,4 +1,4 @@
-"""Which images of a batch a process computes, and how it joins the others' sums over that batch."""
+"""Which images of a batch a rank computes, and how it joins the others' sums over that batch."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -8,14 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array
-from cnn.distributed.world import World
-from cnn.shard import Shard
-
-
-def part(index: int, parts: int, start: int, stop: int) -> tuple[int, int]:
-    """(start, stop) of one of the parts that start to stop is cut into; their sizes differ by one at most."""
-    count = stop - start
-    return start + index * count // parts, start + (index + 1) * count // parts
+from cnn.shard import Shard, part
+from cnn.training.world import World
 
 
 class Slice(Shard):

@@ -21,17 +21,16 @@ from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
 from cnn.distributed.rehearsal import rehearse
-from cnn.distributed.shard import part
-from cnn.distributed.world import World
 from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
-from cnn.shard import Shard
+from cnn.shard import Shard, part
 from cnn.threads import budget, limit_threads
 from cnn.timing import now, series
 from cnn.training.trainer import Callback, Trainer
+from cnn.training.world import World
 
 MARK = "cnn steps: "
 STEPS = 4

@@ -5,8 +5,8 @@ from math import inf
 from cnn.cost import Described, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, find
-from cnn.energy.meters import Energy, Kind, Meter, Unmetered
 from cnn.errors import CnnError
+from cnn.meter import Energy, Kind, Meter, Unmetered
 from cnn.threads import in_words
 
 

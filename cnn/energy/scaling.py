@@ -34,7 +34,7 @@ from cnn.energy.prediction import DRAWS, SEED, Prediction, Vector, draws_of
 from cnn.errors import UsageError
 
 BUCKET_BYTES = 1 << 20
-"""As in `cnn.distributed.gradients`."""
+"""As in `cnn.training.gradients`."""
 RESULT_BYTES = 24
 """Summed loss, right answers and a flag."""
 OPERANDS = 3

@@ -127,7 +127,11 @@ class Layer(Configurable):
         """The gradient of x for that of the last output; fills the gradients of the parameters on the way."""
 
     def backward_parameters(self, dy: Array) -> None:
-        """Only the gradients of the parameters: all that the first layer is asked for."""
+        """Only the gradients of the parameters, all that the first layer with any is asked for.
+
+        A layer that can leave the gradient of x out saves its time here.
+        """
+        self.backward(dy)
 
     @property
     def kind(self) -> str:

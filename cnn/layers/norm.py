@@ -87,9 +87,6 @@ class BatchNorm(Layer):
         )
         return dx
 
-    def backward_parameters(self, dy: Array) -> None:
-        self.backward(dy)
-
 
 @dataclass(eq=False)
 class LocalResponseNorm(Layer):

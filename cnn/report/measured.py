@@ -9,10 +9,11 @@ import numpy as np
 
 from cnn.backend import Backend
 from cnn.energy.interval import LEAST, MOST, Interval
-from cnn.energy.meters import Energy, Meter, open_meter
+from cnn.energy.meters import open_meter
 from cnn.machine import this_machine
 from cnn.measure.benchmark import Job, busy, inference_job, samples, step_job
 from cnn.measure.other_work import OtherWork
+from cnn.meter import Energy, Meter
 from cnn.model.architecture import Architecture
 from cnn.report.row import Row
 from cnn.threads import limit_threads

@@ -95,7 +95,7 @@ class Bound:
 
 def run_reference(case: Case, inputs: Arrays, call: Call | None = None) -> Arrays:
     """The results of the case, or of another call in its place, on the reference backend in float64."""
-    reference = registry.create("reference")
+    reference = registry.create(registry.REFERENCE)
     arrays = {name: widened(x) for name, x in inputs.items()} | poisoned(case, np.float64)
     scores = (call or case.call)(reference, arrays, Buffers(reference, np.float64))
     return with_scores({name: arrays[name] for name in (*case.outputs, *case.updated)}, scores)

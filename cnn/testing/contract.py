@@ -36,6 +36,7 @@ class PoisonedBuffers(Buffers):
 
     def __init__(self, backend: Backend, dtype: npt.DTypeLike) -> None:
         super().__init__(backend, dtype)
+        self._backend = backend
         self._clean: set[str] = set()
 
     def poison(self) -> None:
@@ -49,7 +50,7 @@ class PoisonedBuffers(Buffers):
         if name not in self._clean or flat is not before:
             self._clean.add(name)
             rubbish: Any = np.nan if flat.dtype.kind == "f" else np.bitwise_not(np.zeros((), flat.dtype))
-            self.backend.copy(np.full(flat.shape, rubbish, flat.dtype), flat)
+            self._backend.copy(np.full(flat.shape, rubbish, flat.dtype), flat)
         return array
 
 

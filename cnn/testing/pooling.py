@@ -96,7 +96,7 @@ def avg_pool_gradient_case(name: str, window: Window, n: int, c: int) -> Case:
 
 def winners_of(x: Array, window: Window) -> Array:
     """The kernel element that wins each window of x, as the reference finds it."""
-    reference = registry.create("reference")
+    reference = registry.create(registry.REFERENCE)
     shape = (x.shape[0], *window.out, x.shape[3])
     winners = np.zeros(shape, np.uint8)
     reference.max_pool2d(x, window, np.zeros(shape), winners, Buffers(reference))

@@ -7,11 +7,10 @@ import numpy.typing as npt
 
 from cnn.arrays import Array
 from cnn.data.dataset import Split
-from cnn.distributed.shard import Slice, part
-from cnn.distributed.world import World
 from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
-from cnn.shard import Shard
+from cnn.shard import part
+from cnn.training.world import World
 
 BUCKET = 1 << 20
 """Bytes of gradients worth a sum of their own: what a start costs is small against it, and the rest goes on."""
@@ -50,7 +49,7 @@ class BatchGradients:
         self.world = world
         self.micro_batches = micro_batches
         self.alone = alone
-        self.shard = Slice(world, alone=alone) if world.size > 1 else Shard()
+        self.shard = world.shard(alone=alone)
         model.setting.shard = self.shard
         self._buckets = buckets(model, BUCKET)
         zeros = model.backend.zeros

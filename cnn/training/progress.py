@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from cnn.energy.meters import energy_words
+from cnn.meter import energy_words
 from cnn.progress_bar import progress_bar
 from cnn.training.trainer import Callback, EpochResult, Trainer
 

@@ -1,9 +1,9 @@
 """Keeps the state of training the same on all processes: averaged now and then, or copied from rank 0."""
 
 from cnn.arrays import Array
-from cnn.distributed.world import World
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
+from cnn.training.world import World
 
 
 class Replicas:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,17 @@ import numpy.typing as npt
 from cnn.config import require
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
-from cnn.distributed.world import World
-from cnn.energy.meters import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.errors import Interrupted, NonFiniteError, UsageError
+from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
 from cnn.timing import now
-from cnn.training.checkpoint import Position, read_checkpoint, write_checkpoint
+from cnn.training.checkpoint import read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
+from cnn.training.position import Position
 from cnn.training.replicas import Replicas
+from cnn.training.world import World
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,8 @@ class Trainer:
 
     patience, if given, stops after that many epochs without a lower validation loss and brings the best weights back.
     checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. The meter counts the steps,
-    and whoever opened it closes it. Raises UsageError for settings that cannot be.
+    and whoever opened it closes it. The model is what changes: the optimizer is one of the run's own, with the settings
+    of the one given, so that a recipe serves any number of runs. Raises UsageError for settings that cannot be.
 
     accumulate cuts each batch into so many micro-batches, computed one after the other. A `world` of several processes
     divides each of them and sums the gradients, so that a run's numbers do not depend on how many there are; all call
@@ -82,6 +84,7 @@ class Trainer:
 
     model: Sequential
     train: Split
+    _: KW_ONLY
     validation: Split | None = None
     optimizer: Optimizer = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Constant)
@@ -115,6 +118,7 @@ class Trainer:
         self.model.check_labels(self.train)
         if self.validation is not None:
             self.model.check_labels(self.validation)
+        self.optimizer = self.optimizer.fresh()
         self.optimizer.attach(self.model.backend, self.model.groups)
         self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=every is not None)
         self._replicas = Replicas(self.model, self.optimizer, self.world)

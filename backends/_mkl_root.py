@@ -15,12 +15,12 @@ FOLDERS = (".", "lib", "lib/intel64", "lib/intel64_lin")
 
 
 def cached_root() -> Path:
-    """The folder that `cnn phi get` fills."""
+    """The folder that `cnn backends get` fills if none is named."""
     return cache_folder() / f"mkl-{VERSION}"
 
 
-def find_library() -> Path:
-    """libmkl_rt of CNN_MKL_ROOT, else of the cache. Raises BackendUnavailable where it is in neither."""
+def find_library(backend: str) -> Path:
+    """libmkl_rt of CNN_MKL_ROOT, else of the cache, for `backend`. Raises BackendUnavailable where it is in neither."""
     named = os.environ.get(VARIABLE)
     root = Path(named) if named else cached_root()
     for folder in FOLDERS:
@@ -32,7 +32,8 @@ def find_library() -> Path:
             "name the folder of an Intel MKL, or unset it."
         )
     raise BackendUnavailable(
-        f"Intel MKL {VERSION} is not in {root}; run `cnn phi get`, which fetches it, or name a folder by {VARIABLE}."
+        f"Intel MKL {VERSION} is not in {root}; run `cnn backends get {backend}`, which fetches it, or name a folder "
+        f"by {VARIABLE}."
     )
 
 

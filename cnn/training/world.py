@@ -1,4 +1,4 @@
-"""The processes that train together: here one by itself, and how to join those that a launcher started."""
+"""The processes that train together: here one by itself."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from cnn.arrays import Array
-from cnn.distributed.launch import launched
-from cnn.errors import CnnError, UsageError
+from cnn.shard import Shard
 from cnn.timing import now
 
 T = TypeVar("T")
@@ -75,6 +74,10 @@ class World:
     def __init__(self) -> None:
         self.traffic = Traffic()
 
+    def shard(self, *, alone: bool = False) -> Shard:
+        """What this process computes of every batch; with `alone` batch statistics are of its own images."""
+        return Shard()
+
     def sum(self, *arrays: Array) -> None:
         """Sums each array over the processes, in place; all get the same bytes."""
 
@@ -113,32 +116,3 @@ class World:
     def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
         """Lines of a header, by title: ranks and hosts, with threads and CPUs of each; none for a single process."""
         return {}
-
-
-def join(required: bool = False) -> World:
-    """The processes of this launch, each held to CPUs of its own; a world of one where nobody launched several.
-
-    Raises UsageError if that is `required` and there was no launcher, CnnError if MPI is missing or another one than
-    the launcher's.
-    """
-    launch = launched()
-    if launch is None:
-        if required:
-            raise UsageError("--distributed needs a launcher; start it as: mpiexec -n N cnn train ... --distributed.")
-        return World()
-    try:
-        from cnn.distributed.mpi import MpiWorld
-    except ImportError as error:
-        if launch.size == 1 and not required:
-            return World()
-        raise CnnError(
-            f"{launch.launcher} started this as one of several processes, but MPI cannot be loaded ({error}); "
-            "pip install 'cnn-blas[mpi]' for every rank."
-        ) from error
-    world = MpiWorld()
-    if launch.size not in (None, world.size):
-        raise CnnError(
-            f"{launch.launcher} started {launch.size} processes, but {world.library} sees {world.size}; "
-            "launch with the mpiexec of that library, or build mpi4py for the launcher's."
-        )
-    return world if world.size > 1 else World()

@@ -1,4 +1,4 @@
-"""Fetches the MKL that `cnn.mkl_root` looks for: by pip, from the user's package index, checked by SHA-256."""
+"""Fetches the MKL that `_mkl_root` looks for: by pip, from the user's package index, checked by SHA-256."""
 
 import errno
 import os
@@ -14,7 +14,8 @@ from types import FrameType
 from zipfile import BadZipFile, ZipFile
 
 from cnn.errors import CnnError
-from cnn.mkl_root import VARIABLE, VERSION, cached_root
+
+from ._mkl_root import VARIABLE, VERSION, cached_root  # noqa: TID251 - relative, as it should be
 
 WHEELS = {
     "mkl": "168a0aff44d3ae0314d658149d23f20dc533604f7f2df741d7695c052679b6cb",
@@ -31,16 +32,17 @@ ROOM = 800_000_000
 """Bytes that the wheels and FILES take while both are there."""
 
 
-def fetch_mkl() -> Path:
-    """Fetches and unpacks into `cached_root()`, and returns that; does nothing if it is there already.
+def fetch_mkl(named: Path | None = None) -> Path:
+    """Fetches and unpacks into the folder `named`, else `cached_root()`, and returns it; if it is there, does nothing.
 
     What is half-made lies in a folder beside it that is gone afterwards, or else at the next call. Raises CnnError.
     """
-    root = cached_root()
+    root = cached_root() if named is None else named.absolute()
     if root.exists():
         lacking = [name for name in FILES if not (root / "lib" / name).is_file()]
         if lacking:
-            raise CnnError(f"{root} lacks {', '.join(lacking)}; remove that folder and run the command again.")
+            cure = "remove that folder and run the command again" if named is None else "name a new folder"
+            raise CnnError(f"{root} lacks {', '.join(lacking)}; {cure}.")
         return root
     if not sys.platform.startswith("linux"):
         raise CnnError(f"The wheels of MKL {VERSION} that are known here are for Linux on x86-64; use such a machine.")
@@ -57,7 +59,7 @@ def fetch_mkl() -> Path:
     except OSError as error:
         raise CnnError(
             f"{root.parent} cannot take MKL ({error.strerror or error}); it needs {ROOM:,} bytes for a while, and "
-            "CNN_CACHE_DIR names another folder."
+            f"{'CNN_CACHE_DIR' if named is None else '--root'} names another folder."
         ) from error
     return root
 

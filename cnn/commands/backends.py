@@ -1,0 +1,46 @@
+"""Lists the backends that are known and whether they run here, or fetches the library that one runs on.
+
+cnn backends list       every backend: its library or why it is not ready, its options, what can be fetched for it
+cnn backends get NAME   fetch that, into the folder --root or where the backend finds it by itself
+"""
+
+import argparse
+from pathlib import Path
+
+from cnn import registry
+from cnn.commands import _common
+from cnn.printing import print_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """list and get."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="show every backend and whether it is ready")
+    _common.add_json_option(listing)
+    listing.set_defaults(action=_list)
+    getting = actions.add_parser("get", help="fetch the library of a backend")
+    getting.add_argument("name", metavar="NAME", help="see `cnn backends list`")
+    getting.add_argument("--root", type=Path, metavar="DIR", help="folder to fetch into (default: in the cache)")
+    getting.set_defaults(action=_get)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Runs the action."""
+    options.action(options)
+
+
+def _list(options: argparse.Namespace) -> None:
+    found = registry.statuses()
+    if options.json:
+        print_json([each.to_dict() for each in found])
+        return
+    for each in found:
+        print(each)
+        for option in each.options:
+            print(f"    option {option}")
+        if each.fetches is not None:
+            print(f"    `cnn backends get {each.name}` fetches {each.fetches}")
+
+
+def _get(options: argparse.Namespace) -> None:
+    print(registry.download(options.name, options.root))
