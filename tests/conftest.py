@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-import standin
+from helpers import stand_in_card
 
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"
@@ -43,17 +43,17 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="session")
-def stand_in(tmp_path_factory: pytest.TempPathFactory) -> standin.StandIn:
+def stand_in(tmp_path_factory: pytest.TempPathFactory) -> stand_in_card.StandIn:
     """The stand-in card's libraries."""
-    if standin.compiler() is None:
+    if stand_in_card.compiler() is None:
         pytest.skip("the stand-in card needs gcc, and there is none")
-    return standin.build(tmp_path_factory.mktemp("standin"))
+    return stand_in_card.build(tmp_path_factory.mktemp("standin"))
 
 
 @pytest.fixture(scope="session")
 def mkl_2018() -> Path:
     """The root of an MKL with automatic offload."""
-    root = standin.mkl_root()
+    root = stand_in_card.mkl_root()
     if root is None:
         pytest.skip("no MKL 2018.0.0: run 'cnn phi get', or set CNN_MKL_ROOT to one")
     return root

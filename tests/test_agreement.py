@@ -7,7 +7,7 @@ the activation, and that of the activation the slope behind it.
 
 import numpy as np
 import pytest
-from broken_backends import HalfPrecision, planted
+from helpers.broken_backends import HalfPrecision, planted
 
 from cnn import registry
 from cnn.arrays import Buffers

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from broken_backends import FAULTS, planted
+from helpers.broken_backends import FAULTS, planted
 
 from cnn import registry
 from cnn.arrays import Buffers

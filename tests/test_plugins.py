@@ -6,7 +6,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from subprocesses import printed, python
+from helpers.fresh_python import printed, python
 
 from cnn import plugins, registry
 
