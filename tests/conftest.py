@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+from allowed_skips import ALLOWED
 from helpers import stand_in_card
+from helpers.skips import UnlistedSkips
 
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"
@@ -57,6 +59,11 @@ def mkl_2018() -> Path:
     if root is None:
         pytest.skip("no MKL 2018.0.0: run 'cnn phi get', or set CNN_MKL_ROOT to one")
     return root
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where CI is set, a skip that is not allowed is a failure."""
+    config.pluginmanager.register(UnlistedSkips(ALLOWED))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
