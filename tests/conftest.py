@@ -1,12 +1,17 @@
 """What holds for every test: no clock chooses an algorithm; and the tiny network and the stand-in card, made once."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from allowed_skips import ALLOWED
 from helpers import stand_in_card
+from helpers.ready_backends import ready
 from helpers.skips import UnlistedSkips
+
+from cnn import plugins, registry
+from cnn.backend import Backend
 
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"
@@ -42,6 +47,41 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("net") / "tiny.toml"
     path.write_text(TINY)
     return str(path)
+
+
+@pytest.fixture(params=["mkl", "openblas"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each backend that computes with the compiled kernels."""
+    return ready(request.param)
+
+
+@pytest.fixture
+def forget_backends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """No backend is made yet and none is chosen, as in a new process; nor again after each call of the fixture."""
+
+    # A process keeps its instances to its end, so that nothing public forgets them.
+    def forget() -> None:
+        monkeypatch.setattr(registry, "_instances", {})
+        monkeypatch.setattr(registry, "_used", None)
+
+    monkeypatch.delenv("CNN_BACKEND", raising=False)
+    forget()
+    return forget
+
+
+@pytest.fixture
+def register_backend(
+    forget_backends: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[type[Backend]], None]:
+    """Registers a class beside the other backends, for one test."""
+
+    def register(kind: type[Backend]) -> None:
+        load, names = plugins.load, plugins.names
+        monkeypatch.setattr(plugins, "load", lambda group, name: kind if name == kind.name else load(group, name))
+        added = {plugins.BACKENDS: [kind.name]}
+        monkeypatch.setattr(plugins, "names", lambda group: [*names(group), *added.get(group, [])])
+
+    return register
 
 
 @pytest.fixture(scope="session")
