@@ -7,7 +7,8 @@ the activation, and that of the activation the slope behind it.
 
 import numpy as np
 import pytest
-from broken_backends import HalfPrecision, planted
+from helpers.broken_backends import HalfPrecision, planted
+from helpers.ready_backends import ALL, ready
 
 from cnn import registry
 from cnn.arrays import Buffers
@@ -46,13 +47,10 @@ def reference_run(request):
     return request.param, steps
 
 
-@pytest.mark.parametrize("name", [status.name for status in registry.statuses() if status.name != "reference"])
+@pytest.mark.parametrize("name", [name for name in ALL if name != "reference"])
 def test_every_layer_agrees_with_the_reference(reference_run, name):
-    reason = next(status.reason for status in registry.statuses() if status.name == name)
-    if reason:
-        pytest.skip(f"backend {name!r} is not ready: {reason}")
-    net, steps = reference_run
-    agree(net, steps, registry.create(name))
+    backend = ready(name)
+    agree(*reference_run, backend)
 
 
 def test_half_precision_is_found_in_every_net(reference_run):

@@ -56,15 +56,31 @@ def test_config_goes_through_json():
     assert Augmentation.from_config(json.loads(json.dumps(augmentation.to_config()))) == augmentation
 
 
-@pytest.mark.parametrize("arguments", [{"flip": 1}, {"pad_crop": -1}, {"pad_crop": 1.5}, {"pad_crop": True}])
-def test_constructor_refuses(arguments):
-    with pytest.raises(UsageError):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"flip": 1}, "flip is 1"),
+        ({"pad_crop": -1}, "pad_crop is -1"),
+        ({"pad_crop": 1.5}, "pad_crop is 1.5"),
+        ({"pad_crop": True}, "pad_crop is True"),
+    ],
+)
+def test_constructor_refuses(arguments, message):
+    with pytest.raises(UsageError, match=message):
         Augmentation(**arguments)
 
 
-@pytest.mark.parametrize("config", [{}, {"flip": True}, {"flip": True, "pad_crop": -4}, {"flip": 0, "pad_crop": 0}])
-def test_from_config_refuses(config):
-    with pytest.raises(FileFormatError):
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, r"the keys \[\]"),
+        ({"flip": True}, r"the keys \['flip'\]"),
+        ({"flip": True, "pad_crop": -4}, "pad_crop is -4"),
+        ({"flip": 0, "pad_crop": 0}, "flip is 0"),
+    ],
+)
+def test_from_config_refuses(config, message):
+    with pytest.raises(FileFormatError, match=message):
         Augmentation.from_config(config)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from subprocesses import printed, python
+from helpers.fresh_python import printed, python
 
 from cnn import registry
 from cnn.errors import BackendUnavailable, ShapeError, UsageError

@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-from subprocesses import printed, python
+from helpers.fresh_python import printed, python
 
 from cnn.arrays import Buffers
 from cnn.cblas import CblasBackend

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.ready_backends import SURE
 from PIL import Image
 
 from cnn.cli import COMMANDS, main
@@ -207,9 +208,11 @@ def test_info_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
     backends = {each["name"]: each for each in result["backends"]}
     assert {"reference", "numpy", "mkl"} <= set(backends)
     assert backends["numpy"]["ready"]
-    if backends["mkl"]["ready"]:
-        assert "libmkl_rt" in backends["mkl"]["library"]["path"]
-        assert any(library["filepath"] == backends["mkl"]["library"]["path"] for library in result["libraries"])
+    loaded = {library["filepath"] for library in result["libraries"]}
+    for name in SURE & {"mkl", "openblas"}:
+        assert backends[name]["ready"]
+        assert {"mkl": "libmkl_rt", "openblas": "openblas"}[name] in backends[name]["library"]["path"]
+        assert backends[name]["library"]["path"] in loaded
     assert {"version", "backend", "threads", "machine", "datasets", "openmp_warning"} <= set(result)
     assert main(["info"]) == 0
     assert "backend in force" in capsys.readouterr().out

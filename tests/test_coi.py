@@ -10,8 +10,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from coi_library import ASYNC, FOREVER, KNC, KNL, NORMAL, READ_WRITE, SINK_MEMORY, SYNC, Event, Process, Result, load
-from standin import StandIn, compile_c
+from helpers.coi_library import (
+    ASYNC,
+    FOREVER,
+    KNC,
+    KNL,
+    NORMAL,
+    READ_WRITE,
+    SINK_MEMORY,
+    SYNC,
+    Event,
+    Process,
+    Result,
+    load,
+)
+from helpers.stand_in_card import StandIn, compile_c
 
 pytestmark = pytest.mark.phi
 

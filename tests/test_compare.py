@@ -8,8 +8,8 @@ from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
+from helpers.fresh_python import python
 from PIL import Image
-from subprocesses import python
 
 import cnn.report.measured as measured
 from cnn.cli import main

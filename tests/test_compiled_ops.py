@@ -115,7 +115,7 @@ def test_softmax_of_infinite_and_nan_scores_is_numpys(compiled: Backend) -> None
 def test_a_label_beyond_the_scores_is_an_error(compiled: Backend, loss: str) -> None:
     scores, out = np.zeros((2, 2, 3), np.float32)
     targets = (0.0, 1.0) if loss == "squared_error" else ()
-    with pytest.raises(IndexError):
+    with pytest.raises(IndexError, match="none of the 3 classes"):
         getattr(compiled, loss)(scores, np.array([0, 3]), *targets, out)
 
 
@@ -225,6 +225,7 @@ def test_batches_refuse_what_does_not_fit() -> None:
 
 def test_start_up_compiles_all_that_is_called(compiled: Backend) -> None:
     """Each kernel with the types listed and no other: a call with others would compile in the middle of a run."""
+    assert KERNELS
     for kernel in KERNELS:
         kernel.compile()
         assert kernel.compiled.signatures == [kernel.kinds]

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from broken_backends import FAULTS, planted
+from helpers.broken_backends import FAULTS, planted
+from helpers.ready_backends import ALL, ready
 
 from cnn import registry
 from cnn.arrays import Buffers
@@ -27,17 +28,8 @@ from cnn.testing import (
 )
 from cnn.testing.contract import check_input, check_memory
 
-STATUSES = {status.name: status for status in registry.statuses()}
 
-
-def ready(name: str) -> Backend:
-    """The backend, or a skip that says why there is none."""
-    if STATUSES[name].reason:
-        pytest.skip(f"backend {name!r} is not ready: {STATUSES[name].reason}")
-    return registry.create(name)
-
-
-@pytest.mark.parametrize("name", STATUSES)
+@pytest.mark.parametrize("name", ALL)
 def test_backend_keeps_the_contract(name):
     backend = ready(name)
     report = check_backend(backend)

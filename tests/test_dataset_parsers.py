@@ -10,7 +10,7 @@ import tarfile
 import tempfile
 import tracemalloc
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -141,20 +141,58 @@ def damaged(valid: bytes) -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(max_size=200), spliced)
 
 
-def result_or_data_error(load: object) -> None:
-    with contextlib.suppress(DataError):
-        dataset = load()
+Change = Callable[[bytes], bytes]
+
+
+def unchanged(raw: bytes) -> bytes:
+    return raw
+
+
+def halved(raw: bytes) -> bytes:
+    return raw[: len(raw) // 2]
+
+
+def inside_gzip(change: Change) -> Change:
+    """The change, made to what is packed."""
+    return lambda raw: gzip.compress(change(gzip.decompress(raw)), 1)
+
+
+def loads_or_is_refused(load: Callable[..., Dataset], *arguments: object) -> None:
+    """`load`, from a new folder, gives a data set or a DataError."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.suppress(DataError):
+        dataset = load(Path(folder), *arguments)
         assert isinstance(dataset, Dataset)
         assert dataset.train.images.dtype == np.uint8
+
+
+def changed_idx(folder: Path, name: str, packed: bool, change: Change) -> Dataset:
+    """MNIST after a change to one of its files."""
+    path = write_idx(folder, packed) / (f"{name}.gz" if packed else name)
+    path.write_bytes(change(path.read_bytes()))
+    return plugin("mnist").load([folder])
 
 
 @FUZZ
 @given(name=st.sampled_from(NAMES), data=st.data(), packed=st.booleans())
 def test_idx_fuzz(name, data, packed):
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_idx(Path(folder), packed) / (f"{name}.gz" if packed else name)
-        path.write_bytes(data.draw(damaged(path.read_bytes())))
-        result_or_data_error(lambda: plugin("mnist").load([Path(folder)]))
+    loads_or_is_refused(changed_idx, name, packed, lambda raw: data.draw(damaged(raw)))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_idx_that_the_fuzz_damages_loads_as_it_is(tmp_path, name, packed):
+    def last_byte(raw: bytes) -> bytes:
+        return raw[:-1] + bytes([raw[-1] ^ 1])
+
+    for change in (unchanged, inside_gzip(last_byte) if packed else last_byte):
+        dataset = changed_idx(tmp_path, name, packed, change)
+        found = (dataset.train.images, dataset.train.labels, dataset.test.images, dataset.test.labels)
+        for each, array in zip(NAMES, found, strict=True):
+            expected = (IMAGES[..., None] if "images" in each else LABELS).copy()
+            expected.flat[-1] ^= each == name and change is not unchanged
+            np.testing.assert_array_equal(array, expected)
+    with pytest.raises(DataError, match=name):
+        changed_idx(tmp_path, name, packed, halved)
 
 
 # -------------------------------------------------------------------------------------------------------------- CIFAR
@@ -397,40 +435,76 @@ def test_damaged_archive_is_named(tmp_path, damage):
         cifar(tmp_path)
 
 
+def changed_cifar(folder: Path, layout: str, change: Change) -> Dataset:
+    """The small CIFAR-10 after a change to its test batch or, where it is an archive, to that."""
+    inside = {"cifar-10-batches-bin": "test_batch.bin", "cifar-10-batches-py": "test_batch"}
+    path = write_cifar(folder, layout) / layout / inside.get(layout, "")
+    path.write_bytes(change(path.read_bytes()))
+    return cifar(folder)
+
+
+PIXELS = PLANAR["test_batch"].tobytes()
+
+
+def around_pixels(change: Change) -> Change:
+    """The change, made to a pickle less its pixels, which are then put back where they were."""
+
+    def changed(raw: bytes) -> bytes:
+        at = raw.index(PIXELS)
+        opcodes = change(raw[:at] + raw[at + len(PIXELS) :])
+        return opcodes[:at] + PIXELS + opcodes[at:]
+
+    return changed
+
+
 @FUZZ
 @given(layout=st.sampled_from(["cifar-10-batches-bin", "cifar-10-batches-py"]), data=st.data())
 def test_cifar_batch_fuzz(layout, data):
-    with tempfile.TemporaryDirectory() as folder:
-        suffix = ".bin" if layout.endswith("bin") else ""
-        path = write_cifar(Path(folder), layout) / layout / f"test_batch{suffix}"
-        path.write_bytes(data.draw(damaged(path.read_bytes())))
-        result_or_data_error(lambda: cifar(Path(folder)))
-
-
-PICKLE_HEAD = pickled_batch("test_batch", data=np.zeros((1, 4), np.uint8))
+    loads_or_is_refused(changed_cifar, layout, lambda raw: data.draw(damaged(raw)))
 
 
 @FUZZ
-@given(raw=damaged(PICKLE_HEAD))
-def test_pickle_opcode_fuzz(raw):
-    """A pickle with almost no pixels, so that the damage falls on its opcodes."""
-    with tempfile.TemporaryDirectory() as folder:
-        write_cifar(Path(folder), "cifar-10-batches-py", data_batch_1=raw)
-        with pytest.raises(DataError):
-            cifar(Path(folder))
+@given(data=st.data())
+def test_pickle_opcode_fuzz(data):
+    """The damage falls on the opcodes, which are few beside the pixels."""
+    loads_or_is_refused(changed_cifar, "cifar-10-batches-py", around_pixels(lambda raw: data.draw(damaged(raw))))
 
 
+# Damage to the packed bytes seldom gets past gzip's checks: the tar inside is damaged as often.
 @FUZZ
-@given(data=st.data(), inside=st.booleans())
-def test_archive_fuzz(data, inside):
-    with tempfile.TemporaryDirectory() as folder:
-        path = write_cifar(Path(folder), "cifar-10-binary.tar.gz") / "cifar-10-binary.tar.gz"
-        raw = path.read_bytes()
-        # Damage to the packed bytes seldom gets past gzip's checks: damage the tar inside as often.
-        path.write_bytes(
-            gzip.compress(data.draw(damaged(gzip.decompress(raw))), 1) if inside else data.draw(damaged(raw))
-        )
-        result_or_data_error(lambda: cifar(Path(folder)))
+@given(data=st.data(), where=st.sampled_from([unchanged, inside_gzip]))
+def test_archive_fuzz(data, where):
+    loads_or_is_refused(changed_cifar, "cifar-10-binary.tar.gz", where(lambda raw: data.draw(damaged(raw))))
+
+
+@pytest.mark.parametrize(
+    ("layout", "where", "refusal"),
+    [
+        ("cifar-10-batches-bin", unchanged, r"test_batch\.bin has 4,609 bytes"),
+        ("cifar-10-batches-py", unchanged, "test_batch is not a readable pickle"),
+        ("cifar-10-batches-py", around_pixels, "test_batch is not a readable pickle"),
+        ("cifar-10-binary.tar.gz", unchanged, r"cifar-10-binary\.tar\.gz"),
+        ("cifar-10-binary.tar.gz", inside_gzip, r"cifar-10-binary\.tar\.gz"),
+    ],
+)
+def test_cifar_that_the_fuzz_damages_loads_as_it_is(tmp_path, layout, where, refusal):
+    def last_row_inverted(raw: bytes) -> bytes:
+        row = PIXELS[-3072:]
+        assert raw.count(row) == 1
+        return raw.replace(row, bytes(255 - value for value in row))
+
+    def test_set(name: str, change: Change) -> np.ndarray:
+        (tmp_path / name).mkdir()
+        dataset = changed_cifar(tmp_path / name, layout, change)
+        assert dataset.test.labels.tolist() == BATCH_LABELS["test_batch"]
+        return dataset.test.images.transpose(0, 3, 1, 2).reshape(3, 3072)
+
+    np.testing.assert_array_equal(test_set("sound", where(unchanged)), PLANAR["test_batch"])
+    inverted = test_set("inverted", inside_gzip(last_row_inverted) if "gz" in layout else last_row_inverted)
+    np.testing.assert_array_equal(inverted[:2], PLANAR["test_batch"][:2])
+    np.testing.assert_array_equal(inverted[2], 255 - PLANAR["test_batch"][2])
+    with pytest.raises(DataError, match=refusal):
+        test_set("halved", where(halved))
 
 
 # ------------------------------------------------------------------------------------------------------- image folders
@@ -450,6 +524,7 @@ def test_damaged_images_are_named(tmp_path):
     write_folder(tmp_path, {"a": [(8, 8)] * 4, "b": [(8, 8)] * 4})
     path = tmp_path / "b" / "002.png"
     good = path.read_bytes()
+    assert len(plugin("folder").load([tmp_path]).train) == 6
     for raw in (good[:-30], good[:45], b"", b"no image", good[:40] + b"\0\0\0" + good[43:]):
         path.write_bytes(raw)
         with pytest.raises(DataError, match=r"002\.png.*replace or remove"):
@@ -478,11 +553,31 @@ def test_pixels_that_do_not_fit_8_bits_are_refused(tmp_path):
         plugin("folder").load([tmp_path])
 
 
+def changed_folder(folder: Path, suffix: str, change: Change) -> Dataset:
+    """Two classes of three images after a change to one of those, number 1 of the first class."""
+    write_folder(folder, {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3}, suffix=suffix)
+    path = folder / "a" / f"001.{suffix}"
+    path.write_bytes(change(path.read_bytes()))
+    return plugin("folder").load([folder])
+
+
+FORMATS = ["png", "jpg", "gif", "bmp", "webp", "tif"]
+
+
 @FUZZ
-@given(data=st.data(), suffix=st.sampled_from(["png", "jpg", "gif", "bmp", "webp", "tif"]))
+@given(data=st.data(), suffix=st.sampled_from(FORMATS))
 def test_image_fuzz(data, suffix):
-    with tempfile.TemporaryDirectory() as folder:
-        root = write_folder(Path(folder), {"a": [(8, 8)] * 3, "b": [(8, 8)] * 3}, suffix=suffix)
-        path = root / "a" / f"001.{suffix}"
-        path.write_bytes(data.draw(damaged(path.read_bytes())))
-        result_or_data_error(lambda: plugin("folder").load([root]))
+    loads_or_is_refused(changed_folder, suffix, lambda raw: data.draw(damaged(raw)))
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_images_that_the_fuzz_damages_load_as_they_are(tmp_path, suffix):
+    for name, change in (("sound", unchanged), ("followed", lambda raw: raw + b"more")):
+        dataset = changed_folder(tmp_path / name, suffix, change)
+        images = np.concatenate([dataset.train.images, dataset.test.images]).astype(int)
+        assert images.shape == (6, 8, 8, 3)
+        # Each image is of one grey, which some of the formats keep but roughly.
+        assert np.ptp(images, axis=(1, 2, 3)).max() <= 2
+        np.testing.assert_allclose(np.sort(images.mean(axis=(1, 2, 3))), [0, 0, 10, 10, 20, 20], atol=2)
+    with pytest.raises(DataError, match=rf"001\.{suffix}.*replace or remove"):
+        changed_folder(tmp_path / "halved", suffix, halved)

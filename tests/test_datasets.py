@@ -78,8 +78,8 @@ def test_take_copies_in_order():
     taken.images[:] = 0
     assert split.images[3, 0, 0, 0] == 3
     assert len(split.take([])) == 0
-    for wrong in ([10], [-1], [[1]]):
-        with pytest.raises(UsageError):
+    for wrong, message in (([10], "from 10 to 10"), ([-1], "from -1 to -1"), ([[1]], r"shape \(1, 1\)")):
+        with pytest.raises(UsageError, match=message):
             split.take(wrong)
 
 
@@ -307,8 +307,13 @@ def test_synthetic_is_seeded_and_can_be_learnt():
     means = np.stack([first.train.images[first.train.labels == label].mean(axis=0) for label in range(10)])
     distances = ((first.test.images[:, None].astype(float) - means) ** 2).sum(axis=(2, 3, 4))
     assert (distances.argmin(axis=1) == first.test.labels).mean() > 0.6
-    for wrong in ({"classes": 1}, {"train": 0}, {"shape": (0, 1, 1)}, {"noise": -1.0}):
-        with pytest.raises(UsageError):
+    for wrong, message in (
+        ({"classes": 1}, "1 classes"),
+        ({"train": 0}, "0 training"),
+        ({"shape": (0, 1, 1)}, r"shape is \(0, 1, 1\)"),
+        ({"noise": -1.0}, "noise is -1.0"),
+    ):
+        with pytest.raises(UsageError, match=message):
             kind(**wrong)
 
 

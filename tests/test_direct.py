@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from helpers.fresh_python import printed
 from numba import njit
-from subprocesses import printed
 
 from cnn import registry
 from cnn.arrays import Buffers

@@ -95,7 +95,9 @@ def test_offload_sends_what_mkl_sends_and_pays_for_the_way():
 @pytest.mark.parametrize("name", ZOO)
 def test_no_product_of_the_zoo_is_offloaded_by_default(name):
     """As measured with MKL: N is the number of filters, which stays below 2049."""
-    assert not any(Thresholds().send(sizes) for sizes in count(architecture(name), 64, training=True).products)
+    products = count(architecture(name), 64, training=True).products
+    assert products
+    assert not any(Thresholds().send(sizes) for sizes in products)
 
 
 def test_wider_bounds_widen_the_interval_and_repeat():

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
+from helpers.ready_backends import ALL, ready
 
-from cnn import registry
 from cnn.errors import UsageError
 from cnn.layers import (
     AvgPool2D,
@@ -58,12 +58,9 @@ LAYERS = {
 }
 
 
-@pytest.fixture(params=[status.name for status in registry.statuses()])
+@pytest.fixture(params=ALL)
 def backend(request):
-    reason = next(status.reason for status in registry.statuses() if status.name == request.param)
-    if reason:
-        pytest.skip(f"backend {request.param!r} is not ready: {reason}")
-    return registry.create(request.param)
+    return ready(request.param)
 
 
 @pytest.mark.parametrize("kind", LAYERS)

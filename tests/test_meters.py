@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import standin
-from subprocesses import printed
+from helpers import stand_in_card
+from helpers.fresh_python import printed
 
 from cnn.cli import main
 from cnn.commands import train
@@ -159,12 +159,12 @@ def test_a_card_that_is_lost_is_no_saving(tmp_path):
 def nvml(tmp_path_factory):
     """The folder of a library that NVML's binding takes for the driver's."""
     pytest.importorskip("pynvml")
-    compiler = standin.compiler()
+    compiler = stand_in_card.compiler()
     if compiler is None:
         pytest.skip("the stand-in for NVML needs gcc, and there is none")
     folder = tmp_path_factory.mktemp("nvml")
-    source, library = Path(__file__).with_name("nvml.c"), folder / "libnvidia-ml.so.1"
-    subprocess.run([compiler, *standin.FLAGS, "-shared", "-fPIC", "-o", library, source], check=True)
+    source, library = Path(__file__).with_name("helpers") / "nvml.c", folder / "libnvidia-ml.so.1"
+    subprocess.run([compiler, *stand_in_card.FLAGS, "-shared", "-fPIC", "-o", library, source], check=True)
     return str(folder)
 
 

@@ -1,6 +1,6 @@
 """The backends for the Xeon Phi on Intel's MKL 2018.0.0: kernels for Knights Landing, and automatic offload.
 
-Cards are the stand-in of tests/coi: products that it computes, bytes and failures are real, speeds are not.
+Cards are the stand-in of tests/helpers/coi: products that it computes, bytes and failures are real, speeds are not.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from openblas_worker import close, gone, square, while_it_multiplies
+from helpers.openblas_worker import close, gone, square, while_it_multiplies
 
 from cnn import plugins, registry
 from cnn.cli import main

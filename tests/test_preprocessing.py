@@ -84,20 +84,20 @@ def test_fields_are_copied_and_read_only():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "error"),
+    ("arguments", "error", "message"),
     [
-        ((0.0,), UsageError),
-        ((float("nan"),), UsageError),
-        ((1.0, [[1.0]]), ShapeError),
-        ((1.0, []), ShapeError),
-        ((1.0, [float("inf")]), UsageError),
-        ((1.0, None, [0.0]), UsageError),
-        ((1.0, None, np.ones((2, 2, 1))), ShapeError),
-        ((1.0, [1.0, 2.0], [1.0]), ShapeError),
+        ((0.0,), UsageError, "scale is 0.0"),
+        ((float("nan"),), UsageError, "scale is nan"),
+        ((1.0, [[1.0]]), ShapeError, r"mean has shape \(1, 1\)"),
+        ((1.0, []), ShapeError, r"mean has shape \(0,\)"),
+        ((1.0, [float("inf")]), UsageError, "mean has a value that is not finite"),
+        ((1.0, None, [0.0]), UsageError, "smallest std is 0.0"),
+        ((1.0, None, np.ones((2, 2, 1))), ShapeError, r"std has shape \(2, 2, 1\)"),
+        ((1.0, [1.0, 2.0], [1.0]), ShapeError, r"shape \(2,\), std \(1,\)"),
     ],
 )
-def test_constructor_refuses(arguments, error):
-    with pytest.raises(error):
+def test_constructor_refuses(arguments, error, message):
+    with pytest.raises(error, match=message):
         Preprocessing(*arguments)
 
 
@@ -113,19 +113,19 @@ def test_apply_refuses_what_does_not_fit(split):
 
 
 @pytest.mark.parametrize(
-    ("config", "arrays"),
+    ("config", "arrays", "message"),
     [
-        ({}, {}),
-        ({"scale": "x"}, {}),
-        ({"scale": None}, {}),
-        ({"scale": True}, {}),
-        ({"scale": -1.0}, {}),
-        ({"scale": 1.0, "more": 1}, {}),
-        ({"scale": 1.0}, {"other": np.ones(1)}),
-        ({"scale": 1.0}, {"std": np.zeros(1)}),
-        ({"scale": 1.0}, {"mean": np.array(["a"])}),
+        ({}, {}, r"the values \[\]"),
+        ({"scale": "x"}, {}, "invalid: .*'x'"),
+        ({"scale": None}, {}, "invalid: .*NoneType"),
+        ({"scale": True}, {}, r"the values \['scale'\]"),
+        ({"scale": -1.0}, {}, "invalid: The scale is -1.0"),
+        ({"scale": 1.0, "more": 1}, {}, r"the values \['more', 'scale'\]"),
+        ({"scale": 1.0}, {"other": np.ones(1)}, r"the arrays \['other'\]"),
+        ({"scale": 1.0}, {"std": np.zeros(1)}, "invalid: The smallest std is 0.0"),
+        ({"scale": 1.0}, {"mean": np.array(["a"])}, "invalid: .*'a'"),
     ],
 )
-def test_from_state_refuses_foreign_states(config, arrays):
-    with pytest.raises(FileFormatError):
+def test_from_state_refuses_foreign_states(config, arrays, message):
+    with pytest.raises(FileFormatError, match=message):
         Preprocessing.from_state(config, arrays)

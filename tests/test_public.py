@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from subprocesses import printed
+from helpers.fresh_python import printed
 
 import cnn
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from offload import Card, Finished, Outcome, Product, run, start
-from standin import StandIn
+from helpers.automatic_offload import Card, Finished, Outcome, Product, run, start
+from helpers.stand_in_card import StandIn
 
 from cnn import registry
 from cnn.instruments import private

@@ -132,10 +132,11 @@ def test_what_is_no_such_file_is_refused_in_one_sentence(damage, message, tmp_pa
 def test_every_truncation_and_every_changed_byte_is_refused(tmp_path):
     path = tmp_path / "file"
     save_arrays(path, "model", ARRAYS, {"rate": 0.125, "layers": [1, 2]})
+    assert read_arrays(path, "model")[0].keys() == ARRAYS.keys()
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(FileFormatError):
+        with pytest.raises(FileFormatError, match="is damaged or no model file"):
             read_arrays(path, "model")
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])

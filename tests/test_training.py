@@ -6,16 +6,16 @@ from math import log
 
 import numpy as np
 import pytest
+from helpers.ready_backends import ready
 
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split, load_dataset
-from cnn.errors import BackendUnavailable, NonFiniteError, UsageError
+from cnn.errors import NonFiniteError, UsageError
 from cnn.initializers import Gaussian, Ones
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D
 from cnn.model.architecture import Recipe
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
-from cnn.registry import create
 from cnn.schedules import Constant, Step
 from cnn.testing.gradients import check_gradients
 from cnn.training.trainer import Callback, Trainer, fit
@@ -90,10 +90,7 @@ def test_a_users_own_first_layer_that_defines_only_forward_and_backward_learns()
 
 @pytest.mark.parametrize("backend", ["numpy", "mkl"])
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backend):
-    try:
-        create(backend)
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
+    ready(backend)
     found = []
     for seed in (1, 1, 2):
         model = net(seed, backend)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from subprocesses import printed
+from helpers.fresh_python import printed
 
 BENCH = Path(__file__).parent.parent / "bench"
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from openblas_worker import OpenblasWorker, close, gone, square, while_it_multiplies
-from subprocesses import printed
+from helpers.fresh_python import printed
+from helpers.openblas_worker import OpenblasWorker, close, gone, square, while_it_multiplies
 
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
@@ -210,11 +210,11 @@ class TestStart:
     def test_no_room_for_addresses(self):
         code = """
             import resource
-            import openblas_worker
+            from helpers.openblas_worker import OpenblasWorker
             from cnn.errors import BackendUnavailable
             resource.setrlimit(resource.RLIMIT_AS, (2**34, 2**34))
             try:
-                openblas_worker.OpenblasWorker()
+                OpenblasWorker()
             except BackendUnavailable as error:
                 print(error)
         """
@@ -224,7 +224,7 @@ class TestStart:
         code = """
             import os, warnings
             warnings.simplefilter("ignore")
-            from openblas_worker import OpenblasWorker
+            from helpers.openblas_worker import OpenblasWorker
             backend = OpenblasWorker()
             x = backend.zeros((2, 2))
             if os.fork() == 0:
@@ -243,7 +243,7 @@ class TestEndOfTheParent:
         import signal
         # A shell has the programs that it runs in the background ignore it, and all that they start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from openblas_worker import OpenblasWorker, square
+        from helpers.openblas_worker import OpenblasWorker, square
         backend = OpenblasWorker()
         a, b, out, *_ = square(backend, 2000)
         print(backend._worker.pid, flush=True)

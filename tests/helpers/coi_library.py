@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from standin import StandIn
+
+from helpers.stand_in_card import StandIn
 
 
 class Result(IntEnum):

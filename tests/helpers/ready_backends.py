@@ -1,0 +1,21 @@
+"""The backends that tests run on."""
+
+import platform
+
+import pytest
+
+from cnn import plugins, registry
+from cnn.backend import Backend
+from cnn.errors import BackendUnavailable
+
+ALL = plugins.names(plugins.BACKENDS)
+SURE = {"reference", "numpy", "openblas"} | ({"mkl"} if platform.machine() in ("x86_64", "AMD64") else set())
+"""Those that need nothing beyond this package's dependencies."""
+
+
+def ready(name: str) -> Backend:
+    """The backend, or a skip that says why it cannot run here."""
+    try:
+        return registry.create(name)
+    except BackendUnavailable as error:
+        pytest.skip(f"backend {name!r} is not ready: {error}")
