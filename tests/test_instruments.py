@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from openblas_worker import OpenblasWorker, close, square
+from helpers.openblas_worker import OpenblasWorker, close, square
 
 from cnn import plugins, registry
 from cnn.arrays import Buffers
