@@ -61,10 +61,10 @@ class Clock:
 class Backend(Input, Elementwise, Normalization, Losses, Updates, ABC):
     """Runs what layers compute. A subclass must give `gemm` and may override any other method for speed.
 
-    Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
-    apart. Every `out` is overwritten whatever it held. Methods keep no state and may be called from several threads
-    with different arguments; temporary space is taken from the caller's `scratch`. Constructing a backend that cannot
-    run here raises BackendUnavailable.
+    Arrays are passed by position, numbers by name. Arrays are contiguous and row-major, images NHWC, filters
+    (R, S, C, K); only the rows of gemm's matrices may be apart. Every `out` is overwritten whatever it held. Methods
+    keep no state and may be called from several threads with different arguments; temporary space is taken from the
+    caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
     """
 
     name: ClassVar[str]
@@ -222,7 +222,7 @@ def _by_group(
         np.copyto(target, result)
 
 
-def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
+def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
     """(M, N, K) of a product; raises ShapeError unless all three are matrices that fit, of one type, in rows."""
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:

@@ -7,7 +7,7 @@ from broken_backends import FAULTS, planted
 from cnn import registry
 from cnn.arrays import Buffers
 from cnn.backend import Backend
-from cnn.convolution import Window
+from cnn.convolution import Convolution, Window
 from cnn.model.zoo import architecture
 from cnn.testing import (
     CASES,
@@ -85,8 +85,8 @@ def test_bound_of_a_product_is_the_stated_one():
 
 
 def test_conv_cases_count_flops_and_can_be_timed():
-    window = Window((6, 5), (3, 3), padding=(1, 1, 1, 1))
-    forward, weight, data = conv_cases("a layer", window, n=2, c=3, k=4)
+    convolution = Convolution(Window((6, 5), (3, 3), padding=(1, 1, 1, 1)), 3, 4)
+    forward, weight, data = conv_cases("a layer", convolution, n=2)
     assert [case.operation for case in (forward, weight, data)] == [
         "conv2d",
         "conv2d_weight_gradient",
@@ -160,9 +160,10 @@ def test_accumulated_product_is_recorded_in_its_type():
 def test_an_image_that_is_its_own_column_matrix_is_not_copied(side, sizes):
     backend = registry.create("numpy")
     scratch = Buffers(backend)
-    window = Window((4, 4), (side, side))
-    x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (side, side, 3, 6), (2, *window.out, 6)))
+    convolution = Convolution(Window((4, 4), (side, side)), 3, 6)
+    shapes = (2, 4, 4, 3), (side, side, 3, 6), (2, *convolution.output_shape)
+    x, w, out = (np.ones(shape, np.float32) for shape in shapes)
     with Recorder(backend) as recorder:
-        backend.conv2d(x, w, None, window, None, out, scratch)
+        backend.conv2d(x, w, None, convolution, None, out, scratch)
     assert [(each.m, each.n, each.k) for each in recorder.products] == [sizes]
     assert scratch.nbytes() == 0

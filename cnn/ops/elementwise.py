@@ -47,7 +47,7 @@ class Elementwise:
         """Overwrites out with a host array of its shape."""
         np.copyto(out, host)
 
-    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+    def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         """running = momentum * running + (1 - momentum) * new, in place."""
         running *= momentum
         running += (1 - momentum) * new

@@ -212,7 +212,7 @@ GROUPED = {
 
 
 def all_conv_cases() -> list[Case]:
-    """Every window with several channels, groups; batch 1, one channel, one filter, no bias and activations with some."""
+    """Every window with several channels, groups; batch 1, one channel, one filter, no bias, activations with some."""
     cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, Convolution(window, 3, 5), n=2)]
     cases += [case for name, convolution in GROUPED.items() for case in conv_cases(name, convolution, n=2)]
     cases.append(conv_forward_case("3x3 same, 2 groups", GROUPED["3x3 same, 2 groups"], 2, False, "relu"))
