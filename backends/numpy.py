@@ -28,7 +28,7 @@ class NumpyBackend(Backend):
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        gemm_sizes(a, b, out, transpose_a, transpose_b)
+        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         left, right = a.T if transpose_a else a, b.T if transpose_b else b
         if accumulate:
             out += left @ right

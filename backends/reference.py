@@ -38,7 +38,7 @@ class ReferenceBackend(Backend):
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        gemm_sizes(a, b, out, transpose_a, transpose_b)
+        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         left, right = "km" if transpose_a else "mk", "nk" if transpose_b else "kn"
         product = np.einsum(f"{left},{right}->mn", wide(a), wide(b))
         out[...] = wide(out) + product if accumulate else product
@@ -121,7 +121,7 @@ class ReferenceBackend(Backend):
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
         out[...] = wide(x) * factors
 
-    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+    def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         running[...] = momentum * wide(running) + (1 - momentum) * wide(new)
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
@@ -158,7 +158,7 @@ class ReferenceBackend(Backend):
         return loss, right
 
     def squared_error(
-        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+        self, scores: Array, labels: Array, out: Array | None, *, low: float, high: float
     ) -> tuple[float, int]:
         loss, right = 0.0, 0
         for n, (row, label) in enumerate(zip(wide(scores), labels, strict=True)):
@@ -174,7 +174,7 @@ class ReferenceBackend(Backend):
         for n, row in enumerate(wide(scores)):
             out[n] = softmax(row)
 
-    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         for n, row in enumerate(wide(scores)):
             heights = (row + max(high - row.max(), 0) - low).clip(min=0)
             out[n] = heights / heights.sum()
@@ -186,7 +186,7 @@ class ReferenceBackend(Backend):
         variance[...] = ((rows - centre) ** 2).sum(axis=0) / len(rows)
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
     ) -> None:
         normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
         out[...] = wide(gamma) * normal + wide(beta)
@@ -197,10 +197,11 @@ class ReferenceBackend(Backend):
         dy: Array,
         mean: Array,
         variance: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
+        *,
+        epsilon: float,
     ) -> None:
         axes = tuple(range(x.ndim - 1))
         normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
@@ -214,11 +215,12 @@ class ReferenceBackend(Backend):
         mean: Array,
         variance: Array,
         gamma: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
-        rows: int,
         out: Array,
+        *,
+        epsilon: float,
+        rows: int,
     ) -> None:
         # Ioffe & Szegedy 2015, section 3, through the variance, the mean, and x itself. The sums over the batch in the
         # paper's steps are those of dbeta and dgamma times gamma; the rows' distances from their mean sum up to 0.
@@ -228,7 +230,7 @@ class ReferenceBackend(Backend):
         out[...] = wide(dy) * wide(gamma) / deviation + dvariance * 2 * centred / rows + dmean / rows
 
     def lrn_scale(
-        self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers
+        self, x: Array, out: Array, scratch: Buffers, *, size: int, window: Window | None, alpha: float, k: float
     ) -> None:
         x, total = wide(x), np.zeros(x.shape)
         if window is None:
@@ -239,7 +241,7 @@ class ReferenceBackend(Backend):
                 total[:, at.p, at.q] = (x[:, at.h, at.w] ** 2).sum(axis=(1, 2)) / area(window, at)
         out[...] = k + alpha * total
 
-    def lrn(self, x: Array, scale: Array, beta: float, out: Array) -> None:
+    def lrn(self, x: Array, scale: Array, out: Array, *, beta: float) -> None:
         out[...] = wide(x) / wide(scale) ** beta
 
     def lrn_gradient(
@@ -248,12 +250,13 @@ class ReferenceBackend(Backend):
         y: Array,
         dy: Array,
         scale: Array,
+        out: Array,
+        scratch: Buffers,
+        *,
         size: int,
         window: Window | None,
         alpha: float,
         beta: float,
-        out: Array,
-        scratch: Buffers,
     ) -> None:
         # Each output reads its neighbourhood through its scale: hand its slope back to every element it read.
         x, scale = wide(x), wide(scale)
@@ -273,11 +276,12 @@ class ReferenceBackend(Backend):
         w: Array,
         g: Array,
         velocity: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         momentum: float,
         decay: float,
         nesterov: bool,
-        scratch: Buffers,
     ) -> None:
         step = lr * (wide(g) + decay * wide(w))
         v = momentum * wide(velocity) + step
@@ -289,11 +293,12 @@ class ReferenceBackend(Backend):
         w: Array,
         g: Array,
         square: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         rho: float,
         epsilon: float,
         decay: float,
-        scratch: Buffers,
     ) -> None:
         slope = wide(g) + decay * wide(w)
         s = rho * wide(square) + (1 - rho) * slope**2
@@ -306,13 +311,14 @@ class ReferenceBackend(Backend):
         g: Array,
         first: Array,
         second: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         beta1: float,
         beta2: float,
         epsilon: float,
         decay: float,
         time: int,
-        scratch: Buffers,
     ) -> None:
         slope = wide(g) + decay * wide(w)
         m = beta1 * wide(first) + (1 - beta1) * slope

@@ -47,10 +47,10 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
     A subclass must give `name`, `library` and `gemm`. It may override any other operation for speed, and return
     `instruments` of its own where it has candidates for the options of its constructor, or more to tell.
 
-    Arrays are contiguous and row-major, images NHWC, filters (R, S, C, K); only the rows of gemm's matrices may be
-    apart. Every `out` is overwritten whatever it held. Methods keep no state and may be called from several threads
-    with different arguments; temporary space is taken from the caller's `scratch`. Constructing a backend that cannot
-    run here raises BackendUnavailable.
+    Arrays are passed by position, numbers by name. Arrays are contiguous and row-major, images NHWC, filters
+    (R, S, C, K); only the rows of gemm's matrices may be apart. Every `out` is overwritten whatever it held. Methods
+    keep no state and may be called from several threads with different arguments; temporary space is taken from the
+    caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
     """
 
     name: ClassVar[str]
@@ -188,7 +188,7 @@ class Downloadable(ABC):
         """
 
 
-def gemm_sizes(a: Array, b: Array, out: Array, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
+def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
     """(M, N, K) of a product; raises ShapeError unless all three are matrices that fit, of one type, in rows."""
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:

@@ -81,7 +81,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
+        m, n, k = gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         if out.dtype == np.float32:
             work = max(2 * m * n * k, BYTE_FLOPS * 4 * (m * k + k * n + m * n))
             parts = parts_for_flops(work, most=max(m, n))

@@ -57,7 +57,7 @@ class MeanSquaredError(Loss):
         )
 
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        return backend.squared_error(scores, labels, self.low, self.high, out)
+        return backend.squared_error(scores, labels, out, low=self.low, high=self.high)
 
     def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
-        backend.target_shares(scores, self.low, self.high, out)
+        backend.target_shares(scores, out, low=self.low, high=self.high)

@@ -67,11 +67,11 @@ class SGD(Optimizer):
             parameter.value,
             parameter.gradient,
             state[0],
-            lr,
-            self.momentum,
-            decay,
-            self.nesterov,
             self._scratch,
+            lr=lr,
+            momentum=self.momentum,
+            decay=decay,
+            nesterov=self.nesterov,
         )
 
 
@@ -92,7 +92,14 @@ class RMSprop(Optimizer):
 
     def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
         self.backend.rmsprop_update(
-            parameter.value, parameter.gradient, state[0], lr, self.rho, self.epsilon, decay, self._scratch
+            parameter.value,
+            parameter.gradient,
+            state[0],
+            self._scratch,
+            lr=lr,
+            rho=self.rho,
+            epsilon=self.epsilon,
+            decay=decay,
         )
 
 
@@ -119,13 +126,13 @@ class Adam(Optimizer):
             parameter.gradient,
             state[0],
             state[1],
-            lr,
-            self.beta1,
-            self.beta2,
-            self.epsilon,
-            decay,
-            self.time,
             self._scratch,
+            lr=lr,
+            beta1=self.beta1,
+            beta2=self.beta2,
+            epsilon=self.epsilon,
+            decay=decay,
+            time=self.time,
         )
 
 

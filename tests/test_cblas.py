@@ -13,7 +13,8 @@ from cnn.arrays import Buffers
 from cnn.cblas import CblasBackend
 from cnn.compiled import writable_folder
 from cnn.compiled.algorithms import Chooser
-from cnn.convolution import Window
+from cnn.compiled.convolution import Problem
+from cnn.convolution import Convolution, Window
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.model.zoo import architecture
 from cnn.registry import create
@@ -70,7 +71,7 @@ class TestTile:
         check_backend(create(name, tile_bytes=size), cases)
 
     def test_columns_are_made_a_tile_at_a_time(self):
-        window = Window((40, 40), (3, 3))
+        convolution = Convolution(Window((40, 40), (3, 3)), 4, 16)
         x, w = np.ones((8, 40, 40, 4), np.float32), np.ones((3, 3, 4, 16), np.float32)
         out, row = np.empty((8, 38, 38, 16), np.float32), 38 * 36
         made = {}
@@ -78,7 +79,7 @@ class TestTile:
             backend = create("openblas", tile_bytes=size)
             scratch = Buffers(backend)
             with limit_threads(1):
-                backend.conv2d(x, w, None, window, None, out, scratch)
+                backend.conv2d(x, w, None, convolution, None, out, scratch)
             assert (out == 36).all()
             made[size] = scratch.nbytes() // (4 * row)
         # A row of outputs at least, and all 8 images at most.
@@ -91,6 +92,19 @@ class TestTile:
     def test_times_of_algorithms_are_those_of_the_tile(self):
         owners = {create("openblas", **options)._chooser._owner for options in ({}, {"tile_bytes": 4096})}
         assert len(owners) == 2
+
+
+class TestProblem:
+    def test_stored_times_are_found_by_this_text(self):
+        window = Window((12, 10), (3, 5), (2, 1), (1, 0, 2, 2))
+        problem = Problem("forward", Convolution(window, 20, 50), images=64, threads=2)
+        expected = "forward, 50 filters 3x5 on 64x12x10x20, padding (1, 0, 2, 2), stride (2, 1), 2 threads"
+        assert str(problem) == expected
+
+    def test_dilation_and_groups_are_named(self):
+        window = Window((12, 10), (3, 3), dilation=(2, 1))
+        problem = Problem("data gradient", Convolution(window, 20, 50, groups=5), images=1, threads=1)
+        assert "stride (1, 1), dilation (2, 1), 5 groups, 1 thread" in str(problem)
 
 
 @pytest.mark.parametrize("name", ["mkl", "openblas"])

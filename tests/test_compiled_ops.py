@@ -114,9 +114,9 @@ def test_softmax_of_infinite_and_nan_scores_is_numpys(compiled: Backend) -> None
 @pytest.mark.parametrize("loss", ["softmax_cross_entropy", "squared_error"])
 def test_a_label_beyond_the_scores_is_an_error(compiled: Backend, loss: str) -> None:
     scores, out = np.zeros((2, 2, 3), np.float32)
-    targets = (0.0, 1.0) if loss == "squared_error" else ()
+    targets = {"low": 0.0, "high": 1.0} if loss == "squared_error" else {}
     with pytest.raises(IndexError, match="none of the 3 classes"):
-        getattr(compiled, loss)(scores, np.array([0, 3]), *targets, out)
+        getattr(compiled, loss)(scores, np.array([0, 3]), out, **targets)
 
 
 def test_nan_wins_a_window_and_padding_never_does(compiled: Backend) -> None:
@@ -160,7 +160,7 @@ def test_other_arrays_are_left_to_numpy(compiled: Backend, monkeypatch: pytest.M
         compiled.softmax(rows if not x.flags.carray else x.reshape(2, -1), shares)
         np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
     w, g, v = np.ones((3, 4, 6))[..., ::2]
-    compiled.sgd_update(w, g, v, 0.5, 0.0, 0.0, False, Buffers(compiled, np.float64))
+    compiled.sgd_update(w, g, v, Buffers(compiled, np.float64), lr=0.5, momentum=0.0, decay=0.0, nesterov=False)
     np.testing.assert_array_equal(w, np.full((4, 3), 0.5))
 
 
@@ -202,13 +202,14 @@ def test_batches_have_the_bits_of_the_steps_one_by_one(name: str, augmentation: 
     pad = augmentation.pad_crop
     corners = drawn.integers(0, 2 * pad + 1, size=(count, 2)) if pad else None
     out = np.full(expected.shape, np.nan, np.float32)
-    batch_into(out, images, order, Constants.of((9, 8, 3), steps.scale, steps.mean, steps.std), mirrored, corners, pad)
+    constants = Constants.of((9, 8, 3), scale=steps.scale, mean=steps.mean, std=steps.std)
+    batch_into(out, images, order, constants, mirrored=mirrored, corners=corners, pad=pad)
     assert out.tobytes() == expected.tobytes()
 
 
 def test_batches_refuse_what_does_not_fit() -> None:
     images, order, out = np.zeros((4, 2, 3, 1), np.uint8), np.array([0, 3]), np.empty((2, 2, 3, 1), np.float32)
-    constants = Constants.of((2, 3, 1), 1.0, None, None)
+    constants = Constants.of((2, 3, 1), scale=1.0, mean=None, std=None)
     with pytest.raises(UsageError, match="0 to 4; give 0 to 3"):
         batch_into(out, images, np.array([0, 4]), constants)
     with pytest.raises(UsageError, match="0 to 3; give 0 to 2"):
@@ -220,7 +221,7 @@ def test_batches_refuse_what_does_not_fit() -> None:
     with pytest.raises(ShapeError, match="Images"):
         batch_into(out, images[:, :, :2], order, constants)
     with pytest.raises(ShapeError, match="mean"):
-        Constants.of((2, 3, 1), 1.0, np.zeros(2, np.float32), None)
+        Constants.of((2, 3, 1), scale=1.0, mean=np.zeros(2, np.float32), std=None)
 
 
 def test_start_up_compiles_all_that_is_called(compiled: Backend) -> None:

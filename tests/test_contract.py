@@ -10,7 +10,7 @@ from helpers.ready_backends import ALL, ready
 from cnn import registry
 from cnn.arrays import Buffers
 from cnn.backend import Backend
-from cnn.convolution import Window
+from cnn.convolution import Convolution, Window
 from cnn.instruments import private
 from cnn.model.zoo import architecture
 from cnn.ops.input import Input
@@ -97,8 +97,8 @@ def test_bound_of_a_product_is_the_stated_one():
 
 
 def test_conv_cases_count_flops_and_can_be_timed():
-    window = Window((6, 5), (3, 3), padding=(1, 1, 1, 1))
-    forward, weight, data = conv_cases("a layer", window, n=2, c=3, k=4)
+    convolution = Convolution(Window((6, 5), (3, 3), padding=(1, 1, 1, 1)), 3, 4)
+    forward, weight, data = conv_cases("a layer", convolution, n=2)
     assert [case.operation for case in (forward, weight, data)] == [
         "conv2d",
         "conv2d_weight_gradient",
@@ -170,8 +170,9 @@ def test_accumulated_product_is_recorded_in_its_type():
 def test_an_image_that_is_its_own_column_matrix_is_not_copied(side, sizes):
     recorder = Recorder(registry.create("numpy"))
     scratch = Buffers(recorder.backend)
-    window = Window((4, 4), (side, side))
-    x, w, out = (np.ones(shape, np.float32) for shape in ((2, 4, 4, 3), (side, side, 3, 6), (2, *window.out, 6)))
-    recorder.backend.conv2d(x, w, None, window, None, out, scratch)
+    convolution = Convolution(Window((4, 4), (side, side)), 3, 6)
+    shapes = (2, 4, 4, 3), (side, side, 3, 6), (2, *convolution.output_shape)
+    x, w, out = (np.ones(shape, np.float32) for shape in shapes)
+    recorder.backend.conv2d(x, w, None, convolution, None, out, scratch)
     assert [(each.m, each.n, each.k) for each in recorder.products] == [sizes]
     assert scratch.nbytes() == 0

@@ -7,10 +7,9 @@ from numba import njit
 
 from cnn import registry
 from cnn.arrays import Buffers
-from cnn.compiled.direct import turned
 from cnn.compiled.microkernel import ROWS, VECTORS, address, tile
 from cnn.compiled.vectors import WIDTH
-from cnn.convolution import Window
+from cnn.convolution import Convolution, Window
 from cnn.testing import check_backend
 
 
@@ -67,6 +66,7 @@ WINDOWS = [
 @pytest.mark.parametrize(("channels", "filters"), [(1, 1), (3, WIDTH), (2, 3 * WIDTH + 2), (WIDTH + 1, 5)])
 def test_all_directions(direct, window, channels, filters):
     rng, reference = np.random.default_rng(0), registry.create("reference")
+    convolution = Convolution(window, channels, filters)
     x = rng.standard_normal((3, *window.size, channels), np.float32)
     w = rng.standard_normal((*window.kernel, channels, filters), np.float32)
     bias, dy = rng.standard_normal(filters, np.float32), rng.standard_normal((3, *window.out, filters), np.float32)
@@ -74,19 +74,21 @@ def test_all_directions(direct, window, channels, filters):
     for backend in (direct, reference):
         scratch = Buffers(backend)
         y, dw, dx = np.empty_like(dy), np.empty_like(w), np.empty_like(x)
-        backend.conv2d(x, w, bias, window, "relu", y, scratch)
-        backend.conv2d_weight_gradient(x, dy, window, dw, scratch)
-        backend.conv2d_data_gradient(dy, w, window, dx, scratch)
+        backend.conv2d(x, w, bias, convolution, "relu", y, scratch)
+        backend.conv2d_weight_gradient(x, dy, convolution, dw, scratch)
+        backend.conv2d_data_gradient(dy, w, convolution, dx, scratch)
         results.append((y, dw, dx))
     for found, expected in zip(*results, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-5 * window.taps * max(channels, filters))
 
 
 def test_the_gradient_of_x_is_a_convolution_only_with_stride_one_and_little_padding():
-    assert turned(Window((9, 8), (5, 3), padding=(2, 2, 1, 1))) == Window((9, 8), (5, 3), padding=(2, 2, 1, 1))
-    assert turned(Window((9, 8), (5, 3))) == Window((5, 6), (5, 3), padding=(4, 4, 2, 2))
-    assert turned(Window((9, 8), (5, 3), stride=(1, 2))) is None
-    assert turned(Window((9, 8), (3, 3), padding=(0, 3, 0, 0))) is None
+    padded = Window((9, 8), (5, 3), padding=(2, 2, 1, 1))
+    assert Convolution(padded, 2, 3).turned == Convolution(padded, 3, 2)
+    turned = Window((5, 6), (5, 3), padding=(4, 4, 2, 2))
+    assert Convolution(Window((9, 8), (5, 3)), 2, 3).turned == Convolution(turned, 3, 2)
+    assert Convolution(Window((9, 8), (5, 3), stride=(1, 2)), 2, 3).turned is None
+    assert Convolution(Window((9, 8), (3, 3), padding=(0, 3, 0, 0)), 2, 3).turned is None
 
 
 def test_nothing_is_read_behind_an_array():
@@ -97,7 +99,7 @@ os.environ["CNN_ALGORITHM"] = "direct"
 import numpy as np
 import cnn
 from cnn.arrays import Buffers
-from cnn.convolution import Window
+from cnn.convolution import Convolution, Window
 
 libc = ctypes.CDLL(None, use_errno=True)
 kept = []
@@ -117,11 +119,12 @@ for window, channels, filters in [
 ]:
     x, w, bias = guarded(2, *window.size, channels), guarded(*window.kernel, channels, filters), guarded(filters)
     y, dw, dx = guarded(2, *window.out, filters), guarded(*w.shape), guarded(*x.shape)
+    convolution = Convolution(window, channels, filters)
     for threads in (1, 2):
         with cnn.limit_threads(threads):
-            backend.conv2d(x, w, bias, window, None, y, Buffers(backend))
-            backend.conv2d_weight_gradient(x, y, window, dw, Buffers(backend))
-            backend.conv2d_data_gradient(y, w, window, dx, Buffers(backend))
+            backend.conv2d(x, w, bias, convolution, None, y, Buffers(backend))
+            backend.conv2d_weight_gradient(x, y, convolution, dw, Buffers(backend))
+            backend.conv2d_data_gradient(y, w, convolution, dx, Buffers(backend))
 print("untouched")
 """
     assert printed(code).strip() == "untouched"

@@ -31,7 +31,7 @@ class Toy(Backend):
         self.products = 0
 
     def gemm(self, a, b, *, out, transpose_a=False, transpose_b=False, accumulate=False):
-        gemm_sizes(a, b, out, transpose_a, transpose_b)
+        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         self.products += 1
         product = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
         out[...] = out + product if accumulate else product

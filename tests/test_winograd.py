@@ -14,7 +14,7 @@ from cnn.compiled.winograd import (
     winograd_forward,
     winograd_weight_gradient,
 )
-from cnn.convolution import Window
+from cnn.convolution import Convolution, Window
 
 UNIT = 2.0**-24
 # Terms of second order, and what is lost below the smallest normal number.
@@ -157,9 +157,10 @@ def used_scratch(backend, n, window, channels, filters, tile):
     x = np.full((n + 1, *window.size, channels), np.nan, np.float32)
     y = np.full((n + 1, *window.out, filters), np.nan, np.float32)
     w = np.full((*window.kernel, channels, filters), np.nan, np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, False, y.copy(), tile, 3, scratch)
-    winograd_weight_gradient(backend._sgemm, x, y, window, w.copy(), tile, 3, scratch)
-    winograd_data_gradient(backend._sgemm, y, exchanged(w), window, x.copy(), tile, 3, scratch)
+    convolution, sizes = Convolution(window, channels, filters), {"tile": tile, "threads": 3}
+    winograd_forward(backend._sgemm, x, w, None, convolution, y.copy(), scratch, relu=False, **sizes)
+    winograd_weight_gradient(backend._sgemm, x, y, convolution, w.copy(), scratch, **sizes)
+    winograd_data_gradient(backend._sgemm, y, exchanged(w), convolution, x.copy(), scratch, **sizes)
     return scratch
 
 
@@ -203,7 +204,8 @@ def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile
     bound = forward_bound(x, w, shift_of(window), window.out, tile)
     for threads, shift, relu in ((1, bias, True), (2, None, False), (3, bias, False), (2, None, True)):
         out, around = guarded((n, *window.out, filters))
-        winograd_forward(backend._sgemm, x, w, shift, window, relu, out, tile, threads, scratch)
+        arrays = x, w, shift, Convolution(window, channels, filters), out, scratch
+        winograd_forward(backend._sgemm, *arrays, relu=relu, tile=tile, threads=threads)
         right = expected if shift is None else expected + shift
         right = np.maximum(right, 0) if relu else right
         allowed = bound if shift is None else bound + UNIT * np.abs(shift)
@@ -222,7 +224,8 @@ def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters
     bound = forward_bound(dy, turned, shift, window.size, tile)
     for threads in (1, 2):
         out, around = guarded((n, *window.size, channels))
-        winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, out, tile, threads, scratch)
+        arrays = dy, exchanged(w), Convolution(window, channels, filters), out, scratch
+        winograd_data_gradient(backend._sgemm, *arrays, tile=tile, threads=threads)
         assert (np.abs(out - expected) <= bound).all()
         assert np.isnan(around).all()
 
@@ -236,7 +239,8 @@ def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filte
     expected = weight_gradient(x, dy, shift_of(window), span)
     for threads in (1, 2, 3):
         out, around = guarded((*window.kernel, channels, filters))
-        winograd_weight_gradient(backend._sgemm, x, dy, window, out, tile, threads, scratch)
+        arrays = x, dy, Convolution(window, channels, filters), out, scratch
+        winograd_weight_gradient(backend._sgemm, *arrays, tile=tile, threads=threads)
         assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, span, threads)).all()
         assert np.isnan(around).all()
 
@@ -247,27 +251,29 @@ def test_simple_bound_holds_where_all_elements_are_alike(backend, tile, span):
     window = Window((12, 12), (span, span), padding=(1, 1, 1, 1))
     x, w = drawn(normal, (4, 12, 12, 64), (span, span, 64, 32))
     out = np.empty((4, *window.out, 32), np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, False, out, tile, 2, Buffers(backend))
+    arrays = x, w, None, Convolution(window, 64, 32), out, Buffers(backend)
+    winograd_forward(backend._sgemm, *arrays, relu=False, tile=tile, threads=2)
     error = np.abs(out - correlated(x, w, (1, 1), window.out)).max()
     factor = (64 + span**2 + 19) * UNIT * amplification(tile, span, "data")
     assert 0 < error <= factor * 64 * np.abs(x).max() * np.abs(w).max()
 
 
 def large(span):
-    """Arrays x, w and dy of a convolution of many tiles, its window, and arrays for the results in the same order."""
+    """Arrays x, w and dy of a convolution of many tiles, itself, and arrays for the results in the same order."""
     window = Window((9, 8) if span == 3 else (13, 11), (span, span), padding=(1, 1, 1, 1))
-    shapes = (14, *window.size, WIDTH), (*window.kernel, WIDTH, 3 * WIDTH), (14, *window.out, 3 * WIDTH)
+    convolution = Convolution(window, WIDTH, 3 * WIDTH)
+    shapes = (14, *convolution.input_shape), convolution.weights_shape, (14, *convolution.output_shape)
     arrays = drawn(normal, *shapes)
-    return arrays, window, [np.empty_like(array) for array in arrays]
+    return arrays, convolution, [np.empty_like(array) for array in arrays]
 
 
 @pytest.mark.parametrize(("tile", "span"), SCHEMES)
 def test_products_in_pieces_are_within_the_bound(backend, tile, span):
-    (x, w, dy), window, (dx, dw, y) = large(span)
-    scratch = Buffers(backend)
-    winograd_forward(backend._sgemm, x, w, None, window, False, y, tile, 2, scratch, largest=1)
-    winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, 2, scratch, largest=1)
-    winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, 2, scratch, largest=1)
+    (x, w, dy), convolution, (dx, dw, y) = large(span)
+    scratch, sizes, window = Buffers(backend), {"tile": tile, "threads": 2, "largest": 1}, convolution.window
+    winograd_forward(backend._sgemm, x, w, None, convolution, y, scratch, relu=False, **sizes)
+    winograd_data_gradient(backend._sgemm, dy, exchanged(w), convolution, dx, scratch, **sizes)
+    winograd_weight_gradient(backend._sgemm, x, dy, convolution, dw, scratch, **sizes)
     assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= forward_bound(x, w, (1, 1), window.out, tile)).all()
     turned, shift = w[::-1, ::-1].transpose(0, 1, 3, 2), (span - 2, span - 2)
     expected, bound = correlated(dy, turned, shift, window.size), forward_bound(dy, turned, shift, window.size, tile)
@@ -278,15 +284,15 @@ def test_products_in_pieces_are_within_the_bound(backend, tile, span):
 
 @pytest.mark.parametrize(("tile", "span"), SCHEMES)
 def test_same_threads_give_the_same_bytes(backend, tile, span):
-    (x, w, dy), window, results = large(span)
+    (x, w, dy), convolution, results = large(span)
     dx, dw, y = results
     for threads in (1, 2, 3):
         seen = set()
         for _ in range(3):
-            scratch = Buffers(backend)
-            winograd_forward(backend._sgemm, x, w, None, window, True, y, tile, threads, scratch)
-            winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, threads, scratch)
-            winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, threads, scratch)
+            scratch, sizes = Buffers(backend), {"tile": tile, "threads": threads}
+            winograd_forward(backend._sgemm, x, w, None, convolution, y, scratch, relu=True, **sizes)
+            winograd_data_gradient(backend._sgemm, dy, exchanged(w), convolution, dx, scratch, **sizes)
+            winograd_weight_gradient(backend._sgemm, x, dy, convolution, dw, scratch, **sizes)
             seen.add(b"".join(result.tobytes() for result in results))
         assert len(seen) == 1
 
@@ -299,16 +305,19 @@ def test_nan_is_not_lost(backend, tile, span, relu):
     x, w = drawn(normal, (1, 8, 8, WIDTH), (span, span, WIDTH, WIDTH))
     x[0, 3, 3, 0] = np.nan
     out = np.zeros((1, 8, 8, WIDTH), np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, relu, out, tile, 1, Buffers(backend))
+    arrays = x, w, None, Convolution(window, WIDTH, WIDTH), out, Buffers(backend)
+    winograd_forward(backend._sgemm, *arrays, relu=relu, tile=tile, threads=1)
     assert np.isnan(out[0, 3 - edge : 4 + edge, 3 - edge : 4 + edge]).all()
     assert not np.isnan(out[0, 7]).any()
 
 
 def test_tiles_are_for_3x3_and_5x5_kernels_of_stride_1_and_a_vector_of_channels():
-    assert tiles(Window((8, 8), (3, 3)), WIDTH, WIDTH) == (2, 4)
-    assert tiles(Window((8, 8), (5, 5)), WIDTH, WIDTH) == (2,)
-    assert tiles(Window((8, 8), (3, 3)), WIDTH - 1, WIDTH) == ()
-    assert tiles(Window((8, 8), (5, 5)), WIDTH, WIDTH - 1) == ()
-    assert tiles(Window((8, 8), (3, 5)), WIDTH, WIDTH) == ()
-    assert tiles(Window((8, 8), (3, 3), (1, 2)), WIDTH, WIDTH) == ()
-    assert tiles(Window((8, 8), (5, 5), (2, 2)), WIDTH, WIDTH) == ()
+    assert tiles(Convolution(Window((8, 8), (3, 3)), WIDTH, WIDTH)) == (2, 4)
+    assert tiles(Convolution(Window((8, 8), (5, 5)), WIDTH, WIDTH)) == (2,)
+    assert tiles(Convolution(Window((8, 8), (3, 3)), WIDTH - 1, WIDTH)) == ()
+    assert tiles(Convolution(Window((8, 8), (5, 5)), WIDTH, WIDTH - 1)) == ()
+    assert tiles(Convolution(Window((8, 8), (3, 5)), WIDTH, WIDTH)) == ()
+    assert tiles(Convolution(Window((8, 8), (3, 3), (1, 2)), WIDTH, WIDTH)) == ()
+    assert tiles(Convolution(Window((8, 8), (5, 5), (2, 2)), WIDTH, WIDTH)) == ()
+    assert tiles(Convolution(Window((8, 8), (3, 3), dilation=(2, 2)), WIDTH, WIDTH)) == ()
+    assert tiles(Convolution(Window((8, 8), (3, 3)), 2 * WIDTH, 2 * WIDTH, groups=2)) == ()

@@ -33,7 +33,7 @@ class Constants:
     std: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, shape: tuple[int, int, int], scale: float, mean: Array | None, std: Array | None) -> "Constants":
+    def of(cls, shape: tuple[int, int, int], *, scale: float, mean: Array | None, std: Array | None) -> "Constants":
         """From a mean of None, (C,) or (H, W, C) and a std of None or (C,). Raises ShapeError if they do not fit."""
         for name, value, shapes in (("mean", mean, (shape, shape[2:])), ("std", std, (shape[2:],))):
             if value is not None and value.shape not in shapes:
@@ -129,6 +129,7 @@ def batch_into(
     images: npt.NDArray[np.uint8],
     order: npt.NDArray[np.int64],
     constants: Constants,
+    *,
     mirrored: npt.NDArray[np.bool_] | None = None,
     corners: npt.NDArray[np.int64] | None = None,
     pad: int = 0,

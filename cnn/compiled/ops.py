@@ -9,6 +9,7 @@ import numpy.typing as npt
 from cnn.arrays import Array, Buffers
 from cnn.compiled import elementwise, geometry, input, losses, normalization, pooling, updates
 from cnn.compiled.elementwise import KINDS, LINEAR
+from cnn.compiled.input import Constants
 from cnn.compiled.parts import flat, parts_for
 from cnn.convolution import Window
 from cnn.ops.elementwise import Elementwise
@@ -20,8 +21,6 @@ from cnn.ops.updates import Updates
 NOTHING = np.empty(0, np.float32)
 NO_TAPS = np.empty(0, np.uint8)
 """Stand for arrays that are not wanted."""
-ZEROS = (0.0,) * 8
-"""Stand for an optimizer's numbers that it does not have."""
 
 
 class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
@@ -32,18 +31,20 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         images: npt.NDArray[np.uint8],
         order: npt.NDArray[np.int64],
         changes: Changes,
+        out: Array,
+        *,
         scale: float,
         mean: Array | None,
         std: Array | None,
-        out: Array,
     ) -> None:
         if flat(out) is None:
-            super().load_batch(images, order, changes, scale, mean, std, out)
+            super().load_batch(images, order, changes, out, scale=scale, mean=mean, std=std)
         else:
             shape = out.shape[1:]
             plain = mean is None and std is None
-            constants = _scale_only(shape, scale) if plain else input.Constants.of(shape, scale, mean, std)
-            input.batch_into(out, images, order, constants, *changes)
+            constants = _scale_only(shape, scale) if plain else Constants.of(shape, scale=scale, mean=mean, std=std)
+            mirrored, corners, pad = changes
+            input.batch_into(out, images, order, constants, mirrored=mirrored, corners=corners, pad=pad)
 
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
         arrays = flat(x, factors, out) if isinstance(factors, np.ndarray) else flat(x, out)
@@ -97,10 +98,10 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         else:
             elementwise.backward(KINDS[name], *arrays, parts_for(y.size))
 
-    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+    def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         arrays = flat(running, new)
         if arrays is None or running.shape != new.shape:
-            super().running_mean(running, new, momentum)
+            super().running_mean(running, new, momentum=momentum)
         else:
             normalization.running_mean(*arrays, momentum)
 
@@ -113,11 +114,11 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             normalization.moments(rows, NOTHING, NOTHING, NOTHING, 0.0, *results, parts_for(x.size))
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
     ) -> None:
         arrays = flat(x, mean, variance, gamma, beta, out)
         if arrays is None or not x.size:
-            super().batch_norm(x, mean, variance, gamma, beta, epsilon, out)
+            super().batch_norm(x, mean, variance, gamma, beta, out, epsilon=epsilon)
         else:
             rows, *numbers, result = arrays
             parts = parts_for(x.size)
@@ -129,14 +130,15 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         dy: Array,
         mean: Array,
         variance: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
+        *,
+        epsilon: float,
     ) -> None:
         arrays = flat(x, dy, mean, variance, dbeta, dgamma)
         if arrays is None or not x.size:
-            super().batch_norm_sums(x, dy, mean, variance, epsilon, dgamma, dbeta, scratch)
+            super().batch_norm_sums(x, dy, mean, variance, dgamma, dbeta, scratch, epsilon=epsilon)
         else:
             normalization.moments(*arrays[:4], epsilon, *arrays[4:], parts_for(x.size))
 
@@ -147,15 +149,16 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         mean: Array,
         variance: Array,
         gamma: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
-        rows: int,
         out: Array,
+        *,
+        epsilon: float,
+        rows: int,
     ) -> None:
         arrays = flat(x, dy, mean, variance, gamma, dgamma, dbeta, out)
         if arrays is None or not x.size:
-            super().batch_norm_gradient(x, dy, mean, variance, gamma, epsilon, dgamma, dbeta, rows, out)
+            super().batch_norm_gradient(x, dy, mean, variance, gamma, dgamma, dbeta, out, epsilon=epsilon, rows=rows)
         else:
             *inputs, sums, shifts, result = arrays
             parts = parts_for(x.size)
@@ -191,51 +194,54 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             return checked_count(losses.cross_entropy(*arrays, scores.shape[1]), scores.shape[1])
         return super().softmax_cross_entropy(scores, labels, out)
 
-    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         arrays = flat(scores, out)
         if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
-            super().target_shares(scores, low, high, out)
+            super().target_shares(scores, out, low=low, high=high)
         else:
             losses.target_shares(*arrays, float(low), float(high), scores.shape[1])
 
     def squared_error(
-        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+        self, scores: Array, labels: Array, out: Array | None, *, low: float, high: float
     ) -> tuple[float, int]:
         arrays = _scored(scores, labels, out)
         if arrays is not None:
             rows, marks, slopes = arrays
             width = scores.shape[1]
             return checked_count(losses.squared_error(rows, marks, float(low), float(high), slopes, width), width)
-        return super().squared_error(scores, labels, low, high, out)
+        return super().squared_error(scores, labels, out, low=low, high=high)
 
     def sgd_update(
         self,
         w: Array,
         g: Array,
         velocity: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         momentum: float,
         decay: float,
         nesterov: bool,
-        scratch: Buffers,
     ) -> None:
         rule = updates.NESTEROV if nesterov else updates.SGD
-        if not _updated(rule, (w, g, velocity), (lr, decay, momentum)):
-            super().sgd_update(w, g, velocity, lr, momentum, decay, nesterov, scratch)
+        if not _updated(rule, (w, g, velocity), updates.Numbers(lr=lr, decay=decay, momentum=momentum)):
+            super().sgd_update(w, g, velocity, scratch, lr=lr, momentum=momentum, decay=decay, nesterov=nesterov)
 
     def rmsprop_update(
         self,
         w: Array,
         g: Array,
         square: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         rho: float,
         epsilon: float,
         decay: float,
-        scratch: Buffers,
     ) -> None:
-        if not _updated(updates.RMSPROP, (w, g, square), (lr, decay, rho, 1 - rho, epsilon)):
-            super().rmsprop_update(w, g, square, lr, rho, epsilon, decay, scratch)
+        numbers = updates.Numbers(lr=lr, decay=decay, rho=rho, epsilon=epsilon)
+        if not _updated(updates.RMSPROP, (w, g, square), numbers):
+            super().rmsprop_update(w, g, square, scratch, lr=lr, rho=rho, epsilon=epsilon, decay=decay)
 
     def adam_update(
         self,
@@ -243,23 +249,38 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         g: Array,
         first: Array,
         second: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         beta1: float,
         beta2: float,
         epsilon: float,
         decay: float,
         time: int,
-        scratch: Buffers,
     ) -> None:
-        rate, correction = lr / (1 - beta1**time), 1 / (1 - beta2**time)
-        numbers = (rate, decay, beta1, 1 - beta1, beta2, 1 - beta2, epsilon, correction)
+        numbers = updates.Numbers(
+            lr=lr / (1 - beta1**time),
+            decay=decay,
+            beta1=beta1,
+            beta2=beta2,
+            epsilon=epsilon,
+            correction=1 / (1 - beta2**time),
+        )
         if not _updated(updates.ADAM, (w, g, first, second), numbers):
-            super().adam_update(w, g, first, second, lr, beta1, beta2, epsilon, decay, time, scratch)
+            super().adam_update(
+                *(w, g, first, second, scratch),
+                lr=lr,
+                beta1=beta1,
+                beta2=beta2,
+                epsilon=epsilon,
+                decay=decay,
+                time=time,
+            )
 
 
 @cache
-def _scale_only(shape: tuple[int, int, int], scale: float) -> input.Constants:
-    return input.Constants.of(shape, scale, None, None)
+def _scale_only(shape: tuple[int, int, int], scale: float) -> Constants:
+    return Constants.of(shape, scale=scale, mean=None, std=None)
 
 
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:
@@ -289,12 +310,11 @@ def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[
     return [arrays[0], labels, NOTHING if out is None else arrays[1]]
 
 
-def _updated(rule: int, arrays: tuple[Array, ...], numbers: tuple[float, ...]) -> bool:
+def _updated(rule: int, arrays: tuple[Array, ...], numbers: updates.Numbers) -> bool:
     """Updates the weights, arrays[0], unless a kernel cannot take the arrays."""
     vectors = flat(*arrays)
     if vectors is None or len({x.shape for x in arrays}) > 1:
         return False
     w, g, first, second = vectors if len(vectors) == 4 else (*vectors, NOTHING)
-    filled = (*map(float, numbers), *ZEROS[len(numbers) :])
-    updates.update(rule, w, g, first, second, filled, parts_for(w.size))
+    updates.update(rule, w, g, first, second, updates.Numbers(*map(float, numbers)), parts_for(w.size))
     return True

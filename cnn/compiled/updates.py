@@ -1,7 +1,7 @@
 """Compiled updates of the optimizers, each one pass over the weights and their state."""
 
 from math import sqrt
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numba import njit, prange, types
@@ -13,12 +13,29 @@ U = np.uintp
 SGD, NESTEROV, RMSPROP, ADAM = range(4)
 
 
+class Numbers(NamedTuple):
+    """What the rules are told; a rule reads those that it has."""
+
+    lr: float
+    decay: float
+    momentum: float = 0.0
+    rho: float = 0.0
+    beta1: float = 0.0
+    beta2: float = 0.0
+    epsilon: float = 0.0
+    correction: float = 0.0
+
+
+NUMBERS = types.NamedUniTuple(types.float64, len(Numbers._fields), Numbers)
+"""Their type in the kernel."""
+
+
 @njit(**INNER)
 def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, last: int) -> None:
-    """Weights first to last. `numbers` are lr, decay and up to six of the rule's own, which each branch names."""
-    lr, decay = np.float32(numbers[0]), np.float32(numbers[1])
+    """Weights first to last."""
+    lr, decay = np.float32(numbers.lr), np.float32(numbers.decay)
     if rule in (SGD, NESTEROV):
-        momentum = np.float32(numbers[2])
+        momentum = np.float32(numbers.momentum)
         if rule == SGD:
             for i in range(first, last):
                 a[i] = momentum * a[i] + lr * (g[i] + decay * w[i])
@@ -29,15 +46,15 @@ def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, l
                 a[i] = momentum * a[i] + step
                 w[i] -= step + momentum * a[i]
     elif rule == RMSPROP:
-        rho, rest, epsilon = np.float32(numbers[2]), np.float32(numbers[3]), np.float32(numbers[4])
+        rho, rest, epsilon = np.float32(numbers.rho), np.float32(1 - numbers.rho), np.float32(numbers.epsilon)
         for i in range(first, last):
             slope = g[i] + decay * w[i]
             a[i] = rho * a[i] + rest * (slope * slope)
             w[i] -= lr * (slope / (sqrt(a[i]) + epsilon))
     else:
-        beta1, rest1 = np.float32(numbers[2]), np.float32(numbers[3])
-        beta2, rest2 = np.float32(numbers[4]), np.float32(numbers[5])
-        epsilon, correction = np.float32(numbers[6]), np.float32(numbers[7])
+        beta1, rest1 = np.float32(numbers.beta1), np.float32(1 - numbers.beta1)
+        beta2, rest2 = np.float32(numbers.beta2), np.float32(1 - numbers.beta2)
+        epsilon, correction = np.float32(numbers.epsilon), np.float32(numbers.correction)
         for i in range(first, last):
             slope = g[i] + decay * w[i]
             b[i] = beta2 * b[i] + rest2 * (slope * slope)
@@ -45,7 +62,7 @@ def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, l
             w[i] -= lr * (a[i] / (sqrt(b[i] * correction) + epsilon))
 
 
-@kernel(PARALLEL, INTEGER, *[FLOATS] * 4, types.UniTuple(types.float64, 8), INTEGER)
+@kernel(PARALLEL, INTEGER, *[FLOATS] * 4, NUMBERS, INTEGER)
 def update(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, parts: int) -> None:
     """Changes w and the state a (and b, for ADAM) in place, by the gradient g."""
     if parts == 1:

@@ -88,7 +88,7 @@ class Preprocessing:
             out = np.empty(images.shape, dtype=dtype)
         elif out.shape != images.shape:
             raise ShapeError(f"The output has shape {out.shape}, the images {images.shape}; make them equal.")
-        normalise(images, self.scale, self.mean, self.std, out)
+        normalise(images, out, scale=self.scale, mean=self.mean, std=self.std)
         return out
 
     def check(self, shape: tuple[int, ...]) -> None:

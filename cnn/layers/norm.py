@@ -68,22 +68,22 @@ class BatchNorm(Layer):
             self.backend.batch_statistics(x, mean, variance)
             self.setting.shard.merge_moments(mean, variance)
             for running, batch in zip(self._running, (mean, variance), strict=True):
-                self.backend.running_mean(running, batch, self.momentum)
+                self.backend.running_mean(running, batch, momentum=self.momentum)
         y = self._output(len(x))
-        self.backend.batch_norm(x, mean, variance, self.gamma.value, self.beta.value, self.epsilon, y)
+        self.backend.batch_norm(x, mean, variance, self.gamma.value, self.beta.value, y, epsilon=self.epsilon)
         return y
 
     def backward(self, dy: Array) -> Array:
         channels = self.input_shape[-1:]
         mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
         gradients, scratch = (self.gamma.gradient, self.beta.gradient), self.setting.scratch
-        self.backend.batch_norm_sums(self._x, dy, mean, variance, self.epsilon, *gradients, scratch)
+        self.backend.batch_norm_sums(self._x, dy, mean, variance, *gradients, scratch, epsilon=self.epsilon)
         shard = self.setting.shard
         dgamma, dbeta = shard.summed(*gradients)
         rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
         dx = self._input_gradient(len(dy))
         self.backend.batch_norm_gradient(
-            self._x, dy, mean, variance, self.gamma.value, self.epsilon, dgamma, dbeta, rows, dx
+            self._x, dy, mean, variance, self.gamma.value, dgamma, dbeta, dx, epsilon=self.epsilon, rows=rows
         )
         return dx
 
@@ -137,8 +137,8 @@ class LocalResponseNorm(Layer):
         self._x, self._y = x, self._output(len(x))
         self._scale = self.buffers.get("scale", x.shape)
         scratch = self.setting.scratch
-        self.backend.lrn_scale(x, self.size, self._window, self.alpha, self.k, self._scale, scratch)
-        self.backend.lrn(x, self._scale, self.beta, self._y)
+        self.backend.lrn_scale(x, self._scale, scratch, size=self.size, window=self._window, alpha=self.alpha, k=self.k)
+        self.backend.lrn(x, self._scale, self._y, beta=self.beta)
         return self._y
 
     def backward(self, dy: Array) -> Array:
@@ -148,11 +148,11 @@ class LocalResponseNorm(Layer):
             self._y,
             dy,
             self._scale,
-            self.size,
-            self._window,
-            self.alpha,
-            self.beta,
             dx,
             self.setting.scratch,
+            size=self.size,
+            window=self._window,
+            alpha=self.alpha,
+            beta=self.beta,
         )
         return dx

@@ -146,7 +146,7 @@ class Sequential:
             order = np.arange(len(images))
         x = self.buffers.get("x", (len(order), *self.input_shape))
         pre = self.preprocessing
-        self.backend.load_batch(images, order, changes or Changes(), pre.scale, pre.mean, pre.std, x)
+        self.backend.load_batch(images, order, changes or Changes(), x, scale=pre.scale, mean=pre.mean, std=pre.std)
         return x
 
     def train_step(

@@ -12,7 +12,7 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid")
 class Elementwise:
     """Operations without neighbours."""
 
-    def running_mean(self, running: Array, new: Array, momentum: float) -> None:
+    def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         """running = momentum * running + (1 - momentum) * new, in place."""
         running *= momentum
         running += (1 - momentum) * new

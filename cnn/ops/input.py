@@ -29,16 +29,17 @@ class Input:
         images: npt.NDArray[np.uint8],
         order: npt.NDArray[np.int64],
         changes: Changes,
+        out: Array,
+        *,
         scale: float,
         mean: Array | None,
         std: Array | None,
-        out: Array,
     ) -> None:
         """out (N, H, W, C) = (the images at `order` (N,), changed, * scale - mean) / std.
 
         mean is None, (C,) or (H, W, C), std None or (C,). Pixels shifted in from outside are zeros before scaling.
         """
-        normalise(change(images[order], changes), scale, mean, std, out)
+        normalise(change(images[order], changes), out, scale=scale, mean=mean, std=std)
 
 
 def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.uint8]:
@@ -55,7 +56,7 @@ def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.ui
 
 
 def normalise(
-    images: npt.NDArray[np.uint8], scale: float, mean: Array | None, std: Array | None, out: npt.NDArray[Any]
+    images: npt.NDArray[np.uint8], out: npt.NDArray[Any], *, scale: float, mean: Array | None, std: Array | None
 ) -> None:
     """out = (images * scale - mean) / std, in the type of out."""
     np.multiply(images, scale, out=out, dtype=out.dtype, casting="unsafe")

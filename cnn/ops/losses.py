@@ -40,7 +40,7 @@ class Losses:
         return loss, count_correct(scores, labels)
 
     def squared_error(
-        self, scores: Array, labels: Array, low: float, high: float, out: Array | None
+        self, scores: Array, labels: Array, out: Array | None, *, low: float, high: float
     ) -> tuple[float, int]:
         """The mean over the K outputs of (score - target)**2; the target is `high` at the label, `low` elsewhere."""
         rows = np.arange(len(labels))
@@ -57,7 +57,7 @@ class Losses:
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)
 
-    def target_shares(self, scores: Array, low: float, high: float, out: Array) -> None:
+    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         """out (N, K) = each score's height above `low`, not below 0, over the row's sum.
 
         A row that does not reach `high` is lifted until its largest score does, so that the sum is never 0.

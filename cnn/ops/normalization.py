@@ -17,7 +17,7 @@ class Normalization(Pooling):
         np.var(rows, axis=0, mean=mean[None], out=variance)
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, epsilon: float, out: Array
+        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
     ) -> None:
         """out = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe & Szegedy 2015, alg. 1)."""
         np.subtract(x, mean, out=out)
@@ -30,10 +30,11 @@ class Normalization(Pooling):
         dy: Array,
         mean: Array,
         variance: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
+        *,
+        epsilon: float,
     ) -> None:
         """dgamma (C,) = the sum over all rows of dy times the normalised x, dbeta (C,) = that of dy."""
         channels = x.shape[-1]
@@ -51,11 +52,12 @@ class Normalization(Pooling):
         mean: Array,
         variance: Array,
         gamma: Array,
-        epsilon: float,
         dgamma: Array,
         dbeta: Array,
-        rows: int,
         out: Array,
+        *,
+        epsilon: float,
+        rows: int,
     ) -> None:
         """out = the gradient of x, when mean and variance are those of `rows` rows, and dgamma and dbeta their sums.
 
@@ -70,7 +72,7 @@ class Normalization(Pooling):
         out *= gamma * inverse
 
     def lrn_scale(
-        self, x: Array, size: int, window: Window | None, alpha: float, k: float, out: Array, scratch: Buffers
+        self, x: Array, out: Array, scratch: Buffers, *, size: int, window: Window | None, alpha: float, k: float
     ) -> None:
         """out = k + alpha * the mean of x**2 over a neighbourhood, zeros beyond its edges included.
 
@@ -86,7 +88,7 @@ class Normalization(Pooling):
         out *= alpha
         out += k
 
-    def lrn(self, x: Array, scale: Array, beta: float, out: Array) -> None:
+    def lrn(self, x: Array, scale: Array, out: Array, *, beta: float) -> None:
         """out = x * scale ** -beta (Krizhevsky et al. 2012, section 3.3)."""
         np.power(scale, -beta, out=out)
         out *= x
@@ -97,12 +99,13 @@ class Normalization(Pooling):
         y: Array,
         dy: Array,
         scale: Array,
+        out: Array,
+        scratch: Buffers,
+        *,
         size: int,
         window: Window | None,
         alpha: float,
         beta: float,
-        out: Array,
-        scratch: Buffers,
     ) -> None:
         """out = the gradient of x, from scale of `lrn_scale` and y of `lrn`."""
         ratio = scratch.get("squares", x.shape, x.dtype)

@@ -13,11 +13,12 @@ class Updates:
         w: Array,
         g: Array,
         velocity: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         momentum: float,
         decay: float,
         nesterov: bool,
-        scratch: Buffers,
     ) -> None:
         """v = momentum * v + lr * (g + decay * w); w -= v, or with Nesterov w -= momentum * v + lr * (g + decay * w).
 
@@ -39,11 +40,12 @@ class Updates:
         w: Array,
         g: Array,
         square: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         rho: float,
         epsilon: float,
         decay: float,
-        scratch: Buffers,
     ) -> None:
         """s = rho * s + (1 - rho) * g**2; w -= lr * g / (sqrt(s) + epsilon) (Tieleman & Hinton 2012, lecture 6.5)."""
         step = scratch.get("step", w.shape, w.dtype)
@@ -63,13 +65,14 @@ class Updates:
         g: Array,
         first: Array,
         second: Array,
+        scratch: Buffers,
+        *,
         lr: float,
         beta1: float,
         beta2: float,
         epsilon: float,
         decay: float,
         time: int,
-        scratch: Buffers,
     ) -> None:
         """Adam with bias correction at step `time`, counted from 1 (Kingma & Ba 2015, algorithm 1)."""
         step = scratch.get("step", w.shape, w.dtype)

@@ -132,7 +132,7 @@ def check_input(backend: Backend) -> None:
         pixels = change(images[order], chosen).astype(np.float64)
         for dtype in backend.dtypes:
             out = backend.asarray(np.full((7, 6, 5, 3), np.nan), dtype)
-            backend.load_batch(images, order, chosen, 1 / 256, mean, std, out)
+            backend.load_batch(images, order, chosen, out, scale=1 / 256, mean=mean, std=std)
             error = np.abs(backend.to_numpy(out) - (pixels / 256 - mean) / std)
             allowed = 4 * float(np.finfo(np.dtype(dtype)).eps) * (pixels / 256 + mean) / std
             _require(bool((error <= allowed).all()), f"{backend.name}: load_batch is {error.max():.3g} off in {dtype}.")

@@ -125,7 +125,7 @@ def running_mean_case(shape: Shape) -> Case:
     """Two factors, two products and a sum, each rounded."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.running_mean(arrays["running"], arrays["new"], 0.9)
+        backend.running_mean(arrays["running"], arrays["new"], momentum=0.9)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"running": 4 * (0.9 * np.abs(inputs["running"]) + 0.1 * np.abs(inputs["new"]))}

@@ -49,7 +49,7 @@ def squared_error_case(name: str, make: Make, n: int, k: int, gradient: bool = T
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
         out = arrays["out"] if gradient else None
-        return backend.squared_error(arrays["scores"], arrays["labels"], LOW, HIGH, out)
+        return backend.squared_error(arrays["scores"], arrays["labels"], out, low=LOW, high=HIGH)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         # A target may be reached in two steps, low and then high - low.
@@ -87,7 +87,7 @@ def target_shares_case(n: int, k: int, spread: float) -> Case:
         return {"scores": (spread * rng.standard_normal((n, k)) - spread / 2).astype(dtype)}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.target_shares(arrays["scores"], LOW, HIGH, arrays["out"])
+        backend.target_shares(arrays["scores"], arrays["out"], low=LOW, high=HIGH)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         scores = inputs["scores"]

@@ -50,7 +50,7 @@ def batch_norm_case(shape: Shape) -> Case:
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.batch_norm(a["x"], a["mean"], a["variance"], a["gamma"], a["beta"], EPSILON, a["out"])
+        backend.batch_norm(a["x"], a["mean"], a["variance"], a["gamma"], a["beta"], a["out"], epsilon=EPSILON)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"out": 8 * (magnitude(inputs) * np.abs(inputs["gamma"]) + np.abs(inputs["beta"]))}
@@ -67,7 +67,9 @@ def batch_norm_sums_case(shape: Shape) -> Case:
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.batch_norm_sums(a["x"], a["dy"], a["mean"], a["variance"], EPSILON, a["dgamma"], a["dbeta"], scratch)
+        backend.batch_norm_sums(
+            *(a["x"], a["dy"], a["mean"], a["variance"], a["dgamma"], a["dbeta"], scratch), epsilon=EPSILON
+        )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         dgamma, dbeta = magnitude_sums(inputs)
@@ -86,11 +88,8 @@ def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
         return arrays | {name: (sums[name] * (1 if whole else 1.7)).astype(dtype) for name in ("dgamma", "dbeta")}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        a = arrays
-        sums = a["dgamma"], a["dbeta"]
-        backend.batch_norm_gradient(
-            a["x"], a["dy"], a["mean"], a["variance"], a["gamma"], EPSILON, *sums, rows, a["out"]
-        )
+        names = "x", "dy", "mean", "variance", "gamma", "dgamma", "dbeta", "out"
+        backend.batch_norm_gradient(*(arrays[name] for name in names), epsilon=EPSILON, rows=rows)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(inputs[name]) for name in ("dy", "dgamma", "dbeta")}
@@ -119,7 +118,7 @@ def lrn_scale_case(name: str, shape: Shape, size: int, window: Window | None) ->
     """A sum of squares, all of one sign: the error is relative, an epsilon a term and a few more."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.lrn_scale(arrays["x"], size, window, ALPHA, K, arrays["out"], scratch)
+        backend.lrn_scale(arrays["x"], arrays["out"], scratch, size=size, window=window, alpha=ALPHA, k=K)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"out": (terms(size, window) + 4) * expected["out"]}
@@ -131,7 +130,7 @@ def lrn_case(shape: Shape) -> Case:
     """A power, at 8 epsilon of its value, and a product."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.lrn(arrays["x"], arrays["scale"], BETA, arrays["out"])
+        backend.lrn(arrays["x"], arrays["scale"], arrays["out"], beta=BETA)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         return {"x": rng.standard_normal(shape).astype(dtype), "scale": (1 + 3 * rng.random(shape)).astype(dtype)}
@@ -153,7 +152,8 @@ def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None)
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.lrn_gradient(a["x"], a["y"], a["dy"], a["scale"], size, window, ALPHA, BETA, a["out"], scratch)
+        inputs = a["x"], a["y"], a["dy"], a["scale"]
+        backend.lrn_gradient(*inputs, a["out"], scratch, size=size, window=window, alpha=ALPHA, beta=BETA)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(x) for name, x in inputs.items()}

@@ -33,6 +33,6 @@ class Recorder:
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
+        m, n, k = gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         self.products.append(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype))
         gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)

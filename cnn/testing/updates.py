@@ -39,7 +39,9 @@ def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bo
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.sgd_update(a["w"], a["g"], a["velocity"], LR, momentum, decay, nesterov, scratch)
+        backend.sgd_update(
+            *(a["w"], a["g"], a["velocity"], scratch), lr=LR, momentum=momentum, decay=decay, nesterov=nesterov
+        )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         step = momentum * np.abs(inputs["velocity"]) + LR * slopes(inputs, decay)
@@ -55,7 +57,7 @@ def rmsprop_case(shape: tuple[int, ...], decay: float) -> Case:
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.rmsprop_update(a["w"], a["g"], a["square"], LR, RHO, EPSILON, decay, scratch)
+        backend.rmsprop_update(*(a["w"], a["g"], a["square"], scratch), lr=LR, rho=RHO, epsilon=EPSILON, decay=decay)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         slope, square = slopes(inputs, decay), expected["square"]
@@ -72,7 +74,15 @@ def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
 
     def call(time: int, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.adam_update(a["w"], a["g"], a["first"], a["second"], LR, BETA1, BETA2, EPSILON, decay, time, scratch)
+        backend.adam_update(
+            *(a["w"], a["g"], a["first"], a["second"], scratch),
+            lr=LR,
+            beta1=BETA1,
+            beta2=BETA2,
+            epsilon=EPSILON,
+            decay=decay,
+            time=time,
+        )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         slope, second = slopes(inputs, decay), expected["second"]

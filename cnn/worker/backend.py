@@ -103,7 +103,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        m, n, k = gemm_sizes(a, b, out, transpose_a, transpose_b)
+        m, n, k = gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
         if out.dtype not in (np.float32, np.float64):
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
         if not m or not n:

@@ -101,9 +101,9 @@ class HalfPrecision:
 class SinglePrecisionAlways:
     """Computes float64 in float32."""
 
-    def conv2d_weight_gradient(self, x, dy, window, out, scratch):
+    def conv2d_weight_gradient(self, x, dy, convolution, out, scratch):
         result = np.empty(out.shape, np.float32)
-        super().conv2d_weight_gradient(x.astype(np.float32), dy.astype(np.float32), window, result, scratch)
+        super().conv2d_weight_gradient(x.astype(np.float32), dy.astype(np.float32), convolution, result, scratch)
         out[...] = result
 
 
@@ -120,8 +120,8 @@ class SharedBuffer:
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
 
-    def _columns(self, x, window, scratch):
-        private = super()._columns(x, window, scratch)
+    def _columns(self, x, convolution, scratch):
+        private = super()._columns(x, convolution, scratch)
         shared = self.buffers.setdefault((private.shape, private.dtype), np.empty_like(private))
         shared[...] = private
         return shared
@@ -133,7 +133,7 @@ class SharedProduct:
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
 
     def gemm(self, a, b, *, out, accumulate=False, **options):
-        gemm_sizes(a, b, out, options.get("transpose_a", False), options.get("transpose_b", False))
+        gemm_sizes(a, b, out, **({"transpose_a": False, "transpose_b": False} | options))
         shared = self.buffers.setdefault((out.shape, out.dtype), np.empty(out.shape, out.dtype))
         super().gemm(a, b, out=shared, **options)
         out[...] = out + shared if accumulate else shared
@@ -209,18 +209,18 @@ class SlopeAtZero:
 class NesterovIgnored:
     """Takes plain momentum for Nesterov's."""
 
-    def sgd_update(self, w, g, velocity, lr, momentum, decay, nesterov, scratch):
-        super().sgd_update(w, g, velocity, lr, momentum, decay, False, scratch)
+    def sgd_update(self, w, g, velocity, scratch, **numbers):
+        super().sgd_update(w, g, velocity, scratch, **(numbers | {"nesterov": False}))
 
 
 class EvenNeighbourhoodNotMirrored:
     """Hands slopes back to the channels it reads, which are not those that read it when their number is even."""
 
-    def lrn_gradient(self, x, y, dy, scale, size, window, alpha, beta, out, scratch):
-        super().lrn_gradient(x, y, dy, scale, size, window, alpha, beta, out, scratch)
+    def lrn_gradient(self, x, y, dy, scale, out, scratch, *, size, window, **numbers):
+        super().lrn_gradient(x, y, dy, scale, out, scratch, size=size, window=window, **numbers)
         if window is None and size % 2 == 0:
             mirrored = [each[..., ::-1].copy() for each in (x, y, dy, scale)]
-            super().lrn_gradient(*mirrored, size, window, alpha, beta, out, scratch)
+            super().lrn_gradient(*mirrored, out, scratch, size=size, window=window, **numbers)
             out[...] = out[..., ::-1].copy()
 
 
