@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
@@ -64,9 +63,9 @@ def with_giants(rng, shape):
 MAKERS = [normal, far_from_zero, of_all_sizes, with_giants]
 
 
-@pytest.fixture(params=["mkl", "openblas"])
-def backend(request):
-    return registry.create(request.param)
+def sgemm_of(backend):
+    """The address of the product that the kernels call; they and these tests alone have a use for it."""
+    return backend._sgemm
 
 
 def tiles_of(x, shift, plane, tile, side):
@@ -157,9 +156,9 @@ def used_scratch(backend, n, window, channels, filters, tile):
     x = np.full((n + 1, *window.size, channels), np.nan, np.float32)
     y = np.full((n + 1, *window.out, filters), np.nan, np.float32)
     w = np.full((*window.kernel, channels, filters), np.nan, np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, False, y.copy(), tile, 3, scratch)
-    winograd_weight_gradient(backend._sgemm, x, y, window, w.copy(), tile, 3, scratch)
-    winograd_data_gradient(backend._sgemm, y, exchanged(w), window, x.copy(), tile, 3, scratch)
+    winograd_forward(sgemm_of(backend), x, w, None, window, False, y.copy(), tile, 3, scratch)
+    winograd_weight_gradient(sgemm_of(backend), x, y, window, w.copy(), tile, 3, scratch)
+    winograd_data_gradient(sgemm_of(backend), y, exchanged(w), window, x.copy(), tile, 3, scratch)
     return scratch
 
 
@@ -203,7 +202,7 @@ def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile
     bound = forward_bound(x, w, shift_of(window), window.out, tile)
     for threads, shift, relu in ((1, bias, True), (2, None, False), (3, bias, False), (2, None, True)):
         out, around = guarded((n, *window.out, filters))
-        winograd_forward(backend._sgemm, x, w, shift, window, relu, out, tile, threads, scratch)
+        winograd_forward(sgemm_of(backend), x, w, shift, window, relu, out, tile, threads, scratch)
         right = expected if shift is None else expected + shift
         right = np.maximum(right, 0) if relu else right
         allowed = bound if shift is None else bound + UNIT * np.abs(shift)
@@ -222,7 +221,7 @@ def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters
     bound = forward_bound(dy, turned, shift, window.size, tile)
     for threads in (1, 2):
         out, around = guarded((n, *window.size, channels))
-        winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, out, tile, threads, scratch)
+        winograd_data_gradient(sgemm_of(backend), dy, exchanged(w), window, out, tile, threads, scratch)
         assert (np.abs(out - expected) <= bound).all()
         assert np.isnan(around).all()
 
@@ -236,7 +235,7 @@ def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filte
     expected = weight_gradient(x, dy, shift_of(window), span)
     for threads in (1, 2, 3):
         out, around = guarded((*window.kernel, channels, filters))
-        winograd_weight_gradient(backend._sgemm, x, dy, window, out, tile, threads, scratch)
+        winograd_weight_gradient(sgemm_of(backend), x, dy, window, out, tile, threads, scratch)
         assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, span, threads)).all()
         assert np.isnan(around).all()
 
@@ -247,7 +246,7 @@ def test_simple_bound_holds_where_all_elements_are_alike(backend, tile, span):
     window = Window((12, 12), (span, span), padding=(1, 1, 1, 1))
     x, w = drawn(normal, (4, 12, 12, 64), (span, span, 64, 32))
     out = np.empty((4, *window.out, 32), np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, False, out, tile, 2, Buffers(backend))
+    winograd_forward(sgemm_of(backend), x, w, None, window, False, out, tile, 2, Buffers(backend))
     error = np.abs(out - correlated(x, w, (1, 1), window.out)).max()
     factor = (64 + span**2 + 19) * UNIT * amplification(tile, span, "data")
     assert 0 < error <= factor * 64 * np.abs(x).max() * np.abs(w).max()
@@ -265,9 +264,9 @@ def large(span):
 def test_products_in_pieces_are_within_the_bound(backend, tile, span):
     (x, w, dy), window, (dx, dw, y) = large(span)
     scratch = Buffers(backend)
-    winograd_forward(backend._sgemm, x, w, None, window, False, y, tile, 2, scratch, largest=1)
-    winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, 2, scratch, largest=1)
-    winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, 2, scratch, largest=1)
+    winograd_forward(sgemm_of(backend), x, w, None, window, False, y, tile, 2, scratch, largest=1)
+    winograd_data_gradient(sgemm_of(backend), dy, exchanged(w), window, dx, tile, 2, scratch, largest=1)
+    winograd_weight_gradient(sgemm_of(backend), x, dy, window, dw, tile, 2, scratch, largest=1)
     assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= forward_bound(x, w, (1, 1), window.out, tile)).all()
     turned, shift = w[::-1, ::-1].transpose(0, 1, 3, 2), (span - 2, span - 2)
     expected, bound = correlated(dy, turned, shift, window.size), forward_bound(dy, turned, shift, window.size, tile)
@@ -284,9 +283,9 @@ def test_same_threads_give_the_same_bytes(backend, tile, span):
         seen = set()
         for _ in range(3):
             scratch = Buffers(backend)
-            winograd_forward(backend._sgemm, x, w, None, window, True, y, tile, threads, scratch)
-            winograd_data_gradient(backend._sgemm, dy, exchanged(w), window, dx, tile, threads, scratch)
-            winograd_weight_gradient(backend._sgemm, x, dy, window, dw, tile, threads, scratch)
+            winograd_forward(sgemm_of(backend), x, w, None, window, True, y, tile, threads, scratch)
+            winograd_data_gradient(sgemm_of(backend), dy, exchanged(w), window, dx, tile, threads, scratch)
+            winograd_weight_gradient(sgemm_of(backend), x, dy, window, dw, tile, threads, scratch)
             seen.add(b"".join(result.tobytes() for result in results))
         assert len(seen) == 1
 
@@ -299,7 +298,7 @@ def test_nan_is_not_lost(backend, tile, span, relu):
     x, w = drawn(normal, (1, 8, 8, WIDTH), (span, span, WIDTH, WIDTH))
     x[0, 3, 3, 0] = np.nan
     out = np.zeros((1, 8, 8, WIDTH), np.float32)
-    winograd_forward(backend._sgemm, x, w, None, window, relu, out, tile, 1, Buffers(backend))
+    winograd_forward(sgemm_of(backend), x, w, None, window, relu, out, tile, 1, Buffers(backend))
     assert np.isnan(out[0, 3 - edge : 4 + edge, 3 - edge : 4 + edge]).all()
     assert not np.isnan(out[0, 7]).any()
 
