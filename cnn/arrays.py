@@ -57,6 +57,10 @@ class Buffers:
             flat = self._flat[name] = self.backend.empty((size,), kind)
         return flat[:size].reshape(shape)
 
+    def arrays(self) -> list[Array]:
+        """The memory of each buffer, in one dimension."""
+        return list(self._flat.values())
+
     def nbytes(self) -> int:
         """Bytes held by all buffers."""
-        return sum(flat.nbytes for flat in self._flat.values())
+        return sum(flat.nbytes for flat in self.arrays())

@@ -135,6 +135,11 @@ def hold_at_one(path: str) -> None:
     _HELD_AT_ONE.add(path)
 
 
+def held_at_one() -> frozenset[str]:
+    """The paths of the libraries that `hold_at_one` keeps at one thread."""
+    return frozenset(_HELD_AT_ONE)
+
+
 def libraries() -> list[LoadedLibrary]:
     """The BLAS and OpenMP libraries loaded in the process now, by file path.
 

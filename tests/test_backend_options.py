@@ -32,14 +32,9 @@ class Tuned(Numpy):
 
 
 @pytest.fixture
-def tuned(monkeypatch):
-    """The backend `tuned`, registered beside the others; and this test's instances are forgotten after it."""
-    load, names = plugins.load, plugins.names
-    monkeypatch.setattr(plugins, "load", lambda group, name: Tuned if name == "tuned" else load(group, name))
-    monkeypatch.setattr(plugins, "names", lambda group: [*names(group), "tuned"])
-    monkeypatch.setattr(registry, "_instances", dict(registry._instances))
-    monkeypatch.setattr(registry, "_used", None)
-    monkeypatch.delenv("CNN_BACKEND", raising=False)
+def tuned(register_backend):
+    """The backend `tuned`, registered beside the others."""
+    register_backend(Tuned)
 
 
 @pytest.mark.parametrize(
@@ -100,14 +95,14 @@ def test_wrong_options(tuned, options, message):
         registry.create("tuned", **options)
 
 
-def test_use_and_choose_take_options(tuned, monkeypatch):
+def test_use_and_choose_take_options(tuned, forget_backends, monkeypatch):
     with pytest.raises(UsageError, match=r"Options \(cores\) belong to one backend; name it"):
         registry.choose(None, {"cores": 2})
     used = registry.use_backend("tuned", cores=2)
     assert registry.choose() == (used, "named")
     assert registry.choose(None, {"cores": 3})[0].cores == 3
     assert registry.choose("tuned")[0].cores is None
-    monkeypatch.setattr(registry, "_used", None)
+    forget_backends()
     monkeypatch.setenv("CNN_BACKEND", "tuned")
     backend, why = registry.choose(None, {"cores": 4})
     assert (backend.cores, why) == (4, "CNN_BACKEND")
@@ -118,14 +113,14 @@ def test_info_lists_them(tuned, capsys):
     assert "    option mode: how to go about it (default: safe)" in capsys.readouterr().out
 
 
-def test_a_resumed_run_has_the_options_of_the_first(tuned, tmp_path, monkeypatch, capsys):
+def test_a_resumed_run_has_the_options_of_the_first(tuned, forget_backends, tmp_path, monkeypatch, capsys):
     made = []
     monkeypatch.setattr(Tuned, "__init__", recording(made))
     run = ["train", "mnist-5k", "--model", "mlp", "--epochs", "1", "--out", str(tmp_path / "run")]
     options = ["--backend", "tuned", "--backend-option", "shares=0.5,0.5", "--backend-option", "mode=fast"]
     assert main([*run, *options]) == 0
     assert made == [{"shares": [0.5, 0.5], "mode": "fast"}]
-    registry._instances.clear()
+    forget_backends()
     assert main([*run, "--resume"]) == 0
     assert made[1:] == made[:1]
     # Another backend knows nothing of them.

@@ -9,32 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fresh_python import printed, python
+from helpers.ready_backends import ALL, ready
 
 from cnn import registry
 from cnn.errors import BackendUnavailable, ShapeError, UsageError
 
-MKL_REASON = next((status.reason for status in registry.statuses() if status.name == "mkl"), "not registered")
-needs_mkl = pytest.mark.skipif(MKL_REASON is not None, reason=f"backend 'mkl' is not ready: {MKL_REASON}")
-
-
-@pytest.fixture
-def no_choice(monkeypatch):
-    """Neither CNN_BACKEND nor an earlier `use_backend`; and what this test uses is forgotten after it."""
-    monkeypatch.delenv("CNN_BACKEND", raising=False)
-    monkeypatch.setattr(registry, "_used", None)
-
 
 class TestChoice:
-    def test_by_name(self, no_choice):
+    def test_by_name(self, forget_backends):
         assert registry.choose("numpy") == (registry.create("numpy"), "named")
 
-    def test_by_use(self, no_choice, monkeypatch):
+    def test_by_use(self, forget_backends, monkeypatch):
         monkeypatch.setenv("CNN_BACKEND", "numpy")
         assert registry.use_backend("reference") is registry.create("reference")
         assert registry.choose() == (registry.create("reference"), "named")
         assert registry.choose("numpy")[0].name == "numpy"
 
-    def test_by_environment(self, no_choice, monkeypatch):
+    def test_by_environment(self, forget_backends, monkeypatch):
         monkeypatch.setenv("CNN_BACKEND", "reference")
         assert registry.choose() == (registry.create("reference"), "CNN_BACKEND")
         assert registry.current_backend().name == "reference"
@@ -46,16 +37,14 @@ class TestChoice:
         """
         assert printed(code, CNN_BACKEND="reference") == "reference\n"
 
-    def test_default_is_the_first_ready_of_the_order(self, no_choice):
+    def test_default_is_the_first_ready_of_the_order(self, forget_backends):
         assert registry.DEFAULT_ORDER == ("mkl", "openblas", "numpy")
-        backend, why = registry.choose()
-        assert backend.name == ("numpy" if MKL_REASON else "mkl")
-        assert why == "first ready of mkl, openblas, numpy"
+        assert registry.choose() == (ready("mkl"), "first ready of mkl, openblas, numpy")
 
     def test_one_instance_a_process(self):
         assert registry.create("numpy") is registry.create("numpy")
 
-    def test_unknown_name_lists_the_known(self, no_choice, monkeypatch):
+    def test_unknown_name_lists_the_known(self, forget_backends, monkeypatch):
         known = r"There is no backend 'cuda'; known are: mkl, mkl-offload, mkl-phi, numpy, openblas, reference"
         with pytest.raises(UsageError, match=known):
             registry.create("cuda")
@@ -65,14 +54,14 @@ class TestChoice:
         with pytest.raises(UsageError, match=known):
             registry.choose()
 
-    def test_failed_use_changes_nothing(self, no_choice):
+    def test_failed_use_changes_nothing(self, forget_backends):
         registry.use_backend("reference")
-        with pytest.raises(UsageError):
+        with pytest.raises(UsageError, match="There is no backend 'cuda'"):
             registry.use_backend("cuda")
         assert registry.current_backend().name == "reference"
 
     @pytest.mark.parametrize("value", ["1", "true", "MKL"])
-    def test_value_is_a_name_not_a_truth_value(self, no_choice, monkeypatch, value):
+    def test_value_is_a_name_not_a_truth_value(self, forget_backends, monkeypatch, value):
         monkeypatch.setenv("CNN_BACKEND", value)
         with pytest.raises(UsageError, match=f"no backend '{value}'"):
             registry.choose()
@@ -105,7 +94,7 @@ class TestAbsentBackend:
         assert lines["mkl"].startswith("Backend 'mkl' needs Intel MKL")
         assert lines["numpy"] == lines["reference"] == "None"
 
-    def test_none_ready_says_why_of_each(self, no_choice, monkeypatch):
+    def test_none_ready_says_why_of_each(self, forget_backends, monkeypatch):
         def refuse(name):
             raise BackendUnavailable(f"no {name} today.")
 
@@ -169,8 +158,11 @@ PRODUCT = """
 """
 
 
-@needs_mkl
 class TestMkl:
+    @pytest.fixture(autouse=True)
+    def mkl(self):
+        return ready("mkl")
+
     def test_products_go_through_mkl(self):
         lines = [line for line in self.verbose("mkl") if "GEMM" in line]
         assert [re.match(r"MKL_VERBOSE ([A-Z]+_64)\(T,N,64,64,48,", line)[1] for line in lines] == [
@@ -219,9 +211,10 @@ class TestMkl:
         assert printed(code) == "[[6.0, 6.0], [15.0, 15.0]]\n"
 
 
-@pytest.mark.parametrize("name", [status.name for status in registry.statuses() if status.library])
+@pytest.mark.parametrize("name", ALL)
 def test_rows_a_part_of_an_element_apart_are_refused(name):
     # A field of a record array: 13 bytes from row to row.
     rows = np.zeros(4, [("row", np.float32, 3), ("flag", np.int8)])["row"]
+    backend = ready(name)
     with pytest.raises(ShapeError, match=r"a \(4, 3\) has strides \(13, 4\) bytes"):
-        registry.create(name).gemm(rows, np.ones((3, 2), np.float32), out=np.empty((4, 2), np.float32))
+        backend.gemm(rows, np.ones((3, 2), np.float32), out=np.empty((4, 2), np.float32))

@@ -3,21 +3,25 @@
 import ctypes
 import json
 import resource
+import shutil
 import time
 
 import numpy as np
 import pytest
 from helpers.fresh_python import printed, python
+from helpers.ready_backends import ready
 
 from cnn.arrays import Buffers
 from cnn.cblas import CblasBackend
-from cnn.compiled import writable_folder
+from cnn.compiled import FOLDER, writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.convolution import Problem
+from cnn.compiled.kernels import KERNELS
+from cnn.compiled.preparing import prepare
 from cnn.convolution import Convolution, Window
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.model.zoo import architecture
-from cnn.registry import create
+from cnn.registry import construct, create
 from cnn.testing import CASES, check_backend
 from cnn.threads import budget, limit_threads
 from cnn.timing import now
@@ -67,6 +71,7 @@ class TestTile:
     @pytest.mark.parametrize("name", ["mkl", "openblas"])
     @pytest.mark.parametrize("size", [1, 3000, 1 << 24])
     def test_any_size_gives_results_within_the_contract(self, name, size):
+        ready(name)
         cases = [case for case in CASES if case.operation.startswith("conv2d")]
         check_backend(create(name, tile_bytes=size), cases)
 
@@ -89,9 +94,16 @@ class TestTile:
         with pytest.raises(UsageError, match="tile_bytes is 0; give at least 1"):
             create("openblas", tile_bytes=0)
 
-    def test_times_of_algorithms_are_those_of_the_tile(self):
-        owners = {create("openblas", **options)._chooser._owner for options in ({}, {"tile_bytes": 4096})}
-        assert len(owners) == 2
+    def test_times_of_algorithms_are_those_of_the_tile(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("CNN_ALGORITHM")
+        monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path))
+        convolution = Convolution(Window((8, 8), (3, 3)), 4, 4)
+        x, w, out = (np.ones(shape, np.float32) for shape in ((1, 8, 8, 4), (3, 3, 4, 4), (1, 6, 6, 4)))
+        for options in ({}, {"tile_bytes": 4096}):
+            backend = construct("openblas", **options)
+            backend.conv2d(x, w, None, convolution, None, out, Buffers(backend))
+        owners = json.loads((tmp_path / "algorithms.json").read_text())
+        assert [len(times) for times in owners.values()] == [1, 1]
 
 
 class TestProblem:
@@ -109,6 +121,10 @@ class TestProblem:
 
 @pytest.mark.parametrize("name", ["mkl", "openblas"])
 class TestTraining:
+    @pytest.fixture(autouse=True)
+    def on(self, name):
+        ready(name)
+
     def test_memory_is_taken_in_the_first_steps_only(self, name):
         """A page fault brings 4 KiB; a step works on 8 MiB."""
         model = architecture("lenet").build(backend=name)
@@ -122,14 +138,15 @@ class TestTraining:
 
     def test_threads_change_results_by_rounding_only(self, name):
         results = []
-        for count in sorted({1, budget().count}):
+        for count in sorted({1, 2, budget().count}):
             model = architecture("cifar10_quick").build(backend=name, seed=3)
             images = np.random.default_rng(0).integers(0, 256, (8, *model.input_shape), np.uint8)
             with limit_threads(count):
                 model.train_step(images, np.arange(8))
             results.append([parameter.gradient.copy() for parameter in model.parameters])
-        for one, other in zip(results[0], results[-1], strict=True):
-            np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(one).max())
+        for others in results[1:]:
+            for one, other in zip(results[0], others, strict=True):
+                np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5 * np.abs(one).max())
 
 
 class TestChooser:
@@ -204,11 +221,22 @@ class TestChooser:
 
 
 def test_kernels_are_compiled_once(tmp_path):
-    code = "import cnn; cnn.use_backend('openblas')"
-    first = python(code, NUMBA_CACHE_DIR=str(tmp_path))
-    assert first.stderr == "compiling kernels for this CPU, once\n"
-    second = python(code, NUMBA_CACHE_DIR=str(tmp_path))
-    assert second.stderr == ""
+    prepare()
+    shutil.copytree(FOLDER, tmp_path / FOLDER.name)
+
+    def said():
+        return python("import cnn; cnn.use_backend('openblas')", NUMBA_CACHE_DIR=str(tmp_path)).stderr
+
+    assert said() == ""
+    # Two processes compile, one from each end.
+    for kernel in (KERNELS[0], KERNELS[-1]):
+        function = kernel.compiled.py_func
+        files = list(tmp_path.rglob(f"*.{function.__name__}-{function.__code__.co_firstlineno}.*"))
+        assert files
+        for file in files:
+            file.unlink()
+    assert said() == "compiling kernels for this CPU, once\n"
+    assert said() == ""
 
 
 def test_kernels_have_a_folder_where_nothing_can_be_written(tmp_path):

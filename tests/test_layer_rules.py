@@ -119,8 +119,8 @@ def test_a_smaller_batch_after_a_larger_one_gives_the_numbers_it_gives_alone():
     used, fresh = everything(dtype=np.float64), everything(dtype=np.float64)
     used.train_step(images(10), np.zeros(10, np.int64))
     for each in all_buffers(used):
-        for flat in each._flat.values():
-            flat.view(np.uint8).fill(255)
+        for array in each.arrays():
+            array.view(np.uint8).fill(255)
     used.load_state(fresh.state())
     used.rng.bit_generator.state = fresh.rng.bit_generator.state
     labels = np.array([0, 2, 1], np.int64)
@@ -197,4 +197,4 @@ def all_buffers(net):
 
 
 def data_pointers(net):
-    return [flat.ctypes.data for each in all_buffers(net) for flat in each._flat.values()]
+    return [array.ctypes.data for each in all_buffers(net) for array in each.arrays()]

@@ -19,7 +19,7 @@ from helpers import stand_in_card
 from cnn.cli import main
 from cnn.errors import BackendUnavailable, CnnError
 
-mkl_root, mkl_download = stand_in_card.beside_backend("_mkl_root"), standin.beside_backend("_mkl_download")
+mkl_root, mkl_download = stand_in_card.beside_backend("_mkl_root"), stand_in_card.beside_backend("_mkl_download")
 FILES, WHEELS, fetch_mkl = mkl_download.FILES, mkl_download.WHEELS, mkl_download.fetch_mkl
 find_library, find_openmp = mkl_root.find_library, mkl_root.find_openmp
 

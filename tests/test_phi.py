@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.openblas_worker import close, gone, square, while_it_multiplies
+from helpers.openblas_worker import arena_of, close, gone, square, while_it_multiplies, worker_of
+from helpers.ready_backends import ready
 
 from cnn import plugins, registry
 from cnn.cli import main
@@ -44,7 +45,7 @@ def make(name: str, **options: Any) -> Any:
 
 def kernels(backend: Any) -> set[str]:
     """The libraries with kernels that the worker has loaded."""
-    names = {Path(path).name for path in backend._worker.mapped()}
+    names = {Path(path).name for path in worker_of(backend).mapped()}
     return {name for name in names if name.startswith(("libmkl_def", "libmkl_mc", "libmkl_avx"))}
 
 
@@ -58,7 +59,7 @@ class TestKnightsLanding:
         assert kernels(backend) == {"libmkl_avx512_mic.so"}
         # After a death, too.
         a, b, out, right, _ = square(backend, 100)
-        os.kill(backend._worker.pid, signal.SIGKILL)
+        os.kill(worker_of(backend).pid, signal.SIGKILL)
         backend.gemm(a, b, out=out)
         assert close(out, right)
         assert kernels(backend) == {"libmkl_avx512_mic.so"}
@@ -111,7 +112,7 @@ class TestKnightsLanding:
             a, b, out, right, _ = square(backend, 300)
             backend.gemm(a, b, out=out)
         assert close(out, right)
-        bound = [cpus for cpus in allowed_cpus(backend._worker.pid) if cpus.isdecimal()]
+        bound = [cpus for cpus in allowed_cpus(worker_of(backend).pid) if cpus.isdecimal()]
         assert len(set(bound)) == 2
 
     def test_threads_per_core(self, monkeypatch):
@@ -139,7 +140,7 @@ class TestKnightsLanding:
         a, b, out, right, _ = square(backend, 100)
         backend.gemm(a, b, out=out)
         assert close(out, right)
-        maps = Path(f"/proc/{backend._worker.pid}/numa_maps").read_text().splitlines()
+        maps = Path(f"/proc/{worker_of(backend).pid}/numa_maps").read_text().splitlines()
         assert {line.split()[1] for line in maps} == {f"{shown}:0"}
         assert any("cnn-arrays" in line for line in maps)
 
@@ -147,10 +148,7 @@ class TestKnightsLanding:
 class TestOldMkl:
     @pytest.mark.parametrize(("name", "lacks"), [("mkl-phi", "its kernels"), ("mkl-offload", "automatic offload")])
     def test_current_mkl_is_refused(self, name, lacks, monkeypatch):
-        status = next(each for each in registry.statuses() if each.name == "mkl")
-        if status.library is None:
-            pytest.skip(f"backend 'mkl' is not ready: {status.reason}")
-        monkeypatch.setenv("CNN_MKL_ROOT", str(Path(status.library.path).parent))
+        monkeypatch.setenv("CNN_MKL_ROOT", str(Path(ready("mkl").library.path).parent))
         if native() and name == "mkl-phi":
             pytest.skip("on a Knights Landing it may have kernels")
         with pytest.raises(BackendUnavailable, match=rf"{lacks}.*`cnn backends get {name}` fetches"):
@@ -159,9 +157,9 @@ class TestOldMkl:
     def test_what_mkl_refuses_is_an_error(self):
         backend = make("mkl-offload")
         x = backend.zeros((4, 4))
-        at = backend._arena.offset(x)
+        at = arena_of(backend).offset(x)
         # A leading dimension of 1 for 4 columns.
-        seconds, printed = backend._worker.multiply(b"s", 111, 111, 1, 4, 4, 4, at, 1, at, 1, at, 1, 0.0)
+        seconds, printed = worker_of(backend).multiply(b"s", 111, 111, 1, 4, 4, 4, at, 1, at, 1, at, 1, 0.0)
         product = Product(4, 4, 4, False, False, False, np.dtype(np.float32))
         with pytest.raises(CnnError, match=r"MKL did not compute the product 4 x 4 x 4: .*Parameter 9 was incorrect"):
             backend.finished(product, seconds, printed)
@@ -374,7 +372,7 @@ class TestCard:
         backend, (m, n, k) = card(), WIDE
         rng = np.random.default_rng(0)
         a, b = (backend.asarray(rng.standard_normal(shape).astype(np.float32)) for shape in ((m, k), (k, n)))
-        out, pid = backend.asarray(np.ones((m, n), np.float32)), backend._worker.pid
+        out, pid = backend.asarray(np.ones((m, n), np.float32)), worker_of(backend).pid
         thread = while_it_multiplies(backend, lambda worker: os.kill(worker.pid, signal.SIGKILL))
         backend.gemm(a, b, out=out, accumulate=True)
         thread.join()
@@ -409,10 +407,10 @@ class TestTuning:
         for name, values in candidates.items():
             make("mkl-phi", **{name: values[-1]})
 
+    @pytest.mark.usefixtures("forget_backends")
     def test_a_card_that_is_slower_than_the_host_is_not_taken(self, stand_in, mkl_2018, monkeypatch, tmp_path):
         for name, value in stand_in.environment(mkl_2018).items():
             monkeypatch.setenv(name, value)
-        monkeypatch.setattr(registry, "_instances", {})
         monkeypatch.setattr(tuning, "TURN", 0.01)
         instruments = type(make("mkl-offload").instruments)
         monkeypatch.setattr(instruments, "option_candidates", lambda self: {"thresholds": [None, (0, 0, 0)]})
@@ -457,12 +455,11 @@ class TestTrainingOnACard:
         assert accuracy == pytest.approx(other_accuracy, abs=0.003)
         assert loss == pytest.approx(other_loss, rel=0.01)
 
+    @pytest.mark.usefixtures("forget_backends")
     def test_the_command(self, stand_in, mkl_2018, monkeypatch, tmp_path, capsys):
         for name, value in stand_in.environment(mkl_2018).items():
             monkeypatch.setenv(name, value)
-        # An option's own set of instances: this one sees the card.
         options = ["--backend", "mkl-offload", "--backend-option", "thresholds=0,0,0"]
-        monkeypatch.setattr(registry, "_instances", {})
         run = tmp_path / "run"
         assert main(["train", "--epochs", "1", "--model", "mlp", *options, "--out", str(run)]) == 0
         assert "1 coprocessor: card 0 (64 cores" in capsys.readouterr().out

@@ -44,6 +44,7 @@ def test_two_ranks_are_launched_and_timed_beside_one(capsys):
     assert set(re.findall(r"\w+", documented[1])) == set(table)
 
 
+# What is launched, and what the table is made of, is planted below the command: real launches have times of their own.
 SIZES = gradient_bytes(architecture("mlp"))
 
 

@@ -14,12 +14,12 @@ import cnn.threads as threads
 from cnn.errors import UsageError
 from cnn.registry import create
 from cnn.threads import (
-    _HELD_AT_ONE,
     LoadedLibrary,
     ThreadBudget,
     affinity_count,
     budget,
     cgroup_quota,
+    held_at_one,
     libraries,
     limit_threads,
     openmp_warning,
@@ -211,7 +211,7 @@ def run(script: str, **variables: str) -> None:
 def counts() -> dict[str, int | None]:
     """Threads by file of every library that can have more than one and is not held at one."""
     fixed = ("sequential", "disabled")
-    free = [each for each in libraries() if each.threading_layer not in fixed and each.filepath not in _HELD_AT_ONE]
+    free = [each for each in libraries() if each.threading_layer not in fixed and each.filepath not in held_at_one()]
     return {found.filepath: found.threads for found in free}
 
 

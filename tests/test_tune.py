@@ -3,11 +3,13 @@
 import json
 import signal
 import tomllib
+from functools import wraps
 from typing import Annotated, Any, ClassVar, Literal
 
 import pytest
+from helpers.ready_backends import ready
 
-from cnn import plugins, registry
+from cnn import plugins
 from cnn.backend import Library
 from cnn.cli import main
 from cnn.errors import BackendUnavailable
@@ -53,12 +55,9 @@ class PacedInstruments(Instruments):
 
 
 @pytest.fixture
-def paced(monkeypatch):
+def paced(register_backend, monkeypatch):
     """The backend `paced`, registered beside the others, and the tuner's clock its own."""
-    load, names = plugins.load, plugins.names
-    monkeypatch.setattr(plugins, "load", lambda group, name: Paced if name == "paced" else load(group, name))
-    monkeypatch.setattr(plugins, "names", lambda group: [*names(group), "paced"])
-    monkeypatch.setattr(registry, "_instances", dict(registry._instances))
+    register_backend(Paced)
     monkeypatch.setattr("cnn.timing.perf_counter", lambda: Paced.now)
 
 
@@ -179,12 +178,15 @@ def test_a_file_that_is_there_is_kept_and_nothing_measured(paced, tune, capsys):
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_stopped_it_writes_what_it_found(paced, tune, monkeypatch, capsys, number, name):
-    def stop_at_shares(self, name, trials, left, screen=tuning.Tuner._screen):
-        if name == "shares":
-            signal.raise_signal(number)
-        screen(self, name, trials, left)
+    made = Paced.__init__
 
-    monkeypatch.setattr(tuning.Tuner, "_screen", stop_at_shares)
+    @wraps(made)
+    def stop_at_shares(self, *, shares=None, **options):
+        if shares is not None:
+            signal.raise_signal(number)
+        made(self, shares=shares, **options)
+
+    monkeypatch.setattr(Paced, "__init__", stop_at_shares)
     code, table = tune("--backend", "paced")
     assert code == 130
     assert table["backend_options"] == {"mode": "fast"}
@@ -222,9 +224,7 @@ def test_mistakes(paced, tune, capsys, words, message):
 @pytest.mark.parametrize("mode", ["train", "infer"])
 @pytest.mark.parametrize("name", ["mkl", "openblas", "numpy"])
 def test_real_backends(tune, monkeypatch, capsys, name, mode):
-    status = next(each for each in registry.statuses() if each.name == name)
-    if status.library is None:
-        pytest.skip(f"backend {name!r} is not ready: {status.reason}")
+    ready(name)
     monkeypatch.setattr(tuning, "TURN", 0.002)
     code, table = tune("--backend", name, "--mode", mode)
     assert code == 0

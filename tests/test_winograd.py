@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled.transforms import data_matrix, kernel_matrix, result_matrix
 from cnn.compiled.vectors import WIDTH
@@ -64,9 +63,9 @@ def with_giants(rng, shape):
 MAKERS = [normal, far_from_zero, of_all_sizes, with_giants]
 
 
-@pytest.fixture(params=["mkl", "openblas"])
-def backend(request):
-    return registry.create(request.param)
+def sgemm_of(backend):
+    """The address of the product that the kernels call; they and these tests alone have a use for it."""
+    return backend._sgemm
 
 
 def tiles_of(x, shift, plane, tile, side):
@@ -158,9 +157,9 @@ def used_scratch(backend, n, window, channels, filters, tile):
     y = np.full((n + 1, *window.out, filters), np.nan, np.float32)
     w = np.full((*window.kernel, channels, filters), np.nan, np.float32)
     convolution, sizes = Convolution(window, channels, filters), {"tile": tile, "threads": 3}
-    winograd_forward(backend._sgemm, x, w, None, convolution, y.copy(), scratch, relu=False, **sizes)
-    winograd_weight_gradient(backend._sgemm, x, y, convolution, w.copy(), scratch, **sizes)
-    winograd_data_gradient(backend._sgemm, y, exchanged(w), convolution, x.copy(), scratch, **sizes)
+    winograd_forward(sgemm_of(backend), x, w, None, convolution, y.copy(), scratch, relu=False, **sizes)
+    winograd_weight_gradient(sgemm_of(backend), x, y, convolution, w.copy(), scratch, **sizes)
+    winograd_data_gradient(sgemm_of(backend), y, exchanged(w), convolution, x.copy(), scratch, **sizes)
     return scratch
 
 
@@ -205,7 +204,7 @@ def test_forward_is_within_the_bound(backend, n, window, channels, filters, tile
     for threads, shift, relu in ((1, bias, True), (2, None, False), (3, bias, False), (2, None, True)):
         out, around = guarded((n, *window.out, filters))
         arrays = x, w, shift, Convolution(window, channels, filters), out, scratch
-        winograd_forward(backend._sgemm, *arrays, relu=relu, tile=tile, threads=threads)
+        winograd_forward(sgemm_of(backend), *arrays, relu=relu, tile=tile, threads=threads)
         right = expected if shift is None else expected + shift
         right = np.maximum(right, 0) if relu else right
         allowed = bound if shift is None else bound + UNIT * np.abs(shift)
@@ -225,7 +224,7 @@ def test_data_gradient_is_within_the_bound(backend, n, window, channels, filters
     for threads in (1, 2):
         out, around = guarded((n, *window.size, channels))
         arrays = dy, exchanged(w), Convolution(window, channels, filters), out, scratch
-        winograd_data_gradient(backend._sgemm, *arrays, tile=tile, threads=threads)
+        winograd_data_gradient(sgemm_of(backend), *arrays, tile=tile, threads=threads)
         assert (np.abs(out - expected) <= bound).all()
         assert np.isnan(around).all()
 
@@ -240,7 +239,7 @@ def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filte
     for threads in (1, 2, 3):
         out, around = guarded((*window.kernel, channels, filters))
         arrays = x, dy, Convolution(window, channels, filters), out, scratch
-        winograd_weight_gradient(backend._sgemm, *arrays, tile=tile, threads=threads)
+        winograd_weight_gradient(sgemm_of(backend), *arrays, tile=tile, threads=threads)
         assert (np.abs(out - expected) <= weight_bound(x, dy, shift_of(window), tile, span, threads)).all()
         assert np.isnan(around).all()
 
@@ -252,7 +251,7 @@ def test_simple_bound_holds_where_all_elements_are_alike(backend, tile, span):
     x, w = drawn(normal, (4, 12, 12, 64), (span, span, 64, 32))
     out = np.empty((4, *window.out, 32), np.float32)
     arrays = x, w, None, Convolution(window, 64, 32), out, Buffers(backend)
-    winograd_forward(backend._sgemm, *arrays, relu=False, tile=tile, threads=2)
+    winograd_forward(sgemm_of(backend), *arrays, relu=False, tile=tile, threads=2)
     error = np.abs(out - correlated(x, w, (1, 1), window.out)).max()
     factor = (64 + span**2 + 19) * UNIT * amplification(tile, span, "data")
     assert 0 < error <= factor * 64 * np.abs(x).max() * np.abs(w).max()
@@ -271,9 +270,9 @@ def large(span):
 def test_products_in_pieces_are_within_the_bound(backend, tile, span):
     (x, w, dy), convolution, (dx, dw, y) = large(span)
     scratch, sizes, window = Buffers(backend), {"tile": tile, "threads": 2, "largest": 1}, convolution.window
-    winograd_forward(backend._sgemm, x, w, None, convolution, y, scratch, relu=False, **sizes)
-    winograd_data_gradient(backend._sgemm, dy, exchanged(w), convolution, dx, scratch, **sizes)
-    winograd_weight_gradient(backend._sgemm, x, dy, convolution, dw, scratch, **sizes)
+    winograd_forward(sgemm_of(backend), x, w, None, convolution, y, scratch, relu=False, **sizes)
+    winograd_data_gradient(sgemm_of(backend), dy, exchanged(w), convolution, dx, scratch, **sizes)
+    winograd_weight_gradient(sgemm_of(backend), x, dy, convolution, dw, scratch, **sizes)
     assert (np.abs(y - correlated(x, w, (1, 1), window.out)) <= forward_bound(x, w, (1, 1), window.out, tile)).all()
     turned, shift = w[::-1, ::-1].transpose(0, 1, 3, 2), (span - 2, span - 2)
     expected, bound = correlated(dy, turned, shift, window.size), forward_bound(dy, turned, shift, window.size, tile)
@@ -290,9 +289,9 @@ def test_same_threads_give_the_same_bytes(backend, tile, span):
         seen = set()
         for _ in range(3):
             scratch, sizes = Buffers(backend), {"tile": tile, "threads": threads}
-            winograd_forward(backend._sgemm, x, w, None, convolution, y, scratch, relu=True, **sizes)
-            winograd_data_gradient(backend._sgemm, dy, exchanged(w), convolution, dx, scratch, **sizes)
-            winograd_weight_gradient(backend._sgemm, x, dy, convolution, dw, scratch, **sizes)
+            winograd_forward(sgemm_of(backend), x, w, None, convolution, y, scratch, relu=True, **sizes)
+            winograd_data_gradient(sgemm_of(backend), dy, exchanged(w), convolution, dx, scratch, **sizes)
+            winograd_weight_gradient(sgemm_of(backend), x, dy, convolution, dw, scratch, **sizes)
             seen.add(b"".join(result.tobytes() for result in results))
         assert len(seen) == 1
 
@@ -306,7 +305,7 @@ def test_nan_is_not_lost(backend, tile, span, relu):
     x[0, 3, 3, 0] = np.nan
     out = np.zeros((1, 8, 8, WIDTH), np.float32)
     arrays = x, w, None, Convolution(window, WIDTH, WIDTH), out, Buffers(backend)
-    winograd_forward(backend._sgemm, *arrays, relu=relu, tile=tile, threads=1)
+    winograd_forward(sgemm_of(backend), *arrays, relu=relu, tile=tile, threads=1)
     assert np.isnan(out[0, 3 - edge : 4 + edge, 3 - edge : 4 + edge]).all()
     assert not np.isnan(out[0, 7]).any()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers.fresh_python import printed
-from helpers.openblas_worker import OpenblasWorker, close, gone, square, while_it_multiplies
+from helpers.openblas_worker import OpenblasWorker, arena_of, close, gone, square, while_it_multiplies, worker_of
 
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
@@ -56,9 +56,9 @@ class TestNumbers:
         model = Sequential(layers, (8, 8, 1), backend=backend)
         model.train_step(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int64))
         arrays = [*model.arrays().values(), *(each.gradient for each in model.parameters)]
-        arrays += [flat for layer in layers for flat in layer.buffers._flat.values()]
+        arrays += [array for layer in layers for array in layer.buffers.arrays()]
         assert len(arrays) > 8
-        assert all(backend._arena.holds(x) for x in arrays)
+        assert all(arena_of(backend).holds(x) for x in arrays)
 
     def test_no_terms_give_zero(self, backend):
         out = backend.asarray(np.full((2, 3), np.nan, np.float32))
@@ -76,10 +76,10 @@ class TestNumbers:
             with limit_threads(count):
                 backend.gemm(x, x, out=out)
             # More than the process may use is not for Numba to grant.
-            assert backend._worker.call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
+            assert worker_of(backend).call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
 
     def test_nothing_but_the_standard_library_and_the_blas_is_in_the_worker(self, backend):
-        names = [Path(path).name for path in backend._worker.mapped()]
+        names = [Path(path).name for path in worker_of(backend).mapped()]
         assert Path(backend.libraries[0]).name in names
         assert not [name for name in names if "numpy" in name or "multiarray" in name or "mkl" in name]
 
@@ -88,12 +88,12 @@ class TestDeath:
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV, signal.SIGFPE])
     def test_killed_in_a_product_it_is_started_again(self, backend, number, capfd):
         a, b, out, right, _ = square(backend, LARGE)
-        before = backend._worker.pid
+        before = worker_of(backend).pid
         thread = while_it_multiplies(backend, lambda worker: (time.sleep(0.05), os.kill(worker.pid, number)))
         backend.gemm(a, b, out=out)
         thread.join()
         assert close(out, right)
-        assert backend._worker.pid != before
+        assert worker_of(backend).pid != before
         said = (
             f"The worker process {before} was ended by signal {number.name}; it said nothing. The product is repeated"
         )
@@ -107,14 +107,14 @@ class TestDeath:
             out[...] += 1000
 
         thread = while_it_multiplies(backend, spoil)
-        os.kill(backend._worker.pid, signal.SIGSTOP)
+        os.kill(worker_of(backend).pid, signal.SIGSTOP)
         backend.gemm(a, b, out=out, accumulate=True)
         thread.join()
         assert close(out, right + start)
 
     def test_killed_between_products(self, backend):
         a, b, out, right, _ = square(backend, 64)
-        os.kill(backend._worker.pid, signal.SIGKILL)
+        os.kill(worker_of(backend).pid, signal.SIGKILL)
         backend.gemm(a, b, out=out)
         assert close(out, right)
 
@@ -123,7 +123,7 @@ class TestDeath:
         a, b, out, right, _ = square(backend, 64)
         with monkeypatch.context() as patch:
             patch.setattr(OpenblasWorker, "ready", lambda self, worker: os.kill(worker.pid, signal.SIGKILL))
-            os.kill(backend._worker.pid, signal.SIGKILL)
+            os.kill(worker_of(backend).pid, signal.SIGKILL)
             with pytest.raises(WorkerDied, match=r"worker process \d+ was ended by signal SIGKILL; it said nothing"):
                 backend.gemm(a, b, out=out)
         backend.gemm(a, b, out=out)
@@ -138,19 +138,19 @@ class TestDeath:
         ],
     )
     def test_every_end_has_its_words(self, call, message):
-        worker = OpenblasWorker()._worker
+        worker = worker_of(OpenblasWorker())
         with pytest.raises(WorkerDied, match=message):
             worker.call(*(descriptor_of_channel(worker.pid) if each == "its socket" else each for each in call))
 
     def test_its_last_words_are_told(self):
-        worker = OpenblasWorker()._worker
+        worker = worker_of(OpenblasWorker())
         worker.call("perror", "char*")
         with pytest.raises(WorkerDied, match=r"ended with exit status 4; it said last: [A-Z]"):
             worker.call("_exit", 4)
 
     def test_one_that_keeps_still_is_ended(self, monkeypatch):
         monkeypatch.setattr(process, "PATIENCE", 1.5)
-        worker = OpenblasWorker()._worker
+        worker = worker_of(OpenblasWorker())
         started = time.monotonic()
         with pytest.raises(WorkerDied, match=r"was at a standstill for 1.5 seconds and was ended"):
             worker.call("sleep", 1000)
@@ -160,13 +160,13 @@ class TestDeath:
     def test_one_that_is_stopped_by_the_user_is_waited_for(self, backend, monkeypatch):
         monkeypatch.setattr(process, "PATIENCE", 0.5)
         a, b, out, right, _ = square(backend, 64)
-        pid = backend._worker.pid
+        pid = worker_of(backend).pid
         os.kill(pid, signal.SIGSTOP)
         thread = while_it_multiplies(backend, lambda worker: (time.sleep(3), os.kill(pid, signal.SIGCONT)))
         backend.gemm(a, b, out=out)
         thread.join()
         assert close(out, right)
-        assert backend._worker.pid == pid
+        assert worker_of(backend).pid == pid
 
     def test_an_interrupted_product_s_answer_is_never_taken_for_the_next_one_s(self, backend):
         def interrupt(number, frame):
@@ -243,10 +243,10 @@ class TestEndOfTheParent:
         import signal
         # A shell has the programs that it runs in the background ignore it, and all that they start.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        from helpers.openblas_worker import OpenblasWorker, square
+        from helpers.openblas_worker import OpenblasWorker, square, worker_of
         backend = OpenblasWorker()
         a, b, out, *_ = square(backend, 2000)
-        print(backend._worker.pid, flush=True)
+        print(worker_of(backend).pid, flush=True)
         while True:
             backend.gemm(a, b, out=out)
     """
@@ -271,7 +271,7 @@ class TestEndOfTheParent:
 
     def test_a_worker_that_nobody_asks_ends_with_its_backend(self):
         backend = OpenblasWorker()
-        pid = backend._worker.pid
+        pid = worker_of(backend).pid
         del backend
         gc.collect()
         assert gone(pid)
@@ -302,7 +302,9 @@ class TestArena:
             arrays[k] = None
         whole = arena.empty((4 << 20,), np.uint8)
         assert arena.offset(whole) == place
-        assert arena._free == [(place + (4 << 20), arena.bytes - place - (4 << 20))]
+        del whole
+        # With what lies behind them, too.
+        assert arena.offset(arena.empty((16 << 20,), np.uint8)) == place
 
     def test_arrays_do_not_overlap_and_are_aligned(self):
         arena, rng = Arena(), np.random.default_rng(0)

@@ -120,6 +120,7 @@ class SharedBuffer:
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
 
+    # The columns are a step within public operations, so this fault lies in a private one.
     def _columns(self, x, convolution, scratch):
         private = super()._columns(x, convolution, scratch)
         shared = self.buffers.setdefault((private.shape, private.dtype), np.empty_like(private))

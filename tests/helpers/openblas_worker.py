@@ -29,6 +29,18 @@ class OpenblasWorker(WorkerBackend):
         )
 
 
+# Which process computes, and where arrays lie, is a worker backend's own affair. But tests kill that process, and look
+# at its memory.
+def worker_of(backend):
+    """The worker that has the backend's next product to compute."""
+    return backend._worker
+
+
+def arena_of(backend):
+    """The memory that a worker backend shares with its worker."""
+    return backend._arena
+
+
 def square(backend, size, seed=0):
     """(a, b, out) of the backend, full of numbers, and the right a @ b."""
     rng = np.random.default_rng(seed)
@@ -43,7 +55,8 @@ def close(out, right):
 
 def while_it_multiplies(backend, action):
     """Has `action` run in another thread as soon as the worker has the next product to compute; returns the thread."""
-    asked, worker = threading.Event(), backend._worker
+    asked, worker = threading.Event(), worker_of(backend)
+    # By then the worker has been asked, and no public function runs in between.
     answer = worker._answer
 
     def told():
