@@ -102,7 +102,7 @@ def problem(words: list[str], mentioned: bool) -> str | None:
         return None if words[0] in COMMANDS else f"there is no command {words[0]}"
     try:
         options = parse(words)
-        _check_values(vars(options))
+        check_values(vars(options))
     except CnnError as error:
         if not (mentioned and INCOMPLETE.search(str(error))):
             return str(error)
@@ -114,7 +114,7 @@ def problem(words: list[str], mentioned: bool) -> str | None:
     return None
 
 
-def _check_values(options: dict[str, object]) -> None:
+def check_values(options: dict[str, object]) -> None:
     """Raises CnnError for a network, data set, backend, device or link that is not there."""
     for name in filter(None, str(options.get("model") or "").split(",")):
         if name not in ZOO and not name.endswith((".toml", ".safetensors")):

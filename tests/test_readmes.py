@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_lines import options_of, parse
+from command_lines import check_values, options_of, parse
 from readmes import ROOT, Readme, readmes
 
 from cnn import plugins
@@ -124,9 +124,10 @@ def check_entry_points(readme, table):
 def check_config(path):
     """Every command that takes --config takes this file."""
     for name in taking_config():
-        words = [name, *(["model", "mnist-5k"] if name == "eval" else []), "--config", str(path)]
-        options = parse(words)
+        words = [*(["model.safetensors", "mnist-5k"] if name == "eval" else []), "--config", str(path)]
+        options = parse([name, *words])
         apply_config(options.parser, options, COMMANDS)
+        check_values(vars(options.parser.parse_args(words)))
 
 
 def taking_config():
