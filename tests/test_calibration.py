@@ -4,6 +4,7 @@ import json
 from itertools import islice
 
 import pytest
+from helpers.readmes import documented
 from PIL import Image
 
 from cnn.cli import main
@@ -45,6 +46,7 @@ def test_a_calibration_is_kept_and_validated(few, capsys):
     arguments = ["model", "validate", "--backend", "numpy", "--threads", "1", "--model", "mlp", "--repeats", "2"]
     assert main([*arguments, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
+    assert set(table) == documented()["cnn model validate"]
     errors = [abs(case["predicted"]["value"] / case["measured"] - 1) for case in table["cases"]]
     assert table["mean_absolute_error"] == pytest.approx(sum(errors) / 2)
     assert {part["layer"] for part in table["cases"][0]["parts"]} >= {"linear1", "linear3", "update", "input and loss"}

@@ -3,7 +3,6 @@
 import json
 import os
 import pty
-import re
 import resource
 import select
 import signal
@@ -22,8 +21,6 @@ from cnn.cli import COMMANDS, main
 from cnn.model.architecture import read_architecture
 from cnn.model.zoo import ZOO
 from cnn.storage import read_arrays
-
-README = Path(__file__).parent.parent / "README.md"
 
 
 def cnn(*arguments: str) -> list[str]:
@@ -50,38 +47,6 @@ def test_training_leaves_every_file_of_a_run(trained: Path) -> None:
     summary = json.loads((trained / "summary.json").read_text())
     assert summary["dataset"] == "mnist-5k"
     assert 0.8 < summary["test_accuracy"] <= 1
-
-
-def test_the_readme_documents_every_json_key(
-    trained: Path, net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    model = str(trained / "model.safetensors")
-    image = tmp_path / "black.png"
-    Image.new("L", (28, 28)).save(image)
-    made = {
-        "`metrics.jsonl`": [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()],
-        "`summary.json`": json.loads((trained / "summary.json").read_text()),
-    }
-    for words in (
-        ["eval", model, "mnist-5k"],
-        ["predict", model, str(image)],
-        ["summary", net],
-        ["profile", "--model", net, "--batch-size", "1", "--repeats", "1"],
-        ["bench", "--model", net, "--batch-size", "1", "--rounds", "1"],
-        ["tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(tmp_path / "tuned.toml")],
-        ["compare", net, "--no-measure"],
-        ["info"],
-        ["backends", "list"],
-        ["data", "list"],
-    ):
-        assert main([*words, "--json"]) == 0
-        name = " ".join(words[:2]) if words[-1] == "list" else words[0]
-        made[f"`cnn {name}`"] = json.loads(capsys.readouterr().out)
-    rows = re.findall(r"^\| (`[^`]+`)[^|]*\| ((?:`\w+` ?)+)\|$", README.read_text(), re.MULTILINE)
-    documented = {name: set(re.findall(r"\w+", keys)) for name, keys in rows}
-    for name, value in made.items():
-        for table in value if isinstance(value, list) else [value]:
-            assert set(table) == documented[name], name
 
 
 def test_a_run_leaves_the_recipe_of_its_network_as_it_was(

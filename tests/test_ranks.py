@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.readmes import documented
 
 import cnn.commands._ranks as ranks
 from cnn.cli import main
@@ -40,8 +41,7 @@ def test_two_ranks_are_launched_and_timed_beside_one(capsys):
     assert table["link"]["overlap"]["value"] == 0
     assert table["link"]["gbs"]["confidence"] == "measured"
     assert "2 ranks on 1 host" in table["launches"]["2"]["world"]
-    documented = re.search(r"^\| `cnn bench --ranks` \| (.*) \|$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    assert set(re.findall(r"\w+", documented[1])) == set(table)
+    assert set(table) == documented()["cnn bench --ranks"]
 
 
 # What is launched, and what the table is made of, is planted below the command: real launches have times of their own.
