@@ -11,7 +11,7 @@ from pathlib import Path
 import cnn
 from helpers.command_lines import OPTIONS, commands, problem
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 FOREIGN = {"--mpi"}
 """Options in the text that are another program's."""
