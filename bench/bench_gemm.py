@@ -33,6 +33,11 @@ def products() -> dict[Product, str]:
     ],
 )
 def bench_gemm(product: Product, net: str, backend: Backend, timed: Timer) -> None:
-    case = gemm_case(product.m, product.n, product.k, product.transpose_a, product.transpose_b, product.accumulate)
+    case = gemm_case(
+        *(product.m, product.n, product.k),
+        transpose_a=product.transpose_a,
+        transpose_b=product.transpose_b,
+        accumulate=product.accumulate,
+    )
     bound = case.bind(backend, case.make(np.random.default_rng(0), np.float32))
     timed(f"gemm {net} {case.name}", bound.run, case.flops)

@@ -37,7 +37,7 @@ SHAPES = [
     (9, Window((13, 11), (5, 5), padding=(2, 1, 1, 2)), WIDTH, 3 * WIDTH),
 ]
 # Each with every tile that applies.
-CASES = [(*shape, tile) for shape in SHAPES for tile in tiles(*shape[1:])]
+CASES = [(*shape, tile) for shape in SHAPES for tile in tiles(Convolution(*shape[1:]))]
 # Sides of the tiles and of the kernels.
 SCHEMES = [(2, 3), (4, 3), (2, 5)]
 

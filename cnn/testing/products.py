@@ -33,7 +33,7 @@ SIZES = (
 """(M, N, K): ones, odd numbers, one power of two, and matrices far longer than wide."""
 
 
-def gemm_case(m: int, n: int, k: int, transpose_a: bool, transpose_b: bool, accumulate: bool, gap: int = 0) -> Case:
+def gemm_case(m: int, n: int, k: int, *, transpose_a: bool, transpose_b: bool, accumulate: bool, gap: int = 0) -> Case:
     """out (M, N) = or += op(a) @ op(b), with `gap` elements between the rows of every matrix that stay as they are."""
     rows_a, columns_a = (k, m) if transpose_a else (m, k)
     rows_b, columns_b = (n, k) if transpose_b else (k, n)
@@ -75,14 +75,14 @@ def gemm_cases() -> list[Case]:
     """Every size in all four transpositions, overwriting and accumulating, with rows that touch and rows apart."""
     flags = (False, True)
     return [
-        gemm_case(m, n, k, transpose_a, transpose_b, accumulate, gap)
+        gemm_case(m, n, k, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate, gap=gap)
         for m, n, k in SIZES
         for transpose_a, transpose_b, accumulate, gap in product(flags, flags, flags, (0, 3))
     ]
 
 
 def conv_forward_case(
-    name: str, convolution: Convolution, n: int, bias: bool = True, activation: str | None = None
+    name: str, convolution: Convolution, n: int, *, bias: bool = True, activation: str | None = None
 ) -> Case:
     """A convolution of N images.
 
@@ -215,7 +215,9 @@ def all_conv_cases() -> list[Case]:
     """Every window with several channels, and groups; with some, one image, channel or filter, and activations."""
     cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, Convolution(window, 3, 5), n=2)]
     cases += [case for name, convolution in GROUPED.items() for case in conv_cases(name, convolution, n=2)]
-    cases.append(conv_forward_case("3x3 same, 2 groups", GROUPED["3x3 same, 2 groups"], 2, False, "relu"))
+    cases.append(
+        conv_forward_case("3x3 same, 2 groups", GROUPED["3x3 same, 2 groups"], 2, bias=False, activation="relu")
+    )
     cases += [make(name, window, 2, 3) for name, window in WINDOWS.items() for make in (im2col_case, col2im_case)]
     small = WINDOWS["3x3 same"]
     for n, c, k in ((1, 1, 1), (1, 1, 8), (1, 4, 1), (3, 1, 7), (5, 17, 9)):
@@ -223,5 +225,7 @@ def all_conv_cases() -> list[Case]:
     for name in ("1x1", "3x3 same", "5x5 valid"):
         for bias, activation in product((False, True), (None, "relu", "tanh", "sigmoid")):
             if (bias, activation) != (True, None):
-                cases.append(conv_forward_case(name, Convolution(WINDOWS[name], 3, 4), 2, bias, activation))
+                cases.append(
+                    conv_forward_case(name, Convolution(WINDOWS[name], 3, 4), 2, bias=bias, activation=activation)
+                )
     return cases

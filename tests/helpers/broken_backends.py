@@ -90,6 +90,27 @@ class WrongStride:
             super().col2im(columns, window, out)
 
 
+class DilationIgnored:
+    """Leaves no gaps in kernels."""
+
+    def im2col(self, x, window, out, scratch):
+        if window.dilated:
+            # Of an image that is as much smaller as the kernels are, there are as many windows.
+            size = tuple(np.subtract(window.size, np.subtract(window.extent, window.kernel)))
+            x = np.ascontiguousarray(x[:, : size[0], : size[1]])
+            window = replace(window, size=size, dilation=(1, 1))
+        super().im2col(x, window, out, scratch)
+
+
+class NextGroup:
+    """Shows each group of filters the channels of the one before."""
+
+    def conv2d(self, x, w, bias, convolution, activation, out, scratch):
+        if convolution.groups > 1:
+            x = np.roll(x, convolution.group.channels, axis=3)
+        super().conv2d(x, w, bias, convolution, activation, out, scratch)
+
+
 class HalfPrecision:
     """Keeps sums in float16."""
 
@@ -289,6 +310,8 @@ FAULTS: list[tuple[type[Any], str]] = [
     (WrittenGap, r"gemm \(5x1x4 nn gap 3\).*is 0, expected nan"),
     (PaddingOffByOne, r"conv2d \(1x1 padded bias\).*elements are wrong"),
     (WrongStride, r"conv2d_data_gradient \(2x4 kernel, 2x1 stride\).*elements are wrong"),
+    (DilationIgnored, r"conv2d \(3x3 dilated by 2, same bias\).*elements are wrong"),
+    (NextGroup, r"conv2d \(3x3 same, 2 groups bias\).*elements are wrong"),
     (HalfPrecision, r"gemm .* in float32: .*elements are wrong"),
     (SinglePrecisionAlways, r"conv2d_weight_gradient .* in float64: .*elements are wrong"),
     (InputChanged, r"activation_gradient .*the input dy was changed"),
