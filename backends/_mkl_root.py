@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from cnn.cache import cache_folder
 from cnn.errors import BackendUnavailable
+from cnn.system.cache import cache_folder
 
 VARIABLE = "CNN_MKL_ROOT"
 VERSION = "2018.0.0"

@@ -8,7 +8,7 @@ from cnn.backend import Library
 from cnn.cblas import CblasBackend
 from cnn.compiled.convolution import TILE_BYTES, TileBytes
 from cnn.errors import BackendUnavailable
-from cnn.threads import libraries
+from cnn.system.threads import libraries
 
 
 class MklBackend(CblasBackend):

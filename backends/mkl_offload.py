@@ -9,8 +9,8 @@ from cnn.backend import Backend
 from cnn.config import require
 from cnn.errors import BackendUnavailable
 from cnn.instruments import Around, Instruments, private
-from cnn.machine import Part
 from cnn.product import Product, ProductReport
+from cnn.system.machine import Part
 from cnn.worker.process import Worker
 
 from ._mkl_root import VARIABLE, VERSION  # noqa: TID251

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.instruments import Instruments
-from cnn.machine import system_text, this_machine
+from cnn.system.machine import system_text, this_machine
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
 

@@ -8,8 +8,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from cnn import registry
 from cnn.backend import Backend
 from cnn.model.passes import SETTLED
-from cnn.threads import budget, limit_threads
-from cnn.timing import repeat
+from cnn.system.threads import budget, limit_threads
+from cnn.system.timing import repeat
 
 # The reference is slow on purpose: its time says nothing.
 READY = [each.name for each in registry.statuses() if each.library and each.name != "reference"]

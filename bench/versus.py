@@ -40,12 +40,12 @@ from typing import Any
 from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
 
-import cnn.threads as threads
-from cnn.arguments import number, whole_number
+import cnn.system.threads as threads
 from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
-from cnn.printing import print_json, print_table
+from cnn.terminal.arguments import number, whole_number
+from cnn.terminal.printing import print_json, print_table
 
 NETS = ("lenet", "lenet5", "cifar10_quick", "vgg6")
 PAUSE = 0.25

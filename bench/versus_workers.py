@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn import registry
 from cnn.cost import count
 from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
-from cnn.timing import sustained
+from cnn.system.timing import sustained
 
 Floats = npt.NDArray[np.float32]
 

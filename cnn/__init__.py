@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from cnn.model.sequential import Sequential
     from cnn.model.zoo import architecture
     from cnn.registry import current_backend, use_backend
-    from cnn.threads import limit_threads
+    from cnn.system.threads import limit_threads
     from cnn.training.trainer import Callback, EpochResult, Trainer, fit
 
 __version__ = version("cnn-blas")
@@ -72,7 +72,7 @@ _NAMES = {
     "cnn.model.sequential": ("Sequential",),
     "cnn.model.zoo": ("architecture",),
     "cnn.registry": ("current_backend", "use_backend"),
-    "cnn.threads": ("limit_threads",),
+    "cnn.system.threads": ("limit_threads",),
     "cnn.training.trainer": ("Callback", "EpochResult", "Trainer", "fit"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

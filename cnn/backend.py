@@ -14,7 +14,6 @@ from cnn.arrays import Array, Buffers
 from cnn.convolution import Convolution, Window, col2im, im2col, pad, padded_size
 from cnn.errors import ShapeError
 from cnn.instruments import Instruments
-from cnn.machine import Part
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
@@ -22,6 +21,7 @@ from cnn.ops.memory import Memory
 from cnn.ops.normalization import Normalization
 from cnn.ops.pooling import Pooling
 from cnn.ops.updates import Updates
+from cnn.system.machine import Part
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn.arrays import Array
 from cnn.backend import Backend, gemm_sizes
 from cnn.compiled import im2col
@@ -20,7 +20,7 @@ from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.instruments import Instruments
-from cnn.timing import Stopwatch
+from cnn.system.timing import Stopwatch
 
 BYTE_FLOPS = 8
 """Floating-point operations that a core does in the time in which it reads a byte of a matrix from its caches."""

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from cnn.product import ProductReport
-from cnn.timing import Stopwatch, now
+from cnn.system.timing import Stopwatch, now
 
 if TYPE_CHECKING:
     from cnn.backend import Backend

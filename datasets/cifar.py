@@ -10,7 +10,7 @@ import numpy as np
 
 from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.errors import DataError
-from cnn.fetch import RemoteFile
+from cnn.system.fetch import RemoteFile
 
 from ._archive import read_members  # noqa: TID251 - relative, as it should be
 from ._cifar_pickle import read_batch  # noqa: TID251

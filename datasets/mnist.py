@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from cnn.data.dataset import Dataset, DatasetPlugin
 from cnn.errors import DataError
-from cnn.fetch import RemoteFile
+from cnn.system.fetch import RemoteFile
 
 from ._idx import find_files, read_split  # noqa: TID251 - relative, as it should be
 

@@ -22,16 +22,16 @@ from cnn.convolution import Convolution, Window
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.model.zoo import architecture
 from cnn.registry import construct, create
+from cnn.system.threads import budget, limit_threads
+from cnn.system.timing import now
 from cnn.testing import CASES, check_backend
-from cnn.threads import budget, limit_threads
-from cnn.timing import now
 
 # The OpenBLAS inside NumPy: another file, other names and sizes than those of the backends that come with the package.
 THIRD = """
 import ctypes
 import numpy
 from cnn import CblasBackend, Library
-from cnn.threads import libraries
+from cnn.system.threads import libraries
 
 class Third(CblasBackend):
     name = "third"
@@ -49,7 +49,7 @@ from cnn.testing import check_backend
 backend = Third()
 print(check_backend(backend))
 """
-    if "openblas64" not in printed("import numpy; from cnn.threads import libraries; print(libraries())"):
+    if "openblas64" not in printed("import numpy; from cnn.system.threads import libraries; print(libraries())"):
         pytest.skip("NumPy was built with another BLAS than its own OpenBLAS")
     assert "runs within the contract" in printed(THIRD + code)
 

@@ -20,7 +20,7 @@ from PIL import Image
 from cnn.cli import COMMANDS, main
 from cnn.model.architecture import read_architecture
 from cnn.model.zoo import ZOO
-from cnn.storage import read_arrays
+from cnn.system.storage import read_arrays
 
 
 def cnn(*arguments: str) -> list[str]:

@@ -11,7 +11,6 @@ from PIL import Image
 
 import cnn.data.dataset as dataset_module
 import cnn.plugins as plugins
-from cnn.cache import cache_folder
 from cnn.data.dataset import (
     DEFAULT_DATASET,
     Dataset,
@@ -23,6 +22,7 @@ from cnn.data.dataset import (
     search_folders,
 )
 from cnn.errors import CnnError, DataError, UsageError
+from cnn.system.cache import cache_folder
 
 OWN = {"cifar10", "cifar100", "fashion-mnist", "folder", "mnist", "mnist-5k", "synthetic"}
 MNIST_NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")

@@ -26,8 +26,8 @@ from cnn.layers import Flatten, Linear
 from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
 from cnn.shard import part
-from cnn.storage import read_arrays
-from cnn.threads import budget
+from cnn.system.storage import read_arrays
+from cnn.system.threads import budget
 from cnn.training.gradients import BatchGradients, buckets
 from cnn.training.metrics import read_metrics
 from cnn.training.world import Pending, World
@@ -335,8 +335,8 @@ def test_cpus_are_divided_by_cores_and_what_a_launcher_has_bound_stays(tmp_path)
 
 
 def test_ranks_of_a_host_share_its_quota(monkeypatch):
-    monkeypatch.setattr("cnn.threads.affinity_count", lambda: 8)
-    monkeypatch.setattr("cnn.threads.cgroup_quota", lambda: 6.0)
+    monkeypatch.setattr("cnn.system.threads.affinity_count", lambda: 8)
+    monkeypatch.setattr("cnn.system.threads.cgroup_quota", lambda: 6.0)
     monkeypatch.delenv("CNN_NUM_THREADS", raising=False)
     assert [budget(None, processes).count for processes in (1, 2, 4, 12)] == [6, 3, 1, 1]
     assert budget(None, 2).describe() == "3 threads (affinity 8, cgroup quota 6 CPUs for 2 processes)"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-import cnn.fetch as fetch_module
+import cnn.system.fetch as fetch_module
 from cnn.errors import DataError, UsageError
-from cnn.fetch import RemoteFile, fetch
+from cnn.system.fetch import RemoteFile, fetch
 
 BODY = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(BODY).hexdigest()

@@ -15,9 +15,9 @@ from cnn.instruments import private
 from cnn.measure.profiler import LOWERING, profile_step, reported_products, whole_step
 from cnn.model.zoo import architecture
 from cnn.registry import create, statuses
+from cnn.system.threads import limit_threads
+from cnn.system.timing import Stopwatch
 from cnn.testing import Recorder
-from cnn.threads import limit_threads
-from cnn.timing import Stopwatch
 
 READY = [each.name for each in statuses() if each.name in ("mkl", "openblas", "numpy") and not each.reason]
 

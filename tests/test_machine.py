@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cnn.machine import Machine, system_text, this_machine
+from cnn.system.machine import Machine, system_text, this_machine
 
 INTEL = """\
 processor\t: 0

@@ -21,11 +21,11 @@ from cnn.energy.reader import Integral, MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
 from cnn.errors import Interrupted
 from cnn.layers import Flatten, Linear
-from cnn.machine import this_machine
 from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
-from cnn.timing import now
+from cnn.system.machine import this_machine
+from cnn.system.timing import now
 from cnn.training.checkpoint import _position
 from cnn.training.trainer import Callback, Trainer
 
@@ -171,7 +171,7 @@ def nvml(tmp_path_factory):
 READ_GPUS = """
     import time
     from cnn.energy.nvml import Nvml
-    from cnn.timing import now
+    from cnn.system.timing import now
     reader = Nvml()
     before, first = now(), reader.joules()
     time.sleep(0.5)

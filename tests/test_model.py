@@ -11,7 +11,7 @@ from cnn.losses import MeanSquaredError
 from cnn.model.modelfile import load_model, save_model
 from cnn.model.sequential import Sequential
 from cnn.registry import create
-from cnn.storage import read_arrays, save_arrays
+from cnn.system.storage import read_arrays, save_arrays
 
 
 def small(**settings):

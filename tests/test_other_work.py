@@ -28,7 +28,7 @@ def counters(root, spent, processes):
 @pytest.mark.parametrize(("others", "share"), [(0.0, 0.0), (0.5, 0.5), (9.0, 1.0)])
 def test_what_is_not_of_this_process_and_its_children_is_others(monkeypatch, tmp_path, others, share):
     clock = iter([0.0, 10.0])
-    monkeypatch.setattr("cnn.timing.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("cnn.system.timing.perf_counter", lambda: next(clock))
     us, child = os.getpid(), os.getpid() + 1
     counters(tmp_path, 100, {us: (1, 3), child: (us, 0), child + 1: (child, 5), 1: (0, 50)})
     with OtherWork(tmp_path) as watched:

@@ -17,7 +17,7 @@ from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture
 from cnn.optimizers import SGD
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
 
 SHAPE, CLASSES = (8, 8, 3), 5
 STEPS = SETTLED + 4

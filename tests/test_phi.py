@@ -24,7 +24,7 @@ from cnn.measure import tuning
 from cnn.measure.profiler import reported_products
 from cnn.model.zoo import architecture
 from cnn.product import Product
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
 from cnn.training.trainer import fit
 
 pytestmark = pytest.mark.phi

@@ -12,7 +12,7 @@ import pytest
 import cnn.energy.rapl as rapl
 from cnn.energy.rapl import PerfEvents, Powercap
 from cnn.energy.reader import MeterUnavailable
-from cnn.timing import now
+from cnn.system.timing import now
 
 PACKAGE_RANGE, MEMORY_RANGE = 262143328850, 65712999613
 """max_energy_range_uj of a package and of memory on Xeon servers: 2**32 units of 61 and of 15.3 microjoules."""

@@ -14,10 +14,10 @@ from helpers.command_lines import check_values, options_of, parse
 from helpers.readmes import ROOT, Readme, readmes
 
 from cnn import plugins
-from cnn.cache import cache_folder
 from cnn.cli import COMMANDS
 from cnn.commands._config_file import apply_config
 from cnn.model.architecture import read_architecture
+from cnn.system.cache import cache_folder
 
 READMES = readmes()
 every = pytest.mark.parametrize("readme", READMES, ids=[each.name for each in READMES])

@@ -18,7 +18,7 @@ from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam, RMSprop
 from cnn.schedules import Constant, Step
-from cnn.storage import read_arrays, save_arrays
+from cnn.system.storage import read_arrays, save_arrays
 from cnn.training.checkpoint import KIND, SINCE
 from cnn.training.trainer import Callback, Trainer
 

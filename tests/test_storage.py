@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cnn.errors import CnnError, FileFormatError
-from cnn.storage import read_arrays, save_arrays, write_atomically
+from cnn.system.storage import read_arrays, save_arrays, write_atomically
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -10,10 +10,10 @@ from pathlib import Path
 import numba
 import pytest
 
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn.errors import UsageError
 from cnn.registry import create
-from cnn.threads import (
+from cnn.system.threads import (
     LoadedLibrary,
     ThreadBudget,
     affinity_count,
@@ -272,7 +272,7 @@ def test_limit_reaches_mkl(layer):
     run(
         """
 import mkl
-from cnn.threads import libraries, limit_threads
+from cnn.system.threads import libraries, limit_threads
 before = mkl.get_max_threads()
 for count in (1, 2, 3):
     with limit_threads(count):
@@ -291,7 +291,7 @@ def test_limit_does_not_wake_a_sequential_mkl():
     run(
         """
 import mkl
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
 with limit_threads(2):
     assert mkl.get_max_threads() == 1
 """,
@@ -303,7 +303,7 @@ with limit_threads(2):
 def test_limit_does_not_reach_what_is_loaded_later():
     run(
         """
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
 with limit_threads(1):
     import mkl
     assert mkl.get_max_threads() == 3

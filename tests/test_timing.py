@@ -2,7 +2,7 @@
 
 import pytest
 
-from cnn.timing import in_turns, repeat, seconds_of, series, sustained
+from cnn.system.timing import in_turns, repeat, seconds_of, series, sustained
 
 
 class Paced:
@@ -10,7 +10,7 @@ class Paced:
 
     def __init__(self, monkeypatch):
         self.now, self.ran = 0.0, []
-        monkeypatch.setattr("cnn.timing.perf_counter", lambda: self.now)
+        monkeypatch.setattr("cnn.system.timing.perf_counter", lambda: self.now)
 
     def job(self, name, *seconds):
         each = iter(seconds)

@@ -15,7 +15,7 @@ from cnn.cli import main
 from cnn.errors import BackendUnavailable
 from cnn.instruments import Instruments
 from cnn.measure import tuning
-from cnn.threads import budget
+from cnn.system.threads import budget
 
 Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")
 
@@ -58,7 +58,7 @@ class PacedInstruments(Instruments):
 def paced(register_backend, monkeypatch):
     """The backend `paced`, registered beside the others, and the tuner's clock its own."""
     register_backend(Paced)
-    monkeypatch.setattr("cnn.timing.perf_counter", lambda: Paced.now)
+    monkeypatch.setattr("cnn.system.timing.perf_counter", lambda: Paced.now)
 
 
 @pytest.fixture

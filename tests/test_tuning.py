@@ -50,7 +50,7 @@ def tuner(monkeypatch):
 
     def make(seconds, candidates, noise=0.0, seed=0, **settings):
         clock = Clock(seconds, noise, seed)
-        monkeypatch.setattr("cnn.timing.perf_counter", lambda: clock.now)
+        monkeypatch.setattr("cnn.system.timing.perf_counter", lambda: clock.now)
         monkeypatch.setattr(tuning, "limit_threads", clock.limit)
         return Tuner(clock.job, START, candidates, **settings), clock
 

@@ -17,8 +17,8 @@ from helpers.openblas_worker import OpenblasWorker, arena_of, close, gone, squar
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
 from cnn.model.sequential import Sequential
+from cnn.system.threads import limit_threads
 from cnn.testing import check_backend, check_gradients
-from cnn.threads import limit_threads
 from cnn.worker import process
 from cnn.worker.arena import Arena
 from cnn.worker.process import WorkerDied

@@ -6,16 +6,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn import registry
-from cnn.arguments import whole_number
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.dataset import Dataset, load_dataset
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
-from cnn.threads import ThreadBudget
+from cnn.system.threads import ThreadBudget
+from cnn.terminal.arguments import whole_number
 
 
 @dataclass(frozen=True)

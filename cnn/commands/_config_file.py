@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from cnn.config import check_values, read_toml
 from cnn.errors import UsageError
-from cnn.storage import write_atomically
+from cnn.system.storage import write_atomically
 
 BACKEND, BACKEND_OPTIONS = "backend", "backend_options"
 

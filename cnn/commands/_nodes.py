@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from cnn.arguments import whole_number
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import catalogue
 from cnn.energy.links import links
@@ -13,6 +12,7 @@ from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
 from cnn.report.predicted import places
 from cnn.report.scaling import Node, curves
+from cnn.terminal.arguments import whole_number
 
 NODE = "2x-e5-2620v3"
 """A node of the cluster that this library was proposed for."""

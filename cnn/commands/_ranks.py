@@ -22,8 +22,8 @@ from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, Step, scaled
 from cnn.errors import CnnError, UsageError
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_table
-from cnn.threads import in_words
+from cnn.system.threads import in_words
+from cnn.terminal.printing import print_json, print_table
 
 HEAD = [
     *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms a step"),

@@ -5,12 +5,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cnn.arguments import number, share, whole_number, whole_number_or_zero
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.data.dataset import DEFAULT_DATASET
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
+from cnn.terminal.arguments import number, share, whole_number, whole_number_or_zero
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cnn import registry
 from cnn.commands import _common
-from cnn.printing import print_json
+from cnn.terminal.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

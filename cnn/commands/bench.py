@@ -12,14 +12,14 @@ import argparse
 from typing import Any
 
 from cnn import registry
-from cnn.arguments import whole_number, whole_numbers
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
 from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_table
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
+from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,13 +9,13 @@ import argparse
 import sys
 from dataclasses import replace
 
-from cnn.arguments import number
 from cnn.commands import _common
 from cnn.energy.calibration import calibration_file, measure, save
 from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
-from cnn.printing import print_lines, print_table
+from cnn.terminal.arguments import number
+from cnn.terminal.printing import print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

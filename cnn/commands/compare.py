@@ -12,9 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 import cnn
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn import registry
-from cnn.arguments import number, whole_number
 from cnn.commands import _common
 from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
@@ -23,10 +22,8 @@ from cnn.energy.devices import catalogue
 from cnn.energy.model import Thresholds
 from cnn.energy.published import published
 from cnn.errors import UsageError
-from cnn.machine import this_machine
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_table
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import places, predict_at, predict_here
@@ -44,7 +41,10 @@ from cnn.report.table import (
     to_csv,
     to_dict,
 )
-from cnn.storage import write_atomically
+from cnn.system.machine import this_machine
+from cnn.system.storage import write_atomically
+from cnn.terminal.arguments import number, whole_number
+from cnn.terminal.printing import print_json, print_table
 
 PROPOSED = f"xeon-phi-5110p@{NODE}"
 """The card that this library was proposed for, in its cluster's node."""

@@ -9,7 +9,7 @@ from typing import Any
 from cnn.commands import _common
 from cnn.cost import Cost, count
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

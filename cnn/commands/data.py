@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from cnn.commands import _common
 from cnn.data.dataset import download_dataset, list_datasets
-from cnn.printing import print_json
+from cnn.terminal.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -12,8 +12,8 @@ from cnn.commands import _common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
 from cnn.errors import UsageError
-from cnn.printing import print_json, print_lines, print_table
-from cnn.threads import in_words
+from cnn.system.threads import in_words
+from cnn.terminal.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

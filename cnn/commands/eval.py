@@ -4,12 +4,12 @@ import argparse
 
 import numpy as np
 
-from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.errors import UsageError
 from cnn.model.modelfile import load_model
-from cnn.printing import print_json, print_lines, print_table
+from cnn.terminal.arguments import whole_number
+from cnn.terminal.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

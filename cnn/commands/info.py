@@ -6,13 +6,13 @@ from typing import Any
 
 import cnn
 import cnn.energy.meters as meters
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn import registry
 from cnn.commands import _common
 from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
-from cnn.machine import this_machine
-from cnn.printing import print_json
+from cnn.system.machine import this_machine
+from cnn.terminal.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cnn import registry
-from cnn.arguments import whole_number, whole_numbers
 from cnn.backend import Backend
 from cnn.commands import _common
 from cnn.commands.calibrate import show_progress
@@ -32,10 +31,11 @@ from cnn.energy.validation import (
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.model.zoo import ZOO, architecture
-from cnn.printing import print_json, print_table
 from cnn.report.table import interval_text, number_text
-from cnn.storage import write_atomically
-from cnn.threads import in_words
+from cnn.system.storage import write_atomically
+from cnn.system.threads import in_words
+from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

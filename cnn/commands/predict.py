@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.data.images import read_image
 from cnn.model.modelfile import load_model
-from cnn.printing import print_json, print_lines
+from cnn.terminal.arguments import whole_number
+from cnn.terminal.printing import print_json, print_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

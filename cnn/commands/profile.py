@@ -8,12 +8,12 @@ products to another place, where those of one more step ran and why, from its li
 
 import argparse
 
-from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_lines, print_table
+from cnn.terminal.arguments import whole_number
+from cnn.terminal.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,12 +3,12 @@
 import argparse
 from typing import Any
 
-from cnn.arguments import whole_number
 from cnn.commands import _common
 from cnn.model.modelfile import load_model
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_table
+from cnn.terminal.arguments import whole_number
+from cnn.terminal.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -28,10 +28,10 @@ from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
-from cnn.printing import print_lines
 from cnn.schedules import Schedule, Warmup
-from cnn.signals import stop_on_signals
-from cnn.storage import write_atomically
+from cnn.system.signals import stop_on_signals
+from cnn.system.storage import write_atomically
+from cnn.terminal.printing import print_lines
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.trainer import Trainer

@@ -17,22 +17,22 @@ from typing import Any
 from tqdm import tqdm
 
 import cnn.plugins as plugins
-import cnn.threads as threads
+import cnn.system.threads as threads
 from cnn import registry
-from cnn.arguments import whole_number, whole_numbers
 from cnn.backend import Backend
 from cnn.backend_options import options_of
 from cnn.commands import _common
 from cnn.commands._config_file import write_config
 from cnn.errors import Interrupted, UsageError
-from cnn.machine import this_machine
 from cnn.measure.benchmark import Job, inference_job, step_job
 from cnn.measure.speedup import Comparison
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
-from cnn.printing import print_json, print_lines, print_table
-from cnn.signals import stop_on_signals
+from cnn.system.machine import this_machine
+from cnn.system.signals import stop_on_signals
+from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.printing import print_json, print_lines, print_table
 
 EVAL_BATCH = 64
 """What cnn eval takes unless told otherwise."""

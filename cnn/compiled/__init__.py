@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numba
 
-from cnn.cache import cache_folder
+from cnn.system.cache import cache_folder
 
 # Numba's own pool ("workqueue") loses whole time slices when another process takes a core, and crashes when two
 # threads enter it. libgomp does neither if a waiting thread spins for some ten microseconds only: its default spins

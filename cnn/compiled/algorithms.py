@@ -7,11 +7,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cnn.cache import cache_folder
 from cnn.errors import CnnError, UsageError
-from cnn.machine import this_machine
-from cnn.storage import write_atomically
-from cnn.timing import in_turns
+from cnn.system.cache import cache_folder
+from cnn.system.machine import this_machine
+from cnn.system.storage import write_atomically
+from cnn.system.timing import in_turns
 
 ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03

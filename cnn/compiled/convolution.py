@@ -23,7 +23,7 @@ from cnn.compiled.winograd import (
 )
 from cnn.config import require
 from cnn.convolution import Convolution
-from cnn.threads import in_words
+from cnn.system.threads import in_words
 
 FEW_CHANNELS = 8
 """Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""

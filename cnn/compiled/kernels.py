@@ -10,7 +10,7 @@ import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
-from cnn.timing import Stopwatch, now
+from cnn.system.timing import Stopwatch, now
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Is handed a call in place of what is called, which it has to call itself."""

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange
 
 from cnn.compiled.parts import PARALLEL, start_of, thread_count
-from cnn.timing import series
+from cnn.system.timing import series
 
 ELEMENTS = 1 << 24
 """Of each of three arrays, 64 MiB."""

@@ -10,11 +10,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cnn.cache import cache_folder
 from cnn.errors import CnnError, DataError, UsageError
-from cnn.fetch import RemoteFile, fetch
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
+from cnn.system.cache import cache_folder
+from cnn.system.fetch import RemoteFile, fetch
 
 DEFAULT_DATASET = "mnist-5k"
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
-from cnn.machine import system_text
+from cnn.system.machine import system_text
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 

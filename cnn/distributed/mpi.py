@@ -12,8 +12,8 @@ from cnn.arrays import Array
 from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
 from cnn.distributed.shard import Slice
 from cnn.errors import CnnError
-from cnn.threads import in_words
-from cnn.timing import now
+from cnn.system.threads import in_words
+from cnn.system.timing import now
 from cnn.training.world import Pending, World
 
 try:

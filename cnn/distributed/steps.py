@@ -27,8 +27,8 @@ from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard, part
-from cnn.threads import budget, limit_threads
-from cnn.timing import now, series
+from cnn.system.threads import budget, limit_threads
+from cnn.system.timing import now, series
 from cnn.training.trainer import Callback, Trainer
 from cnn.training.world import World
 

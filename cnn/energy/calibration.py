@@ -18,19 +18,19 @@ from scipy.optimize import lsq_linear
 
 from cnn.arithmetic import Sizes
 from cnn.backend import Backend
-from cnn.cache import cache_folder
 from cnn.compiled.stream import triad_bytes_per_second
 from cnn.cost import count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
 from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
-from cnn.machine import this_machine
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import Place, least_times
-from cnn.storage import write_atomically
-from cnn.threads import in_words, limit_threads
-from cnn.timing import series
+from cnn.system.cache import cache_folder
+from cnn.system.machine import this_machine
+from cnn.system.storage import write_atomically
+from cnn.system.threads import in_words, limit_threads
+from cnn.system.timing import series
 
 PASSES = 2
 """How often all probes are measured: what disturbs one pass is gone in the other."""

@@ -10,8 +10,8 @@ from cnn.energy.nvml import Nvml
 from cnn.energy.rapl import PerfEvents, Powercap
 from cnn.energy.reader import MeterUnavailable, Reader
 from cnn.energy.xeon_phi import Micras, Micsmc
-from cnn.machine import Part
 from cnn.meter import Energy, Kind, Meter, Unmetered
+from cnn.system.machine import Part
 
 READERS: tuple[type[Reader], ...] = (Powercap, PerfEvents, Micras, Micsmc, Nvml)
 """Every reader; of those for one part of the computer the first that is ready counts."""

@@ -7,7 +7,7 @@ from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration, find
 from cnn.errors import CnnError
 from cnn.meter import Energy, Kind, Meter, Unmetered
-from cnn.threads import in_words
+from cnn.system.threads import in_words
 
 
 class CalibratedPower(Meter):

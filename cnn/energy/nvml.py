@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from cnn.energy.reader import Integral, MeterUnavailable, Reader
-from cnn.machine import Part
+from cnn.system.machine import Part
 
 
 class Nvml(Reader):

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import ClassVar
 
 from cnn.energy.reader import MeterUnavailable, Reader, meter_text, whole
-from cnn.machine import Part, system_text
+from cnn.system.machine import Part, system_text
 
 ROOT_ONLY = (
     "since CVE-2020-8694 (a side channel) the kernel shows energy to root only; run as root, or, where all users may "

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cnn.errors import CnnError
-from cnn.machine import Part
-from cnn.timing import now
+from cnn.system.machine import Part
+from cnn.system.timing import now
 
 
 class MeterUnavailable(CnnError):

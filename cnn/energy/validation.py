@@ -17,7 +17,7 @@ from cnn.energy.published import published, published_curves
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import Place, least_times, place_of
 from cnn.model.architecture import Architecture, read_architecture
-from cnn.threads import limit_threads
+from cnn.system.threads import limit_threads
 
 CORNELL_BATCH = 360
 """Images of a minibatch in the Cornell study."""

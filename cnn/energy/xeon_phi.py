@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from cnn.energy.reader import Integral, MeterUnavailable, Reader, meter_text, whole
-from cnn.machine import Part
+from cnn.system.machine import Part
 
 TOTAL = re.compile(r"Total Power:[ .]+([\d.]+) Watts")
 CARD = re.compile(r"^\s*(.+) \(freq\):", re.MULTILINE)

@@ -14,7 +14,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.timing import Times, in_turns
+from cnn.system.timing import Times, in_turns
 
 STEADY, BUSY = 0.8, 0.1
 """A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from cnn.timing import now
+from cnn.system.timing import now
 
 WORKING = (0, 1, 2, 5, 6, 7)
 """Fields of a processor in /proc/stat that count work: user, nice, system, irq, softirq and steal."""

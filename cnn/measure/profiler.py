@@ -17,7 +17,7 @@ from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
-from cnn.timing import Stopwatch, now, seconds_of
+from cnn.system.timing import Stopwatch, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
 """Operations of a backend whose time is shown apart; one that lowers inside its kernels does not call them."""

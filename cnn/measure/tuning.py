@@ -9,9 +9,9 @@ from cnn.config import require
 from cnn.errors import CnnError, Interrupted
 from cnn.measure.benchmark import Job
 from cnn.measure.speedup import LUCK, Comparison
-from cnn.progress_bar import progress_bar
-from cnn.threads import limit_threads
-from cnn.timing import repeat, sustained
+from cnn.system.threads import limit_threads
+from cnn.system.timing import repeat, sustained
+from cnn.terminal.progress_bar import progress_bar
 
 TURN = 0.1
 """Seconds that a setting runs, at least, each time it is its turn."""

@@ -12,7 +12,7 @@ from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.sequential import Sequential
 from cnn.registry import choose
-from cnn.storage import read_arrays, save_arrays
+from cnn.system.storage import read_arrays, save_arrays
 
 KIND = "model"
 _PREPROCESSING = "preprocessing."

@@ -10,14 +10,14 @@ import numpy as np
 from cnn.backend import Backend
 from cnn.energy.interval import LEAST, MOST, Interval
 from cnn.energy.meters import open_meter
-from cnn.machine import this_machine
 from cnn.measure.benchmark import Job, busy, inference_job, samples, step_job
 from cnn.measure.other_work import OtherWork
 from cnn.meter import Energy, Meter
 from cnn.model.architecture import Architecture
 from cnn.report.row import Row
-from cnn.threads import limit_threads
-from cnn.timing import repeat, seconds_of
+from cnn.system.machine import this_machine
+from cnn.system.threads import limit_threads
+from cnn.system.timing import repeat, seconds_of
 
 STRETCH = 3.0
 """Seconds that a job is repeated for while a meter counts: some meters are read every other second."""

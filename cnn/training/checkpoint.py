@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.sequential import Sequential, load_arrays
 from cnn.optimizers import Optimizer
-from cnn.storage import read_arrays, save_arrays
+from cnn.system.storage import read_arrays, save_arrays
 from cnn.training.position import Position
 from cnn.training.world import World
 

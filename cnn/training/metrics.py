@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn.errors import CnnError, FileFormatError
-from cnn.storage import write_atomically
+from cnn.system.storage import write_atomically
 from cnn.training.trainer import Callback, EpochResult, Trainer
 
 

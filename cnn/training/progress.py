@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 from cnn.meter import energy_words
-from cnn.progress_bar import progress_bar
+from cnn.terminal.progress_bar import progress_bar
 from cnn.training.trainer import Callback, EpochResult, Trainer
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"

@@ -19,7 +19,7 @@ from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
-from cnn.timing import now
+from cnn.system.timing import now
 from cnn.training.checkpoint import read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
 from cnn.training.position import Position

@@ -8,7 +8,7 @@ from typing import NoReturn, TypeVar
 
 from cnn.arrays import Array
 from cnn.shard import Shard
-from cnn.timing import now
+from cnn.system.timing import now
 
 T = TypeVar("T")
 

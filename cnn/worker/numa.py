@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from cnn.machine import system_text
+from cnn.system.machine import system_text
 
 Policy = Literal["bind", "preferred", "interleave"]
 

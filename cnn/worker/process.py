@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from cnn.errors import CnnError
-from cnn.machine import system_text
+from cnn.system.machine import system_text
 from cnn.worker import child
 from cnn.worker.arena import Arena
 

@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from cnn.errors import UsageError
-from cnn.machine import system_text
+from cnn.system.machine import system_text
 
 VARIABLE = "CNN_NUM_THREADS"
 

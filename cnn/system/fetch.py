@@ -17,7 +17,7 @@ from typing import BinaryIO, Protocol
 from tqdm import tqdm
 
 from cnn.errors import DataError, UsageError
-from cnn.progress_bar import progress_bar
+from cnn.terminal.progress_bar import progress_bar
 
 _BLOCK = 1 << 16
 

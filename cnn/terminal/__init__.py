@@ -1,0 +1,1 @@
+"""What commands and benchmarks share at a terminal: arguments, printing and a progress bar."""
