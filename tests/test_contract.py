@@ -61,10 +61,10 @@ def test_shared_state_is_found_time_and_again(broken):
 def test_every_overridable_operation_has_a_case():
     # Those left out are checked without a case: memory, and the pieces that others are made of.
     memory = {"empty", "zeros", "asarray", "to_numpy", "copy", "all_finite", "load_batch"}
-    memory |= {"without_products", "timed_kernels", "algorithm_times", "option_candidates"}
+    memory |= {"without_products", "timed_kernels", "algorithm_times", "option_candidates", "download"}
     memory |= {"recording", "recordings_hold_for"}
     methods = {name for name in dir(Backend) if not name.startswith("_")}
-    methods -= {"name", "dtypes", "library", "powered", "on_product", "multiplies", *memory}
+    methods -= {"name", "dtypes", "library", "powered", "fetches", "on_product", "multiplies", *memory}
     assert {case.operation for case in CASES} == methods
 
 
