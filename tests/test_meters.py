@@ -26,7 +26,7 @@ from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
 from cnn.system.machine import this_machine
 from cnn.system.timing import now
-from cnn.training.checkpoint import _position
+from cnn.training.position import Position
 from cnn.training.trainer import Callback, Trainer
 
 FORUM_499748 = """\
@@ -428,7 +428,7 @@ def test_a_run_from_before_energy_was_counted_goes_on_without(net, tmp_path, cap
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["joules"], summary["joules_per_image"], summary["energy"]) == (None, None, "unavailable")
     assert "training energy  unavailable: not all of it was counted" in capsys.readouterr().out
-    assert _position({"epoch": 1, "batch": 3}).energy == UNCOUNTED
+    assert Position.from_table({"epoch": 1, "batch": 3}).energy == UNCOUNTED
 
 
 @pytest.fixture
