@@ -15,7 +15,7 @@ from ._mkl_download import fetch_mkl  # noqa: TID251 - relative, as it should be
 from ._mkl_root import VARIABLE, VERSION, find_library, find_openmp  # noqa: TID251 - relative, as it should be
 
 
-class OldMkl(WorkerBackend, Downloadable):
+class MklWorker(WorkerBackend, Downloadable):
     """cblas_?gemm of the libmkl_rt that `_mkl_root` finds, with Intel's OpenMP."""
 
     fetches = (

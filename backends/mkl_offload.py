@@ -14,7 +14,7 @@ from cnn.system.machine import Part
 from cnn.worker.process import Worker
 
 from ._mkl_root import VARIABLE, VERSION  # noqa: TID251
-from ._mkl_worker import OldMkl  # noqa: TID251
+from ._mkl_worker import MklWorker  # noqa: TID251
 from ._offload_report import CardPart, read_report  # noqa: TID251 - relative, as it should be
 
 CARD = 2
@@ -26,7 +26,7 @@ THRESHOLDS = (2048, 2048, 256)
 NO_CARD = "no coprocessor: every product ran on the host"
 
 
-class MklOffloadBackend(OldMkl):
+class MklOffloadBackend(MklWorker):
     """cblas_?gemm of an MKL with AO: MKL decides for each product, and its own report says what it decided."""
 
     name: ClassVar[str] = "mkl-offload"

@@ -14,13 +14,13 @@ from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
 
 from ._mkl_root import VARIABLE, VERSION  # noqa: TID251 - relative, as it should be
-from ._mkl_worker import OldMkl  # noqa: TID251 - relative, as it should be
+from ._mkl_worker import MklWorker  # noqa: TID251 - relative, as it should be
 
 KERNELS = "libmkl_avx512_mic.so"
 """MKL 2018.0.0 to 2021.4.0 have it."""
 
 
-class MklPhiBackend(OldMkl):
+class MklPhiBackend(MklWorker):
     """cblas_?gemm of MKL's kernels for Knights Landing, on that processor or another one with AVX-512."""
 
     name: ClassVar[str] = "mkl-phi"

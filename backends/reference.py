@@ -174,7 +174,7 @@ class ReferenceBackend(Backend):
         for n, row in enumerate(wide(scores)):
             out[n] = softmax(row)
 
-    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
+    def target_probabilities(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         for n, row in enumerate(wide(scores)):
             heights = (row + max(high - row.max(), 0) - low).clip(min=0)
             out[n] = heights / heights.sum()

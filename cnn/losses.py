@@ -60,4 +60,4 @@ class MeanSquaredError(Loss):
         return backend.squared_error(scores, labels, out, low=self.low, high=self.high)
 
     def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
-        backend.target_shares(scores, out, low=self.low, high=self.high)
+        backend.target_probabilities(scores, out, low=self.low, high=self.high)

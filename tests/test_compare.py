@@ -26,7 +26,7 @@ from cnn.report.comparison import compare
 from cnn.report.drawing import LIGHT
 from cnn.report.figures import drawings, picture
 from cnn.report.page import STYLE, page
-from cnn.report.predicted import Place, places, predict_at
+from cnn.report.predicted import Target, predict_at, targets
 from cnn.report.row import QUANTITIES, Row, published_row
 from cnn.report.table import HEAD, cells, interval_text, notes, number_text, sources, to_csv, to_dict
 
@@ -44,7 +44,7 @@ def a_row(**changes):
 def comparison():
     """Predicted rows of three places and two that were put in by hand, one of which knows nothing."""
     cost = count(architecture("lenet"), 64, training=True)
-    predicted = [predict_at(cost, place, Thresholds()) for place in places(KEYS, DEVICES)]
+    predicted = [predict_at(cost, target, Thresholds()) for target in targets(KEYS, DEVICES)]
     by_hand = [a_row(seconds_per_image=Interval(1e-4, 0.9e-4, 1.2e-4)), a_row(device="unknown <&>")]
     rows = [*by_hand, *(row for row, _ in predicted)]
     return compare(cost, rows, published(), [breakdown for _, breakdown in predicted], ["E is left out."])
@@ -108,23 +108,23 @@ def test_rows_stand_in_the_order_of_their_times(comparison):
 @pytest.mark.parametrize("key", KEYS)
 def test_a_predicted_row_is_the_models_and_its_stages_make_up_its_time(key):
     cost = count(architecture("cifar10_quick"), 32, training=True)
-    (place,) = places([key], DEVICES)
-    row, breakdown = predict_at(cost, place, Thresholds())
-    prediction = predict(cost, place.device, host=place.host, offload=Thresholds() if place.host else None)
+    (target,) = targets([key], DEVICES)
+    row, breakdown = predict_at(cost, target, Thresholds())
+    prediction = predict(cost, target.device, host=target.host, offload=Thresholds() if target.host else None)
     assert row.provenance == "predicted"
     assert row.seconds.value == pytest.approx(prediction.seconds.value)
     assert row.images_per_second.low == pytest.approx(32 / prediction.seconds.high)
     assert row.joules_per_image.value == pytest.approx(prediction.joules.value / 32)
     assert row.indicative == prediction.indicative
     assert sum(each.seconds.value for each in breakdown.stages) == pytest.approx(row.seconds.value)
-    assert (breakdown.peak is None) == (place.host is not None)
+    assert (breakdown.peak is None) == (target.host is not None)
 
 
 def test_an_offload_beyond_mkls_rule_moves_the_time():
     cost = count(architecture("lenet"), 64, training=True)
-    (place,), (host,) = places(KEYS[2:], DEVICES), places(["2x-e5-2620v3"], DEVICES)
-    by_rule, _ = predict_at(cost, place, Thresholds())
-    everything, _ = predict_at(cost, place, Thresholds(0, 0, 0))
+    (target,), (host,) = targets(KEYS[2:], DEVICES), targets(["2x-e5-2620v3"], DEVICES)
+    by_rule, _ = predict_at(cost, target, Thresholds())
+    everything, _ = predict_at(cost, target, Thresholds(0, 0, 0))
     alone, _ = predict_at(cost, host, Thresholds())
     # By MKL's rule no product of a network this small is offloaded.
     assert by_rule.seconds == alone.seconds
@@ -135,7 +135,7 @@ def test_an_offload_beyond_mkls_rule_moves_the_time():
 @pytest.mark.parametrize("key", ["no-such", "a@b@c", "titan-x-maxwell@no-such", ""])
 def test_a_place_that_is_none_is_refused_by_name(key):
     with pytest.raises(UsageError, match=f"no device '{key}'; known are xeon-phi-5110p"):
-        places([key], DEVICES)
+        targets([key], DEVICES)
 
 
 class TwoJoulesAnImage(Meter):
@@ -252,7 +252,7 @@ def joules(breakdown):
 def test_the_layers_table_has_no_energy_where_none_is_known():
     nothing = replace(DEVICES["tesla-k40"], idle_watts=None)
     cost = count(architecture("mlp"), 1, training=False)
-    row, breakdown = predict_at(cost, Place(nothing), Thresholds())
+    row, breakdown = predict_at(cost, Target(nothing), Thresholds())
     text = page(compare(cost, [row], [], [breakdown]), {})
     assert "Tesla K40, ms" in text
     assert "Tesla K40, mJ" not in text

@@ -193,7 +193,7 @@ def test_max_pooling_backward_asks_for_a_forward_pass_in_training():
 
 
 def all_buffers(net):
-    return [net.buffers, net.setting.scratch, *(layer.buffers for layer in net.layers)]
+    return [net.buffers, net.context.scratch, *(layer.buffers for layer in net.layers)]
 
 
 def data_pointers(net):

@@ -7,6 +7,7 @@ from scipy.signal import correlate2d
 from cnn.layers import (
     AvgPool2D,
     BatchNorm,
+    Context,
     Conv2D,
     Dropout,
     Flatten,
@@ -14,7 +15,6 @@ from cnn.layers import (
     LocalResponseNorm,
     MaxPool2D,
     ReLU,
-    Setting,
     Sigmoid,
     Tanh,
 )
@@ -28,7 +28,7 @@ def built(layer, shape, *, seed=0, dtype=np.float64):
     """The layer, ready for images of `shape`, on the plainest backend."""
     backend = create("numpy")
     layer.name = "layer1"
-    layer.build(shape, setting=Setting(backend, np.dtype(dtype), np.random.default_rng(seed)))
+    layer.build(shape, context=Context(backend, np.dtype(dtype), np.random.default_rng(seed)))
     return layer
 
 

@@ -106,7 +106,7 @@ def test_softmax_of_extreme_scores(scores, expected):
     np.testing.assert_allclose(shares(SoftmaxCrossEntropy(), [scores])[0], expected, rtol=1e-5)
 
 
-def test_target_shares_worked_by_hand():
+def test_target_probabilities_worked_by_hand():
     # Heights 0, 0.75, 1.5, 3.75 and 0 (below the low target); the second row is lifted by 1 until 0 reaches 1.
     got = shares(MeanSquaredError(-0.5, 1), [[-0.5, 0.25, 1, 3.25, -3], [0, -1, -2, -1.5, 0]], np.float64)
     np.testing.assert_allclose(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cnn.errors import ShapeError, UsageError
-from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D, ReLU, Setting
+from cnn.layers import BatchNorm, Context, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D, ReLU
 from cnn.model.network import INPUT, Network
 from cnn.model.zoo import ZOO, architecture
 from cnn.registry import create
@@ -34,7 +34,7 @@ class Product(Layer):
 
 
 def built(network, backend="numpy"):
-    network.build(Setting(create(backend), np.dtype(np.float64), np.random.default_rng(3)))
+    network.build(Context(create(backend), np.dtype(np.float64), np.random.default_rng(3)))
     return network
 
 

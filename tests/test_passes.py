@@ -109,8 +109,8 @@ def test_what_is_not_repeated_is_called_in_between(layers, options, loss, backen
 class Counted(ReLU):
     """Counts its forward passes."""
 
-    def build(self, input_shape, *, setting):
-        super().build(input_shape, setting=setting)
+    def build(self, input_shape, *, context):
+        super().build(input_shape, context=context)
         self.calls = 0
 
     def forward(self, x, *, training):
@@ -146,7 +146,7 @@ class Noisy(ReLU):
 
     def forward(self, x, *, training):
         y = super().forward(x, training=training)
-        y += self.setting.rng.random(y.shape, np.float32)
+        y += self.context.rng.random(y.shape, np.float32)
         return y
 
 

@@ -16,7 +16,7 @@ from cnn.backend_options import options_of
 from cnn.cli import COMMANDS, main
 from cnn.energy.devices import catalogue
 from cnn.model.zoo import ZOO
-from cnn.report.predicted import places
+from cnn.report.predicted import targets
 
 ELSEWHERE = {"cnn bench --ranks", "cnn model validate"}
 """Outputs whose keys are compared in tests/test_ranks.py and tests/test_calibration.py."""
@@ -149,10 +149,10 @@ def test_the_cost_on_a_phi_is_what_the_model_says(net, mode, capsys):
     (block,) = [block for block in readme.blocks("") if "MODE" in block.text]
     (words,) = commands(block.text.replace("NET", net).replace("MODE", mode))
     rows = {(row["device"], row["software"]): row for row in printed(capsys, *words)["rows"]}
-    asked = places(words[words.index("--device") + 1].split(","), catalogue())
+    asked = targets(words[words.index("--device") + 1].split(","), catalogue())
     for number, quantity in enumerate(("images_per_second", "images_per_joule"), 0 if mode == "train" else 2):
-        for (label, cells), place in zip(readme.table("device", number).items(), asked, strict=True):
-            values = three(rows[place.device.name, place.how], quantity)
+        for (label, cells), target in zip(readme.table("device", number).items(), asked, strict=True):
+            values = three(rows[target.device.name, target.how], quantity)
             assert agrees(cells[NETS.index(net)], *values), (label, quantity, values)
 
 

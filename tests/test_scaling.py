@@ -17,7 +17,7 @@ from cnn.energy.scaling import (
     BUCKET_BYTES,
     RESULT_BYTES,
     Fabric,
-    Step,
+    StepTime,
     buckets,
     curve,
     exposed_seconds,
@@ -47,7 +47,7 @@ def a_step(forward=1.0, backward=((BUCKET_BYTES, 1.0),), update=0.5, **watts):
     # Memory that adds up for nothing leaves latency and bandwidth alone.
     layers = tuple((size, draws(seconds)) for size, seconds in backward)
     known = {name: draws(value) for name, value in watts.items()}
-    return Step(draws(forward), layers, draws(update), draws(np.inf), **known)
+    return StepTime(draws(forward), layers, draws(update), draws(np.inf), **known)
 
 
 @pytest.mark.parametrize(

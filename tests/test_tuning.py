@@ -10,7 +10,7 @@ import pytest
 from cnn.errors import CnnError, Interrupted, UsageError
 from cnn.measure import tuning
 from cnn.measure.benchmark import Job
-from cnn.measure.speedup import LUCK, Comparison, median_interval
+from cnn.measure.speedup import LUCK, Speedup, median_interval
 from cnn.measure.tuning import Setting, Tuner
 
 START = Setting(1, 10, {"tile": 4, "mode": None})
@@ -240,7 +240,7 @@ def test_interval_holds_the_median_as_often_as_it_says(rounds):
 
 
 def test_faster_means_above_the_noise():
-    mostly = Comparison.of([(1.2, 1.0)] * 12 + [(1.0, 1.1)] * 3)
+    mostly = Speedup.of([(1.2, 1.0)] * 12 + [(1.0, 1.1)] * 3)
     assert mostly.ratio == pytest.approx(1.2)
     assert mostly.faster
-    assert not Comparison.of([(1.2, 1.0)] * 11 + [(1.0, 1.1)] * 4).faster
+    assert not Speedup.of([(1.2, 1.0)] * 11 + [(1.0, 1.1)] * 4).faster

@@ -10,7 +10,7 @@ from cnn.energy.links import links
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
-from cnn.report.predicted import places
+from cnn.report.predicted import targets
 from cnn.report.scaling import Node, curves
 from cnn.terminal.arguments import whole_number
 
@@ -61,7 +61,7 @@ def node_curves(
     if unknown:
         raise UsageError(f"There is no link {unknown[0]!r}; known are {', '.join(known)}.")
     keys = options.device.split(",") if options.device else [NODE]
-    nodes = [Node.of_place(place, options.thresholds) for place in places(keys, catalogue(options.devices))]
+    nodes = [Node.of_target(target, options.thresholds) for target in targets(keys, catalogue(options.devices))]
     nodes += [Node.of_calibration(each) for each in calibrations]
     joined, batch, weak = [known[key] for key in asked], options.batch_size, options.scaling == "weak"
     too_many = [] if weak else [number for number in options.nodes if number > batch]

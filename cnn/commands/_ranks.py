@@ -15,11 +15,11 @@ import numpy as np
 
 from cnn import registry
 from cnn.cost import gradient_bytes
-from cnn.distributed.steps import MARK, Request, Steps, Timed
+from cnn.distributed.steps import MARK, Request, Timed, TimedSteps
 from cnn.energy.devices import Quantity
 from cnn.energy.links import Link
 from cnn.energy.prediction import DRAWS
-from cnn.energy.scaling import OPERANDS, Step, scaled
+from cnn.energy.scaling import OPERANDS, StepTime, scaled
 from cnn.errors import CnnError, UsageError
 from cnn.model.zoo import architecture
 from cnn.system.threads import in_words
@@ -104,7 +104,7 @@ def _launch(words: list[str], request: Request) -> Timed:
         reason = next((line for line in said if line.startswith("cnn: ")), said[-1])
         raise CnnError(f"{shlex.join(words)} failed with exit code {done.returncode}: {reason.removeprefix('cnn: ')}")
     table = json.loads(found[-1].removeprefix(MARK))
-    return Timed(**(table | {"steps": [Steps(**each) for each in table["steps"]]}))
+    return Timed(**(table | {"steps": [TimedSteps(**each) for each in table["steps"]]}))
 
 
 def _link(timed: Timed) -> Link:
@@ -126,7 +126,7 @@ def _row(net: str, gradients: dict[str, int], timed: Timed, batch: int, link: Li
     steps = next(each for each in timed.steps if (each.net, each.batch) == (net, batch))
     layers = tuple((gradients.get(name, 0), np.full(1 + DRAWS, seconds)) for name, seconds in steps.layers.items())
     none = np.zeros(1 + DRAWS)
-    step = Step(none, layers, none + steps.update, none + OPERANDS / timed.add)
+    step = StepTime(none, layers, none + steps.update, none + OPERANDS / timed.add)
     predicted = None
     if link is not None and timed.ranks > 1:
         predicted = scaled(step, link, timed.ranks, batch).seconds

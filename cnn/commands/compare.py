@@ -26,7 +26,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
-from cnn.report.predicted import places, predict_at, predict_here
+from cnn.report.predicted import predict_at, predict_here, targets
 from cnn.report.row import Row
 from cnn.report.table import (
     HEAD,
@@ -130,9 +130,9 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
     devices = catalogue(options.devices)
     asked = options.device.split(",") if options.device else [*devices, PROPOSED]
     found, omitted = [], []
-    for place in places(asked, devices):
+    for target in targets(asked, devices):
         try:
-            found.append(predict_at(cost, place, options.thresholds))
+            found.append(predict_at(cost, target, options.thresholds))
         except UsageError as error:
             if options.device:
                 raise

@@ -21,8 +21,8 @@ from cnn.energy.devices import catalogue
 from cnn.energy.validation import (
     CORNELL_BATCH,
     CORNELL_DIFFERENCE,
-    Case,
     CurvePoint,
+    ValidatedStep,
     cornell_curves,
     mean_absolute_error,
     measured_case,
@@ -115,7 +115,7 @@ def _calibration(backend: Backend, count: int) -> Calibration:
     return result
 
 
-def _print(cases: list[Case], layers: bool) -> None:
+def _print(cases: list[ValidatedStep], layers: bool) -> None:
     rows = []
     for case in cases:
         where = case.where if case.threads is None else f"{case.where}, {case.threads}"

@@ -25,7 +25,7 @@ from cnn.commands import _common
 from cnn.commands._config_file import write_config
 from cnn.errors import Interrupted, UsageError
 from cnn.measure.benchmark import Job, inference_job, step_job
-from cnn.measure.speedup import Comparison
+from cnn.measure.speedup import Speedup
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
@@ -150,7 +150,7 @@ def _write(
     backend: Backend,
     defaults: Mapping[str, Any],
     tuner: Tuner,
-    gain: Comparison | None,
+    gain: Speedup | None,
 ) -> None:
     setting = tuner.setting
     values: dict[str, Any] = {"backend": backend.name, "threads": setting.threads}
@@ -200,7 +200,7 @@ def _say(finding: Finding) -> None:
     tqdm.write(f"{finding.name} {words}")
 
 
-def _gain_words(gain: Comparison) -> str:
+def _gain_words(gain: Speedup) -> str:
     return (
         f"{gain.before:,.0f} -> {gain.after:,.0f} images/s, {gain.ratio:.2f} times as fast "
         f"({gain.low:.2f} to {gain.high:.2f})"

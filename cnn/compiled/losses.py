@@ -48,7 +48,7 @@ def softmax(scores: Any, out: Any, k: int) -> None:
 
 
 @kernel(SINGLE, FLOATS, FLOATS, types.float64, types.float64, INTEGER)
-def target_shares(scores: Any, out: Any, low: float, high: float, k: int) -> None:
+def target_probabilities(scores: Any, out: Any, low: float, high: float, k: int) -> None:
     """out = what lies above `low`, over its sum, for rows of k that are lifted until their largest reaches `high`."""
     width = U(k)
     for start in range(U(0), U(scores.size), width):

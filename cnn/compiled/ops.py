@@ -194,12 +194,12 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             return checked_count(losses.cross_entropy(*arrays, scores.shape[1]), scores.shape[1])
         return super().softmax_cross_entropy(scores, labels, out)
 
-    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
+    def target_probabilities(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         arrays = flat(scores, out)
         if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
-            super().target_shares(scores, out, low=low, high=high)
+            super().target_probabilities(scores, out, low=low, high=high)
         else:
-            losses.target_shares(*arrays, float(low), float(high), scores.shape[1])
+            losses.target_probabilities(*arrays, float(low), float(high), scores.shape[1])
 
     def squared_error(
         self, scores: Array, labels: Array, out: Array | None, *, low: float, high: float

@@ -75,7 +75,7 @@ def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> 
 
 
 @njit(**INNER)
-def _max_slopes(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
+def _max_gradient_rows(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
     """Input rows first to last of all N * H: each is cleared and takes the slopes it won while it is in the cache."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
@@ -133,7 +133,7 @@ def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
 
 
 @njit(**INNER)
-def _mean_slopes(dy: Any, out: Any, g: Any, first: int, last: int) -> None:
+def _mean_gradient_rows(dy: Any, out: Any, g: Any, first: int, last: int) -> None:
     """Input rows first to last of all N * H."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
@@ -160,11 +160,11 @@ def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int,
     if step == MAX:
         _max_rows(source, result, winners, g, first, last)
     elif step == MAX_GRADIENT:
-        _max_slopes(source, winners, result, g, first, last)
+        _max_gradient_rows(source, winners, result, g, first, last)
     elif step == MEAN:
         _mean_rows(source, result, g, first, last)
     else:
-        _mean_slopes(source, result, g, first, last)
+        _mean_gradient_rows(source, result, g, first, last)
 
 
 @kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, GEOMETRY, INTEGER, INTEGER)

@@ -24,13 +24,13 @@ def rehearse(trainer: Trainer, evaluated: Iterable[Split]) -> None:
     slices = {max(1, size) for whole in micro for size in _sizes(whole, world.size)}
     batches = {size for count in map(len, evaluated) for size in (EVALUATED, count % EVALUATED)}
     state, random = model.state(), model.rng.bit_generator.state
-    shard, model.setting.shard = model.setting.shard, Shard()
+    shard, model.context.shard = model.context.shard, Shard()
     with world.first_here(), np.errstate(all="ignore"):
         for size in sorted(slices):
             model.train_step(train.images, train.labels, np.arange(size))
         for size in sorted(batches - {0}):
             model.forward(model.load_images(train.images, np.arange(size) % len(train)))
-    model.setting.shard = shard
+    model.context.shard = shard
     model.load_state(state)
     model.rng.bit_generator.state = random
 

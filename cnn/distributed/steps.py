@@ -56,7 +56,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Steps:
+class TimedSteps:
     """One network and batch: medians over the rounds of means over the ranks, in seconds a step.
 
     `layers` are what each layer and all before it took since the layer behind it in the backward pass, by name, and
@@ -88,7 +88,7 @@ class Timed:
     add: float
     latency: float | None
     byte: float | None
-    steps: list[Steps]
+    steps: list[TimedSteps]
 
 
 def main() -> int:
@@ -138,7 +138,7 @@ class _Clock(Callback):
         self.marks.append((now(), traffic.seconds, traffic.exposed))
 
 
-def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) -> Steps:
+def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) -> TimedSteps:
     model = architecture(net).build(backend=backend)
     split = Split(*random_batch(model, (1 + STEPS) * batch))
     trainer = Trainer(model, split, optimizer=SGD(0.9), schedule=Constant(RATE), batch_size=batch, world=world)
@@ -155,17 +155,17 @@ def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) ->
             wholes.append(np.subtract(clock.marks[-1], clock.marks[0]) / STEPS)
     of_layers, of_steps = (np.median(np.mean(world.gather(each), axis=0), axis=0).tolist() for each in (parts, wholes))
     names = [model.network.nodes[place].name for place in model.network.backward_order]
-    return Steps(net, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
+    return TimedSteps(net, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
 
 
 def _alone(trainer: Trainer, own: npt.NDArray[np.int64]) -> list[float]:
     """The time at the start of a step on `own` images, after each layer's gradients and after the update."""
     model, split = trainer.model, trainer.train
-    shard, model.setting.shard = model.setting.shard, Shard()
+    shard, model.context.shard = model.context.shard, Shard()
     marks = [now()]
     model.train_step(split.images, split.labels, own, after_layer=lambda place: marks.append(now()))
     trainer.optimizer.step(RATE)
-    model.setting.shard = shard
+    model.context.shard = shard
     return [*marks, now()]
 
 

@@ -25,7 +25,7 @@ from cnn.energy.probes import Probe, probes
 from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.measure.benchmark import random_batch
-from cnn.measure.profiler import Place, least_times
+from cnn.measure.profiler import LayerPass, least_times
 from cnn.system.cache import cache_folder
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
@@ -132,7 +132,7 @@ def _call_seconds(backend: Backend) -> float:
 def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
     """The law of each kind of task."""
     drawn = list(probes())
-    least: dict[tuple[str, str, bool, Place], Point] = {}
+    least: dict[tuple[str, str, bool, LayerPass], Point] = {}
     for number in range(PASSES):
         for place, probe in enumerate(drawn):
             progress(f"pass {number + 1}: {place} of {len(drawn)} networks")
@@ -145,7 +145,7 @@ def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
     return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
 
 
-def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, Place], Point]]:
+def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, LayerPass], Point]]:
     """The least seconds of every task of a probe, in training and in classification, by its law and what it is."""
     model = probe.net.build(backend=backend)
     images, labels = random_batch(model, probe.batch)

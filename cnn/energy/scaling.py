@@ -42,7 +42,7 @@ OPERANDS = 3
 
 
 @dataclass(frozen=True)
-class Step:
+class StepTime:
     """Draws of one node's training step on its share: seconds, joules and idle watts (None where unknown).
 
     `backward` are the layers in the order they run, each with the bytes of its gradients (0 for none) and its seconds.
@@ -113,7 +113,7 @@ class Fabric:
         return least
 
 
-def step_of(prediction: Prediction, gradients: dict[str, int], memory: Quantity) -> Step:
+def step_of(prediction: Prediction, gradients: dict[str, int], memory: Quantity) -> StepTime:
     """A predicted training step as the model of scaling takes it; `memory` is the node's bandwidth in 1e9 bytes/s."""
     none = np.zeros(1 + DRAWS)
     forward, update, backward = none, none, dict[str, Vector]()
@@ -130,10 +130,10 @@ def step_of(prediction: Prediction, gradients: dict[str, int], memory: Quantity)
             joules = joules + each.draws.joules
     layers = tuple((gradients.get(layer, 0), seconds) for layer, seconds in backward.items())
     rng = np.random.default_rng([SEED, 1])
-    return Step(forward, layers, update, draws_of(memory, rng) * 1e9, joules, prediction.idle)
+    return StepTime(forward, layers, update, draws_of(memory, rng) * 1e9, joules, prediction.idle)
 
 
-def buckets(step: Step, least: int = BUCKET_BYTES) -> list[tuple[int, Vector]]:
+def buckets(step: StepTime, least: int = BUCKET_BYTES) -> list[tuple[int, Vector]]:
     """Bytes of each bucket of at least `least`, the last one of what is left, and when its gradients are ready."""
     found, size, time = [], 0, step.forward
     for number, seconds in step.backward:
@@ -159,7 +159,7 @@ def share(batch: int, nodes: int) -> int:
     return ceil(batch / nodes)
 
 
-def scaled(step: Step, link: Link, nodes: int, batch: int, alone: Vector | None = None) -> Scaled:
+def scaled(step: StepTime, link: Link, nodes: int, batch: int, alone: Vector | None = None) -> Scaled:
     """`step` on each of `nodes` nodes, `batch` images in all; `alone` are the images a second of one node."""
     fabric = Fabric(link)
     ready = [*buckets(step), (RESULT_BYTES, step.gradients)]
@@ -185,7 +185,9 @@ def scaled(step: Step, link: Link, nodes: int, batch: int, alone: Vector | None 
     )
 
 
-def curve(step_at: Callable[[int], Step], link: Link, counts: Sequence[int], batch: int, *, weak: bool) -> list[Scaled]:
+def curve(
+    step_at: Callable[[int], StepTime], link: Link, counts: Sequence[int], batch: int, *, weak: bool
+) -> list[Scaled]:
     """A step on each of `counts` nodes. `step_at` gives one node's step on so many images.
 
     Strong scaling shares `batch` images among the nodes, weak scaling gives each node as many. Raises UsageError where

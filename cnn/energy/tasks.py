@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Extent, Stage
-from cnn.measure.profiler import Place, place_of
+from cnn.measure.profiler import LayerPass, layer_pass_of
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Task:
     tells how much of what a task reads the caches still hold.
     """
 
-    place: Place
+    place: LayerPass
     law: str
     stages: tuple[Stage, ...]
     extent: Extent
@@ -30,10 +30,10 @@ class Task:
 
 def tasks(cost: Cost) -> list[Task]:
     """The tasks of a step in the order they run; every stage with operations is in one, in two if it fuses a tanh."""
-    grouped: dict[Place, list[Stage]] = {}
+    grouped: dict[LayerPass, list[Stage]] = {}
     for stage in cost.stages:
         if stage.operations:
-            grouped.setdefault(place_of(stage), []).append(stage)
+            grouped.setdefault(layer_pass_of(stage), []).append(stage)
     return [task for place, stages in grouped.items() for task in _tasks(place, tuple(stages), cost)]
 
 
@@ -42,7 +42,7 @@ def work_of(stage: Stage) -> int:
     return stage.gemm_flops or stage.bytes
 
 
-def _tasks(place: Place, stages: tuple[Stage, ...], cost: Cost) -> Iterator[Task]:
+def _tasks(place: LayerPass, stages: tuple[Stage, ...], cost: Cost) -> Iterator[Task]:
     phases = {stage.phase for stage in stages}
     direction = "classification" if phases == {FORWARD} and not cost.training else stages[0].phase
     if phases == {WEIGHT, DATA}:

@@ -15,7 +15,7 @@ from cnn.energy.model import predict
 from cnn.energy.prediction import Prediction
 from cnn.energy.published import published, published_curves
 from cnn.measure.benchmark import random_batch
-from cnn.measure.profiler import Place, least_times, place_of
+from cnn.measure.profiler import LayerPass, layer_pass_of, least_times
 from cnn.model.architecture import Architecture, read_architecture
 from cnn.system.threads import limit_threads
 
@@ -30,7 +30,7 @@ in double precision at best half, and an offload waits for PCIe besides."""
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerError:
     """One layer in one direction, predicted and measured."""
 
     layer: str
@@ -45,7 +45,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Case:
+class ValidatedStep:
     """One step predicted and measured: here, or by others with `software`, as `source` reports."""
 
     net: str
@@ -56,7 +56,7 @@ class Case:
     predicted: Interval
     measured: float
     source: str
-    parts: tuple[Part, ...] = ()
+    parts: tuple[LayerError, ...] = ()
     software: str | None = None
     indicative: bool = False
 
@@ -78,7 +78,7 @@ class Case:
 
 def measured_case(
     net: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
-) -> Case:
+) -> ValidatedStep:
     """A step of `net` here, its layers each at the least of `repeats`, against the calibration's prediction."""
     model = net.build(backend=backend)
     images, labels = random_batch(model, batch)
@@ -86,8 +86,8 @@ def measured_case(
         times = least_times(model, images, labels, training=training, repeats=repeats)
     prediction = predict_calibrated(count(net, batch, training=training), calibration)
     predicted = _by_place(prediction)
-    parts = [Part(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
-    return Case(
+    parts = [LayerError(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
+    return ValidatedStep(
         net=net.name,
         where=calibration.backend,
         threads=calibration.threads,
@@ -100,16 +100,16 @@ def measured_case(
     )
 
 
-def _by_place(prediction: Prediction) -> dict[Place, float]:
+def _by_place(prediction: Prediction) -> dict[LayerPass, float]:
     """Seconds by layer and direction, as the profiler names them."""
-    found: dict[Place, float] = {}
+    found: dict[LayerPass, float] = {}
     for each in prediction.stages:
-        place = place_of(each.stage)
+        place = layer_pass_of(each.stage)
         found[place] = found.get(place, 0.0) + each.seconds.value
     return found
 
 
-def published_cases(devices: dict[str, Device]) -> list[Case]:
+def published_cases(devices: dict[str, Device]) -> list[ValidatedStep]:
     """Published times of forward and backward that the catalogue was not fitted to."""
     cases = []
     for row in published():
@@ -121,7 +121,7 @@ def published_cases(devices: dict[str, Device]) -> list[Case]:
         device = devices[row.device_key]
         prediction = predict(cost, device)
         cases.append(
-            Case(
+            ValidatedStep(
                 net=row.layers,
                 where=device.name,
                 threads=None,
@@ -143,7 +143,7 @@ def published_net(name: str) -> Architecture:
         return read_architecture(path)
 
 
-def mean_absolute_error(cases: Iterable[Case]) -> float | None:
+def mean_absolute_error(cases: Iterable[ValidatedStep]) -> float | None:
     """The mean of |error|, 0 being right and 1 being off by all of the measured time; None of no case."""
     errors = [abs(case.error) for case in cases]
     return sum(errors) / len(errors) if errors else None

@@ -2,7 +2,7 @@
 
 from cnn.layers.activation import ReLU, Sigmoid, Tanh
 from cnn.layers.conv import Conv2D
-from cnn.layers.layer import Layer, Parameter, Setting
+from cnn.layers.layer import Context, Layer, Parameter
 from cnn.layers.linear import Linear
 from cnn.layers.norm import BatchNorm, LocalResponseNorm
 from cnn.layers.pool import AvgPool2D, MaxPool2D
@@ -11,6 +11,7 @@ from cnn.layers.shape import Dropout, Flatten
 __all__ = [
     "AvgPool2D",
     "BatchNorm",
+    "Context",
     "Conv2D",
     "Dropout",
     "Flatten",
@@ -20,7 +21,6 @@ __all__ = [
     "MaxPool2D",
     "Parameter",
     "ReLU",
-    "Setting",
     "Sigmoid",
     "Tanh",
 ]

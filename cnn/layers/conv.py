@@ -81,19 +81,19 @@ class Conv2D(Weighted):
         if self.connections is not None:
             mask = connection_mask(self.connections, self.convolution.channels)
             mask = np.broadcast_to(mask, self.w.value.shape)
-            self._mask = self.backend.asarray(mask, self.setting.dtype)
+            self._mask = self.backend.asarray(mask, self.context.dtype)
             self.backend.scale(self.w.value, self._mask, self.w.value)
 
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        self.backend.conv2d(x, self.w.value, bias, self.convolution, self.activation, out, self.setting.scratch)
+        self.backend.conv2d(x, self.w.value, bias, self.convolution, self.activation, out, self.context.scratch)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
-        self.backend.conv2d_weight_gradient(x, dz, self.convolution, out, self.setting.scratch)
+        self.backend.conv2d_weight_gradient(x, dz, self.convolution, out, self.context.scratch)
         if self._mask is not None:
             self.backend.scale(out, self._mask, out)
 
     def _data_gradient(self, dz: Array, out: Array) -> None:
-        self.backend.conv2d_data_gradient(dz, self.w.value, self.convolution, out, self.setting.scratch)
+        self.backend.conv2d_data_gradient(dz, self.w.value, self.convolution, out, self.context.scratch)
 
 
 def _lowering(convolution: Convolution, batch: int) -> list[Operation]:

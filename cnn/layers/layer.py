@@ -23,7 +23,7 @@ LINE = 16
 
 
 @dataclass
-class Setting:
+class Context:
     """What a layer is built with: one backend, one number type, one random generator, shared temporary space.
 
     `shard` says what part of a batch the layers are given, `on_move` is called when a buffer has got other memory.
@@ -103,13 +103,13 @@ class Layer(Configurable):
         """
         return False
 
-    def build(self, *input_shapes: Shape, setting: Setting) -> None:
+    def build(self, *input_shapes: Shape, context: Context) -> None:
         """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
         self.input_shape = input_shapes[0]
         self.output_shape = self.shape_after(*input_shapes)
-        self.setting = setting
-        self.backend = setting.backend
-        self.buffers = setting.buffers()
+        self.context = context
+        self.backend = context.backend
+        self.buffers = context.buffers()
         self.parameters: list[Parameter] = []
         self.statistics: dict[str, Array] = {}
         self._create()
@@ -157,8 +157,8 @@ class Layer(Configurable):
     def _add_parameter(
         self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float]
     ) -> Parameter:
-        value = self.backend.asarray(initializer.draw(shape, self.setting.rng), self.setting.dtype)
-        gradient = self.backend.zeros(shape, self.setting.dtype)
+        value = self.backend.asarray(initializer.draw(shape, self.context.rng), self.context.dtype)
+        gradient = self.backend.zeros(shape, self.context.dtype)
         parameter = Parameter(f"{self.name}.{name}", value, gradient, *multipliers)
         self.parameters.append(parameter)
         return parameter

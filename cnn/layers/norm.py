@@ -31,7 +31,7 @@ class BatchNorm(Layer):
     @property
     def repeatable(self) -> bool:
         # Processes that share a batch share its statistics.
-        return not self.setting.shard.divided
+        return not self.context.shard.divided
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -54,8 +54,8 @@ class BatchNorm(Layer):
         shape = self.input_shape[-1:]
         self.gamma = self._add_parameter("gamma", shape, Ones(), (1.0, 0.0))
         self.beta = self._add_parameter("beta", shape, Zeros(), (1.0, 0.0))
-        mean = self.backend.zeros(shape, self.setting.dtype)
-        variance = self.backend.asarray(np.ones(shape), self.setting.dtype)
+        mean = self.backend.zeros(shape, self.context.dtype)
+        variance = self.backend.asarray(np.ones(shape), self.context.dtype)
         self._running = (mean, variance)
         self.statistics = {f"{self.name}.running_mean": mean, f"{self.name}.running_variance": variance}
 
@@ -66,7 +66,7 @@ class BatchNorm(Layer):
             channels = self.input_shape[-1:]
             mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
             self.backend.batch_statistics(x, mean, variance)
-            self.setting.shard.merge_moments(mean, variance)
+            self.context.shard.merge_moments(mean, variance)
             for running, batch in zip(self._running, (mean, variance), strict=True):
                 self.backend.running_mean(running, batch, momentum=self.momentum)
         y = self._output(len(x))
@@ -76,9 +76,9 @@ class BatchNorm(Layer):
     def backward(self, dy: Array) -> Array:
         channels = self.input_shape[-1:]
         mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
-        gradients, scratch = (self.gamma.gradient, self.beta.gradient), self.setting.scratch
+        gradients, scratch = (self.gamma.gradient, self.beta.gradient), self.context.scratch
         self.backend.batch_norm_sums(self._x, dy, mean, variance, *gradients, scratch, epsilon=self.epsilon)
-        shard = self.setting.shard
+        shard = self.context.shard
         dgamma, dbeta = shard.summed(*gradients)
         rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
         dx = self._input_gradient(len(dy))
@@ -136,7 +136,7 @@ class LocalResponseNorm(Layer):
     def forward(self, x: Array, *, training: bool) -> Array:
         self._x, self._y = x, self._output(len(x))
         self._scale = self.buffers.get("scale", x.shape)
-        scratch = self.setting.scratch
+        scratch = self.context.scratch
         self.backend.lrn_scale(x, self._scale, scratch, size=self.size, window=self._window, alpha=self.alpha, k=self.k)
         self.backend.lrn(x, self._scale, self._y, beta=self.beta)
         return self._y
@@ -149,7 +149,7 @@ class LocalResponseNorm(Layer):
             dy,
             self._scale,
             dx,
-            self.setting.scratch,
+            self.context.scratch,
             size=self.size,
             window=self._window,
             alpha=self.alpha,

@@ -71,14 +71,14 @@ class MaxPool2D(Pool2D):
         self._winners = None
         if training:
             self._winners = self.buffers.get("winners", y.shape, np.min_scalar_type(self.window.taps - 1))
-        self.backend.max_pool2d(x, self.window, y, self._winners, self.setting.scratch)
+        self.backend.max_pool2d(x, self.window, y, self._winners, self.context.scratch)
         return y
 
     def backward(self, dy: Array) -> Array:
         if self._winners is None:
             raise ShapeError("MaxPool2D.backward needs a forward pass with training=True before it.")
         dx = self._input_gradient(len(dy))
-        self.backend.max_pool2d_gradient(dy, self._winners, self.window, dx, self.setting.scratch)
+        self.backend.max_pool2d_gradient(dy, self._winners, self.window, dx, self.context.scratch)
         return dx
 
 
@@ -102,5 +102,5 @@ class AvgPool2D(Pool2D):
 
     def backward(self, dy: Array) -> Array:
         dx = self._input_gradient(len(dy))
-        self.backend.avg_pool2d_gradient(dy, self.window, dx, self.setting.scratch)
+        self.backend.avg_pool2d_gradient(dy, self.window, dx, self.context.scratch)
         return dx

@@ -60,7 +60,7 @@ class Dropout(Layer):
         if not self._dropped:
             return x
         y = self._output(len(x))
-        kept = self.setting.shard.uniform(self.setting.rng, x.shape) >= self.rate
+        kept = self.context.shard.uniform(self.context.rng, x.shape) >= self.rate
         self._mask = self.buffers.get("mask", x.shape)
         self.backend.copy(kept / np.float32(1 - self.rate), self._mask)
         self.backend.scale(x, self._mask, y)

@@ -22,8 +22,8 @@ from cnn.system.timing import Stopwatch, now, seconds_of
 LOWERING = ("im2col", "col2im")
 """Operations of a backend whose time is shown apart; one that lowers inside its kernels does not call them."""
 
-Place = tuple[str, str]
-INPUT_AND_LOSS: Place = ("input and loss", "")
+LayerPass = tuple[str, str]
+INPUT_AND_LOSS: LayerPass = ("input and loss", "")
 
 
 @dataclass
@@ -47,9 +47,9 @@ class Line:
 class _Tally:
     """Seconds of one step by layer and direction, and those of them spent in operations of LOWERING."""
 
-    seconds: dict[Place, float] = field(default_factory=dict)
-    lowering: dict[Place, float] = field(default_factory=dict)
-    place: Place = ("", "")
+    seconds: dict[LayerPass, float] = field(default_factory=dict)
+    lowering: dict[LayerPass, float] = field(default_factory=dict)
+    place: LayerPass = ("", "")
 
     def add(self, seconds: float, lowering: float = 0.0) -> None:
         self.seconds[self.place] = self.seconds.get(self.place, 0.0) + seconds
@@ -68,9 +68,9 @@ def profile_step(architecture: Architecture, backend: Backend, batch: int, *, re
     # Without products the arrays hold whatever they held: what overflows then does not matter.
     with np.errstate(all="ignore"):
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats)
-    counted: dict[Place, list[Operation]] = {}
+    counted: dict[LayerPass, list[Operation]] = {}
     for stage in count(architecture, batch, training=True).stages:
-        counted.setdefault(place_of(stage), []).extend(stage.operations)
+        counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
         seconds = median(tally.seconds[place] for tally in whole)
@@ -103,7 +103,7 @@ def least_times(
     *,
     training: bool,
     repeats: int,
-) -> dict[Place, float]:
+) -> dict[LayerPass, float]:
     """The least seconds of each layer and direction over `repeats` steps after some to warm up.
 
     A step is one of training with SGD at a rate of 0, or the classification of the batch. What disturbs a step hits
@@ -173,7 +173,7 @@ def reported_products(architecture: Architecture, backend: Backend, batch: int) 
     return products
 
 
-def place_of(stage: Stage) -> Place:
+def layer_pass_of(stage: Stage) -> LayerPass:
     """Where the time of a stage is found."""
     if stage.kind in ("input", "loss"):
         return INPUT_AND_LOSS

@@ -11,7 +11,7 @@ LUCK = 0.025
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Speedup:
     """Images a second of two settings measured in turns, how many times faster the second one is, and how surely.
 
     All are medians over the rounds; that of the true ratio lies between `low` and `high` with a certainty of 95 %.

@@ -8,7 +8,7 @@ from typing import Any
 from cnn.config import require
 from cnn.errors import CnnError, Interrupted
 from cnn.measure.benchmark import Job
-from cnn.measure.speedup import LUCK, Comparison
+from cnn.measure.speedup import LUCK, Speedup
 from cnn.system.threads import limit_threads
 from cnn.system.timing import repeat, sustained
 from cnn.terminal.progress_bar import progress_bar
@@ -65,7 +65,7 @@ class Finding:
     name: str
     before: Any
     best: Any
-    comparison: Comparison | None
+    comparison: Speedup | None
     trials: tuple[Trial, ...]
 
     @property
@@ -112,7 +112,7 @@ class Tuner:
         """Asks the search to stop after the turn it is in; may be called from a signal handler."""
         self._stop_reason = reason
 
-    def run(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> Comparison | None:
+    def run(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> Speedup | None:
         """Searches every choice and tells each finding; returns what all brought together, None if nothing changed.
 
         Raises Interrupted after `request_stop`, and CnnError if the setting to start from cannot run; `setting` and
@@ -187,12 +187,12 @@ class Tuner:
             speed = 1 / median(seconds[place])
             trials[place] = Trial(trials[place].value, speed, speed * median(force))
 
-    def _compare(self, before: Setting, after: Setting) -> Comparison:
+    def _compare(self, before: Setting, after: Setting) -> Speedup:
         """Measures both settings in turns."""
         seconds: list[tuple[float, float]] = []
         while len(seconds) < self.rounds:
             seconds += self._pairs(before, after, min(FRESH, self.rounds - len(seconds)))
-        return Comparison.of(seconds)
+        return Speedup.of(seconds)
 
     def _pairs(self, before: Setting, after: Setting, rounds: int) -> Iterator[tuple[float, float]]:
         """Seconds an image of both, made anew: where arrays and code lie in memory has a share in the speed."""

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
-from cnn.layers.layer import Layer, Parameter, Setting
+from cnn.layers.layer import Context, Layer, Parameter
 
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -55,7 +55,7 @@ class Network:
     parameters, needs a gradient.
     """
 
-    setting: Setting
+    context: Context
 
     def __init__(
         self, layers: Iterable[Layer], input_shape: Shape, inputs: Sequence[tuple[int, ...]] | None = None
@@ -86,10 +86,10 @@ class Network:
         self.observer: Observer | None = None
         self._find_trained()
 
-    def build(self, setting: Setting) -> None:
+    def build(self, context: Context) -> None:
         """Gives every layer its name, parameters and memory. Raises UsageError for one that is in a network already."""
-        self.setting = setting
-        self.buffers = setting.buffers()
+        self.context = context
+        self.buffers = context.buffers()
         for node in self.nodes:
             if node.layer.name:
                 raise UsageError(
@@ -97,7 +97,7 @@ class Network:
                     f"make a new {type(node.layer).__name__} for this one."
                 )
             node.layer.name = node.name
-            _named(node.name, partial(node.layer.build, setting=setting), *node.input_shapes)
+            _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
         # What an author's own layer has of parameters shows only now.
         self._find_trained()
 
@@ -190,14 +190,14 @@ class Network:
             else:
                 total = gradients[source] = self.buffers.get(f"gradient {source}", gradient.shape)
                 if node.place == readers[-1]:
-                    self.setting.backend.copy(gradient, total)
+                    self.context.backend.copy(gradient, total)
                 else:
-                    self.setting.backend.add(gradient, total)
+                    self.context.backend.add(gradient, total)
 
     def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
         there = store.setdefault(place, array)
         if there is not array:
-            self.setting.backend.copy(array, there)
+            self.context.backend.copy(array, there)
 
     def observed(self, place: int, direction: str, run: Callable[[], None]) -> None:
         """Runs a node's part of a walk, or has the observer run it."""
@@ -208,7 +208,7 @@ class Network:
 
     def first_non_finite(self) -> str | None:
         """Where NaN or infinity came up first in the last walk forward, or None."""
-        finite = self.setting.backend.all_finite
+        finite = self.context.backend.all_finite
         for node in self.nodes:
             for parameter in node.layer.parameters:
                 if not finite(parameter.value):

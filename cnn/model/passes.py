@@ -77,10 +77,10 @@ class Passes:
 
     def _record(self, after_layer: AfterLayer | None) -> Any:
         network = self._network
-        recording = network.setting.backend.instruments.recording()
+        recording = network.context.backend.instruments.recording()
         steady = all(layer.repeatable for layer in network.layers)
         # Others may sum over the processes, of which not all need be at the run that is done twice.
-        if recording is None or (network.setting.shard.divided and not steady):
+        if recording is None or (network.context.shard.divided and not steady):
             return self._by_layers(after_layer)
         if steady and self._steady_score and not self._apart:
             with recording.record():
@@ -101,7 +101,7 @@ class Passes:
         network, training = self._network, self._gradient is not None
         stretches = self._stretches[direction] = []
         for places in self._cut(order):
-            recording = network.setting.backend.instruments.recording()
+            recording = network.context.backend.instruments.recording()
             assert recording is not None
             with recording.record():
                 for place in places:
@@ -137,8 +137,8 @@ class Passes:
                 after_layer(place)
 
     def _check(self, after_layer: AfterLayer | None) -> Any:
-        network, generator = self._network, self._network.setting.rng.bit_generator
-        backend, statistics = network.setting.backend, list(network.statistics.values())
+        network, generator = self._network, self._network.context.rng.bit_generator
+        backend, statistics = network.context.backend, list(network.statistics.values())
         before, state = [backend.to_numpy(array) for array in statistics], generator.state
         result = self._repeat(None)
         repeated = [_bytes(array) for array in (result, network.scores, *statistics)]

@@ -14,7 +14,7 @@ from cnn.backend import Backend
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
-from cnn.layers import Layer, Parameter, Setting
+from cnn.layers import Context, Layer, Parameter
 from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import AfterLayer, Network
@@ -62,9 +62,9 @@ class Sequential:
         self.rng = np.random.default_rng(seed)
         self._passes: dict[Hashable, Passes] = {}
         # Recordings of passes hold addresses: they are good until a buffer moves.
-        self.setting = Setting(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
-        self.buffers = self.setting.buffers()
-        self.network.build(self.setting)
+        self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
+        self.buffers = self.context.buffers()
+        self.network.build(self.context)
         self.groups = packed(self.backend, self.parameters)
         """The parameters as few long ones, for an optimizer."""
         outputs = prod(self.output_shape)
@@ -209,13 +209,13 @@ class Sequential:
         """
         self.check_labels(split)
         total, right = 0.0, 0.0
-        for start in self.setting.shard.deal(range(0, len(split), batch_size)):
+        for start in self.context.shard.deal(range(0, len(split), batch_size)):
             x = self.load_images(split.images[start : start + batch_size])
             labels = self._labels(split.labels[start : start + len(x)])
             score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
             loss, correct = checked_count(self._pass("loss", x, None, score), len(self.classes))
             total, right = total + loss, right + correct
-        total, right = self.setting.shard.total(total, right)
+        total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
 
     def check_labels(self, split: Split) -> None:

@@ -57,7 +57,7 @@ class Losses:
         np.exp(out, out=out)
         out /= out.sum(axis=1, keepdims=True)
 
-    def target_shares(self, scores: Array, out: Array, *, low: float, high: float) -> None:
+    def target_probabilities(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         """out (N, K) = each score's height above `low`, not below 0, over the row's sum.
 
         A row that does not reach `high` is lifted until its largest score does, so that the sum is never 0.

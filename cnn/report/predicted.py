@@ -15,7 +15,7 @@ from cnn.report.row import Row
 
 
 @dataclass(frozen=True)
-class Place:
+class Target:
     """Where a step runs: on a device, or on a host that offloads to it."""
 
     device: Device
@@ -33,7 +33,7 @@ class Place:
         return predict(cost, self.device, host=self.host, offload=thresholds if self.host else None)
 
 
-def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
+def targets(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Target]:
     """The places that KEY and CARD@HOST name. Raises UsageError for a key that is not in the catalogue."""
     found = []
     for text in texts:
@@ -44,18 +44,18 @@ def places(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Place]:
                 f"There is no device {text!r}; known are {', '.join(devices)}, and CARD@HOST for a card that a host "
                 "offloads to."
             )
-        found.append(Place(*(devices[key] for key in keys)))
+        found.append(Target(*(devices[key] for key in keys)))
     return found
 
 
-def predict_at(cost: Cost, place: Place, thresholds: Thresholds) -> tuple[Row, Breakdown]:
+def predict_at(cost: Cost, target: Target, thresholds: Thresholds) -> tuple[Row, Breakdown]:
     """The row and the breakdown of a step there. Raises UsageError where a number is missing."""
-    device = place.device
-    prediction = place.predict(cost, thresholds)
-    row = _row(prediction, device.name, place.how, "the model, with the catalogue's numbers (`cnn devices`)")
+    device = target.device
+    prediction = target.predict(cost, thresholds)
+    row = _row(prediction, device.name, target.how, "the model, with the catalogue's numbers (`cnn devices`)")
     # Two devices have no common roofline.
     roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
-    if place.host or roof is None or memory is None:
+    if target.host or roof is None or memory is None:
         return row, _breakdown(prediction, row.label, None, None)
     return row, _breakdown(prediction, row.label, roof.value * 1e9, memory.value * 1e9)
 

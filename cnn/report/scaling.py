@@ -10,11 +10,11 @@ from cnn.energy.devices import Quantity
 from cnn.energy.links import Link
 from cnn.energy.model import Thresholds
 from cnn.energy.prediction import Prediction
-from cnn.energy.scaling import Step, curve, step_of
+from cnn.energy.scaling import StepTime, curve, step_of
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
-from cnn.report.predicted import Place
+from cnn.report.predicted import Target
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Node:
     memory: Quantity
 
     @classmethod
-    def of_place(cls, place: Place, thresholds: Thresholds) -> "Node":
+    def of_target(cls, target: Target, thresholds: Thresholds) -> "Node":
         """A place of the catalogue. Raises UsageError where it has no bandwidth."""
-        device = place.device
-        memory = (place.host or device).stream_gbs
+        device = target.device
+        memory = (target.host or device).stream_gbs
         if memory is None:
             raise UsageError(f"No scaling can be predicted for {device.name}: stream_gbs unknown.")
-        name = f"{device.name}, {place.how}" if place.how else device.name
-        return cls(name, lambda cost: place.predict(cost, thresholds), memory)
+        name = f"{device.name}, {target.how}" if target.how else device.name
+        return cls(name, lambda cost: target.predict(cost, thresholds), memory)
 
     @classmethod
     def of_calibration(cls, calibration: Calibration) -> "Node":
@@ -50,7 +50,7 @@ def curves(
     gradients = gradient_bytes(net)
     predictions: dict[int, Prediction] = {}
 
-    def step_at(own: int) -> Step:
+    def step_at(own: int) -> StepTime:
         if own not in predictions:
             predictions[own] = node.predict(count(net, own, training=True))
         return step_of(predictions[own], gradients, node.memory)

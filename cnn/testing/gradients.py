@@ -10,7 +10,7 @@ from cnn import registry
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.errors import UsageError
-from cnn.layers import Layer, Setting
+from cnn.layers import Context, Layer
 from cnn.model.sequential import Sequential
 from cnn.testing.comparison import ContractViolation
 
@@ -93,7 +93,7 @@ class _LayerUnderTest(_UnderTest):
         self.layer, self.backend, self.rng = layer, backend, np.random.default_rng(rng.integers(2**32))
         layer.name = layer.name or type(layer).__name__.lower()
         self.name = f"{type(layer).__name__} on {backend.name}"
-        layer.build(shape, setting=Setting(backend, np.float64, self.rng))
+        layer.build(shape, context=Context(backend, np.float64, self.rng))
         self.x = spaced((batch, *shape), rng)
         self.weights = rng.standard_normal((batch, *layer.output_shape))
         _randomize(backend, [parameter.value for parameter in layer.parameters], rng)

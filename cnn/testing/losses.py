@@ -77,7 +77,7 @@ def softmax_case(n: int, k: int, spread: float) -> Case:
     return Case(f"{n}x{k}, deviation {spread:g}", "softmax", make, call, bound, outputs={"out": (n, k)})
 
 
-def target_shares_case(n: int, k: int, spread: float) -> Case:
+def target_probabilities_case(n: int, k: int, spread: float) -> Case:
     """Scores below and above both targets, at times all far below, which is where a row is lifted.
 
     A score's height errs by 4 epsilon of all it is made of, and is then divided by the row's sum.
@@ -87,7 +87,7 @@ def target_shares_case(n: int, k: int, spread: float) -> Case:
         return {"scores": (spread * rng.standard_normal((n, k)) - spread / 2).astype(dtype)}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.target_shares(arrays["scores"], arrays["out"], low=LOW, high=HIGH)
+        backend.target_probabilities(arrays["scores"], arrays["out"], low=LOW, high=HIGH)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         scores = inputs["scores"]
@@ -97,7 +97,7 @@ def target_shares_case(n: int, k: int, spread: float) -> Case:
         moved = 4 * (sizes + expected["out"] * sizes.sum(axis=1, keepdims=True)) / total
         return {"out": moved + (k + 4) * expected["out"]}
 
-    return Case(f"{n}x{k}, deviation {spread:g}", "target_shares", make, call, bound, outputs={"out": (n, k)})
+    return Case(f"{n}x{k}, deviation {spread:g}", "target_probabilities", make, call, bound, outputs={"out": (n, k)})
 
 
 def shares(scores: Array) -> Array:
@@ -115,4 +115,9 @@ def loss_cases() -> list[Case]:
         cases.append(loss("9x4, ties", scored(9, 4, 1.0, ties=True), 9, 4))
         cases.append(loss("6x5, loss alone", scored(6, 5, 1.0), 6, 5, gradient=False))
     cases += [softmax_case(n, k, spread) for n, k, spread in ((1, 1, 1.0), (7, 10, 1.0), (5, 3, 300.0))]
-    return [*cases, target_shares_case(1, 2, 1.0), target_shares_case(7, 10, 1.0), target_shares_case(5, 10, 0.1)]
+    return [
+        *cases,
+        target_probabilities_case(1, 2, 1.0),
+        target_probabilities_case(7, 10, 1.0),
+        target_probabilities_case(5, 10, 0.1),
+    ]

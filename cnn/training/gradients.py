@@ -50,7 +50,7 @@ class BatchGradients:
         self.micro_batches = micro_batches
         self.alone = alone
         self.shard = world.shard(alone=alone)
-        model.setting.shard = self.shard
+        model.context.shard = self.shard
         self._buckets = buckets(model, BUCKET)
         zeros = model.backend.zeros
         self._kept = [zeros(b.gradient.shape, b.gradient.dtype) for b in self._buckets] if micro_batches > 1 else []
