@@ -169,7 +169,7 @@ class Masked(ReLU):
         return super().forward(x, training=training)
 
     def backward(self, dy):
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.scale(dy, self._positive, dx)
         return dx
 

@@ -58,8 +58,8 @@ class Gain(Layer):
     def shape_after(self, input_shape):
         return input_shape
 
-    def _create(self):
-        self.factor = self._add_parameter("factor", self.input_shape, Ones(), (1.0, 1.0))
+    def create(self):
+        self.factor = self.add_parameter("factor", self.input_shape, Ones(), (1.0, 1.0))
 
     def forward(self, x, *, training):
         self._x = x

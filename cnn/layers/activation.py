@@ -27,12 +27,12 @@ class Activation(Layer):
         return Work([elementwise(y, 2 * y)], data_gradient=[elementwise(2 * y, 3 * y)])
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        self._y = self._output(len(x))
+        self._y = self.output_buffer(len(x))
         self.backend.activation(self.function, x, self._y)
         return self._y
 
     def backward(self, dy: Array) -> Array:
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.activation_gradient(self.function, self._y, dy, dx)
         return dx
 

@@ -74,7 +74,7 @@ class Conv2D(Weighted):
         columns = 0 if convolution.copyless else prod(convolution.out) * convolution.depth
         return super().memory(input_shape)._replace(scratch=columns)
 
-    def _create(self) -> None:
+    def create(self) -> None:
         self.convolution = self.convolution_on(self.input_shape)
         self._create_weights(self.convolution.weights_shape)
         self._mask: Array | None = None

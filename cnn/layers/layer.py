@@ -112,7 +112,7 @@ class Layer(Configurable):
         self.buffers = context.buffers()
         self.parameters: list[Parameter] = []
         self.statistics: dict[str, Array] = {}
-        self._create()
+        self.create()
 
     @abstractmethod
     def shape_after(self, input_shape: Shape) -> Shape:
@@ -151,22 +151,25 @@ class Layer(Configurable):
         """What the layer takes for one image; one that does not say has an output and its input's gradient."""
         return Memory(prod(self.shape_after(input_shape)), prod(input_shape))
 
-    def _create(self) -> None:
+    def create(self) -> None:
         """Makes parameters and statistics; the default layer has none."""
 
-    def _add_parameter(
+    def add_parameter(
         self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float]
     ) -> Parameter:
+        """A new parameter, drawn by `initializer`; multipliers are its factors on (learning rate, weight decay)."""
         value = self.backend.asarray(initializer.draw(shape, self.context.rng), self.context.dtype)
         gradient = self.backend.zeros(shape, self.context.dtype)
         parameter = Parameter(f"{self.name}.{name}", value, gradient, *multipliers)
         self.parameters.append(parameter)
         return parameter
 
-    def _output(self, batch: int) -> Array:
+    def output_buffer(self, batch: int) -> Array:
+        """An array (batch, *output_shape), the same memory at every call."""
         return self.buffers.get("y", (batch, *self.output_shape))
 
-    def _input_gradient(self, batch: int) -> Array:
+    def input_gradient_buffer(self, batch: int) -> Array:
+        """An array (batch, *input_shape), the same memory at every call."""
         return self.buffers.get("dx", (batch, *self.input_shape))
 
 

@@ -42,7 +42,7 @@ class Linear(Weighted):
             [product(batch, depth, self.units)],
         )
 
-    def _create(self) -> None:
+    def create(self) -> None:
         self._create_weights((self.input_shape[0], self.units))
 
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:

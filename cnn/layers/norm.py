@@ -50,10 +50,10 @@ class BatchNorm(Layer):
     def memory(self, input_shape: Shape) -> Memory:
         return super().memory(input_shape)._replace(scratch=prod(input_shape))
 
-    def _create(self) -> None:
+    def create(self) -> None:
         shape = self.input_shape[-1:]
-        self.gamma = self._add_parameter("gamma", shape, Ones(), (1.0, 0.0))
-        self.beta = self._add_parameter("beta", shape, Zeros(), (1.0, 0.0))
+        self.gamma = self.add_parameter("gamma", shape, Ones(), (1.0, 0.0))
+        self.beta = self.add_parameter("beta", shape, Zeros(), (1.0, 0.0))
         mean = self.backend.zeros(shape, self.context.dtype)
         variance = self.backend.asarray(np.ones(shape), self.context.dtype)
         self._running = (mean, variance)
@@ -69,7 +69,7 @@ class BatchNorm(Layer):
             self.context.shard.merge_moments(mean, variance)
             for running, batch in zip(self._running, (mean, variance), strict=True):
                 self.backend.running_mean(running, batch, momentum=self.momentum)
-        y = self._output(len(x))
+        y = self.output_buffer(len(x))
         self.backend.batch_norm(x, mean, variance, self.gamma.value, self.beta.value, y, epsilon=self.epsilon)
         return y
 
@@ -81,7 +81,7 @@ class BatchNorm(Layer):
         shard = self.context.shard
         dgamma, dbeta = shard.summed(*gradients)
         rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.batch_norm_gradient(
             self._x, dy, mean, variance, self.gamma.value, dgamma, dbeta, dx, epsilon=self.epsilon, rows=rows
         )
@@ -127,14 +127,14 @@ class LocalResponseNorm(Layer):
         x = prod(input_shape)
         return super().memory(input_shape)._replace(forward=2 * x, scratch=2 * x)
 
-    def _create(self) -> None:
+    def create(self) -> None:
         height, width, _ = self.input_shape
         reach = self.size // 2
         within = Window((height, width), (self.size, self.size), padding=(reach, reach, reach, reach))
         self._window = within if self.region == "within" else None
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        self._x, self._y = x, self._output(len(x))
+        self._x, self._y = x, self.output_buffer(len(x))
         self._scale = self.buffers.get("scale", x.shape)
         scratch = self.context.scratch
         self.backend.lrn_scale(x, self._scale, scratch, size=self.size, window=self._window, alpha=self.alpha, k=self.k)
@@ -142,7 +142,7 @@ class LocalResponseNorm(Layer):
         return self._y
 
     def backward(self, dy: Array) -> Array:
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.lrn_gradient(
             self._x,
             self._y,

@@ -50,7 +50,7 @@ class Pool2D(Layer):
         backward = Operation("elementwise", gradient_flops * y, FLOAT * (x + y) + winners * y)
         return Work([forward], data_gradient=[backward], taps=taps)
 
-    def _create(self) -> None:
+    def create(self) -> None:
         self.window = self.window_on(self.input_shape)
 
 
@@ -67,7 +67,7 @@ class MaxPool2D(Pool2D):
         return self._work(batch, input_shape, gradient_flops=1, winners=1, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        y = self._output(len(x))
+        y = self.output_buffer(len(x))
         self._winners = None
         if training:
             self._winners = self.buffers.get("winners", y.shape, np.min_scalar_type(self.window.taps - 1))
@@ -77,7 +77,7 @@ class MaxPool2D(Pool2D):
     def backward(self, dy: Array) -> Array:
         if self._winners is None:
             raise ShapeError("MaxPool2D.backward needs a forward pass with training=True before it.")
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.max_pool2d_gradient(dy, self._winners, self.window, dx, self.context.scratch)
         return dx
 
@@ -96,11 +96,11 @@ class AvgPool2D(Pool2D):
         return self._work(batch, input_shape, gradient_flops=taps, winners=0, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
-        y = self._output(len(x))
+        y = self.output_buffer(len(x))
         self.backend.avg_pool2d(x, self.window, y)
         return y
 
     def backward(self, dy: Array) -> Array:
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.avg_pool2d_gradient(dy, self.window, dx, self.context.scratch)
         return dx

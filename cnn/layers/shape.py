@@ -59,7 +59,7 @@ class Dropout(Layer):
         self._dropped = training and self.rate > 0
         if not self._dropped:
             return x
-        y = self._output(len(x))
+        y = self.output_buffer(len(x))
         kept = self.context.shard.uniform(self.context.rng, x.shape) >= self.rate
         self._mask = self.buffers.get("mask", x.shape)
         self.backend.copy(kept / np.float32(1 - self.rate), self._mask)
@@ -69,6 +69,6 @@ class Dropout(Layer):
     def backward(self, dy: Array) -> Array:
         if not self._dropped:
             return dy
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self.backend.scale(dy, self._mask, dx)
         return dx

@@ -32,13 +32,13 @@ class Weighted(Layer):
 
     def forward(self, x: Array, *, training: bool) -> Array:
         self._x = x
-        self._y = self._output(len(x))
+        self._y = self.output_buffer(len(x))
         self._product(x, self.b.value if self.b else None, self._y)
         return self._y
 
     def backward(self, dy: Array) -> Array:
         dz = self._parameter_gradients(dy)
-        dx = self._input_gradient(len(dy))
+        dx = self.input_gradient_buffer(len(dy))
         self._data_gradient(dz, dx)
         return dx
 
@@ -84,10 +84,10 @@ class Weighted(Layer):
     def _data_gradient(self, dz: Array, out: Array) -> None: ...
 
     def _create_weights(self, shape: Shape) -> None:
-        self.w = self._add_parameter("weight", shape, self.weights, self.weight_multipliers)
+        self.w = self.add_parameter("weight", shape, self.weights, self.weight_multipliers)
         self.b: Parameter | None = None
         if self.bias:
-            self.b = self._add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)
+            self.b = self.add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)
 
     def _parameter_gradients(self, dy: Array) -> Array:
         """Fills the gradients of weights and bias; returns that of the sum before the activation."""
