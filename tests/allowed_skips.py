@@ -4,6 +4,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from helpers.ready_backends import no_avx512
 from helpers.skips import AllowedSkip
 
 
@@ -38,7 +39,29 @@ def every_event() -> bool:
     return int(Path("/proc/sys/kernel/perf_event_paranoid").read_text()) <= 0
 
 
+ON_KNIGHTS_LANDING = (
+    "test_agreement.py::test_every_layer_agrees_with_the_reference",
+    "test_backends.py::test_rows_a_part_of_an_element_apart_are_refused",
+    "test_contract.py::test_backend_keeps_the_contract",
+    "test_contract.py::test_planted_fault_is_rejected",
+    "test_gradients.py::test_layer",
+    "test_gradients.py::test_network_with_its_loss",
+    "test_phi.py::TestKnightsLanding::test_affinity_binds_the_threads_of_products",
+    "test_phi.py::TestKnightsLanding::test_arrays_and_worker_take_memory_from_the_nodes_of_mcdram",
+    "test_phi.py::TestKnightsLanding::test_every_output_says_that_it_is_none",
+    "test_phi.py::TestKnightsLanding::test_its_kernels_are_the_ones_in_the_worker",
+    "test_phi.py::TestKnightsLanding::test_mcdram_where_there_is_none",
+    "test_phi.py::TestKnightsLanding::test_on_a_knights_landing_nothing_is_forced_and_nothing_remarked",
+    "test_phi.py::TestKnightsLanding::test_other_kernels_are_refused",
+    "test_phi.py::TestKnightsLanding::test_threads_per_core",
+    "test_phi.py::TestOldMkl::test_current_mkl_is_refused",
+    "test_phi.py::TestOldMkl::test_learns_what_mkl_learns",
+    "test_phi.py::TestTuning::test_candidates_of_knights_landing",
+)
+"""What runs the kernels for Knights Landing, on its own or on another processor with AVX-512."""
+
 ALLOWED = (
+    *(AllowedSkip(test, "no AVX-512|with AVX-512, and .* has none", no_avx512) for test in ON_KNIGHTS_LANDING),
     AllowedSkip("test_datasets.py::test_real_idx_files", "^mnist is not in", no_data),
     AllowedSkip("test_datasets.py::test_real_idx_files", "^fashion-mnist is not in", no_fashion),
     AllowedSkip("test_datasets.py::test_mnist_5k_is_a_part_of_the_real_training_set", "^mnist is not in", no_data),

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.openblas_worker import arena_of, close, gone, square, while_it_multiplies, worker_of
-from helpers.ready_backends import ready
+from helpers.ready_backends import no_avx512, ready
 
 from cnn import plugins, registry
 from cnn.cli import main
@@ -53,7 +53,11 @@ def native() -> bool:
     return "avx512er" in Path("/proc/cpuinfo").read_text()
 
 
+needs_avx512 = pytest.mark.skipif(no_avx512(), reason="this processor has no AVX-512, and so none of these kernels")
+
+
 class TestKnightsLanding:
+    @needs_avx512
     def test_its_kernels_are_the_ones_in_the_worker(self):
         backend = make("mkl-phi")
         assert kernels(backend) == {"libmkl_avx512_mic.so"}
@@ -64,6 +68,7 @@ class TestKnightsLanding:
         assert close(out, right)
         assert kernels(backend) == {"libmkl_avx512_mic.so"}
 
+    @needs_avx512
     @pytest.mark.skipif(native(), reason="nothing can keep these kernels away here")
     def test_other_kernels_are_refused(self, monkeypatch):
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
@@ -78,6 +83,7 @@ class TestKnightsLanding:
         with pytest.raises(BackendUnavailable, match="needs a processor with AVX-512"):
             plugin()
 
+    @needs_avx512
     @pytest.mark.skipif(native(), reason="this is one")
     def test_every_output_says_that_it_is_none(self, tmp_path, capsys):
         remark = "not KNL speed"
@@ -92,6 +98,7 @@ class TestKnightsLanding:
         assert main(["eval", str(run / "model.safetensors"), "mnist-5k", "--backend", "mkl-phi", "--json"]) == 0
         assert remark in capsys.readouterr().out
 
+    @needs_avx512
     @pytest.mark.skipif(native(), reason="every test shows it")
     def test_on_a_knights_landing_nothing_is_forced_and_nothing_remarked(self, monkeypatch):
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
@@ -104,6 +111,7 @@ class TestKnightsLanding:
         with pytest.raises(BackendUnavailable, match="does not run its kernels for Knights Landing"):
             plugin()
 
+    @needs_avx512
     @pytest.mark.parametrize("affinity", ["compact", "scatter", "balanced"])
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU binds every thread")
     def test_affinity_binds_the_threads_of_products(self, affinity):
@@ -115,6 +123,7 @@ class TestKnightsLanding:
         bound = [cpus for cpus in allowed_cpus(worker_of(backend).pid) if cpus.isdecimal()]
         assert len(set(bound)) == 2
 
+    @needs_avx512
     def test_threads_per_core(self, monkeypatch):
         with limit_threads(2):
             assert make("mkl-phi", threads_per_core=1).threads() == min(2, cores())
@@ -125,10 +134,12 @@ class TestKnightsLanding:
         with limit_threads(2):
             assert plugin(threads_per_core=1).threads() == 1
 
+    @needs_avx512
     def test_mcdram_where_there_is_none(self):
         with pytest.raises(BackendUnavailable, match=r"no NUMA node without processors .*flat mode"):
             make("mkl-phi", mcdram="bind")
 
+    @needs_avx512
     @pytest.mark.parametrize(
         ("policy", "shown"), [("bind", "bind"), ("preferred", "prefer"), ("interleave", "interleave")]
     )
@@ -146,7 +157,10 @@ class TestKnightsLanding:
 
 
 class TestOldMkl:
-    @pytest.mark.parametrize(("name", "lacks"), [("mkl-phi", "its kernels"), ("mkl-offload", "automatic offload")])
+    @pytest.mark.parametrize(
+        ("name", "lacks"),
+        [pytest.param("mkl-phi", "its kernels", marks=needs_avx512), ("mkl-offload", "automatic offload")],
+    )
     def test_current_mkl_is_refused(self, name, lacks, monkeypatch):
         monkeypatch.setenv("CNN_MKL_ROOT", str(Path(ready("mkl").library.path).parent))
         if native() and name == "mkl-phi":
@@ -164,7 +178,7 @@ class TestOldMkl:
         with pytest.raises(CnnError, match=r"MKL did not compute the product 4 x 4 x 4: .*Parameter 9 was incorrect"):
             backend.finished(product, seconds, printed)
 
-    @pytest.mark.parametrize("name", ["mkl-phi", "mkl-offload"])
+    @pytest.mark.parametrize("name", [pytest.param("mkl-phi", marks=needs_avx512), "mkl-offload"])
     def test_learns_what_mkl_learns(self, name):
         data = load_dataset("mnist-5k")
 
@@ -399,6 +413,7 @@ class TestTuning:
         for name, values in candidates.items():
             card({"cards": cards}, **{name: values[-1]})
 
+    @needs_avx512
     def test_candidates_of_knights_landing(self):
         candidates = make("mkl-phi").instruments.option_candidates()
         assert candidates["threads_per_core"][:2] == [None, 1]

@@ -1,6 +1,7 @@
 """The backends that tests run on."""
 
 import platform
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,11 @@ from cnn.errors import BackendUnavailable
 ALL = plugins.names(plugins.BACKENDS)
 SURE = {"reference", "numpy", "openblas"} | ({"mkl"} if platform.machine() in ("x86_64", "AMD64") else set())
 """Those that need nothing beyond this package's dependencies."""
+
+
+def no_avx512() -> bool:
+    """Whether the kernels for Knights Landing cannot run on this processor."""
+    return "avx512f" not in Path("/proc/cpuinfo").read_text().split()
 
 
 def ready(name: str) -> Backend:
