@@ -81,9 +81,9 @@ def test_loss_and_accuracy_worked_by_hand_do_not_depend_on_the_batch_size():
 
 
 def test_evaluation_refuses_an_empty_split_and_unknown_labels():
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(UsageError, match="has no images"):
         small().evaluate(Split(pixels(0), np.zeros(0, np.int64)))
-    with pytest.raises(UsageError, match="label 3; net knows 3 classes"):
+    with pytest.raises(UsageError, match="label 3, but net has only 3 classes"):
         small().evaluate(Split(pixels(2), np.array([0, 3])))
 
 
@@ -207,13 +207,13 @@ def edited(change):
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is damaged"),
         (edited(lambda arrays, table: table.update(kind="checkpoint")), r"is no model file \(checkpoint\)"),
         (edited(lambda arrays, table: table.update(version=9)), "format version 9"),
-        (edited(lambda arrays, table: table.pop("layers")), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(layers=3)), "does not describe a network"),
+        (edited(lambda arrays, table: table.pop("layers")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(layers=3)), "does not describe a model"),
         (edited(lambda arrays, table: table["layers"][0].update(type="Conv9D")), "no layer 'Conv9D'"),
         (edited(lambda arrays, table: table["layers"][0].update(filters="4")), "filters must be int"),
-        (edited(lambda arrays, table: table["layers"].pop()), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(dtype="float33")), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(input=[8, 8])), "does not describe a network"),
+        (edited(lambda arrays, table: table["layers"].pop()), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(dtype="float33")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(input=[8, 8])), "does not describe a model"),
         (edited(lambda arrays, table: table.update(preprocessing={})), "preprocessing"),
         (edited(lambda arrays, table: arrays.pop("linear1.bias")), "not those of mine: linear1.bias"),
         (edited(lambda arrays, table: arrays.update(x=np.zeros(2))), "not those of mine: x"),
