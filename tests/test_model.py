@@ -201,11 +201,11 @@ def edited(change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "There is no model file"),
+        (lambda path: path.unlink(), "There is not a model file"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "is damaged"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is damaged"),
-        (edited(lambda arrays, table: table.update(kind="checkpoint")), r"is no model file \(checkpoint\)"),
+        (edited(lambda arrays, table: table.update(kind="checkpoint")), r"is not a model file \(checkpoint\)"),
         (edited(lambda arrays, table: table.update(version=9)), "format version 9"),
         (edited(lambda arrays, table: table.pop("layers")), "does not describe a model"),
         (edited(lambda arrays, table: table.update(layers=3)), "does not describe a model"),
