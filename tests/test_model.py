@@ -201,7 +201,7 @@ def edited(change):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda path: path.unlink(), "There is not a model file"),
+        (lambda path: path.unlink(), "There is no model file"),
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "is damaged"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is damaged"),

@@ -160,7 +160,7 @@ def test_without_a_checkpoint_nothing_is_saved_and_nothing_can_be_resumed(tmp_pa
         run.run(1, [StopAt(2)])
     with pytest.raises(UsageError, match="no checkpoint to resume from"):
         run.resume()
-    with pytest.raises(FileFormatError, match="There is not a checkpoint file"):
+    with pytest.raises(FileFormatError, match="There is no checkpoint file"):
         trainer(tmp_path / "run").resume()
 
 
