@@ -205,7 +205,7 @@ def test_a_network_is_read_from_toml(tmp_path):
         ('"Conv2D"', '"Conv3D"', "no layer 'Conv3D'; known are: AvgPool2D, "),
         ('"Conv2D"', '"Weighted"', "no layer 'Weighted'; known are: AvgPool2D, "),
         ('type = "Flatten"', "", "A layer is described by a table with a `type`, not by {}"),
-        ("filters = 4", "", "Conv2D needs filters"),
+        ("filters = 4", "", "Conv2D needs a value for filters"),
         ("filters = 4", "filters = 4.5", "Conv2D: filters must be int, not 4.5"),
         ("filters = 4", "filters = 0", "at least 1 filter, not 0"),
         ("filters = 4", "filters = 4\nfilter = 4", "Conv2D has no setting 'filter'"),
