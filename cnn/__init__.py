@@ -1,6 +1,6 @@
 """Convolutional networks on CPUs: every convolution is im2col + GEMM on the BLAS you name.
 
-A name is imported from its module when it is first used: `import cnn` loads no plug-in, no BLAS and no compiler.
+Names are imported from their modules on first use: `import cnn` loads no plug-in, no BLAS and no compiler.
 Settings come from four modules: `cnn.initializers`, `cnn.losses`, `cnn.optimizers` and `cnn.schedules`.
 """
 

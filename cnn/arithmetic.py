@@ -1,7 +1,7 @@
-"""What a layer computes, as operations with their FLOP and bytes: the terms in which layers tell it and costs count it.
+"""What a layer computes, as operations with FLOP and bytes: layers describe their work in them, `cnn.cost` counts them.
 
-An operation's bytes are those of the arrays it reads and writes, each counted once: the least that reaches memory where
-they outlive the caches. Convolutions are counted as im2col + GEMM executes them.
+An operation's bytes are those of the arrays it reads and writes, each counted once: the least memory traffic if the
+arrays do not fit the caches. Convolutions are counted as im2col + GEMM executes them.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 FLOAT = 4
-"""Bytes of an element: everything is counted in float32."""
+"""Bytes per element: everything is counted in float32."""
 
 
 class Sizes(NamedTuple):
@@ -32,7 +32,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One pass over arrays: "gemm", "im2col", "col2im" or "elementwise"; `sizes` are those of a product."""
+    """One pass over arrays: `kind` is "gemm", "im2col", "col2im" or "elementwise"; only a product has `sizes`."""
 
     kind: str
     flops: int
@@ -44,8 +44,9 @@ class Operation:
 class Work:
     """The operations of one layer on a batch, by phase.
 
-    The gradient of a fused activation belongs to the phase in which it is computed. `taps` are the kernel elements of a
-    layer that slides a window. `activation` names the layer of a fused activation, if it is a pass of its own.
+    The gradient of a fused activation belongs to the phase in which it is computed. `taps` is the number of kernel
+    elements of a layer that slides a window. `activation` names the layer that a fused activation runs as, if that is
+    a separate pass.
     """
 
     forward: Sequence[Operation]
@@ -56,15 +57,15 @@ class Work:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations of the forward products; 1 MAC is 2 FLOP."""
+        """Multiply-accumulates of the forward products; 1 MAC is 2 FLOP."""
         return sum(each.flops for each in self.forward if each.sizes) // 2
 
 
 class Memory(NamedTuple):
-    """Elements that a layer takes for one image.
+    """Elements that a layer needs per image.
 
-    `forward` are kept from the forward pass, `input_gradient` hold the gradient of its input, `backward` what else the
-    backward pass keeps, and `scratch` is temporary space that all layers share.
+    `forward` counts what is kept from the forward pass, `input_gradient` the gradient of the layer's input, `backward`
+    anything else the backward pass keeps, and `scratch` temporary space that all layers share.
     """
 
     forward: int
@@ -80,10 +81,10 @@ def product(m: int, n: int, k: int) -> Operation:
 
 
 def elementwise(flops: int, elements: int) -> Operation:
-    """A pass that reads and writes `elements` in all."""
+    """A pass that reads and writes `elements` in total."""
     return Operation("elementwise", flops, FLOAT * elements)
 
 
 def move(kind: str, elements: int, flops: int = 0) -> Operation:
-    """An im2col or col2im that reads and writes `elements` in all."""
+    """An im2col or col2im that reads and writes `elements` in total."""
     return Operation(kind, flops, FLOAT * elements)

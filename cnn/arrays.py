@@ -1,4 +1,4 @@
-"""Array types, and named buffers that are allocated once and used again at every step."""
+"""Array types, and named buffers that are allocated once and reused at every step."""
 
 from collections.abc import Callable
 from math import prod
@@ -7,31 +7,31 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-# What a backend computes on: a NumPy array for every CPU backend, another array type with the same interface
-# for one that keeps its data elsewhere.
+# What a backend computes on: NumPy arrays for every CPU backend, another array type with the same interface for a
+# backend that keeps its data elsewhere.
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
 class Memory(Protocol):
-    """What new arrays are had from: a backend."""
+    """What allocates new arrays: a backend."""
 
     def empty(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new array with any content."""
+        """A new array with arbitrary content."""
         ...
 
 
 class Buffers:
     """Named arrays of one backend that keep their memory between calls.
 
-    A buffer grows to the largest shape asked for and is handed out as a contiguous view, so that a smaller last
-    batch costs no allocation. Its content is whatever the last user left.
+    A buffer grows to the largest shape requested and is returned as a contiguous view, so that a smaller last batch
+    needs no allocation. Its content is whatever the last user left.
     """
 
     def __init__(
         self, backend: Memory, dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
     ) -> None:
-        """`on_move` is called whenever a buffer gets other memory."""
+        """`on_move` is called whenever a buffer moves to other memory."""
         self.backend = backend
         self.dtype = np.dtype(dtype)
         self._on_move = on_move
@@ -39,8 +39,8 @@ class Buffers:
         self._views: dict[tuple[str, Shape, object], Array] = {}
 
     def get(self, name: str, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
-        """The buffer `name` as an array of `shape`; `dtype` defaults to that of the set."""
-        # A step asks for some fifty: the views are kept too.
+        """The buffer `name` as an array of `shape`; `dtype` defaults to `self.dtype`."""
+        # A step requests about fifty buffers, so the views are kept too.
         view = self._views.get((name, shape, dtype))
         if view is None:
             view = self._views[name, shape, dtype] = self._view(name, shape, dtype)
@@ -58,7 +58,7 @@ class Buffers:
         return flat[:size].reshape(shape)
 
     def arrays(self) -> list[Array]:
-        """The memory of each buffer, in one dimension."""
+        """The memory of each buffer as a one-dimensional array."""
         return list(self._flat.values())
 
     def nbytes(self) -> int:

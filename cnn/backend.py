@@ -1,4 +1,4 @@
-"""The backend interface: one abstract method, `gemm`; convolution and all else a layer needs is built on it."""
+"""The backend interface: one abstract method, `gemm`, and all other operations of layers, with defaults."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -26,9 +26,9 @@ from cnn.system.machine import Part
 
 @dataclass(frozen=True)
 class Library:
-    """The BLAS a backend calls: its name, version and file (None where it has none).
+    """The BLAS a backend calls: its name, version and file (None if it has no file).
 
-    `remark` is what every output must say of results that were computed with it; None where there is nothing to say.
+    `remark` is what every output must say about results computed with it, or None.
     """
 
     name: str
@@ -42,24 +42,24 @@ class Library:
 
 
 class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Updates, ABC):
-    """Runs what layers compute: its operations are its methods, and those of its bases.
+    """Computes the operations of layers: they are its methods, and those of its bases.
 
-    A subclass must give `name`, `library` and `gemm`. It may override any other operation for speed, and return
-    `instruments` of its own where it has candidates for the options of its constructor, or more to tell.
+    A subclass must give `name`, `library` and `gemm`. It may override any other operation for speed, and return its own
+    `instruments` if it has candidates for the options of its constructor, or more to report.
 
     Arrays are passed by position, numbers by name. Arrays are contiguous and row-major, images NHWC, filters
-    (R, S, C, K); only the rows of gemm's matrices may be apart. Every `out` is overwritten whatever it held. Methods
-    keep no state and may be called from several threads with different arguments; temporary space is taken from the
-    caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
+    (R, S, C, K); only gemm's matrices may have gaps between their rows. Every `out` is overwritten whatever it held.
+    Methods keep no state and may be called from several threads with different arguments; temporary space is taken
+    from the caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
     """
 
     name: ClassVar[str]
-    """The one of its entry point."""
+    """The name of its entry point."""
     library: Library
-    """What computes the products."""
+    """The library that computes the products."""
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
-    """The parts of the computer whose energy a run takes."""
+    """The parts of the computer whose energy a run uses."""
 
     @abstractmethod
     def gemm(
@@ -72,16 +72,16 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
         transpose_b: bool = False,
         accumulate: bool = False,
     ) -> None:
-        """out (M, N) = op(a) (M, K) @ op(b) (K, N), or += with accumulate; op transposes where asked.
+        """out (M, N) = op(a) (M, K) @ op(b) (K, N), or += with accumulate; op transposes if requested.
 
-        Rows may be strided; out overlaps neither a nor b. Element by element the result is within
+        Rows may be strided; out must overlap neither a nor b. Element by element the result is within
         (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
-        Raises ShapeError where shapes, types or strides do not fit.
+        Raises ShapeError if shapes, types or strides do not fit.
         """
 
     @property
     def instruments(self) -> Instruments:
-        """What tools ask of it beside its operations: a profiler, recorded passes, `cnn tune`."""
+        """What tools such as the profiler, recorded passes and `cnn tune` use besides the operations."""
         return Instruments(self)
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
@@ -134,16 +134,16 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
             _by_group(run, convolution.groups, (dy, w), out, scratch)
             return
         filters = convolution.filters
-        slopes, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
+        gradients, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
         if convolution.copyless:
-            self.gemm(slopes, weights, transpose_b=True, out=out.reshape(len(slopes), -1))
+            self.gemm(gradients, weights, transpose_b=True, out=out.reshape(len(gradients), -1))
             return
-        columns = scratch.get("columns", (len(slopes), len(weights)), dy.dtype)
-        self.gemm(slopes, weights, transpose_b=True, out=columns)
+        columns = scratch.get("columns", (len(gradients), len(weights)), dy.dtype)
+        self.gemm(gradients, weights, transpose_b=True, out=columns)
         self.col2im(columns, convolution.window, out)
 
     def _columns(self, x: Array, convolution: Convolution, scratch: Buffers) -> Array:
-        """The column matrix of x, (N*P*Q, R*S*C); x itself where that is one."""
+        """The column matrix of x, (N*P*Q, R*S*C); a view of x if no copy is needed."""
         if convolution.copyless:
             return x.reshape(-1, convolution.depth)
         rows, columns = convolution.out
@@ -155,9 +155,9 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
 def _by_group(
     run: Callable[..., None], groups: int, inputs: Sequence[Array | None], out: Array, scratch: Buffers
 ) -> None:
-    """Has `run` compute each group of a convolution from its part of each input, and puts the results into out.
+    """Calls `run` for each group of a convolution on its part of each input, and puts the results into out.
 
-    All are cut along their last axis. The parts are copied, as operations take contiguous arrays.
+    All arrays are cut along their last axis. The parts are copied, because operations take contiguous arrays.
     """
     for group, target in enumerate(np.split(out, groups, axis=-1)):
         parts: list[Array | None] = []
@@ -174,7 +174,7 @@ def _by_group(
 
 
 class Downloadable(ABC):
-    """A second base of a backend whose library `cnn backends get` can fetch."""
+    """A second base class for a backend whose library `cnn backends get` can fetch."""
 
     fetches: ClassVar[str]
     """What `download` fetches, from where, and its size."""
@@ -182,14 +182,14 @@ class Downloadable(ABC):
     @classmethod
     @abstractmethod
     def download(cls, root: Path | None = None) -> str:
-        """Fetches the library into the folder `root`, or where the backend finds it by itself.
+        """Fetches the library into the folder `root`, or to where the backend finds it by itself.
 
-        Says what is where. Raises CnnError if it cannot be had.
+        Returns a sentence that says what was put where. Raises CnnError if the library cannot be fetched.
         """
 
 
 def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
-    """(M, N, K) of a product; raises ShapeError unless all three are matrices that fit, of one type, in rows."""
+    """(M, N, K) of a product; raises ShapeError unless all are row-major matrices of one type that fit together."""
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:
             raise ShapeError(f"gemm takes matrices; {name} has shape {x.shape}.")
@@ -201,5 +201,5 @@ def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b
     if k != depth or out.shape != (m, n):
         raise ShapeError(f"gemm: ({m}, {k}) times ({depth}, {n}) does not give {out.shape}.")
     if not a.dtype == b.dtype == out.dtype:
-        raise ShapeError(f"gemm takes one type; got {a.dtype}, {b.dtype} and {out.dtype}.")
+        raise ShapeError(f"gemm takes matrices of one type, not {a.dtype}, {b.dtype} and {out.dtype}.")
     return m, n, k

@@ -1,4 +1,4 @@
-"""The options of a backend: the keyword arguments of its constructor that are annotated with their meaning."""
+"""The options of a backend: the annotated keyword arguments of its constructor."""
 
 import inspect
 import tomllib
@@ -34,7 +34,7 @@ class Option:
 
 
 def options_of(plugin: Any) -> dict[str, Option]:
-    """The options by name of a backend's class: `NAME: Annotated[TYPE, MEANING] = DEFAULT`, keyword-only."""
+    """The options of a backend's class by name: keyword-only, `NAME: Annotated[TYPE, MEANING] = DEFAULT`."""
     found = {}
     for name, parameter in inspect.signature(plugin, eval_str=True).parameters.items():
         if parameter.kind is parameter.KEYWORD_ONLY and get_origin(parameter.annotation) is Annotated:
@@ -44,15 +44,15 @@ def options_of(plugin: Any) -> dict[str, Option]:
 
 
 def check_options(backend: str, plugin: Any, values: Mapping[str, Any]) -> None:
-    """Raises UsageError for an option that the backend does not have, or a value not of its type."""
+    """Raises UsageError for an option that the backend does not have, or a value of the wrong type."""
     if values:
         check_values(f"Backend {backend!r}", values, options_of(plugin))
 
 
 def parse_option(text: str) -> tuple[str, Any]:
-    """NAME=VALUE as name and value. VALUE is as in TOML; strings need no quotes, lists no brackets.
+    """NAME=VALUE as name and value. VALUE is as in TOML, but strings need no quotes and lists no brackets.
 
-    Raises UsageError where there is no name or no value.
+    Raises UsageError if the name or the value is missing.
     """
     name, _, value = text.partition("=")
     name, value = name.strip().replace("-", "_"), value.strip()

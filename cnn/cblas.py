@@ -23,14 +23,14 @@ from cnn.instruments import Instruments
 from cnn.system.timing import Stopwatch
 
 BYTE_FLOPS = 8
-"""Floating-point operations that a core does in the time in which it reads a byte of a matrix from its caches."""
+"""Floating-point operations that a core does in the time it takes to read one byte of a matrix from its caches."""
 
 
 class CblasBackend(CompiledOps, CompiledConvolution):
     """Runs float32 on compiled kernels that call one library's sgemm from each thread; a subclass names the library.
 
-    The threads are the kernels', so the library itself is held at one. float64 is computed as every backend does it,
-    with the library's dgemm.
+    The threads belong to the kernels, so the library itself is kept at one thread. float64 uses the operations that
+    every backend inherits, with the library's dgemm.
     """
 
     def __init__(
@@ -41,9 +41,9 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         integer: type[Any] = ctypes.c_int,
         tile_bytes: TileBytes = TILE_BYTES,
     ) -> None:
-        """Loads the library at `path`, or by a name the system's loader finds.
+        """Loads the library at `path`, which may be a name that the system's loader finds.
 
-        `symbol` names its products, with s or d in the braces; `integer` is its index type (c_int64 for ILP64).
+        `symbol` names its products, with s or d for the braces; `integer` is its index type (c_int64 for ILP64).
         Raises BackendUnavailable if the library cannot be loaded or lacks a symbol.
         """
         try:
@@ -95,7 +95,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
 
 
 class CblasInstruments(Instruments):
-    """Those of a backend whose work is all in compiled kernels, on the algorithm that is the fastest for each shape."""
+    """The instruments of a backend that computes in compiled kernels, with the fastest algorithm for each shape."""
 
     backend: CblasBackend
 

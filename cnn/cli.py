@@ -13,14 +13,14 @@ from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 
 COMMANDS = {
-    "train": "train a network and save it",
-    "eval": "measure a saved network's accuracy on a data set",
-    "predict": "classify image files with a saved network",
+    "train": "train a model and save it",
+    "eval": "measure a saved model's accuracy on a data set",
+    "predict": "classify image files with a saved model",
     "summary": "show a network's layers, parameters, operations and memory",
     "cost": "count FLOP and bytes of a step, layer by layer and phase by phase",
-    "devices": "list the devices whose time and energy the model predicts",
-    "calibrate": "measure this machine for the model",
-    "model": "hold the model of time and energy against measurements",
+    "devices": "list the devices whose time and energy can be predicted",
+    "calibrate": "measure this machine, to predict its time and energy",
+    "model": "compare the model of time and energy with measurements",
     "profile": "show where the time of a training step goes, layer by layer",
     "data": "list and download data sets",
     "backends": "list backends and fetch the library of one",
@@ -35,7 +35,7 @@ COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted.
 
-    Of the processes of one launch the first tells of an error that reaches this; `cnn.distributed.job` sees to others'.
+    Of the processes of one launch, the first reports an error that gets here; `cnn.distributed.job` reports the others.
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _tell("there is not enough memory; use a smaller batch or data set")
         return 1
     except BrokenPipeError:
-        # The reader of our output (head, less) has gone; what is buffered can go nowhere.
+        # The reader of our output (head, less) is gone, so the buffered rest is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
@@ -66,11 +66,11 @@ def _tell(sentence: str) -> None:
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    """The parser; only the subcommand asked for is imported, so that `cnn --help` is quick."""
+    """The parser; only the requested subcommand is imported, so that `cnn --help` is quick."""
     parser = _Parser(
         prog="cnn",
         description="Convolutional networks on CPUs, on the BLAS you name.",
-        epilog="cnn COMMAND --help says more.",
+        epilog="See cnn COMMAND --help for details.",
     )
     parser.add_argument("--version", action="version", version=f"cnn-blas {cnn.__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
@@ -87,7 +87,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Reports wrong usage as every other failure: in one sentence."""
+    """Reports wrong usage like every other failure: in one sentence."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help.")

@@ -1,4 +1,4 @@
-"""Objects that can be written as a table of plain values, in a model file or a user's TOML, and read back."""
+"""Objects that can be written as tables of plain values, in a model file or a user's TOML file, and read back."""
 
 import tomllib
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from cnn.errors import FileFormatError, UsageError
 
 
 class Configurable:
-    """Base of a family (layers, optimizers, ...) whose members are dataclasses named by their class.
+    """Base of a family (layers, optimizers, ...) whose members are dataclasses known by their class names.
 
-    A direct subclass starts a family; each class below it joins under its own name, a user's own included.
+    A direct subclass starts a family; each class below it, including a user's own, joins under its class name.
     """
 
     _members: ClassVar[dict[str, type]]
@@ -27,7 +27,7 @@ class Configurable:
             cls._members[cls.__name__] = cls
 
     def config(self) -> dict[str, Any]:
-        """{"type": class name, field: value} with every field that differs from its default."""
+        """{"type": class name, field: value, ...} with every field that differs from its default."""
         table: dict[str, Any] = {"type": type(self).__name__}
         for field in fields(cast(Any, self)):
             value = getattr(self, field.name)
@@ -37,9 +37,9 @@ class Configurable:
 
     @classmethod
     def from_config(cls, table: Any) -> Self:
-        """The member a table, or a bare class name, describes; an object of the family is returned as it is.
+        """The member that a table or a bare class name describes; an object of the family is returned unchanged.
 
-        Raises UsageError for an unknown type or field, a missing field, or a value the class refuses.
+        Raises UsageError for an unknown type or field, a missing field, or a value that the class refuses.
         """
         if isinstance(table, cls):
             return table
@@ -47,7 +47,7 @@ class Configurable:
             table = {"type": table}
         if not isinstance(table, dict) or not isinstance(table.get("type"), str):
             raise UsageError(f"A {cls._family} is described by a table with a `type`, not by {table!r}.")
-        # What is no dataclass is a common base such as Pool2D, no member of its own.
+        # A class that is not a dataclass is a common base such as Pool2D, not a member.
         members = {name: member for name, member in cls._members.items() if is_dataclass(member)}
         known = members.get(table["type"])
         if known is None:
@@ -57,7 +57,7 @@ class Configurable:
         check_values(table["type"], values, allowed)
         missing = [name for name, field in allowed.items() if _default(field) is MISSING and name not in values]
         if missing:
-            raise UsageError(f"{table['type']} needs {', '.join(missing)}.")
+            raise UsageError(f"{table['type']} needs a value for {', '.join(missing)}.")
         try:
             return cast(Self, known(**values))
         except TypeError as error:
@@ -72,9 +72,9 @@ class Typed(Protocol):
 
 
 def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Typed]) -> None:
-    """Raises UsageError unless every key is allowed and every value of the type that goes with it.
+    """Raises UsageError unless every key is allowed and every value has the right type.
 
-    A list may stand for a tuple, a whole number for a float, a table or a name for an object.
+    A list may stand for a tuple, a whole number for a float, and a table or a name for an object.
     """
     for key, value in values.items():
         if key not in allowed:
@@ -98,7 +98,7 @@ def kind_text(kind: Any) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file. Raises FileFormatError for one that is missing or no TOML."""
+    """The table in a TOML file. Raises FileFormatError if the file is missing or is not a TOML file."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -120,7 +120,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if kind in (bool, str, dict, type(None)):
         return isinstance(value, kind)
-    # An object of another class checks itself when it is made.
+    # An object of another class checks its own values when it is made.
     return isinstance(value, (kind, dict, str)) if isinstance(kind, type) else True
 
 

@@ -16,7 +16,7 @@ Padding = str | int | tuple[int, int] | tuple[int, int, int, int]
 
 
 class Tap(NamedTuple):
-    """Where kernel element (r, s) meets the image: output rows and columns, and the input ones they read."""
+    """Where kernel element (r, s) lies inside the image: output rows and columns, and the input ones they read."""
 
     r: int
     s: int
@@ -31,8 +31,7 @@ class Window:
     """A kernel sliding over an image: (H, W) in, (P, Q) out.
 
     Kernel elements lie `dilation` pixels apart. padding is (top, bottom, left, right). With ceil (Caffe's pooling), the
-    last window may hang over the bottom and right edge, as long as it starts inside the image or its padding before the
-    end.
+    last window may extend past the bottom and right edges, as long as it starts before the bottom or right padding.
     """
 
     size: Pair
@@ -48,7 +47,7 @@ class Window:
                 f"Kernel {self.kernel} and stride {self.stride} must be at least 1, padding {self.padding} at least 0."
             )
         if min(self.dilation) < 1:
-            raise ShapeError(f"Dilation {self.dilation} must be at least 1, which leaves no gaps in a kernel.")
+            raise ShapeError(f"Dilation {self.dilation} must be at least 1; 1 leaves no gaps in a kernel.")
         if min(self.out) < 1:
             dilated = f" with dilation {self.dilation}" if self.dilated else ""
             raise ShapeError(
@@ -74,7 +73,7 @@ class Window:
 
     @cached_property
     def extent(self) -> Pair:
-        """Rows and columns from the first to the last pixel under a kernel, (k - 1) * dilation + 1."""
+        """Rows and columns that a kernel spans, gaps included: (k - 1) * dilation + 1."""
         (rows, columns), (down, right) = self.kernel, self.dilation
         return (rows - 1) * down + 1, (columns - 1) * right + 1
 
@@ -90,12 +89,12 @@ class Window:
 
     @cached_property
     def copyless(self) -> bool:
-        """Whether an image is its own column matrix: each window is one pixel, or the only one is the whole image."""
+        """Whether an image is its own column matrix: each window is one pixel, or one window is the whole image."""
         each_pixel = self.kernel == (1, 1) and self.stride == (1, 1)
         return not any(self.padding) and (each_pixel or self.kernel == self.size)
 
     def each_tap(self) -> Iterator[Tap]:
-        """Every kernel element with the part of the output for which it lies inside the image."""
+        """Every kernel element, with the part of the output for which it lies inside the image."""
         for r in range(self.kernel[0]):
             p, h = self._overlap(0, r, self.padding[0])
             for s in range(self.kernel[1]):
@@ -115,7 +114,7 @@ class Window:
 class Convolution:
     """A window's kernels over images (H, W, C) to (P, Q, K), with C `channels` and K `filters`.
 
-    Channels and filters are cut into `groups` alike, in their order; a filter sees the channels of its group alone.
+    Channels and filters are both cut into `groups`, in order; a filter sees only the channels of its group.
     """
 
     window: Window
@@ -147,12 +146,12 @@ class Convolution:
 
     @property
     def depth(self) -> int:
-        """Products that an output sums up: weights of one filter, R * S * C / groups."""
+        """Products summed per output, the weights of one filter: R * S * C / groups."""
         return self.window.taps * self.channels // self.groups
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations per image; 1 MAC is 2 FLOP."""
+        """Multiply-accumulates per image; 1 MAC is 2 FLOP."""
         return prod(self.output_shape) * self.depth
 
     @property
@@ -177,12 +176,12 @@ class Convolution:
 
     @cached_property
     def group(self) -> "Convolution":
-        """The convolution that each group is."""
+        """The convolution of a single group."""
         return Convolution(self.window, self.channels // self.groups, self.filters // self.groups)
 
     @cached_property
     def turned(self) -> "Convolution | None":
-        """The convolution of dy with the turned kernels that gives the gradient of x; None where it is not just that.
+        """The convolution of dy that gives the gradient of x; None if no single convolution gives it.
 
         Its kernels are turned by 180 degrees, and their channels and filters exchanged.
         """
@@ -226,7 +225,7 @@ def resolve_padding(padding: Padding, size: Pair, kernel: Pair, stride: Pair) ->
 def pad(x: Array, window: Window, out: Array) -> None:
     """Copies x (N, H, W, C) into out (N, H', W', C), the padded plane that the windows cover, with zeros around it.
 
-    (H', W') is `padded_size`; what no window reads is left out.
+    (H', W') is `padded_size`; pixels that no window reads are left out.
     """
     top, _, left, _ = window.padding
     h = max(0, min(window.size[0], out.shape[1] - top))
@@ -239,7 +238,7 @@ def pad(x: Array, window: Window, out: Array) -> None:
 
 
 def padded_size(window: Window) -> Pair:
-    """(H', W'): the plane that the windows cover."""
+    """(H', W'): the size of the padded plane that the windows cover."""
     (rows, columns), (r, s), (down, right) = window.out, window.extent, window.stride
     return (rows - 1) * down + r, (columns - 1) * right + s
 
@@ -254,7 +253,7 @@ def im2col(x: Array, window: Window, out: Array) -> None:
 
 
 def col2im(columns: Array, window: Window, out: Array) -> None:
-    """Adds every row of columns (N*P*Q, R*S*C) back to the pixels it came from; out (N, H, W, C) is overwritten."""
+    """Adds every row of columns (N*P*Q, R*S*C) to the pixels it came from; out (N, H, W, C) is overwritten."""
     n, _, _, c = out.shape
     cells = columns.reshape(n, *window.out, *window.kernel, c)
     out.fill(0)

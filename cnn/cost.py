@@ -1,8 +1,8 @@
-"""FLOP and bytes of every layer and phase, from shapes alone, as the layers tell them.
+"""FLOP and bytes of every layer and phase, computed from shapes alone by the layers.
 
-What `cnn.arithmetic` says holds: convolutions count as im2col + GEMM. Column buffers count as they are written and read
-in full for the batch; a backend that lowers tile by tile keeps them in the cache and moves less, and direct convolution
-and Winograd execute other FLOP.
+As in `cnn.arithmetic`, convolutions count as im2col + GEMM. Column buffers count as written and read in full for the
+batch; a backend that lowers tile by tile keeps them in the cache and moves fewer bytes, and direct convolution and
+Winograd execute a different number of FLOP.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ FORWARD, WEIGHT, DATA, UPDATE = PHASES = ("forward", "weight gradient", "data gr
 
 
 class Extent(NamedTuple):
-    """What a stage's time depends on beside its FLOP and bytes: outputs (N*P*Q), channels, filters and taps of each."""
+    """What a stage's time depends on besides FLOP and bytes: output rows (N*P*Q), channels, filters and taps."""
 
     rows: int
     channels: int
@@ -30,7 +30,7 @@ class Extent(NamedTuple):
 class Stage:
     """One layer in one phase; `kind` is that of the layer, or "input", "loss" or "update".
 
-    `activation` is the kind of a fused activation that runs as a pass of its own.
+    `activation` is the kind of a fused activation that runs as a separate pass.
     """
 
     layer: str
@@ -57,13 +57,13 @@ class Stage:
 
     @property
     def intensity(self) -> float:
-        """FLOP a byte."""
+        """FLOP per byte."""
         return self.flops / self.bytes if self.bytes else 0.0
 
 
 @dataclass(frozen=True)
 class Cost:
-    """The stages of a training step or of the classification of a batch, in the order they run."""
+    """The stages of a training step, or of classifying a batch, in the order in which they run."""
 
     net: str
     batch: int
@@ -72,7 +72,7 @@ class Cost:
 
     @property
     def products(self) -> list[Sizes]:
-        """Every matrix product in the order they run."""
+        """Every matrix product, in the order in which they run."""
         return [each.sizes for stage in self.stages for each in stage.operations if each.sizes]
 
     @property
@@ -92,7 +92,7 @@ class Cost:
 
 
 class Described(Protocol):
-    """What has a name and a network: an Architecture, or a Sequential."""
+    """Anything with a name and a network: an Architecture or a Sequential."""
 
     name: str
 
@@ -104,12 +104,12 @@ class Described(Protocol):
 def count(described: Described, batch: int, *, training: bool) -> Cost:
     """The cost of one step on `batch` images; nothing is built or allocated.
 
-    A training step reads the batch, goes forward and backward and updates by SGD with momentum and weight decay; layers
-    that no layer with parameters comes before have no backward pass, and the first with parameters no data gradient.
-    Raises UsageError for an empty batch, ShapeError where a layer does not fit.
+    A training step reads the batch, goes forward and backward and updates by SGD with momentum and weight decay. The
+    first layer with parameters has no data gradient, and layers before it have no backward pass.
+    Raises UsageError for an empty batch, ShapeError if a layer does not fit.
     """
     if batch < 1:
-        raise UsageError(f"A batch of {batch} images costs nothing; give at least 1.")
+        raise UsageError(f"A batch of {batch} images has no cost; give at least 1.")
     network = described.network
     counted = [layer_stages(node, batch, training=training) for node in network.nodes]
     stages = [input_stage(batch * prod(network.input_shape)), *(forward for forward, *_ in counted)]
@@ -118,7 +118,7 @@ def count(described: Described, batch: int, *, training: bool) -> Cost:
         for place in network.backward_order:
             _, *gradients = counted[place]
             if not network.wants_input_gradient(network.nodes[place]):
-                # A layer that computes it apart leaves it out.
+                # A layer that computes the data gradient separately leaves it out.
                 gradients = [each for each in gradients if each.phase == WEIGHT] or gradients
             stages += gradients
         stages.append(update_stage(sum(gradient_bytes(described).values()) // FLOAT))
@@ -132,7 +132,7 @@ def gradient_bytes(described: Described) -> dict[str, int]:
 
 
 def layer_stages(node: Node, batch: int, *, training: bool = True) -> list[Stage]:
-    """The forward stage of one layer on `batch` images, then in training those of its backward pass."""
+    """The forward stage of one layer on `batch` images, then, in training, the stages of its backward pass."""
     work = node.layer.work(batch, *node.input_shapes, training=training)
     stages = [_stage(node, batch, work, FORWARD, work.forward)]
     if training:
@@ -148,7 +148,7 @@ def _stage(node: Node, batch: int, work: Work, phase: str, operations: Sequence[
 
 
 def input_stage(elements: int) -> Stage:
-    """Pixels read as bytes, shifted and scaled."""
+    """Reading pixels as bytes, shifting and scaling them."""
     return _pass("input", FORWARD, elements, 2, 1 + FLOAT)
 
 
@@ -163,6 +163,6 @@ def update_stage(parameters: int) -> Stage:
 
 
 def _pass(kind: str, phase: str, elements: int, flops: int, moved: int) -> Stage:
-    """One pass over `elements`, of so many FLOP and bytes each."""
+    """One pass over `elements`, with `flops` FLOP and `moved` bytes per element."""
     operation = Operation("elementwise", flops * elements, moved * elements)
     return Stage(kind, kind, phase, (operation,), Extent(elements, 1, 1, 1))

@@ -1,34 +1,34 @@
-"""Every error a user can meet: one sentence with the cause and the cure, and the exit code of the command."""
+"""The errors that a user can meet: each is one sentence with cause and cure, and an exit code for the command."""
 
 
 class CnnError(Exception):
-    """A failure the user can act on. The command prints it without a traceback and exits with `exit_code`."""
+    """A failure that the user can act on. The command prints it without a traceback and exits with `exit_code`."""
 
     exit_code = 1
     everywhere = False
-    """Whether every process of a distributed run raises it, so that one can speak for all."""
+    """Whether every process of a distributed run raises it, so that one of them can report it for all."""
 
 
 class UsageError(CnnError, ValueError):
-    """The caller asked for something that does not exist or cannot be: an unknown name, a bad value."""
+    """The caller asked for something that does not exist or is impossible: an unknown name, a bad value."""
 
     exit_code = 2
 
 
 class ShapeError(UsageError):
-    """Shapes, strides or types of arrays that do not fit together; the message says the numbers."""
+    """Shapes, strides or types of arrays do not fit together; the message gives the numbers."""
 
 
 class BackendUnavailable(CnnError):
-    """A backend that was named but cannot run here. It is never replaced by another one in silence."""
+    """A backend that was named cannot run here. It is never silently replaced by another one."""
 
 
 class DataError(CnnError):
-    """A data set or image that is missing, truncated, corrupt, or not what its name says."""
+    """A data set or image is missing, truncated, corrupt, or not what its name says."""
 
 
 class FileFormatError(CnnError):
-    """A model, checkpoint or configuration file that cannot be read as one."""
+    """A model, checkpoint or configuration file is missing, damaged or of the wrong format."""
 
 
 class NonFiniteError(CnnError):

@@ -1,4 +1,4 @@
-"""Distributions for the first weights, by the names of their papers and of Caffe."""
+"""Distributions for the initial weights, named after their papers or as in Caffe."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ class Gaussian(Initializer):
 
 @dataclass(frozen=True)
 class Glorot(Initializer):
-    """Uniform within sqrt(6 / (fan-in + fan-out)) (Glorot & Bengio 2010, eq. 16)."""
+    """Uniform in +-sqrt(6 / (fan-in + fan-out)) (Glorot & Bengio 2010, eq. 16)."""
 
     def draw(self, shape: Shape, rng: np.random.Generator) -> npt.NDArray[Any]:
         limit = sqrt(6 / (prod(shape[:-1]) + prod(shape[:-2]) * shape[-1]))
@@ -63,7 +63,7 @@ class Glorot(Initializer):
 
 @dataclass(frozen=True)
 class Xavier(Initializer):
-    """Uniform within sqrt(3 / fan-in): what Caffe calls xavier."""
+    """Uniform in +-sqrt(3 / fan-in): Caffe's xavier."""
 
     def draw(self, shape: Shape, rng: np.random.Generator) -> npt.NDArray[Any]:
         limit = sqrt(3 / prod(shape[:-1]))

@@ -1,4 +1,4 @@
-"""What is asked of a backend beside its operations: recordings, times, reports and candidates, by which tools work."""
+"""What tools use of a backend besides its operations: recordings, times, reports and candidates for options."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -14,39 +14,39 @@ if TYPE_CHECKING:
     from cnn.backend import Backend
 
 Around = Callable[..., Any]
-"""Stands for a method: is handed that method, and the arguments of the call."""
+"""Replaces a method: called with the original method and the arguments of the call."""
 
 AnyBackend = TypeVar("AnyBackend", bound="Backend")
 
 
 class Recording(ABC):
-    """Work of a backend, recorded to be done again on the same arrays."""
+    """Work of a backend, recorded so that it can be repeated on the same arrays."""
 
     @abstractmethod
     def record(self) -> AbstractContextManager[None]:
-        """Adds what this thread has the backend do within the block."""
+        """Records the work that this thread gives the backend within the block."""
 
     @abstractmethod
     def repeat(self) -> Any:
-        """Does it all again; what that returned last which returned anything."""
+        """Repeats all the work; returns the last result that is not None."""
 
 
 class Instruments:
-    """The answers of any backend; one that has more to tell returns a subclass of this as its `instruments`.
+    """The defaults for any backend; a backend that has more to report returns a subclass as its `instruments`.
 
-    Other models may use the backend meanwhile, so nothing here changes it: what is to work in another way is a private
-    copy of it, on which a model is built.
+    Other models may use the backend at the same time, so nothing here changes it: methods return private copies that
+    behave differently, on which a model is then built.
     """
 
     def __init__(self, backend: "Backend") -> None:
         self.backend = backend
 
     def option_candidates(self) -> dict[str, Sequence[Any]]:
-        """The values of its options that `cnn tune` is to try here; those that others depend on come first."""
+        """The values of its options that `cnn tune` should try here; options that others depend on come first."""
         return {}
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
+        """Seconds of each algorithm by shape, for every convolution run so far that has a choice of algorithms."""
         return {}
 
     def recording(self) -> Recording | None:
@@ -54,20 +54,20 @@ class Instruments:
         return None
 
     def recording_key(self) -> Hashable:
-        """What a recording depends on beside its arrays: where it has changed, another one is needed."""
+        """What a recording depends on besides its arrays: if this key changes, a new recording is needed."""
         return None
 
     @property
     def multiplies(self) -> bool:
-        """False for a backend whose recordings leave products out: its results then say nothing."""
+        """False for a backend whose recordings leave out products, so that their results are meaningless."""
         return True
 
     def timed_kernels(self) -> AbstractContextManager[Stopwatch | None]:
-        """Times what this thread runs in compiled kernels within the block; None where its work is not in such."""
+        """Times the compiled kernels that this thread runs within the block; None if the backend does not use them."""
         return nullcontext()
 
     def timed(self, operations: Iterable[str], stopwatch: Stopwatch) -> "Backend":
-        """A private copy that counts the seconds of its operations of these names."""
+        """A private copy that adds up the seconds of the named operations."""
 
         def run(operation: Around, *arguments: Any, **options: Any) -> Any:
             started = now()
@@ -78,7 +78,7 @@ class Instruments:
         return private(self.backend, **dict.fromkeys(operations, run))
 
     def without_products(self) -> "Backend":
-        """A private copy that leaves `out` of every product as it is, to tell products from what is around them."""
+        """A private copy that skips products and leaves their `out` unchanged, to time the work around them."""
 
         def nothing(gemm: Around, *arrays: Any, **options: Any) -> None:
             pass
@@ -86,19 +86,19 @@ class Instruments:
         return private(self.backend, gemm=nothing)
 
     def reporting(self, hear: Callable[[ProductReport], None]) -> "Backend | None":
-        """A private copy that tells of each product where it ran; None for a backend that has one place for them."""
+        """A private copy that reports where each product ran; None if the backend has only one place for them."""
         return None
 
 
 def private(backend: AnyBackend, **methods: Around) -> AnyBackend:
-    """A copy of `backend` that nobody else has, with others in place of its methods of these names.
+    """A copy of `backend` that nobody else uses, with the named methods replaced.
 
     The copy shares what the backend holds, such as memory, a library and a worker process, and keeps the backend alive.
     """
     kind = type(backend)
     replaced = {name: _method(getattr(kind, name), around) for name, around in methods.items()}
     copied = copy(backend)
-    # What ends with the backend must neither end with a copy nor before it.
+    # Resources of the backend must not be released with a copy, nor while a copy exists.
     copied.__class__ = type(kind.__name__, (kind,), replaced | {"__del__": lambda self: None})
     vars(copied)["_copied_from"] = backend
     return copied

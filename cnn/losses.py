@@ -1,4 +1,4 @@
-"""The losses a network is trained on."""
+"""The losses that models are trained with."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ class Loss(Configurable):
     """Compares scores (N, K) with labels (N,)."""
 
     repeatable: ClassVar[bool] = False
-    """Whether it does no more than call the backend, as a layer that is."""
+    """Whether it only calls the backend, as for a layer that is `repeatable`."""
 
     @abstractmethod
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        """(the loss summed over the images, the number of right answers).
+        """(the loss summed over the images, the number of correct answers).
 
         out (N, K), if given, receives the gradient of the mean loss.
         """
 
     @abstractmethod
     def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
-        """out (N, K) = the scores as shares of one; the largest score stays the largest share."""
+        """out (N, K) = the scores as probabilities, which sum to 1; the largest score gets the largest probability."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a stretch of work took in joules, measured, modelled or unavailable, and what every meter tells of it."""
+"""The energy of a stretch of work in joules, measured, modelled or unavailable, and the interface of meters."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ KINDS: tuple[Kind, ...] = ("measured", "modelled", "unavailable")
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules, whether they were measured or modelled, and from what; or None, and why."""
+    """Joules, whether they were measured or modelled, and their source; or None, and the reason."""
 
     joules: float | None
     kind: Kind
     source: str
 
     def __add__(self, other: "Energy") -> "Energy":
-        """Both together, of the weaker kind: a part that is modelled or unavailable makes the sum so."""
+        """The sum, of the weaker kind: if one part is modelled or unavailable, so is the sum."""
         joules = None if self.joules is None or other.joules is None else self.joules + other.joules
         source = self.source or other.source
         if f"; {other.source};" not in f"; {source};":
@@ -26,30 +26,30 @@ class Energy:
 
 
 NO_ENERGY = Energy(0.0, "measured", "")
-"""What to begin a sum with."""
+"""The start of a sum."""
 UNCOUNTED = Energy(None, "unavailable", "not all of it was counted")
-"""What a run of a release that knew no energy has behind it."""
+"""The energy so far of a run that was started by a release without energy measurement."""
 
 
 class Meter(ABC):
-    """Tells the energy of stretches of training; close it, or use it as a context manager."""
+    """Gives the energy of stretches of training; close it, or use it as a context manager."""
 
     kind: Kind
     source: str
     """What the joules come from, or why there are none."""
 
-    def start(self) -> None:  # noqa: B027 - a model has nothing to begin
+    def start(self) -> None:  # noqa: B027 - a model has nothing to start
         """Begins a stretch."""
 
     @abstractmethod
     def stop(self, images: int, seconds: float) -> Energy:
-        """The energy since `start`, in which `images` were trained, in steps that took `seconds` together.
+        """The energy since `start`, during which `images` were trained on, in steps that took `seconds` together.
 
-        What measures looks at its meter only, what models at the two numbers.
+        A measuring meter ignores the two numbers; a modelling meter computes from them.
         """
 
     def close(self) -> None:  # noqa: B027
-        """Ends what runs beside the training."""
+        """Stops whatever runs in the background."""
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +59,7 @@ class Meter(ABC):
 
 
 class Unmetered(Meter):
-    """No energy, and why."""
+    """A meter without energy; `source` says why."""
 
     kind: Kind = "unavailable"
 
@@ -78,7 +78,7 @@ def energy_words(joules: float | None, joules_per_image: float | None, kind: Kin
 
 
 def _joules(value: float) -> str:
-    """Four digits and a unit."""
+    """The value with four digits and a unit."""
     for unit, size in (("MJ", 1e6), ("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3)):
         if value >= size:
             return f"{value / size:.4g} {unit}"

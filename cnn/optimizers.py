@@ -12,7 +12,7 @@ from cnn.layers.layer import Parameter
 
 
 class Optimizer(Configurable):
-    """Updates parameters in place and keeps its own arrays beside each.
+    """Updates parameters in place and keeps its own state arrays for each.
 
     A parameter's multipliers scale the learning rate and the weight decay, as Caffe's lr_mult and decay_mult.
     """
@@ -21,11 +21,11 @@ class Optimizer(Configurable):
     weight_decay: float
 
     def fresh(self) -> Self:
-        """Another one with the same settings, attached to nothing."""
+        """A new optimizer with the same settings, not attached to any parameters."""
         return replace(self)  # type: ignore[type-var]
 
     def attach(self, backend: Backend, parameters: Iterable[Parameter]) -> None:
-        """Starts afresh: makes zeroed state arrays for the parameters, which `step` will then update."""
+        """Starts afresh with zeroed state arrays for the parameters, which `step` will then update."""
         self.backend = backend
         self.parameters = list(parameters)
         self.time = 0
@@ -50,7 +50,7 @@ class Optimizer(Configurable):
 
 @dataclass(eq=False)
 class SGD(Optimizer):
-    """Stochastic gradient descent with (Nesterov's) momentum and L2 weight decay, as Caffe counts them."""
+    """Stochastic gradient descent with (Nesterov's) momentum and L2 weight decay, as Caffe defines them."""
 
     momentum: float = 0.9
     weight_decay: float = 0.0
@@ -59,7 +59,7 @@ class SGD(Optimizer):
     slots = ("velocity",)
 
     def __post_init__(self) -> None:
-        _check_share("momentum", self.momentum)
+        _check_fraction("momentum", self.momentum)
         _check_decay(self.weight_decay)
 
     def _update(self, parameter: Parameter, state: list[Array], lr: float, decay: float) -> None:
@@ -77,7 +77,7 @@ class SGD(Optimizer):
 
 @dataclass(eq=False)
 class RMSprop(Optimizer):
-    """Tieleman & Hinton 2012: the gradient over a running root mean square of it."""
+    """Tieleman & Hinton 2012: the gradient divided by its running root mean square."""
 
     rho: float = 0.9
     epsilon: float = 1e-8
@@ -86,7 +86,7 @@ class RMSprop(Optimizer):
     slots = ("square",)
 
     def __post_init__(self) -> None:
-        _check_share("rho", self.rho)
+        _check_fraction("rho", self.rho)
         _check_epsilon(self.epsilon)
         _check_decay(self.weight_decay)
 
@@ -115,8 +115,8 @@ class Adam(Optimizer):
     slots = ("first", "second")
 
     def __post_init__(self) -> None:
-        _check_share("beta1", self.beta1)
-        _check_share("beta2", self.beta2)
+        _check_fraction("beta1", self.beta1)
+        _check_fraction("beta2", self.beta2)
         _check_epsilon(self.epsilon)
         _check_decay(self.weight_decay)
 
@@ -136,7 +136,7 @@ class Adam(Optimizer):
         )
 
 
-def _check_share(name: str, value: float) -> None:
+def _check_fraction(name: str, value: float) -> None:
     require(0 <= value < 1, f"{name} must be at least 0 and below 1, not {value}.")
 
 

@@ -1,4 +1,4 @@
-"""Finds backends and data sets by entry point, the package's own exactly like a third party's."""
+"""Finds backends and data sets by entry point; the package's own have no special treatment."""
 
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -10,7 +10,7 @@ DATASETS = "cnn.datasets"
 
 
 def _registered(group: str) -> dict[str, EntryPoint]:
-    """The entry points of `group` by name; two distributions that claim one name are an error."""
+    """The entry points of `group` by name. Raises CnnError if two distributions claim the same name."""
     found: dict[str, EntryPoint] = {}
     for point in entry_points(group=group):
         other = found.setdefault(point.name, point)

@@ -29,10 +29,10 @@ class Product:
 
 @dataclass(frozen=True)
 class ProductReport:
-    """What the library itself reports of one product, in words, bytes and seconds.
+    """What the library itself reports about one product, in words, bytes and seconds.
 
     `card_seconds` are those of the slowest card, `host_seconds` those of the whole call. A product that the library
-    does not report kept to the host: its bytes are 0, and its seconds are measured around the call.
+    does not report ran on the host: its bytes are 0, and its seconds are measured around the call.
     """
 
     product: Product

@@ -1,4 +1,4 @@
-"""Which backends there are, which of them can run here, and which one is in force."""
+"""The registered backends, which of them can run here, and which one is current."""
 
 import os
 from collections.abc import Mapping
@@ -12,20 +12,20 @@ from cnn.backend_options import Option, check_options, options_of
 from cnn.errors import BackendUnavailable, CnnError, UsageError
 
 REFERENCE = "reference"
-"""The backend whose results are the truth that others are held against."""
+"""The backend whose results others are compared with."""
 
 DEFAULT_ORDER = ("mkl", "openblas", "numpy")
-"""The first of these that is ready is used where the user names none."""
+"""If the user names no backend, the first of these that is ready is used."""
 
 _instances: dict[tuple[str, str], Backend] = {}
 _used: Backend | None = None
 
 
 def create(name: str, /, **options: Any) -> Backend:
-    """The backend `name` with its options, made once a process for each set of them.
+    """The backend `name` with the given options, made once per process for each set of options.
 
-    Raises UsageError for a name that is not registered, an option that it does not have or a value that is none of it,
-    and BackendUnavailable where it cannot run.
+    Raises UsageError for a name that is not registered, an unknown option or a value of the wrong type, and
+    BackendUnavailable if it cannot run.
     """
     key = (name, repr(sorted(options.items())))
     if key not in _instances:
@@ -34,7 +34,7 @@ def create(name: str, /, **options: Any) -> Backend:
 
 
 def construct(name: str, /, **options: Any) -> Backend:
-    """The backend as `create` gives it, but a new one that nobody else has. Raises what `create` does."""
+    """Like `create`, but always makes a new backend that nobody else uses. Raises the same errors."""
     plugin = plugins.load(plugins.BACKENDS, name)
     check_options(name, plugin, options)
     backend = plugin(**options)
@@ -44,22 +44,22 @@ def construct(name: str, /, **options: Any) -> Backend:
 
 
 def use_backend(name: str, /, **options: Any) -> Backend:
-    """Makes `name` the backend of every model built from now on without naming one, and returns it."""
+    """Makes `name` the backend of every model that is built from now on without a backend, and returns it."""
     global _used
     _used = create(name, **options)
     return _used
 
 
 def current_backend() -> Backend:
-    """The backend of `use_backend`, else of CNN_BACKEND, else the first ready one of DEFAULT_ORDER."""
+    """The backend set by `use_backend`, else by CNN_BACKEND, else the first ready one of DEFAULT_ORDER."""
     return choose()[0]
 
 
 def choose(name: str | None = None, options: Mapping[str, Any] | None = None) -> tuple[Backend, str]:
-    """The backend in force and why: `name`, else that of `use_backend`, else CNN_BACKEND, else DEFAULT_ORDER.
+    """The current backend and why: from `name`, else `use_backend`, else CNN_BACKEND, else DEFAULT_ORDER.
 
-    Raises UsageError or BackendUnavailable for a named one, UsageError for options of one that is not named, and
-    BackendUnavailable if none of the order is ready.
+    Raises UsageError or BackendUnavailable for a named backend, UsageError for options without a named backend, and
+    BackendUnavailable if no backend of DEFAULT_ORDER is ready.
     """
     if not name and not options and _used is not None:
         return _used, "named"
@@ -68,7 +68,7 @@ def choose(name: str | None = None, options: Mapping[str, Any] | None = None) ->
         if chosen:
             return create(chosen, **(options or {})), why
     if options:
-        raise UsageError(f"Options ({', '.join(options)}) belong to one backend; name it, too.")
+        raise UsageError(f"Options ({', '.join(options)}) belong to one backend; name it too.")
     reasons = []
     for candidate in DEFAULT_ORDER:
         try:
@@ -79,13 +79,14 @@ def choose(name: str | None = None, options: Mapping[str, Any] | None = None) ->
 
 
 def download(name: str, root: Path | None = None) -> str:
-    """Has the backend `name` fetch the library it runs on, into `root` or where it finds it; says what is where.
+    """Fetches the library of the backend `name` into `root`, or to where the backend finds it by itself.
 
-    Raises UsageError for a name that is not registered, CnnError for a backend that has nothing to fetch or cannot.
+    Returns a sentence that says what was put where. Raises UsageError for a name that is not registered, CnnError if
+    the backend has nothing to fetch or fetching fails.
     """
     plugin = plugins.load(plugins.BACKENDS, name)
     if not _downloadable(plugin):
-        raise CnnError(f"Backend {name!r} has nothing to fetch; `cnn backends list` shows those that have.")
+        raise CnnError(f"Backend {name!r} has nothing to fetch; `cnn backends list` shows the backends that have.")
     return str(plugin.download(root))
 
 
@@ -95,7 +96,7 @@ def _downloadable(plugin: Any) -> bool:
 
 @dataclass(frozen=True)
 class BackendStatus:
-    """Whether a registered backend can run here: its library, or the reason why not; its options, what it can fetch."""
+    """Whether a registered backend can run here: its library or the reason why not, its options, what it can fetch."""
 
     name: str
     library: Library | None
@@ -119,7 +120,7 @@ class BackendStatus:
 
 
 def statuses() -> list[BackendStatus]:
-    """Every registered backend, tried with its options as they are by default."""
+    """Every registered backend, tried with the defaults of its options."""
     result = []
     for name in plugins.names(plugins.BACKENDS):
         options: tuple[Option, ...] = ()

@@ -12,10 +12,10 @@ class Schedule(Configurable):
     """Gives the learning rate at a step, counted from 0; a step is one batch."""
 
     lr: float
-    """The rate that the others are multiples of."""
+    """The base rate, of which all others are multiples."""
 
     def at(self, lr: float) -> Self:
-        """The same schedule from another rate."""
+        """The same schedule with another base rate."""
         return replace(self, lr=lr)  # type: ignore[type-var]
 
     @abstractmethod
@@ -108,7 +108,7 @@ class Exponential(Schedule):
 
 @dataclass(frozen=True)
 class Cosine(Schedule):
-    """Rises in a line over `warmup` steps to lr, then falls as half a cosine to `floor` at `steps`.
+    """Rises linearly over `warmup` steps to lr, then falls as half a cosine to `floor` at `steps`.
 
     Loshchilov & Hutter 2017, eq. 5, without restarts.
     """
@@ -135,7 +135,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True)
 class Warmup(Schedule):
-    """The rate of `then`, but over the first `steps` rising to it in a line from its share `start`.
+    """The rate of `then`, reached over the first `steps` by a linear rise from the fraction `start` of it.
 
     Goyal et al. 2017, "Accurate, large minibatch SGD", section 2.2.
     """

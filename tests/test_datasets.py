@@ -209,7 +209,7 @@ def test_download_goes_to_the_cache_or_the_named_folder(no_folders, monkeypatch)
         ("cifar-100-binary.tar.gz", no_folders / "cache/data"),
         ("cifar-10-binary.tar.gz", no_folders / "mine"),
     ]
-    with pytest.raises(DataError, match="synthetic offers no download"):
+    with pytest.raises(DataError, match="synthetic has no download"):
         download_dataset("synthetic")
 
 
@@ -256,16 +256,16 @@ def toy(tmp_path, monkeypatch):
 def test_a_third_partys_set_is_one_small_class(toy):
     assert len(load_dataset("toy").train) == 4
     assert dataset_status("toy").present
-    with pytest.raises(DataError, match="toy offers no download"):
+    with pytest.raises(DataError, match="toy has no download"):
         download_dataset("toy")
 
 
 def test_a_broken_plug_in_does_not_break_the_list(toy):
     listed = {status.name: status for status in list_datasets()}
     assert listed["toy"].present
-    assert "no subclass of DatasetPlugin" in listed["toy-broken"].reason
+    assert "not a subclass of DatasetPlugin" in listed["toy-broken"].reason
     assert "cannot be loaded" in listed["toy-absent"].reason
-    with pytest.raises(CnnError, match="no subclass of DatasetPlugin"):
+    with pytest.raises(CnnError, match="not a subclass of DatasetPlugin"):
         load_dataset("toy-broken")
 
 

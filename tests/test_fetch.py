@@ -220,7 +220,7 @@ def test_folder_that_cannot_be_made(tmp_path, remote):
         ({"path": ""}, "relative"),
         ({"size": 0}, "0 bytes"),
         ({"sha256": "abc"}, "64"),
-        ({"urls": ()}, "one or more"),
+        ({"urls": ()}, "at least one"),
         ({"urls": ("file:///etc/passwd",)}, "http"),
     ],
 )

@@ -494,4 +494,4 @@ def test_a_calibration_that_tells_no_energy_leaves_it_unavailable(net, calibrate
 
 def test_watts_must_be_a_number(capsys):
     assert main(["train", "--watts", "lots"]) == 2
-    assert "'lots' is no number above 0" in capsys.readouterr().err
+    assert "'lots' is not a number above 0" in capsys.readouterr().err

@@ -49,7 +49,7 @@ def test_a_network_that_cannot_be_is_refused(make, error, message):
 
 def test_images_of_another_size_are_refused_with_both_sizes():
     for use in (small().predict, small().load_images):
-        with pytest.raises(ShapeError, match=r"built for images of \(8, 8, 2\) uint8, these are \(9, 8, 2\)"):
+        with pytest.raises(ShapeError, match=r"built for images of \(8, 8, 2\) uint8, but these are \(9, 8, 2\)"):
             use(pixels(2, (9, 8, 2)))
     with pytest.raises(ShapeError, match=r"takes inputs \(N, 8, 8, 2\), not \(2, 9, 8, 2\)"):
         small().forward(np.zeros((2, 9, 8, 2), np.float32))
@@ -81,9 +81,9 @@ def test_loss_and_accuracy_worked_by_hand_do_not_depend_on_the_batch_size():
 
 
 def test_evaluation_refuses_an_empty_split_and_unknown_labels():
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(UsageError, match="has no images"):
         small().evaluate(Split(pixels(0), np.zeros(0, np.int64)))
-    with pytest.raises(UsageError, match="label 3; net knows 3 classes"):
+    with pytest.raises(UsageError, match="label 3, but net has only 3 classes"):
         small().evaluate(Split(pixels(2), np.array([0, 3])))
 
 
@@ -205,15 +205,15 @@ def edited(change):
         (lambda path: path.write_bytes(path.read_bytes()[:-1]), "is damaged"),
         (lambda path: path.write_bytes(path.read_bytes()[:300]), "is damaged"),
         (lambda path: path.write_bytes(np.random.default_rng(0).bytes(5000)), "is damaged"),
-        (edited(lambda arrays, table: table.update(kind="checkpoint")), r"is no model file \(checkpoint\)"),
+        (edited(lambda arrays, table: table.update(kind="checkpoint")), r"is not a model file \(checkpoint\)"),
         (edited(lambda arrays, table: table.update(version=9)), "format version 9"),
-        (edited(lambda arrays, table: table.pop("layers")), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(layers=3)), "does not describe a network"),
+        (edited(lambda arrays, table: table.pop("layers")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(layers=3)), "does not describe a model"),
         (edited(lambda arrays, table: table["layers"][0].update(type="Conv9D")), "no layer 'Conv9D'"),
         (edited(lambda arrays, table: table["layers"][0].update(filters="4")), "filters must be int"),
-        (edited(lambda arrays, table: table["layers"].pop()), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(dtype="float33")), "does not describe a network"),
-        (edited(lambda arrays, table: table.update(input=[8, 8])), "does not describe a network"),
+        (edited(lambda arrays, table: table["layers"].pop()), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(dtype="float33")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(input=[8, 8])), "does not describe a model"),
         (edited(lambda arrays, table: table.update(preprocessing={})), "preprocessing"),
         (edited(lambda arrays, table: arrays.pop("linear1.bias")), "not those of mine: linear1.bias"),
         (edited(lambda arrays, table: arrays.update(x=np.zeros(2))), "not those of mine: x"),

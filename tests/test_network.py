@@ -58,7 +58,7 @@ def test_a_chain_needs_no_inputs_named():
 def test_a_layer_that_does_not_fit_or_reads_what_comes_later_is_named():
     with pytest.raises(ShapeError, match=r"^conv2: .*\(9, 9\)"):
         Network([Conv2D(4, 3), Conv2D(4, 9)], (8, 8, 2))
-    with pytest.raises(UsageError, match=r"relu2 reads the layers at \(1,\); it can read those before it, -1 to 0"):
+    with pytest.raises(UsageError, match=r"relu2 reads the layers at \(1,\); give it only layers before it, -1 to 0"):
         Network([ReLU(), ReLU()], (8, 8, 2), [(INPUT,), (1,)])
     with pytest.raises(UsageError, match="at least one layer"):
         Network([], (8, 8, 2))

@@ -235,7 +235,9 @@ class TestNoCard:
         chosen = plugin.environment
         fatal = {"MKL_MIC_ENABLE": "1", "MKL_MIC_DISABLE_HOST_FALLBACK": "1"}
         monkeypatch.setattr(plugin, "environment", lambda self: chosen(self) | fatal)
-        with pytest.raises(BackendUnavailable, match=r"exit status 1; it said last: .*AO library failed to initialize"):
+        with pytest.raises(
+            BackendUnavailable, match=r"exit status 1; its last output: .*AO library failed to initialize"
+        ):
             plugin()
 
     @pytest.mark.parametrize(

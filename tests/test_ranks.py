@@ -112,8 +112,8 @@ def test_efficiency_is_by_thread(monkeypatch, capsys):
         (["--mpiexec", "false"], 1, "failed with exit code 1: nothing was said"),
         (["--batch-size", "1"], 2, "A batch of 1 images has none for some of 2 ranks"),
         (["--threads", "1,2"], 2, "--ranks takes one number of --threads"),
-        (["--ranks", "0"], 2, "no whole number of at least 1"),
-        (["--model", "no-such-net"], 2, "There is no network"),
+        (["--ranks", "0"], 2, "not a whole number of at least 1"),
+        (["--model", "no-such-net"], 2, "There is no architecture"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_in_one_sentence(arguments, code, message, capsys):

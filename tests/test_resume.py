@@ -194,7 +194,7 @@ def test_a_damaged_checkpoint_is_refused(length, tmp_path):
     path = tmp_path / "run"
     trainer(path).run(1)
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(FileFormatError, match="is damaged or no checkpoint file"):
+    with pytest.raises(FileFormatError, match="is damaged or not a checkpoint file"):
         trainer(path).resume()
 
 
@@ -205,7 +205,7 @@ def test_a_model_file_or_one_of_another_number_type_is_no_checkpoint(tmp_path):
     with pytest.raises(FileFormatError, match="stored as float32"):
         trainer(path, net={"dtype": np.float64}).resume()
     save_model(run.model, path)
-    with pytest.raises(FileFormatError, match=r"is no checkpoint file \(model\)"):
+    with pytest.raises(FileFormatError, match=r"is not a checkpoint file \(model\)"):
         trainer(path).resume()
 
 

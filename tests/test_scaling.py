@@ -287,7 +287,7 @@ def test_three_dots_go_on_as_it_began(text, counts, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--nodes", "1,0"], "no whole number of at least 1"),
+        (["--nodes", "1,0"], "not a whole number of at least 1"),
         (["--nodes", "2,1"], "must rise"),
         (["--nodes", "1,...,8"], "after at least two"),
         (["--nodes", "1,2,..."], "after at least two"),

@@ -108,16 +108,16 @@ def of_another_program(path):
     [
         (lambda path: path.unlink(), "There is no model file"),
         (lambda path: (path.unlink(), path.mkdir()), "There is no model file"),
-        (lambda path: path.write_bytes(b""), "is damaged or no model file"),
-        (lambda path: path.write_bytes(b"\0" * 8), "is damaged or no model file"),
-        (lambda path: path.write_bytes(np.random.default_rng(1).bytes(2000)), "is damaged or no model file"),
-        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "is damaged or no model file"),
-        (truncated(0.99), "is damaged or no model file"),
-        (truncated(0.5), "is damaged or no model file"),
-        (truncated(0.02), "is damaged or no model file"),
-        (of_another_program, r"is no model file \(a file of another program\)"),
-        (lambda path: save_arrays(path, "checkpoint", {}, {}), r"is no model file \(checkpoint\)"),
-        (lambda path: save_arrays(path, "model", {}, {"version": 2}), "has format version 2; this release reads"),
+        (lambda path: path.write_bytes(b""), "is damaged or not a model file"),
+        (lambda path: path.write_bytes(b"\0" * 8), "is damaged or not a model file"),
+        (lambda path: path.write_bytes(np.random.default_rng(1).bytes(2000)), "is damaged or not a model file"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"\0"), "is damaged or not a model file"),
+        (truncated(0.99), "is damaged or not a model file"),
+        (truncated(0.5), "is damaged or not a model file"),
+        (truncated(0.02), "is damaged or not a model file"),
+        (of_another_program, r"is not a model file \(a file of another program\)"),
+        (lambda path: save_arrays(path, "checkpoint", {}, {}), r"is not a model file \(checkpoint\)"),
+        (lambda path: save_arrays(path, "model", {}, {"version": 2}), "has format version 2, but this release reads"),
     ],
 )
 def test_what_is_no_such_file_is_refused_in_one_sentence(damage, message, tmp_path):
@@ -136,7 +136,7 @@ def test_every_truncation_and_every_changed_byte_is_refused(tmp_path):
     content = path.read_bytes()
     for length in range(len(content)):
         path.write_bytes(content[:length])
-        with pytest.raises(FileFormatError, match="is damaged or no model file"):
+        with pytest.raises(FileFormatError, match="is damaged or not a model file"):
             read_arrays(path, "model")
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])

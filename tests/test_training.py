@@ -267,7 +267,7 @@ def test_weights_that_overflow_in_the_last_step_reach_no_checkpoint_and_end_in_a
         ({"patience": 0, "validation": split(4)}, "patience must be at least 1, not 0"),
         ({"patience": 1}, "needs a validation split"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, not 0"),
-        ({"validation": split(9, classes=9)}, "label 8; net knows 3 classes"),
+        ({"validation": split(9, classes=9)}, "label 8, but net has only 3 classes"),
         ({"epochs": 0}, "epochs must be at least 1, not 0"),
     ],
 )
@@ -277,7 +277,7 @@ def test_settings_that_cannot_be_are_refused(settings, message):
 
 
 def test_training_data_that_cannot_be_are_refused():
-    with pytest.raises(UsageError, match="holds no image"):
+    with pytest.raises(UsageError, match="has no images"):
         fit(net(), split(0), epochs=1)
-    with pytest.raises(UsageError, match="label 8; net knows 3 classes"):
+    with pytest.raises(UsageError, match="label 8, but net has only 3 classes"):
         fit(net(), split(90, classes=9), epochs=1)

@@ -211,7 +211,7 @@ def test_stopped_at_once_it_writes_nothing(paced, tune, monkeypatch, capsys):
     [
         (["--rounds", "5"], "5 rounds cannot tell a gain from noise"),
         (["--threads", "100000"], "cannot be measured here"),
-        (["--batch-sizes", "8,none"], "'none' is no whole number"),
+        (["--batch-sizes", "8,none"], "'none' is not a whole number"),
         (["--mode", "sleep"], "invalid choice: 'sleep'"),
         (["--backend-option", "speed=1"], "Backend 'paced' has no setting 'speed'"),
     ],

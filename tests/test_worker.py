@@ -94,10 +94,8 @@ class TestDeath:
         thread.join()
         assert close(out, right)
         assert worker_of(backend).pid != before
-        said = (
-            f"The worker process {before} was ended by signal {number.name}; it said nothing. The product is repeated"
-        )
-        assert said in capfd.readouterr().err
+        ended = f"The worker process {before} was ended by signal {number.name}; it printed nothing."
+        assert f"{ended} The product is repeated" in capfd.readouterr().err
 
     def test_what_it_added_before_its_death_is_not_added_twice(self, backend):
         a, b, out, right, start = square(backend, 64)
@@ -124,7 +122,7 @@ class TestDeath:
         with monkeypatch.context() as patch:
             patch.setattr(OpenblasWorker, "ready", lambda self, worker: os.kill(worker.pid, signal.SIGKILL))
             os.kill(worker_of(backend).pid, signal.SIGKILL)
-            with pytest.raises(WorkerDied, match=r"worker process \d+ was ended by signal SIGKILL; it said nothing"):
+            with pytest.raises(WorkerDied, match=r"worker process \d+ was ended by signal SIGKILL; it printed nothing"):
                 backend.gemm(a, b, out=out)
         backend.gemm(a, b, out=out)
         assert close(out, right)
@@ -132,7 +130,7 @@ class TestDeath:
     @pytest.mark.parametrize(
         ("call", "message"),
         [
-            (("_exit", 3), "ended with exit status 3; it said nothing"),
+            (("_exit", 3), "ended with exit status 3; it printed nothing"),
             (("abort",), "was ended by signal SIGABRT"),
             (("shutdown", "its socket", 2), "ended with exit status [01]"),
         ],
@@ -145,14 +143,14 @@ class TestDeath:
     def test_its_last_words_are_told(self):
         worker = worker_of(OpenblasWorker())
         worker.call("perror", "char*")
-        with pytest.raises(WorkerDied, match=r"ended with exit status 4; it said last: [A-Z]"):
+        with pytest.raises(WorkerDied, match=r"ended with exit status 4; its last output: [A-Z]"):
             worker.call("_exit", 4)
 
     def test_one_that_keeps_still_is_ended(self, monkeypatch):
         monkeypatch.setattr(process, "PATIENCE", 1.5)
         worker = worker_of(OpenblasWorker())
         started = time.monotonic()
-        with pytest.raises(WorkerDied, match=r"was at a standstill for 1.5 seconds and was ended"):
+        with pytest.raises(WorkerDied, match=r"was stuck for 1.5 seconds and was ended"):
             worker.call("sleep", 1000)
         assert 1.5 < time.monotonic() - started < 10
         assert gone(worker.pid)
@@ -192,8 +190,11 @@ class TestStart:
     @pytest.mark.parametrize(
         ("change", "message"),
         [
-            ({"libraries": ("/nowhere/libblas.so",)}, "exit status 1; it said last: /nowhere/libblas.so: cannot open"),
-            ({"product": "no_{}gemm"}, "it said last: .*undefined symbol: no_sgemm"),
+            (
+                {"libraries": ("/nowhere/libblas.so",)},
+                "exit status 1; its last output: /nowhere/libblas.so: cannot open",
+            ),
+            ({"product": "no_{}gemm"}, "its last output: .*undefined symbol: no_sgemm"),
         ],
     )
     def test_library_that_does_not_fit(self, monkeypatch, change, message):

@@ -205,7 +205,7 @@ def test_a_network_is_read_from_toml(tmp_path):
         ('"Conv2D"', '"Conv3D"', "no layer 'Conv3D'; known are: AvgPool2D, "),
         ('"Conv2D"', '"Weighted"', "no layer 'Weighted'; known are: AvgPool2D, "),
         ('type = "Flatten"', "", "A layer is described by a table with a `type`, not by {}"),
-        ("filters = 4", "", "Conv2D needs filters"),
+        ("filters = 4", "", "Conv2D needs a value for filters"),
         ("filters = 4", "filters = 4.5", "Conv2D: filters must be int, not 4.5"),
         ("filters = 4", "filters = 0", "at least 1 filter, not 0"),
         ("filters = 4", "filters = 4\nfilter = 4", "Conv2D has no setting 'filter'"),
@@ -249,5 +249,7 @@ def test_a_file_that_is_missing_or_no_text_and_a_name_that_is_unknown_are_errors
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FileFormatError, match=r"bytes\.toml cannot be read"):
         architecture(str(tmp_path / "bytes.toml"))
-    with pytest.raises(UsageError, match=r"no network 'alexnet'; known are: lenet, lenet5, .* or a file ending in"):
+    with pytest.raises(
+        UsageError, match=r"no architecture 'alexnet'; known are: lenet, lenet5, .* or a file ending in"
+    ):
         architecture("alexnet")

@@ -1,1 +1,1 @@
-"""Images in: data sets, files, preprocessing and augmentation."""
+"""Image input: data sets, files, preprocessing and augmentation."""

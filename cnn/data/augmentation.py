@@ -1,4 +1,4 @@
-"""Random changes to a training batch that leave its labels true: mirroring and shifting."""
+"""Random changes to a training batch that leave its labels valid: mirroring and shifting."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from cnn.ops.input import Changes, change
 class Augmentation:
     """Mirrors half of the images left to right if `flip`, shifts by up to `pad_crop` pixels; off by default.
 
-    The shift pads all sides with zeros and cuts an image of the old size out at random, as in He et al.,
+    The shift pads all sides with zeros and cuts out an image of the old size at random, as in He et al.,
     "Deep Residual Learning for Image Recognition" (2016), section 4.2. Raises UsageError.
     """
 
@@ -34,18 +34,17 @@ class Augmentation:
     def apply(self, images: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
         """A changed copy of `images` (N, H, W, C), or `images` itself if nothing is switched on.
 
-        The same generator state gives the same bytes. Raises ShapeError if a shift could leave nothing of an
-        image.
+        The same generator state gives the same bytes. Raises ShapeError if a shift could leave nothing of an image.
         """
         if images.ndim != 4:
             raise ShapeError(f"Images have shape {images.shape}; give (N, H, W, C).")
         return change(images, self.draw(images.shape, rng))
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Changes:
-        """What is to happen to a batch of `shape` (N, H, W, C). Raises ShapeError as `apply` does."""
+        """Draws the changes to a batch of `shape` (N, H, W, C). Raises ShapeError as `apply` does."""
         count, height, width, _ = shape
         if self.pad_crop >= min(height, width):
-            raise ShapeError(f"pad_crop is {self.pad_crop}, the images are {height} x {width}; give a smaller one.")
+            raise ShapeError(f"pad_crop is {self.pad_crop}, but the images are {height} x {width}; give a smaller one.")
         mirrored = rng.random(count) < 0.5 if self.flip else None
         corners = rng.integers(0, 2 * self.pad_crop + 1, size=(count, 2)) if self.pad_crop else None
         return Changes(mirrored, corners, self.pad_crop)
@@ -56,7 +55,7 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Augmentation":
-        """The inverse of to_config. Raises FileFormatError if a key or a value is not one of its own."""
+        """The inverse of to_config. Raises FileFormatError for a wrong key or value."""
         if set(config) != {"flip", "pad_crop"}:
             raise FileFormatError(f"An augmentation has the keys {sorted(config)}; give flip and pad_crop.")
         try:

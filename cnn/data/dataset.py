@@ -1,4 +1,4 @@
-"""What a data set is: labelled images in a training and a test split, and the plug-in that brings them."""
+"""Data sets: labelled images in a training and a test split, and the plug-ins that load them."""
 
 import os
 from abc import ABC, abstractmethod
@@ -33,7 +33,7 @@ class Split:
         if labels.dtype != np.int64 or labels.ndim != 1:
             raise DataError(f"Labels have shape {labels.shape} and type {labels.dtype}; give (N,) and int64.")
         if len(images) != len(labels):
-            raise DataError(f"There are {len(images)} images and {len(labels)} labels; give one an image.")
+            raise DataError(f"There are {len(images)} images and {len(labels)} labels; give one label per image.")
         if len(labels) and labels.min() < 0:
             raise DataError(f"The smallest label is {labels.min()}; number the classes from 0.")
 
@@ -50,7 +50,7 @@ class Split:
         return Split(self.images[chosen], self.labels[chosen])
 
     def hold_out(self, fraction: float, rng: np.random.Generator) -> "tuple[Split, Split]":
-        """Parts the split at random into (training, validation), the latter with `fraction` of the images.
+        """Divides the split at random into (training, validation), with `fraction` of the images in the latter.
 
         Raises UsageError if either part would be empty.
         """
@@ -69,9 +69,9 @@ class Split:
 class Dataset:
     """A loaded data set.
 
-    `classes` names label 0, 1, ...; `notes` are one-line remarks the user must see, such as a foreign
-    digest; `source` says where the images were read. Raises DataError if a split is empty, if the images of
-    the splits differ in shape, or if a label has no class.
+    `classes` names label 0, 1, ...; `notes` are one-line remarks that the user must see, such as an unexpected digest;
+    `source` says where the images came from. Raises DataError if a split is empty, if the images of the splits differ
+    in shape, or if a label has no class.
     """
 
     name: str
@@ -102,7 +102,7 @@ class Dataset:
 
 
 class DatasetPlugin(ABC):
-    """One data set; a subclass says its `name` and implements `load`. It is constructed without arguments."""
+    """One data set; a subclass gives its `name` and implements `load`. It is constructed without arguments."""
 
     name: ClassVar[str]
     summary: ClassVar[str] = "no description"
@@ -110,14 +110,14 @@ class DatasetPlugin(ABC):
     files: ClassVar[tuple[RemoteFile, ...]] = ()
     """What `download` fetches; empty if the set is built in or cannot be downloaded."""
     extra_folders: ClassVar[tuple[Path, ...]] = ()
-    """Folders searched last, such as one where an operating system's package installs the set."""
+    """Folders searched last, such as the one where an operating system's package installs the set."""
 
     @abstractmethod
     def load(self, folders: Sequence[Path]) -> Dataset:
-        """Reads the set from the first of `folders` that holds it. Raises DataError if none does."""
+        """Reads the set from the first of `folders` that contains it. Raises DataError if none does."""
 
     def locate(self, folders: Sequence[Path]) -> str:
-        """Where `load` would read from, found without reading images. Raises DataError if nowhere.
+        """Where `load` would read from, found without reading images. Raises DataError if the set is nowhere.
 
         Override it if `load` reads files under other names than those in `files`.
         """
@@ -129,22 +129,22 @@ class DatasetPlugin(ABC):
         raise self.missing(folders)
 
     def missing(self, folders: Sequence[Path], found: str = "") -> DataError:
-        """The error for a set that is in none of `folders`; `found` says what was there instead."""
+        """The error for a set that is in none of the folders; `found` says what was there instead."""
         places = ", ".join(str(folder) for folder in folders) or "no folder at all"
         cure = f'run "cnn data get {self.name}" or name its folder' if self.files else "name its folder"
         return DataError(f"{self.name} is not in {places}{found and f' ({found})'}; {cure} with --data-dir.")
 
     def download(self, dest: Path) -> None:
-        """Fetches `files` into `dest`. Raises DataError if there are none or if they cannot be had."""
+        """Fetches `files` into `dest`. Raises DataError if there are none or if they cannot be fetched."""
         if not self.files:
-            raise DataError(f"{self.name} offers no download; load it as it is, or name its folder.")
+            raise DataError(f"{self.name} has no download; load it without one, or name its folder.")
         for file in self.files:
             fetch(file, dest)
 
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """What a listing says of one data set: `where` if it is `present`, `reason` (cause and cure) if not."""
+    """What a listing says about one data set: `where` if it is `present`, `reason` (cause and cure) if not."""
 
     name: str
     summary: str
@@ -161,7 +161,7 @@ def search_folders(data_dir: str | Path | None = None, extra: Sequence[Path] = (
 
 
 def load_dataset(name: str = DEFAULT_DATASET, *, data_dir: str | Path | None = None, download: bool = False) -> Dataset:
-    """The data set registered as `name`, downloaded first if it is absent and `download` says so.
+    """The data set registered as `name`, downloaded first if it is absent and `download` is true.
 
     Raises UsageError if there is no such name, DataError if the set is absent or not what it should be.
     """
@@ -185,7 +185,7 @@ def download_dataset(name: str, *, data_dir: str | Path | None = None) -> Path:
 
 
 def dataset_status(name: str, *, data_dir: str | Path | None = None) -> DatasetStatus:
-    """What is known of `name` without loading it; that its plug-in is broken is a reason, not an error."""
+    """What is known about `name` without loading it; a broken plug-in is given as the reason, not raised."""
     try:
         plugin = _plugin(name)
     except UsageError:
@@ -207,7 +207,7 @@ def list_datasets(*, data_dir: str | Path | None = None) -> list[DatasetStatus]:
 def _plugin(name: str) -> DatasetPlugin:
     found = load_plugin(DATASETS, name)
     if not (isinstance(found, type) and issubclass(found, DatasetPlugin)):
-        raise CnnError(f"Plug-in {name!r} is {found!r}, no subclass of DatasetPlugin; correct or remove it.")
+        raise CnnError(f"Plug-in {name!r} is {found!r}, not a subclass of DatasetPlugin; correct or remove it.")
     try:
         return found()
     except TypeError as error:

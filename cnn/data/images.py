@@ -1,4 +1,4 @@
-"""Reading an image file into an array of bytes, safely: nothing in it is trusted."""
+"""Reads image files into arrays of bytes safely: nothing in a file is trusted."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ _COLOUR_MODES = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr"})
 def image_header(path: Path) -> tuple[tuple[int, int], int]:
     """Size (H, W) and channels (1 grey, 3 colour) of the image at `path`, read without decoding its pixels.
 
-    Raises DataError if it is no image, too large, or of a kind that does not fit into 8 bits a channel.
+    Raises DataError if it is not an image, too large, or of a kind that does not fit into 8 bits per channel.
     """
     with _opened(path) as image:
         return _described(path, image)
@@ -44,19 +44,19 @@ def read_image(
                 pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
             array = np.array(pixels, dtype=np.uint8)
         except Exception as error:
-            # Decoders raise what a damaged file makes them trip over: OSError, SyntaxError, struct.error ...
+            # Decoders raise various errors for damaged files: OSError, SyntaxError, struct.error ...
             raise DataError(f"{path} is a damaged image ({error}); replace or remove it.") from error
     return array.reshape(array.shape[0], array.shape[1], wanted)
 
 
 def _opened(path: Path) -> Image.Image:
     with warnings.catch_warnings():
-        # A size that Pillow only warns of is beyond MAX_PIXELS too.
+        # Pillow only warns about sizes that are also beyond MAX_PIXELS.
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             return Image.open(path)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels ; scale it down.") from error
+            raise DataError(f"{path} has more than {MAX_PIXELS:,} pixels; scale it down.") from error
         except FileNotFoundError as error:
             raise DataError(f"There is no image {path}; correct the path.") from error
         except Exception as error:

@@ -19,9 +19,9 @@ Floats = npt.NDArray[np.floating[Any]]
 class Preprocessing:
     """Input = (pixels * scale - mean) / std.
 
-    `mean` is None, one value a channel (C,), or an image (H, W, C); `std` is None or one a channel (C,). Both
-    are kept as float32 and in units of scaled pixels. Raises UsageError if a value is not finite, or std or
-    scale is not positive, ShapeError if the shapes do not fit together.
+    `mean` is None, one value per channel (C,), or an image (H, W, C); `std` is None or one value per channel (C,).
+    Both are kept as float32 in units of scaled pixels. Raises UsageError if a value is not finite, or std or scale is
+    not positive, ShapeError if the shapes do not fit together.
     """
 
     scale: float = 1 / 256
@@ -30,7 +30,7 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.scale) and self.scale > 0):
-            raise UsageError(f"The scale is {self.scale}; give a positive, finite one.")
+            raise UsageError(f"The scale is {self.scale}; give a positive, finite number.")
         for field, dimensions in (("mean", (1, 3)), ("std", (1,))):
             value = getattr(self, field)
             if value is None:
@@ -40,7 +40,7 @@ class Preprocessing:
                 shapes = "(C,) or (H, W, C)" if field == "mean" else "(C,)"
                 raise ShapeError(f"The {field} has shape {array.shape}; give {shapes}.")
             if not np.isfinite(array).all():
-                raise UsageError(f"The {field} has a value that is not finite; give finite ones.")
+                raise UsageError(f"The {field} has a value that is not finite; give finite values.")
             if field == "std" and array.min() <= 0:
                 raise UsageError(f"The smallest std is {array.min()}; give values above 0.")
             array.flags.writeable = False
@@ -50,7 +50,7 @@ class Preprocessing:
 
     @classmethod
     def scale_only(cls, scale: float = 1 / 256) -> "Preprocessing":
-        """Pixels times `scale`, nothing else."""
+        """Multiplies pixels by `scale`, nothing else."""
         return cls(scale)
 
     @classmethod
@@ -61,7 +61,7 @@ class Preprocessing:
 
     @classmethod
     def standardise(cls, split: Split, scale: float = 1 / 256) -> "Preprocessing":
-        """Mean 0 and standard deviation 1 a channel over `split`; a constant channel is only centred."""
+        """Mean 0 and standard deviation 1 per channel over `split`; a constant channel is only centred."""
         _not_empty(split)
         values = np.arange(256) * scale
         means, deviations = [], []
@@ -79,7 +79,7 @@ class Preprocessing:
     ) -> Floats:
         """The network's input (N, H, W, C) for `images` (N, H, W, C) uint8, written to `out` if given.
 
-        `out` decides the type of the result, else `dtype` does. Raises ShapeError if the shapes do not fit.
+        The result has the type of `out`, or else `dtype`. Raises ShapeError if the shapes do not fit.
         """
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give (N, H, W, C) and uint8.")
@@ -105,7 +105,7 @@ class Preprocessing:
 
     @classmethod
     def from_state(cls, config: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> "Preprocessing":
-        """The inverse of to_state. Raises FileFormatError if the state is not of that form."""
+        """The inverse of to_state. Raises FileFormatError if the state has another form."""
         if set(config) != {"scale"} or isinstance(config["scale"], bool) or set(arrays) - {"mean", "std"}:
             raise FileFormatError(
                 f"Stored preprocessing has the values {sorted(config)} and the arrays {sorted(arrays)} where "

@@ -1,4 +1,4 @@
-"""Gives each process of a host CPUs of its own, so that no two compute on the same one."""
+"""Gives each process of a host its own CPUs, so that no two compute on the same one."""
 
 import os
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 def allowed_cpus() -> frozenset[int] | None:
-    """The CPUs that this process may use; None where the system keeps no such set."""
+    """The CPUs that this process may use; None if the system has no such set."""
     return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def divide(allowed: Sequence[frozenset[int]], rank: int, topology: Path = TOPOLOGY) -> list[int]:
-    """The CPUs of local rank `rank`, of the sets that the ranks of the host may use.
+    """The CPUs of local rank `rank`, given the sets of CPUs that the ranks of the host are `allowed` to use.
 
-    Ranks with one and the same set divide it in the order of packages and cores, so that hardware threads of a core
-    stay together; ranks that their launcher has bound apart keep what they have. Where there are more of them than
-    CPUs, each has one, in turns.
+    Ranks with the same set divide it in the order of packages and cores, so that hardware threads of a core stay
+    together; ranks that their launcher has bound to separate sets keep them. If a set has more ranks than CPUs, each
+    rank gets one CPU, in turns.
     """
     peers = [other for other, cpus in enumerate(allowed) if cpus == allowed[rank]]
     cpus = sorted(allowed[rank], key=lambda cpu: (*_core(cpu, topology), cpu))
@@ -32,7 +32,7 @@ def divide(allowed: Sequence[frozenset[int]], rank: int, topology: Path = TOPOLO
 
 
 def _core(cpu: int, topology: Path) -> tuple[int, int]:
-    """(package, core) of a CPU; (0, 0) where the system does not tell."""
+    """(package, core) of a CPU; (0, 0) if the system does not say."""
     folder = topology / f"cpu{cpu}/topology"
     numbers = [system_text(folder / name).strip() for name in ("physical_package_id", "core_id")]
     package, core = (int(text) if text.isdecimal() else 0 for text in numbers)
@@ -40,16 +40,16 @@ def _core(cpu: int, topology: Path) -> tuple[int, int]:
 
 
 def hold_to(cpus: Sequence[int]) -> None:
-    """Holds every thread of this process to `cpus`; those started later inherit it."""
-    # The BLAS in NumPy has started threads when it was imported, and they do not follow the main thread.
+    """Restricts every thread of this process to `cpus`; threads started later inherit this."""
+    # NumPy's BLAS started threads when it was imported, and they do not follow the main thread.
     threads = [int(each.name) for each in Path("/proc/self/task").glob("[0-9]*")]
     for thread in threads or [0]:
-        with suppress(ProcessLookupError):  # it has ended meanwhile
+        with suppress(ProcessLookupError):  # it has ended in the meantime
             os.sched_setaffinity(thread, cpus)
 
 
 def cpus_text(cpus: Sequence[int]) -> str:
-    """CPUs as ranges: "CPUs 0-3,8"."""
+    """CPUs as text with ranges: "CPUs 0-3,8"."""
     runs = [[cpu for _, cpu in run] for _, run in groupby(enumerate(sorted(cpus)), key=lambda pair: pair[1] - pair[0])]
     text = ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else f"{run[0]}" for run in runs)
     return f"{'CPU' if len(cpus) == 1 else 'CPUs'} {text}"

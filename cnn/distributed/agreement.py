@@ -1,4 +1,4 @@
-"""Refuses to train where processes differ in what must be the same."""
+"""Refuses to train if processes differ in something that must be the same."""
 
 import zlib
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from cnn.training.world import World
 
 
 def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
-    """Raises UsageError on every rank if one has another value than rank 0; the code of this package is a fact too."""
+    """Raises UsageError on every rank if a fact differs from that of rank 0; the package's code is added as a fact."""
     own = {"code": _code(), **facts}
     every = world.gather(own)
     for name, expected in every[0].items():

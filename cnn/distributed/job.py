@@ -1,4 +1,4 @@
-"""Joins the processes of a launch, and runs a program as one of them: what fails in one ends all, with one message."""
+"""Joins the processes of a launch, and runs a program as one of them: a failure in one ends all, with one message."""
 
 import sys
 import time
@@ -11,16 +11,16 @@ from cnn.errors import CnnError, UsageError
 from cnn.training.world import World
 
 GRACE, TURN, TURNS = 2.0, 0.1, 50
-"""Seconds that other ranks leave to rank 0, and to each before them, to say the same and end all; and how many wait."""
+"""Seconds that a rank waits for rank 0 and for each rank before it to report first, and how many ranks it waits for."""
 HEARING = 1.0
-"""Seconds in which a launcher passes on what was printed: Hydra drops what it has not read when a rank aborts."""
+"""Seconds left for the launcher to pass on output: Hydra drops what it has not read when a rank aborts."""
 
 
 def join(required: bool = False) -> World:
-    """The processes of this launch, each held to CPUs of its own; a world of one where nobody launched several.
+    """The processes of this launch, each on its own CPUs; a world of one process if there was no launcher.
 
-    Raises UsageError if that is `required` and there was no launcher, CnnError if MPI is missing or another one than
-    the launcher's.
+    Raises UsageError if a launcher is `required` and there was none, CnnError if MPI is missing or does not match the
+    launcher.
     """
     launch = launched()
     if launch is None:
@@ -49,7 +49,7 @@ def join(required: bool = False) -> World:
 def job(required: bool = False) -> Iterator[World]:
     """The world of this launch, see `join`; an error within the block on any rank ends all processes.
 
-    What every rank is known to raise goes on to the caller: rank 0 is the one to tell (`speaks`).
+    An error that every rank is known to raise is passed on to the caller, and rank 0 reports it (`speaks`).
     """
     try:
         world = join(required)
@@ -68,7 +68,7 @@ def job(required: bool = False) -> Iterator[World]:
 
 
 def _say_in_turn(rank: int, error: BaseException) -> None:
-    """Prints why this rank ends, unless one before it that has the same error ends all while this one waits."""
+    """Prints why this rank ends, unless an earlier rank reports its error and ends all while this one waits."""
     if rank:
         time.sleep(GRACE + TURN * min(rank, TURNS))
     if isinstance(error, KeyboardInterrupt):

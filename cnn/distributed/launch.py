@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher says: this process's rank, and how many processes there are, None where it does not tell."""
+    """What the launcher says: this process's rank and the number of processes, None if it does not say."""
 
     launcher: str
     rank: int
     size: int | None
 
 
-# The first that fits counts. Open MPI's and PMIx's launchers set PMIX_RANK, MPICH's and Intel's Hydra and
+# The first that matches counts. Open MPI's and PMIx's launchers set PMIX_RANK, MPICH's and Intel's Hydra and
 # `srun --mpi=pmi2` PMI_RANK. A batch script of Slurm has a SLURM_PROCID without being a step of several tasks.
 VARIABLES = (
     ("mpiexec of Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),

@@ -1,4 +1,4 @@
-"""The world of several processes over MPI; the only module that imports mpi4py, which starts MPI at once."""
+"""The world of several processes over MPI; the only module that imports mpi4py, which starts MPI on import."""
 
 import os
 import sys
@@ -19,17 +19,17 @@ from cnn.training.world import Pending, World
 try:
     import mpi4py
 
-    mpi4py.rc.thread_level = "serialized"  # only one thread of ours calls MPI, whichever it is
+    mpi4py.rc.thread_level = "serialized"  # our threads call MPI one at a time
     from mpi4py import MPI as mpi  # noqa: N811 - a module
 except RuntimeError as problem:
-    # mpi4py without a library of MPI that it can load.
+    # mpi4py found no MPI library to load.
     raise ImportError(str(problem)) from problem
 
 T = TypeVar("T")
 SPIN, NAP = 1e-3, 5e-5
-"""Seconds to ask without a pause whether a message is through, then between questions: others may need the CPU."""
+"""Seconds of polling for a message without a pause, then seconds between polls, as others may need the CPU."""
 MOST_HOSTS = 8
-"""Hosts that a header tells apart."""
+"""Hosts that a header lists one by one."""
 
 
 class MpiWorld(World):
@@ -136,7 +136,7 @@ class MpiWorld(World):
         return lines
 
     def wait(self, requests: list[Any]) -> None:
-        """Waits for requests without keeping the CPU from others, and so that a signal is heard meanwhile."""
+        """Waits for requests without blocking the CPU for others, so that signals are still handled."""
         started = now()
         while not mpi.Request.Testall(requests):
             if now() - started > self._patience:
@@ -144,14 +144,14 @@ class MpiWorld(World):
         self.traffic.exposed += now() - started
 
     def _meet(self, communicator: Any) -> None:
-        """A barrier that leaves the CPU to those who are still at work."""
+        """A barrier that leaves the CPU to processes that are still computing."""
         request = communicator.Ibarrier()
         while not request.Test():
             sleep(NAP)
 
 
 class MpiSums(Pending):
-    """Sums under way in a communicator."""
+    """Sums in progress in a communicator."""
 
     def __init__(self, world: MpiWorld) -> None:
         self._world = world

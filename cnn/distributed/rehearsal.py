@@ -1,4 +1,4 @@
-"""Has every shape of a run computed before it begins, on one process of a host first."""
+"""Computes every shape of a run before it begins, on one process of each host first."""
 
 from collections.abc import Iterable
 
@@ -11,10 +11,10 @@ from cnn.training.trainer import Trainer
 
 
 def rehearse(trainer: Trainer, evaluated: Iterable[Split]) -> None:
-    """Computes every slice of a batch that a rank may have, and batches of the splits, and leaves the model as it was.
+    """Computes every slice of a batch that a rank may get, and batches of the splits; leaves the model unchanged.
 
-    A backend that chooses an algorithm by measuring so does it once a host, undisturbed, and all processes take what
-    the first has found.
+    So a backend that chooses algorithms by measuring does this once per host, undisturbed, and all processes use the
+    choices of the first.
     """
     model, train, world = trainer.model, trainer.train, trainer.world
     if world.size == 1:

@@ -1,4 +1,4 @@
-"""Which images of a batch a rank computes, and how it joins the others' sums over that batch."""
+"""The images of a batch that a rank computes, and its part in sums over the whole batch."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -15,8 +15,9 @@ from cnn.training.world import World
 class Slice(Shard):
     """The slice of each batch that belongs to this rank.
 
-    A rank with none, where there are fewer images than ranks, computes the batch's first one, so that it takes part in
-    every sum and no layer need know; what it adds is zero. With `alone`, batch statistics are of own images.
+    If there are fewer images than ranks, a rank without images computes the first image of the batch, so that it takes
+    part in every sum and layers need no special case; it adds zero. With `alone`, batch statistics cover only the
+    rank's own images.
     """
 
     divided = True
@@ -39,7 +40,7 @@ class Slice(Shard):
         return last - first
 
     def uniform(self, rng: np.random.Generator, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-        # All draw all numbers: their generators stay the same, and the batch's numbers do not depend on the ranks.
+        # Every rank draws all numbers, so that the generators stay equal and the numbers do not depend on the ranks.
         numbers = rng.random((self._whole, *shape[1:]), np.float32)
         return numbers[self._start : self._start + self._rows]
 
@@ -49,8 +50,8 @@ class Slice(Shard):
     def merge_moments(self, mean: Array, variance: Array) -> None:
         if self.alone:
             return
-        # The variance of all is the mean of the variances and the variance of the means (Chan, Golub & LeVeque 1983,
-        # "Algorithms for computing the sample variance", eq. 2.1); float64 loses no digit that counts.
+        # The total variance is the mean of the variances plus the variance of the means (Chan, Golub & LeVeque 1983,
+        # "Algorithms for computing the sample variance", eq. 2.1); float64 is precise enough for this form.
         share = self.count / self._whole
         sums = np.empty((2, *mean.shape))
         np.multiply(mean, share, out=sums[0])

@@ -1,4 +1,4 @@
-"""Times training steps on the ranks of a launch: with their sums, and each rank by itself at the same time.
+"""Times training steps on the ranks of a launch: with their sums, and without sums on all ranks at the same time.
 
     mpiexec -n N python -m cnn.distributed.steps REQUEST
 
@@ -34,18 +34,18 @@ from cnn.training.world import World
 
 MARK = "cnn steps: "
 STEPS = 4
-"""Steps in a row that are a round: what one rank is early or late by in one of them is gone in the next."""
+"""Consecutive steps per round: if a rank is early or late in one of them, this evens out in the next."""
 RATE = 1e-12
-"""A rate that costs as much as any and keeps the weights, and with them the time of every step, as they are."""
+"""A learning rate that costs as much as any, but keeps the weights, and so the time of a step, the same."""
 LONG, SHORT = 4 << 20, 1
-"""Bytes of the messages that bandwidth and latency are measured with."""
+"""Bytes of the messages that measure bandwidth and latency."""
 TRIALS = 30
-"""Times that a message is exchanged, and that its bytes are added up."""
+"""How many times a message is exchanged, and its bytes are added up."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to time: networks, each with the batches that all ranks share; threads of a rank, None for its CPUs."""
+    """What to time: networks, each with the batches that all ranks share; threads per rank, None for all its CPUs."""
 
     nets: list[str]
     batches: list[int]
@@ -57,11 +57,12 @@ class Request:
 
 @dataclass(frozen=True)
 class TimedSteps:
-    """One network and batch: medians over the rounds of means over the ranks, in seconds a step.
+    """One network and batch: medians over the rounds of means over the ranks, in seconds per step.
 
-    `layers` are what each layer and all before it took since the layer behind it in the backward pass, by name, and
-    `update` the update, of ranks that compute their parts at the same time and sum nothing. `seconds` are those of
-    whole steps, `communication` those in which sums were under way, `exposed` those of them spent on nothing else.
+    `layers` and `update` are from ranks that compute their parts at the same time without sums. `layers` has, by name,
+    the time from the gradients of one layer to those of the next in the backward pass; the first entry also includes
+    the forward pass. `update` is the time of the update. `seconds` is the time of a whole step, `communication` the
+    part during which sums were in progress, `exposed` the part of that not hidden by computing.
     """
 
     net: str
@@ -75,9 +76,10 @@ class TimedSteps:
 
 @dataclass(frozen=True)
 class Timed:
-    """The steps of a launch, what ran them, and what it takes to send a message and to add up a byte, in seconds.
+    """The timed steps of a launch and what ran them, with the cost of messages and additions in seconds.
 
-    latency and byte are of an exchange between the first and the last rank, None where there is one rank only.
+    `add` is the time to add up one byte. `latency` and `byte` are the time of an exchange between the first and the
+    last rank and of each byte in it; None if there is only one rank.
     """
 
     ranks: int
@@ -92,7 +94,7 @@ class Timed:
 
 
 def main() -> int:
-    """Times what is asked for on the command line."""
+    """Times what the command line requests."""
     try:
         with job() as world:
             timed = _timed(Request(**json.loads(sys.argv[1])), world)
@@ -111,7 +113,7 @@ def _timed(request: Request, world: World) -> Timed:
     with limit_threads(threads):
         latency, byte = _exchange(world) if world.size > 1 else (None, None)
         steps = [
-            _steps(net, batch, backend, world, request.rounds) for net in request.nets for batch in request.batches
+            _steps(name, batch, backend, world, request.rounds) for name in request.nets for batch in request.batches
         ]
         return Timed(
             ranks=world.size,
@@ -127,7 +129,7 @@ def _timed(request: Request, world: World) -> Timed:
 
 
 class _Clock(Callback):
-    """The time after each step, and what communication took until then."""
+    """Records the time after each step, and the communication so far."""
 
     def __init__(self) -> None:
         self.marks: list[tuple[float, float, float]] = []
@@ -138,8 +140,8 @@ class _Clock(Callback):
         self.marks.append((now(), traffic.seconds, traffic.exposed))
 
 
-def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) -> TimedSteps:
-    model = architecture(net).build(backend=backend)
+def _steps(network: str, batch: int, backend: Backend, world: World, rounds: int) -> TimedSteps:
+    model = architecture(network).build(backend=backend)
     split = Split(*random_batch(model, (1 + STEPS) * batch))
     trainer = Trainer(model, split, optimizer=SGD(0.9), schedule=Constant(RATE), batch_size=batch, world=world)
     rehearse(trainer, [])
@@ -155,11 +157,11 @@ def _steps(net: str, batch: int, backend: Backend, world: World, rounds: int) ->
             wholes.append(np.subtract(clock.marks[-1], clock.marks[0]) / STEPS)
     of_layers, of_steps = (np.median(np.mean(world.gather(each), axis=0), axis=0).tolist() for each in (parts, wholes))
     names = [model.network.nodes[place].name for place in model.network.backward_order]
-    return TimedSteps(net, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
+    return TimedSteps(network, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
 
 
 def _alone(trainer: Trainer, own: npt.NDArray[np.int64]) -> list[float]:
-    """The time at the start of a step on `own` images, after each layer's gradients and after the update."""
+    """Times at the start of a step on the images `own`, after each layer's gradients and after the update."""
     model, split = trainer.model, trainer.train
     shard, model.context.shard = model.context.shard, Shard()
     marks = [now()]
@@ -170,13 +172,13 @@ def _alone(trainer: Trainer, own: npt.NDArray[np.int64]) -> list[float]:
 
 
 def _exchange(world: Any) -> tuple[float, float]:
-    """Seconds of the shortest exchange of messages and of a byte more, between the first and the last rank."""
+    """Seconds of the shortest exchange of messages and of each further byte, between the first and the last rank."""
     times = (0.0, 0.0)
     if world.rank in (0, world.size - 1):
         peer = world.size - 1 - world.rank
         out, back = np.zeros(LONG, np.uint8), np.zeros(LONG, np.uint8)
         exchange = world.communicator.Sendrecv
-        # From the peer by name: of a first message from anybody, MPICH over TCP never hears.
+        # The source must be given: MPICH over TCP never receives a first message from an unspecified source.
         short = partial(exchange, out[:SHORT], peer, recvbuf=back[:SHORT], source=peer)
         long = partial(exchange, out, peer, recvbuf=back, source=peer)
         latency = series(short, TRIALS).median

@@ -1,4 +1,4 @@
-"""Activations as layers of their own, where they do not follow a product."""
+"""Activations as separate layers, for where they are not fused into a product."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class Activation(Layer):
     @property
     @abstractmethod
     def function(self) -> str:
-        """The backend's name for it."""
+        """The name by which the backend knows the function."""
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -62,5 +62,5 @@ _LAYERS: dict[str, str] = {each.function: each.__name__ for each in (ReLU, Tanh,
 
 
 def pass_of_its_own(function: str | None) -> str | None:
-    """The layer that a fused activation runs as; None where the product's own pass applies it, as it does relu."""
+    """The layer that a fused activation runs as; None if it is applied in the product's own pass, as relu is."""
     return None if function in (None, ReLU.function) else _LAYERS[function]

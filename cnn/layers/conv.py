@@ -21,7 +21,8 @@ class Conv2D(Weighted):
     """Correlates images (H, W, C) with `filters` kernels to (P, Q, K), adds a bias, applies an activation.
 
     padding is "valid", "same", one number, (rows, columns) or (top, bottom, left, right). connections, if given,
-    lists for each filter the input channels it sees (LeCun et al. 1998, table I); the others' weights stay zero."""
+    lists for each filter the input channels it sees (LeCun et al. 1998, table I); all other weights stay zero.
+    """
 
     filters: int
     kernel: int | tuple[int, int]
@@ -40,7 +41,7 @@ class Conv2D(Weighted):
         self._kernel = pair(self.kernel, "kernel")
         self._stride = pair(self.stride, "stride")
         if self.connections is not None and len(self.connections) != self.filters:
-            raise ShapeError(f"connections lists {len(self.connections)} filters; there are {self.filters}.")
+            raise ShapeError(f"connections lists {len(self.connections)} filters, but there are {self.filters}.")
 
     def convolution_on(self, shape: Shape) -> Convolution:
         """The convolution of an image of `shape`."""
@@ -97,7 +98,7 @@ class Conv2D(Weighted):
 
 
 def _lowering(convolution: Convolution, batch: int) -> list[Operation]:
-    """The column matrix written, from the image or from a padded copy of it."""
+    """Writing the column matrix, from the image or from a padded copy of it."""
     if convolution.copyless:
         return []
     top, bottom, left, right = convolution.window.padding
@@ -108,10 +109,12 @@ def _lowering(convolution: Convolution, batch: int) -> list[Operation]:
 
 
 def connection_mask(connections: list[list[int]], channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """(C, K) of ones where filter k sees channel c and zeros elsewhere. Raises ShapeError for a channel beyond C."""
+    """(C, K): one where filter k sees channel c, zero elsewhere. Raises ShapeError for a channel outside 0..C-1."""
     mask = np.zeros((channels, len(connections)))
     for k, seen in enumerate(connections):
         if not seen or not all(0 <= c < channels for c in seen):
-            raise ShapeError(f"Filter {k} is connected to channels {seen}; the input has channels 0 to {channels - 1}.")
+            raise ShapeError(
+                f"Filter {k} is connected to channels {seen}, but the input has channels 0 to {channels - 1}."
+            )
         mask[list(seen), k] = 1
     return mask

@@ -1,4 +1,4 @@
-"""What every layer is: settings, parameters, and a forward and a backward pass through one backend."""
+"""The base of all layers: settings, parameters, and a forward and a backward pass on one backend."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,14 +19,14 @@ from cnn.ops.elementwise import ACTIVATIONS, unknown_activation
 from cnn.shard import Shard
 
 LINE = 16
-"""Elements of a cache line in float32."""
+"""float32 elements per cache line."""
 
 
 @dataclass
 class Context:
     """What a layer is built with: one backend, one number type, one random generator, shared temporary space.
 
-    `shard` says what part of a batch the layers are given, `on_move` is called when a buffer has got other memory.
+    `shard` says which part of a batch the layers are given; `on_move` is called when a buffer moves to other memory.
     """
 
     backend: Backend
@@ -39,7 +39,7 @@ class Context:
         self.scratch = self.buffers()
 
     def buffers(self) -> Buffers:
-        """New buffers."""
+        """A new set of buffers."""
         return Buffers(self.backend, self.dtype, self.on_move)
 
 
@@ -47,7 +47,7 @@ class Context:
 class Parameter:
     """A trained array with its gradient, and the factors on its learning rate and weight decay.
 
-    Once a model is built both are written to and never replaced: recorded passes know where they lie.
+    Once a model is built, both arrays are written to but never replaced: recorded passes hold their addresses.
     """
 
     name: str
@@ -59,15 +59,15 @@ class Parameter:
 
 @dataclass
 class Group(Parameter):
-    """A long parameter made of others, each with the element at which it starts."""
+    """A long parameter made of others; `parts` pairs each of them with the element at which it starts."""
 
     parts: Sequence[tuple[Parameter, int]] = ()
 
 
 def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Group]:
-    """Moves parameters with the same multipliers next to each other, as parts of one long parameter for each pair.
+    """Moves parameters with equal multipliers next to each other; returns one long parameter per pair of multipliers.
 
-    An optimizer that is given the long ones updates the others, in fewer calls. Each part starts on a cache line.
+    An optimizer that is given the long ones updates all of them in fewer calls. Each part starts on a cache line.
     """
     groups: dict[tuple[float, float], list[Parameter]] = {}
     for parameter in parameters:
@@ -87,7 +87,7 @@ def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Pa
 
 
 class Layer(Configurable):
-    """One step of a network. Shapes of a single image carry no N; arrays do.
+    """One step of a network. Shapes are those of a single image, without N; arrays have N.
 
     A concrete layer is a dataclass of its settings. `build` fixes these and its input shape and makes its parameters;
     `forward` keeps what `backward` needs; both return buffers that the next call overwrites.
@@ -97,14 +97,14 @@ class Layer(Configurable):
 
     @property
     def repeatable(self) -> bool:
-        """Whether passes over inputs of one shape make the same calls of the backend, on the same arrays, and no more.
+        """Whether all passes over inputs of one shape only make the same backend calls on the same arrays.
 
-        If so, they may be recorded and the layer's methods no longer be called.
+        If so, the calls may be recorded and repeated without calling the layer's methods.
         """
         return False
 
     def build(self, *input_shapes: Shape, context: Context) -> None:
-        """Readies the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
+        """Prepares the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
         self.input_shape = input_shapes[0]
         self.output_shape = self.shape_after(*input_shapes)
         self.context = context
@@ -116,7 +116,7 @@ class Layer(Configurable):
 
     @abstractmethod
     def shape_after(self, input_shape: Shape) -> Shape:
-        """The shape of one output for one input of `input_shape`. Raises ShapeError if it does not fit."""
+        """The shape of the output for one input of `input_shape`. Raises ShapeError if the input does not fit."""
 
     @abstractmethod
     def forward(self, x: Array, *, training: bool) -> Array:
@@ -124,40 +124,40 @@ class Layer(Configurable):
 
     @abstractmethod
     def backward(self, dy: Array) -> Array:
-        """The gradient of x for that of the last output; fills the gradients of the parameters on the way."""
+        """The gradient of x, given the gradient dy of the last output; also fills the gradients of the parameters."""
 
     def backward_parameters(self, dy: Array) -> None:
-        """Only the gradients of the parameters, all that the first layer with any is asked for.
+        """Fills only the gradients of the parameters: no more is needed of the first layer that has parameters.
 
-        A layer that can leave the gradient of x out saves its time here.
+        A layer that can skip the gradient of x overrides this to save time.
         """
         self.backward(dy)
 
     @property
     def kind(self) -> str:
-        """What the time of layers like this one is known by: the class, and what else makes it another computation."""
+        """The name that times of such layers are kept under: the class and any setting that changes the computation."""
         return type(self).__name__
 
     def parameter_count(self, input_shape: Shape) -> int:
-        """Trained numbers for inputs of `input_shape`. A layer that does not say is asked once it is built."""
+        """Trained numbers for inputs of `input_shape`. Unless overridden, it is known only once the layer is built."""
         return sum(int(each.value.size) for each in getattr(self, "parameters", ()))
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
-        """The operations on a batch; a layer that does not say counts as one pass forward and one backward."""
+        """The operations on a batch; unless overridden, one elementwise pass forward and one backward."""
         x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
         return Work([elementwise(y, x + y)], data_gradient=[elementwise(2 * y, 2 * y + x)])
 
     def memory(self, input_shape: Shape) -> Memory:
-        """What the layer takes for one image; one that does not say has an output and its input's gradient."""
+        """The memory needed per image; unless overridden, the output and the gradient of the input."""
         return Memory(prod(self.shape_after(input_shape)), prod(input_shape))
 
     def create(self) -> None:
-        """Makes parameters and statistics; the default layer has none."""
+        """Makes parameters and statistics; by default there are none."""
 
     def add_parameter(
         self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float]
     ) -> Parameter:
-        """A new parameter, drawn by `initializer`; multipliers are its factors on (learning rate, weight decay)."""
+        """A new parameter with values drawn by `initializer`; multipliers are for (learning rate, weight decay)."""
         value = self.backend.asarray(initializer.draw(shape, self.context.rng), self.context.dtype)
         gradient = self.backend.zeros(shape, self.context.dtype)
         parameter = Parameter(f"{self.name}.{name}", value, gradient, *multipliers)
@@ -165,11 +165,11 @@ class Layer(Configurable):
         return parameter
 
     def output_buffer(self, batch: int) -> Array:
-        """An array (batch, *output_shape), the same memory at every call."""
+        """An array (batch, *output_shape) in the same memory at every call."""
         return self.buffers.get("y", (batch, *self.output_shape))
 
     def input_gradient_buffer(self, batch: int) -> Array:
-        """An array (batch, *input_shape), the same memory at every call."""
+        """An array (batch, *input_shape) in the same memory at every call."""
         return self.buffers.get("dx", (batch, *self.input_shape))
 
 

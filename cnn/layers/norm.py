@@ -17,8 +17,7 @@ from cnn.layers.layer import Layer, image_shape
 class BatchNorm(Layer):
     """Normalises each channel over the batch and its pixels, then scales and shifts it (Ioffe & Szegedy 2015).
 
-    Inference uses running means: running = momentum * running + (1 - momentum) * batch. The variance is the biased one
-    in both.
+    Inference uses running means: running = momentum * running + (1 - momentum) * batch. Both use the biased variance.
     """
 
     momentum: float = 0.9
@@ -41,7 +40,7 @@ class BatchNorm(Layer):
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         x = batch * prod(input_shape)
-        # Mean and variance take a pass each.
+        # Mean and variance take one pass each.
         statistics = [elementwise(4 * x, 2 * x)] if training else []
         # The gradients of gamma and beta come first.
         backward = [elementwise(4 * x, 2 * x), elementwise(5 * x, 3 * x)]

@@ -15,8 +15,8 @@ from cnn.layers.layer import Layer, image_shape
 class Pool2D(Layer):
     """Slides a window over each channel of images (H, W, C) to (P, Q, C).
 
-    stride defaults to the kernel. ceil rounds the number of windows up instead of down (Caffe's way), so that the
-    last ones may hang over the edge.
+    stride defaults to the kernel. ceil rounds the number of windows up instead of down (as Caffe does), so that the
+    last ones may extend past the edge.
     """
 
     repeatable = True
@@ -31,7 +31,7 @@ class Pool2D(Layer):
         self._stride = self._kernel if self.stride is None else pair(self.stride, "stride")
 
     def window_on(self, shape: Shape) -> Window:
-        """The window sliding over an image of `shape`. Raises ShapeError if padding leaves one without a pixel."""
+        """The window sliding over an image of `shape`. Raises ShapeError if a window could cover padding only."""
         height, width, _ = image_shape(self, shape)
         padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
         for before, kernel in zip((max(padding[:2]), max(padding[2:])), self._kernel, strict=True):
@@ -43,7 +43,7 @@ class Pool2D(Layer):
         return (*self.window_on(input_shape).out, input_shape[2])
 
     def _work(self, batch: int, input_shape: Shape, *, gradient_flops: int, winners: int, training: bool) -> Work:
-        """`winners` are the bytes that the place of each window's largest element takes, kept in training."""
+        """`winners`: bytes per window for the position of its largest element, which is kept in training."""
         taps = self.window_on(input_shape).taps
         x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
         forward = Operation("elementwise", taps * y, FLOAT * (x + y) + (winners * y if training else 0))
@@ -56,7 +56,7 @@ class Pool2D(Layer):
 
 @dataclass(eq=False)
 class MaxPool2D(Pool2D):
-    """The largest element under each window; padding never wins."""
+    """The largest element under each window; padding is never the largest."""
 
     kernel: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
@@ -76,7 +76,7 @@ class MaxPool2D(Pool2D):
 
     def backward(self, dy: Array) -> Array:
         if self._winners is None:
-            raise ShapeError("MaxPool2D.backward needs a forward pass with training=True before it.")
+            raise ShapeError("MaxPool2D.backward needs a forward pass first; call forward with training=True.")
         dx = self.input_gradient_buffer(len(dy))
         self.backend.max_pool2d_gradient(dy, self._winners, self.window, dx, self.context.scratch)
         return dx
@@ -84,7 +84,7 @@ class MaxPool2D(Pool2D):
 
 @dataclass(eq=False)
 class AvgPool2D(Pool2D):
-    """The mean under each window; padding counts as zeros, what hangs over beyond it does not count (Caffe)."""
+    """The mean under each window; padding counts as zeros, anything beyond the padding does not count (as in Caffe)."""
 
     kernel: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None

@@ -13,7 +13,7 @@ from cnn.layers.layer import Layer
 
 @dataclass(eq=False)
 class Flatten(Layer):
-    """Images (H, W, C) as vectors (H*W*C,), without a copy."""
+    """Turns images (H, W, C) into vectors (H*W*C,), without a copy."""
 
     repeatable = True
 

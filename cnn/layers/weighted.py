@@ -1,4 +1,4 @@
-"""What convolution and the fully connected layer share: weights, a bias and a fused activation."""
+"""What the convolutional and the fully connected layer have in common: weights, a bias and a fused activation."""
 
 from abc import abstractmethod
 from math import prod
@@ -11,7 +11,7 @@ from cnn.layers.layer import Layer, Parameter, checked_activation, checked_multi
 
 
 class Weighted(Layer):
-    """activation(product(x, weight) + bias), the product linear in both.
+    """activation(product(x, weight) + bias), where the product is linear in both.
 
     Multipliers scale the (learning rate, weight decay) of weights and bias.
     """
@@ -57,7 +57,7 @@ class Weighted(Layer):
         data_gradient: list[Operation],
         taps: int = 1,
     ) -> Work:
-        """The work of the products with that of bias and activation on `outputs` elements."""
+        """The work of the given products, plus bias and activation on `outputs` elements."""
         passes = bool(self.bias) + (self.activation is not None)
         finish = [elementwise(passes * outputs, 2 * outputs)] if passes else []
         if self.activation is not None:
@@ -75,7 +75,7 @@ class Weighted(Layer):
 
     @abstractmethod
     def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        """The layer's output, activation included."""
+        """Computes the layer's output, including the activation."""
 
     @abstractmethod
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None: ...
@@ -90,7 +90,7 @@ class Weighted(Layer):
             self.b = self.add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)
 
     def _parameter_gradients(self, dy: Array) -> Array:
-        """Fills the gradients of weights and bias; returns that of the sum before the activation."""
+        """Fills the gradients of weights and bias; returns the gradient of the sum before the activation."""
         dz = dy if self.activation is None else self.buffers.get("dz", dy.shape)
         if self.activation is None:
             if self.b:

@@ -1,1 +1,1 @@
-"""Models: layers in sequence with weights, how they are described, saved and published."""
+"""Networks, architectures and models, the files they are kept in, and the published architectures."""

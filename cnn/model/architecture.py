@@ -1,4 +1,4 @@
-"""A network before it is built: its layers and the recipe it is trained by, from Python or from a TOML file."""
+"""Architectures: layers with the recipe to train them, described in Python or in a TOML file."""
 
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
@@ -25,10 +25,10 @@ PREPROCESSINGS = ("scale", "mean_image", "standardise")
 
 @dataclass
 class Recipe:
-    """How a network is trained: what `cnn train` takes unless told otherwise.
+    """How a model is trained: the defaults of `cnn train`.
 
     preprocessing is "scale" (pixels * pixel_scale), "mean_image" (minus the training images' mean) or "standardise"
-    (mean 0, deviation 1 a channel).
+    (mean 0 and standard deviation 1 per channel).
     """
 
     epochs: int = 10
@@ -60,7 +60,7 @@ class Recipe:
         )
 
     def preprocess(self, data: Dataset) -> Preprocessing:
-        """The preprocessing, with its constants taken from the training images."""
+        """The preprocessing, with its constants computed from the training images."""
         if self.preprocessing == "mean_image":
             return Preprocessing.mean_image(data.train, self.pixel_scale)
         if self.preprocessing == "standardise":
@@ -70,7 +70,7 @@ class Recipe:
 
 @dataclass
 class Architecture:
-    """A name, the layers, the image shape it was published for, and the recipe."""
+    """The description that models are built from: name, layers, published image shape and recipe."""
 
     name: str
     layers: list[Layer]
@@ -79,7 +79,7 @@ class Architecture:
 
     @property
     def network(self) -> Network:
-        """The layers with their shapes on published images. Raises ShapeError naming the layer that does not fit."""
+        """The network for the published image shape. Raises ShapeError naming the layer that does not fit."""
         return Network(self.layers, self.input_shape)
 
     def build(
@@ -89,7 +89,7 @@ class Architecture:
         backend: Backend | str | None = None,
         seed: int | np.random.Generator = 0,
     ) -> Sequential:
-        """The network with fresh weights, for the images and classes of `data` or else as published."""
+        """A model with fresh weights, for the images and classes of `data`, or as published without `data`."""
         return Sequential(
             deepcopy(self.layers),
             data.shape if data else self.input_shape,
@@ -103,9 +103,9 @@ class Architecture:
 
 
 def read_architecture(path: Path) -> Architecture:
-    """A network described in TOML: `input`, `[[layers]]` tables and an optional `[recipe]`.
+    """The architecture in a TOML file: `input`, `[[layers]]` tables and an optional `[recipe]`.
 
-    Raises UsageError for an unknown layer or setting, FileFormatError for a file that is missing or no TOML.
+    Raises UsageError for an unknown layer or setting, FileFormatError if the file is missing or is not a TOML file.
     """
     table = read_toml(path)
     unknown = set(table) - {"name", "input", "layers", "recipe"}

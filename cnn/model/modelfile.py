@@ -1,4 +1,4 @@
-"""Saves a network with its preprocessing in one file, and builds it again from there."""
+"""Saves a model with its preprocessing in one file, and loads it again."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def save_model(model: Sequential, path: str | Path) -> None:
 
 
 def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Sequential:
-    """The network in a file, on `backend` or the one in force. Raises FileFormatError if the file is none."""
+    """The model in a file, on `backend` or the current one. Raises FileFormatError if it is not a model file."""
     chosen = backend if isinstance(backend, Backend) else choose(backend)[0]
     arrays, table = read_arrays(Path(path), KIND)
     constants = {
@@ -36,7 +36,7 @@ def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Seq
     try:
         model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen)
     except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} does not describe a network ({error}); restore it or train again.") from error
+        raise FileFormatError(f"{path} does not describe a model ({error}); restore it or train again.") from error
     model.load_state(arrays)
     return model
 

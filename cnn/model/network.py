@@ -1,4 +1,4 @@
-"""A network: layers as nodes with their inputs, in an order and with shapes, and the walks forward and backward."""
+"""Networks: layers as nodes with inputs, order and shapes, and the walks forward and backward through them."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from cnn.layers.layer import Context, Layer, Parameter
 FORWARD, BACKWARD = "forward", "backward"
 
 INPUT = -1
-"""The place of what goes into the network, among the inputs of a node."""
+"""The place that stands for the network's input among the inputs of a node."""
 
 Observer = Callable[[int, str, Callable[[], None]], None]
-"""Is handed a node's part of a walk to run: the node's place, the direction, the part."""
+"""Called with a node's place, the direction, and a function that it must call to run the node's part of a walk."""
 
 AfterLayer = Callable[[int], None]
-"""Is told the place of each node whose gradients are filled, from the last one to the first."""
+"""Called with the place of each node whose gradients are complete, from the last node to the first."""
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A layer in its place: its name in the network, the places of the nodes it reads, and shapes of a single image."""
+    """A layer in its place: its name in the network, the places of its input nodes, and shapes without N."""
 
     place: int
     name: str
@@ -35,12 +35,12 @@ class Node:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulate operations for one image forward; 1 MAC is 2 FLOP."""
+        """Multiply-accumulates per image in the forward pass; 1 MAC is 2 FLOP."""
         return self.layer.work(1, *self.input_shapes, training=False).macs
 
 
 class Arrays:
-    """What a walk works on, by place: the output of each node, the network's input among them, and its gradient."""
+    """The arrays of a walk by place: the output of each node, including the network's input, and its gradient."""
 
     def __init__(self, x: Array) -> None:
         self.outputs: dict[int, Array] = {INPUT: x}
@@ -48,11 +48,11 @@ class Arrays:
 
 
 class Network:
-    """Layers in an order in which each comes after those it reads; the last one's output is the network's.
+    """Layers in an order where each comes after the layers it reads; the output of the last is the network's output.
 
-    It is a structure with shapes until `build` gives the layers parameters and memory. `order` are the places of a walk
-    forward, `backward_order` those of a walk backward: only what has parameters, or comes after a layer with
-    parameters, needs a gradient.
+    It is a structure with shapes until `build` gives the layers parameters and memory. `order` has the places of a walk
+    forward, `backward_order` those of a walk backward: only layers that have parameters, or come after a layer with
+    parameters, need a gradient.
     """
 
     context: Context
@@ -60,10 +60,10 @@ class Network:
     def __init__(
         self, layers: Iterable[Layer], input_shape: Shape, inputs: Sequence[tuple[int, ...]] | None = None
     ) -> None:
-        """`inputs` are the places that each layer reads; without them it is a chain, each reading the one before.
+        """`inputs` are the places that each layer reads; without them, each layer reads the one before it.
 
-        Raises UsageError for a network without layers or a layer that reads none before it, and ShapeError naming the
-        layer that does not fit.
+        Raises UsageError if there are no layers or a layer reads anything but layers before it, and ShapeError naming
+        the layer that does not fit.
         """
         self.layers = tuple(layers)
         self.input_shape = tuple(input_shape)
@@ -75,7 +75,7 @@ class Network:
             place = len(nodes)
             if not read or not all(INPUT <= source < place for source in read):
                 raise UsageError(
-                    f"{name} reads the layers at {read}; it can read those before it, {INPUT} to {place - 1}."
+                    f"{name} reads the layers at {read}; give it only layers before it, {INPUT} to {place - 1}."
                 )
             shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in read)
             nodes.append(Node(place, name, layer, tuple(read), shapes, _named(name, layer.shape_after, *shapes)))
@@ -87,18 +87,18 @@ class Network:
         self._find_trained()
 
     def build(self, context: Context) -> None:
-        """Gives every layer its name, parameters and memory. Raises UsageError for one that is in a network already."""
+        """Gives every layer its name, parameters and memory. Raises UsageError if a layer is already in a network."""
         self.context = context
         self.buffers = context.buffers()
         for node in self.nodes:
             if node.layer.name:
                 raise UsageError(
-                    f"{node.layer.name} is part of a network already; "
+                    f"{node.layer.name} is already part of a network; "
                     f"make a new {type(node.layer).__name__} for this one."
                 )
             node.layer.name = node.name
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
-        # What an author's own layer has of parameters shows only now.
+        # Only now is it known whether a user's own layer has parameters.
         self._find_trained()
 
     def _find_trained(self) -> None:
@@ -109,7 +109,7 @@ class Network:
         self.backward_order = [place for place in reversed(self.order) if place in self.trained]
 
     def wants_input_gradient(self, node: Node) -> bool:
-        """Whether the walk backward asks the node for more than the gradients of its parameters."""
+        """Whether the walk backward needs the gradient of the node's input, not only those of its parameters."""
         return not self.trained.isdisjoint(node.inputs)
 
     @property
@@ -123,7 +123,7 @@ class Network:
         return {name: array for layer in self.layers for name, array in layer.statistics.items()}
 
     def memory(self, batch: int, *, training: bool) -> int:
-        """Elements that a batch takes: parameters, activations and temporary space, in training gradients too."""
+        """Elements needed for a batch: parameters, activations and temporary space, and in training gradients."""
         parameters = sum(node.layer.parameter_count(*node.input_shapes) for node in self.nodes)
         needs = [node.layer.memory(*node.input_shapes) for node in self.nodes]
         an_image = prod(self.input_shape) + sum(each.forward for each in needs) + max(each.scratch for each in needs)
@@ -148,7 +148,7 @@ class Network:
         return self.arrays.outputs[self.order[-1]]
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
-        """Fills every parameter's gradient, from the gradient of the output of the last walk forward in training."""
+        """Fills every parameter's gradient, given the gradient of the last training forward walk's output."""
         self.arrays.gradients = {self.order[-1]: dy}
         for place in self.backward_order:
             self.observed(place, BACKWARD, partial(self.visit, place, BACKWARD, self.arrays, training=True))
@@ -156,18 +156,18 @@ class Network:
                 after_layer(place)
 
     def input_gradient(self, dy: Array) -> Array:
-        """The gradient of the network's input, which training needs nowhere; fills those of the parameters too."""
+        """The gradient of the network's input, which training does not need; also fills the parameters' gradients."""
         gradients = {self.order[-1]: dy}
         for node in reversed(self.nodes):
             self._hand_on(node, node.layer.backward(gradients[node.place]), gradients, {INPUT, *self.order})
         return gradients[INPUT]
 
     def inputs(self, node: Node) -> list[Array]:
-        """What the node read in the last walk forward."""
+        """The inputs of the node in the last walk forward."""
         return [self.arrays.outputs[source] for source in node.inputs]
 
     def visit(self, place: int, direction: str, arrays: Arrays, *, training: bool) -> None:
-        """One node's part of a walk, from and to `arrays`; what these hold already is overwritten where it lies."""
+        """Runs one node's part of a walk on `arrays`; arrays that are already there are overwritten in place."""
         node = self.nodes[place]
         if direction == FORWARD:
             inputs = [arrays.outputs[source] for source in node.inputs]
@@ -180,7 +180,7 @@ class Network:
     def _hand_on(
         self, node: Node, found: Array | tuple[Array, ...], gradients: dict[int, Array], wanted: set[int]
     ) -> None:
-        """Gives each input of a node its gradient, or adds it to those that other readers of that input gave."""
+        """Gives each input of a node its gradient, or adds it to the gradients from other readers of that input."""
         for source, gradient in zip(node.inputs, found if isinstance(found, tuple) else (found,), strict=True):
             if source not in wanted:
                 continue
@@ -200,14 +200,14 @@ class Network:
             self.context.backend.copy(array, there)
 
     def observed(self, place: int, direction: str, run: Callable[[], None]) -> None:
-        """Runs a node's part of a walk, or has the observer run it."""
+        """Runs a node's part of a walk, through the observer if there is one."""
         if self.observer is None:
             run()
         else:
             self.observer(place, direction, run)
 
     def first_non_finite(self) -> str | None:
-        """Where NaN or infinity came up first in the last walk forward, or None."""
+        """Where NaN or infinity first appeared in the last walk forward, or None."""
         finite = self.context.backend.all_finite
         for node in self.nodes:
             for parameter in node.layer.parameters:
@@ -219,7 +219,7 @@ class Network:
 
 
 def _names(layers: Iterable[Layer]) -> list[str]:
-    """The name of each layer of a network: its class in short and which of that class it is."""
+    """The name of each layer of a network: its class in short and its number within that class."""
     names, counts = [], dict[str, int]()
     for layer in layers:
         kind = type(layer).__name__.lower().removesuffix("2d")
@@ -232,7 +232,7 @@ T = TypeVar("T")
 
 
 def _named(name: str, run: Callable[..., T], *shapes: Shape) -> T:
-    """What `run` makes of the shapes; a ShapeError gets the name of the layer."""
+    """The result of `run` for the shapes; adds the layer's name to a ShapeError."""
     try:
         return run(*shapes)
     except ShapeError as error:

@@ -1,4 +1,4 @@
-"""A network's passes over batches of one shape: by its layers at first, later from recordings of their work."""
+"""A network's passes over batches of one shape: run by its layers at first, later from recordings of their work."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -14,36 +14,36 @@ from cnn.instruments import Recording
 from cnn.model.network import BACKWARD, FORWARD, AfterLayer, Arrays, Network
 
 SETTLED = 3
-"""Runs of a pass after which none goes into a recording or its check any more."""
+"""Runs of a pass until recording and checking are over."""
 
 Score = Callable[[Array], Any]
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """Layers next to each other in a walk, and their recorded work; one layer that is to be called has none."""
+    """Consecutive layers of a walk with their recorded work, or one layer that must be called, without a recording."""
 
     places: list[int]
     recording: Recording | None
 
 
 class Passes:
-    """Takes what is in `x` through a network, time and again: forward, and backward where `gradient` is given.
+    """Runs the content of `x` through a network repeatedly: forward, and backward if `gradient` is given.
 
-    Layers hand the backend the same arrays every time, and for small ones that takes Python longer than the work
-    itself. So the second run is recorded, if the backend can, after a first one that allocates and chooses algorithms.
-    The third is done twice, from the recording and by the layers: the recording is used from then on if both left the
-    same bytes in scores, gradients and running statistics. Layers that are not `repeatable` are called in between.
+    Layers pass the same arrays to the backend every time, and with small arrays this takes Python longer than the work
+    itself. So the first run allocates and chooses algorithms, and the second is recorded, if the backend can record.
+    The third is done twice, from the recording and by the layers. If both give the same bytes in scores, gradients and
+    running statistics, the recording is used from then on. Layers that are not `repeatable` are called in between.
     """
 
     def __init__(
         self, network: Network, x: Array, gradient: Array | None, score: Score, *, steady_score: bool, apart: bool
     ) -> None:
-        """`score` makes a result of the scores, and fills the gradient if there is one.
+        """`score` computes the result from the scores, and fills the gradient if there is one.
 
-        With `steady_score` it does no more than call the backend. With `apart` every layer has a recording of its own.
+        With `steady_score` it only calls the backend. With `apart` every layer has its own recording.
         """
-        # The model owns the network, whose buffers clear the passes when they move: all go with its last reference.
+        # The model owns the network, whose buffers clear the passes when they move: the proxy avoids a reference cycle.
         self._network: Network = proxy(network)
         self._x = x
         self._gradient = gradient
@@ -58,9 +58,9 @@ class Passes:
         self._stretches: dict[str, list[Stretch]] = {}
 
     def run(self, after_layer: AfterLayer | None = None) -> Any:
-        """The result.
+        """Returns the result.
 
-        `after_layer` is told the place of each layer whose gradients are filled, if recordings are kept apart.
+        `after_layer` is called with the place of each layer whose gradients are complete, if recordings are kept apart.
         """
         if self._recorded and self.runs >= SETTLED:
             return self._repeat(after_layer)
@@ -79,7 +79,7 @@ class Passes:
         network = self._network
         recording = network.context.backend.instruments.recording()
         steady = all(layer.repeatable for layer in network.layers)
-        # Others may sum over the processes, of which not all need be at the run that is done twice.
+        # Other layers may sum over the processes, and some of these may not be doing their run twice.
         if recording is None or (network.context.shard.divided and not steady):
             return self._by_layers(after_layer)
         if steady and self._steady_score and not self._apart:
@@ -97,7 +97,7 @@ class Passes:
         return self._result
 
     def _record_stretches(self, direction: str, order: Iterable[int], after_layer: AfterLayer | None) -> None:
-        """Records one direction in stretches."""
+        """Records one direction, stretch by stretch."""
         network, training = self._network, self._gradient is not None
         stretches = self._stretches[direction] = []
         for places in self._cut(order):
@@ -111,7 +111,7 @@ class Passes:
                 after_layer(places[0])
 
     def _cut(self, order: Iterable[int]) -> Iterator[list[int]]:
-        """The places of layers in stretches: those of repeatable ones together, unless they are kept apart."""
+        """The places of the layers in stretches: consecutive repeatable layers together, unless kept apart."""
         for repeatable, group in groupby(order, lambda place: self._network.layers[place].repeatable):
             places = list(group)
             yield from [places] if repeatable and not self._apart else [[place] for place in places]
@@ -155,7 +155,7 @@ class Passes:
 
         result = self._by_layers(compare)
         self._recorded &= [_bytes(array) for array in (result, network.scores, *statistics)] == repeated
-        # Where nothing was multiplied the arrays hold what they held, and there is nothing to compare.
+        # If no products were computed, the arrays are unchanged and there is nothing to compare.
         self._recorded |= not backend.instruments.multiplies
         return result
 

@@ -1,4 +1,4 @@
-"""A model: a network on one backend, with images in, a loss, and classes out."""
+"""Models: a network with weights on one backend, from images to classes, with a loss."""
 
 from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
@@ -23,11 +23,11 @@ from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
 
 EVALUATED = 64
-"""Images that a network classifies at a time, unless told otherwise."""
+"""Images that a model classifies at a time by default."""
 
 
 class Sequential:
-    """Layers applied one after the other to images (N, H, W, C)."""
+    """A model: layers applied one after the other to images (N, H, W, C)."""
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Sequential:
     ) -> None:
         """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
 
-        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes to numbers, backend to the one
-        in force (`cnn.registry.choose`).
+        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes to numbers, and backend to
+        the current one (`cnn.registry.choose`).
         Raises ShapeError naming the layer that does not fit the one before it.
         """
         self.name = name
         self.input_shape = tuple(input_shape)
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ShapeError(f"A network takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
+            raise ShapeError(f"A model takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
         self.network = Network(layers, self.input_shape)
         self.loss = loss or SoftmaxCrossEntropy()
         self.preprocessing = preprocessing or Preprocessing()
@@ -61,18 +61,18 @@ class Sequential:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self.rng = np.random.default_rng(seed)
         self._passes: dict[Hashable, Passes] = {}
-        # Recordings of passes hold addresses: they are good until a buffer moves.
+        # Recordings of passes hold addresses: they are valid until a buffer moves.
         self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
         self.buffers = self.context.buffers()
         self.network.build(self.context)
         self.groups = packed(self.backend, self.parameters)
-        """The parameters as few long ones, for an optimizer."""
+        """The parameters as a few long ones, for an optimizer."""
         outputs = prod(self.output_shape)
         self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
         if len(self.output_shape) != 1 or len(self.classes) != outputs:
             raise ShapeError(
                 f"The last layer gives {self.output_shape} for {len(self.classes)} classes; "
-                "end with a Linear layer of one unit a class."
+                "end with a Linear layer of one unit per class."
             )
 
     @property
@@ -91,22 +91,22 @@ class Sequential:
         return self.network.parameters
 
     def parameter_count(self) -> int:
-        """Trained numbers in all."""
+        """The total of trained numbers."""
         return sum(int(parameter.value.size) for parameter in self.parameters)
 
     def macs(self) -> int:
-        """Multiply-accumulate operations for one image forward, as executed."""
+        """Multiply-accumulates per image in the forward pass, as executed."""
         return sum(node.macs for node in self.network.nodes)
 
     def memory(self, batch: int, *, training: bool) -> int:
-        """Bytes for a batch: parameters, activations and temporary space, in training their gradients too.
+        """Bytes for a batch: parameters, activations and temporary space, and in training gradients.
 
         The optimizer's state and what the BLAS allocates itself are not counted.
         """
         return self.network.memory(batch, training=training) * self.dtype.itemsize
 
     def arrays(self) -> dict[str, Array]:
-        """Every array that makes the model what it is, by name: parameters and running statistics."""
+        """Every array of the model's state by name: parameters and running statistics."""
         return {parameter.name: parameter.value for parameter in self.parameters} | self.network.statistics
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
@@ -124,7 +124,7 @@ class Sequential:
         return self.network.forward(x, training=training)
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
-        """Fills every parameter's gradient, from the gradient (N, K) of the last forward pass in training."""
+        """Fills every parameter's gradient, given the gradient (N, K) of the last scores in training."""
         self.network.backward(dy, after_layer)
 
     def load_images(
@@ -135,11 +135,11 @@ class Sequential:
     ) -> Array:
         """Images (N, H, W, C) uint8, all or those at `order` (M,), preprocessed, as a backend array.
 
-        `changes` are those of an augmentation. Raises ShapeError for images of another shape or type.
+        `changes` come from an augmentation. Raises ShapeError for images of another shape or type.
         """
         if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
             raise ShapeError(
-                f"{self.name} was built for images of {self.input_shape} uint8, these are {images.shape[1:]} "
+                f"{self.name} was built for images of {self.input_shape} uint8, but these are {images.shape[1:]} "
                 f"{images.dtype}; resize them or build it anew."
             )
         if order is None:
@@ -161,8 +161,8 @@ class Sequential:
     ) -> tuple[float, int]:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
-        Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, right answers).
-        `after_layer` is that of `backward`.
+        Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, correct answers).
+        `after_layer` is passed to `backward`.
         """
         x = self.load_images(images, order, changes)
         gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
@@ -180,7 +180,7 @@ class Sequential:
     def _pass(
         self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
     ) -> Any:
-        """The result of `score`, which depends on `purpose` and has no reference to this model."""
+        """The result of `score`, which depends on `purpose` only and holds no reference to this model."""
         apart = after_layer is not None or self.network.observer is not None
         key = (purpose, x.shape, apart, self.backend.instruments.recording_key())
         passes = self._passes.get(key)
@@ -205,7 +205,7 @@ class Sequential:
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels.
 
-        A model that several processes train is evaluated by all of them, each on some of the batches.
+        If several processes train the model, all of them evaluate it, each on some of the batches.
         """
         self.check_labels(split)
         total, right = 0.0, 0.0
@@ -219,12 +219,12 @@ class Sequential:
         return total / len(split), right / len(split)
 
     def check_labels(self, split: Split) -> None:
-        """Raises UsageError unless the split has images and every label is one of the classes."""
+        """Raises UsageError if the split is empty or a label is outside the classes."""
         if len(split) == 0:
-            raise UsageError("The split holds no image.")
+            raise UsageError("The split has no images; give at least one.")
         if split.labels.max() >= len(self.classes):
             raise UsageError(
-                f"The data have label {split.labels.max()}; {self.name} knows {len(self.classes)} classes."
+                f"The data have label {split.labels.max()}, but {self.name} has only {len(self.classes)} classes."
             )
 
     def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
@@ -255,14 +255,14 @@ def load_arrays(
     if arrays.keys() != state.keys():
         odd = ", ".join(sorted(arrays.keys() ^ state.keys()))
         raise FileFormatError(
-            f"The stored arrays are not those of {owner}: {odd}; load it into the net it was saved from."
+            f"The stored arrays are not those of {owner}: {odd}; load them into the model they were saved from."
         )
     for name, array in arrays.items():
         stored = state[name]
         if stored.shape != array.shape or stored.dtype != array.dtype:
             raise FileFormatError(
                 f"{name} is stored as {stored.dtype} {stored.shape}, but {owner} has {array.dtype} {array.shape}; "
-                "load it into the net it was saved from."
+                "load it into the model it was saved from."
             )
     for name, array in arrays.items():
         backend.copy(state[name], array)

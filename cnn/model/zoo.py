@@ -1,4 +1,4 @@
-"""Published networks, one builder each, with the recipe each was trained by."""
+"""Published architectures, each with the recipe it was trained by."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,8 +48,8 @@ LECUN_CONNECTIONS = [
 def lenet5(classes: int = 10) -> Architecture:
     """LeNet-5 as tiny-cnn and the Cornell study trained it: tanh, average pooling, connection table, squared error.
 
-    Its 32x32 input is the 28x28 digit with a border of two, here the first convolution's padding. The pooling has no
-    trained coefficient. Source: report of github.com/jyk46/cs5220-final-project, 2015.
+    Its 32x32 input is the 28x28 digit with a border of two, which is here the first convolution's padding. The pooling
+    has no trained coefficients. Source: report of github.com/jyk46/cs5220-final-project, 2015.
     """
     return Architecture(
         "lenet5",
@@ -142,7 +142,7 @@ def cifar10_full(classes: int = 10) -> Architecture:
 
 
 def vgg6(classes: int = 10) -> Architecture:
-    """Six 3x3 convolutions in three pairs and two linear layers, in the manner of Simonyan & Zisserman 2015."""
+    """Six 3x3 convolutions in three pairs and two linear layers, in the style of Simonyan & Zisserman 2015."""
     pairs: list[Layer] = []
     for filters in (64, 128, 256):
         pairs += [Conv2D(filters, 3, padding=1, activation="relu", weights=He()) for _ in range(2)]
@@ -183,9 +183,9 @@ ZOO: dict[str, Callable[[int], Architecture]] = {
 
 
 def architecture(name: str, classes: int = 10) -> Architecture:
-    """The network of the zoo called `name`, or the one in the TOML file `name`. Raises UsageError for neither."""
+    """The published architecture `name`, or the one in the TOML file `name`. Raises UsageError if there is neither."""
     if name in ZOO:
         return ZOO[name](classes)
     if name.endswith(".toml"):
         return read_architecture(Path(name))
-    raise UsageError(f"There is no network {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")
+    raise UsageError(f"There is no architecture {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")

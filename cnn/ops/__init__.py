@@ -1,1 +1,1 @@
-"""What layers need beside convolution, as NumPy methods every backend inherits and may override one by one."""
+"""The operations that layers need besides convolution, as NumPy methods that every backend inherits or overrides."""

@@ -10,7 +10,7 @@ ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
 
 class Elementwise:
-    """Operations without neighbours."""
+    """Operations on single elements."""
 
     def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         """running = momentum * running + (1 - momentum) * new, in place."""
@@ -48,7 +48,7 @@ class Elementwise:
             raise unknown_activation(name)
 
     def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
-        """out = dy * activation'(x), from the activation's output y alone; at a relu's zero the slope is 0."""
+        """out = dy * activation'(x), from the activation's output y alone; at a relu's zero the derivative is 0."""
         if name == "relu":
             np.multiply(dy, y > 0, out=out)
         elif name == "tanh":
@@ -59,7 +59,7 @@ class Elementwise:
             raise unknown_activation(name)
 
     def activation_bias_gradient(self, name: str, y: Array, dy: Array, out: Array, bias: Array) -> None:
-        """`activation_gradient` and, of its result, `bias_gradient` to bias (K,)."""
+        """`activation_gradient` to out, then `bias_gradient` of out to bias (K,)."""
         self.activation_gradient(name, y, dy, out)
         self.bias_gradient(out, bias)
 

@@ -1,4 +1,4 @@
-"""The way of stored pixels into a batch: gathered by index, mirrored, shifted and normalised."""
+"""From stored pixels to a batch: gathered by index, mirrored, shifted and normalised."""
 
 from typing import Any, NamedTuple
 
@@ -9,14 +9,14 @@ from cnn.arrays import Array
 
 
 class Changes(NamedTuple):
-    """What happens to the images of a batch: mirrored (N,), cut out at corners (N, 2) of themselves padded by pad."""
+    """Changes to the images of a batch: mirrored (N,), or padded by `pad` and cut out at corners (N, 2)."""
 
     mirrored: npt.NDArray[np.bool_] | None = None
     corners: npt.NDArray[np.int64] | None = None
     pad: int = 0
 
     def of(self, rows: slice) -> "Changes":
-        """Those of some images of the batch."""
+        """The changes of some images of the batch."""
         mirrored, corners, pad = self
         return Changes(None if mirrored is None else mirrored[rows], None if corners is None else corners[rows], pad)
 
@@ -35,7 +35,7 @@ class Input:
         mean: Array | None,
         std: Array | None,
     ) -> None:
-        """out (N, H, W, C) = (the images at `order` (N,), changed, * scale - mean) / std.
+        """out (N, H, W, C) = (images * scale - mean) / std, for the images at `order` (N,) after `changes`.
 
         mean is None, (C,) or (H, W, C), std None or (C,). Pixels shifted in from outside are zeros before scaling.
         """
@@ -43,7 +43,7 @@ class Input:
 
 
 def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.uint8]:
-    """Images (N, H, W, C) mirrored left to right and shifted; themselves where nothing is to be done."""
+    """Images (N, H, W, C) mirrored left to right and shifted; `images` itself if there is nothing to change."""
     if changes.mirrored is not None:
         images = np.where(changes.mirrored[:, None, None, None], images[:, :, ::-1], images)
     if changes.corners is not None:

@@ -1,4 +1,4 @@
-"""Losses with their gradients, and counts of right answers."""
+"""Losses with their gradients, and counts of correct answers."""
 
 import numpy as np
 
@@ -11,23 +11,23 @@ def count_correct(scores: Array, labels: Array) -> int:
 
 
 def checked_count(result: tuple[float, int], classes: int) -> tuple[float, int]:
-    """(loss, right answers), of which a kernel counts fewer than none for a label that is none of the classes.
+    """Returns `result`, (loss, correct answers), unchanged.
 
-    Raises IndexError then.
+    Raises IndexError for a negative count, by which a kernel reports a label outside the classes.
     """
     if result[1] < 0:
-        raise IndexError(f"A label is none of the {classes} classes.")
+        raise IndexError(f"A label is outside the {classes} classes; number the labels from 0 to {classes - 1}.")
     return result
 
 
 class Losses:
-    """Each returns (the loss summed over the images, the number of right answers).
+    """Each loss returns (the loss summed over the images, the number of correct answers).
 
     out, if given, receives the gradient of the MEAN loss over the batch, (N, K).
     """
 
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        """-log softmax(scores (N, K))[label], labels (N,) int64; the row's maximum is taken off so exp is bounded."""
+        """-log softmax(scores (N, K))[label], labels (N,) int64; the row's maximum is subtracted to bound exp."""
         rows = np.arange(len(labels))
         shifted = scores - scores.max(axis=1, keepdims=True)
         exponentials = np.exp(shifted)

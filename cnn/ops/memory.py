@@ -1,4 +1,4 @@
-"""The arrays of a backend: new ones, copies in and out of its memory, and whether they hold numbers."""
+"""The arrays of a backend: making them, copying them in and out of its memory, checking that they are finite."""
 
 from math import prod
 from typing import Any
@@ -9,14 +9,14 @@ import numpy.typing as npt
 from cnn.arrays import Array
 
 ALIGNMENT = 64
-"""Bytes of a cache line. MKL promises the same bits from run to run only for arrays that are aligned to it."""
+"""Bytes of a cache line. MKL promises the same bits from run to run only for arrays aligned to it."""
 
 
 class Memory:
     """Makes, copies and checks the arrays that all operations take."""
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new array with any content, aligned to ALIGNMENT bytes."""
+        """A new array with arbitrary content, aligned to ALIGNMENT bytes."""
         size = prod(shape) * np.dtype(dtype).itemsize
         memory = np.empty(size + ALIGNMENT, np.uint8)
         start = -memory.ctypes.data % ALIGNMENT

@@ -36,14 +36,14 @@ class Normalization(Pooling):
         *,
         epsilon: float,
     ) -> None:
-        """dgamma (C,) = the sum over all rows of dy times the normalised x, dbeta (C,) = that of dy."""
+        """dgamma (C,) = the sum over all rows of dy times the normalised x; dbeta (C,) = the sum of dy."""
         channels = x.shape[-1]
-        rows, slopes = x.reshape(-1, channels), dy.reshape(-1, channels)
+        rows, gradients = x.reshape(-1, channels), dy.reshape(-1, channels)
         normal = scratch.get("normal", rows.shape, x.dtype)
         np.subtract(rows, mean, out=normal)
         normal *= 1 / np.sqrt(variance + epsilon)
-        np.sum(slopes, axis=0, out=dbeta)
-        np.einsum("mc,mc->c", slopes, normal, out=dgamma)
+        np.sum(gradients, axis=0, out=dbeta)
+        np.einsum("mc,mc->c", gradients, normal, out=dgamma)
 
     def batch_norm_gradient(
         self,
@@ -59,9 +59,9 @@ class Normalization(Pooling):
         epsilon: float,
         rows: int,
     ) -> None:
-        """out = the gradient of x, when mean and variance are those of `rows` rows, and dgamma and dbeta their sums.
+        """out = the gradient of x, given the mean, variance, dgamma and dbeta over `rows` rows.
 
-        x may hold all of these rows, or some. The sums are those of `batch_norm_sums`.
+        x may hold all of these rows or some of them. dgamma and dbeta are the sums of `batch_norm_sums`.
         """
         # dx = gamma / sigma * (dy - mean(dy) - normal * mean(dy * normal))
         inverse = 1 / np.sqrt(variance + epsilon)
@@ -107,13 +107,13 @@ class Normalization(Pooling):
         alpha: float,
         beta: float,
     ) -> None:
-        """out = the gradient of x, from scale of `lrn_scale` and y of `lrn`."""
+        """out = the gradient of x, from the scale of `lrn_scale` and the y of `lrn`."""
         ratio = scratch.get("squares", x.shape, x.dtype)
         np.multiply(dy, y, out=ratio)
         ratio /= scale
         spread = scratch.get("spread", x.shape, x.dtype)
         if window is None:
-            # Channel d reads c exactly when c lies in the reach of d: the transpose mirrors an even neighbourhood.
+            # Channel d reads c exactly if c is in the neighbourhood of d, so the transpose mirrors an even one.
             _channel_means(ratio, size, spread, mirrored=True)
         else:
             self.avg_pool2d_gradient(ratio, window, spread, scratch)

@@ -9,7 +9,7 @@ from cnn.convolution import Window
 def mean_weights(window: Window) -> Array:
     """1 / (pixels under each window), (P, Q, 1) float64.
 
-    Padding counts as pixels, what a ceil window hangs over beyond the padding does not: Caffe's rule.
+    Padding counts as pixels; the part of a ceil window beyond the padding does not. This is Caffe's rule.
     """
     counts = []
     for axis, (before, after) in enumerate((window.padding[:2], window.padding[2:])):
@@ -23,9 +23,9 @@ class Pooling:
     """Pooling over windows of x (N, H, W, C) to (N, P, Q, C)."""
 
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
-        """out = the largest element under each window; padding never wins, NaN does.
+        """out = the largest element under each window: padding is never the largest, NaN always is.
 
-        winners (N, P, Q, C), if given, receives the kernel element r * S + s of the first largest one.
+        winners (N, P, Q, C), if given, receives the kernel element r * S + s of the first largest element.
         """
         out.fill(-np.inf)
         if winners is not None:
@@ -47,14 +47,14 @@ class Pooling:
             out[:, h, w] += np.multiply(dy[:, p, q], won, out=routed[:, p, q])
 
     def avg_pool2d(self, x: Array, window: Window, out: Array) -> None:
-        """out = the mean under each window, counted as `mean_weights` says."""
+        """out = the mean under each window, weighted by `mean_weights`."""
         out.fill(0)
         for _, _, p, q, h, w in window.each_tap():
             out[:, p, q] += x[:, h, w]
         out *= mean_weights(window).astype(out.dtype)
 
     def avg_pool2d_gradient(self, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
-        """out (N, H, W, C) = dy (N, P, Q, C) shared evenly among the pixels of each window."""
+        """out (N, H, W, C) = dy (N, P, Q, C) divided evenly among the pixels of each window."""
         shares = scratch.get("shares", dy.shape, dy.dtype)
         np.multiply(dy, mean_weights(window).astype(dy.dtype), out=shares)
         out.fill(0)

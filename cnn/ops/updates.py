@@ -22,7 +22,7 @@ class Updates:
     ) -> None:
         """v = momentum * v + lr * (g + decay * w); w -= v, or with Nesterov w -= momentum * v + lr * (g + decay * w).
 
-        The learning rate is inside v, as in Caffe: a step down of lr leaves the past velocity as it is.
+        The learning rate is inside v, as in Caffe: lowering lr leaves the past velocity unchanged.
         """
         step = scratch.get("step", w.shape, w.dtype)
         _decayed(w, g, decay, step)

@@ -1,1 +1,1 @@
-"""The computer under the library: its processors, threads, clock, files, signals and caches."""
+"""The computer that the library runs on: processors, threads, clock, files, signals and the cache folder."""

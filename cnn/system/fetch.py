@@ -1,4 +1,4 @@
-"""Downloading a file whose size and SHA-256 are known: mirrors, resumed, verified, never half-written."""
+"""Downloads a file of known size and SHA-256: from mirrors, resumed, verified, never half-written."""
 
 import errno
 import hashlib
@@ -24,10 +24,10 @@ _BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file that can be had from any of `urls`, tried in turn: put the origin last if it is slow or dead.
+    """A file that can be fetched from any of `urls`, tried in order: put the origin last if it is slow or dead.
 
-    `path` is relative to the folder it is fetched into, `size` is in bytes, `sha256` is hexadecimal. Raises
-    UsageError.
+    `path` is relative to the folder the file is fetched into, `size` is in bytes, `sha256` is hexadecimal. Raises
+    UsageError if one of them is invalid.
     """
 
     path: str
@@ -44,7 +44,7 @@ class RemoteFile:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise UsageError(f"{self.path} has the SHA-256 {self.sha256!r}; give 64 hexadecimal digits.")
         if not self.urls or not all(url.startswith(("https://", "http://")) for url in self.urls):
-            raise UsageError(f"{self.path} has the addresses {self.urls}; give one or more, http or https.")
+            raise UsageError(f"{self.path} has the addresses {self.urls}; give at least one, http or https.")
 
 
 class _MirrorFailed(Exception):
@@ -67,11 +67,11 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
-    """Downloads `file` into `folder` and returns its path; does nothing if it is there already.
+    """Downloads `file` into `folder` and returns its path; does nothing if it is already there.
 
-    What has arrived stays in a file ending in .part until it is complete and its digest is right; a later
-    call resumes it. `timeout` in seconds holds for connecting and for each read. Raises DataError if no
-    mirror delivers, if the disk is full, or if another file has the name.
+    Received bytes stay in a file ending in .part until it is complete and its digest is right; a later call resumes
+    it. `timeout` in seconds applies to connecting and to each read. Raises DataError if no mirror delivers, if the
+    disk is full, or if another file has the name.
     """
     target = folder / file.path
     part = target.with_name(target.name + ".part")
@@ -103,7 +103,7 @@ def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
 
 
 def _fetch_from(url: str, part: Path, file: RemoteFile, timeout: float) -> None:
-    """Completes and verifies `part` from one mirror, from the start if what was there turns out wrong."""
+    """Completes and verifies `part` from one mirror; starts over if the bytes that were already there are wrong."""
     while True:
         have = _size(part)
         if have > file.size:
@@ -119,7 +119,7 @@ def _fetch_from(url: str, part: Path, file: RemoteFile, timeout: float) -> None:
 
 
 def _transfer(url: str, part: Path, have: int, file: RemoteFile, timeout: float) -> int:
-    """Appends what is missing from byte `have` on; returns the byte it began at, 0 if there is no resume."""
+    """Appends the bytes from `have` on; returns the byte it began at, 0 if the mirror does not resume."""
     with _open(url, have, timeout) as response:
         begin = have if response.status == 206 else 0
         if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
@@ -140,7 +140,7 @@ def _transfer(url: str, part: Path, have: int, file: RemoteFile, timeout: float)
 
 @contextmanager
 def _open(url: str, have: int, timeout: float) -> Iterator[_Response]:
-    """Sends the request, for the bytes from `have` on if there are some."""
+    """Sends the request, for the bytes from `have` on if `have` is not 0."""
     headers = {"User-Agent": "cnn-blas", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -158,13 +158,13 @@ def _open(url: str, have: int, timeout: float) -> Iterator[_Response]:
 
 
 def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> None:
-    """Copies at most one block more than `limit` bytes, so that a server without end cannot fill the disk."""
+    """Copies at most one block more than `limit` bytes, so that an endless response cannot fill the disk."""
     copied = 0
     while copied <= limit:
         try:
             block = response.read(_BLOCK)
         except (OSError, http.client.HTTPException):
-            return  # the caller counts what has arrived and says so
+            return  # the caller compares the bytes received and reports it
         if not block:
             return
         out.write(block)
@@ -174,7 +174,7 @@ def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> 
 
 @contextmanager
 def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
-    """A bar on a terminal, one plain line elsewhere, on standard error."""
+    """On standard error, a progress bar if it is a terminal, else one plain line."""
     if not sys.stderr.isatty():
         resumed = f", resumed at {begin:,}" if begin else ""
         print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
@@ -193,7 +193,7 @@ def _check_space(part: Path, file: RemoteFile) -> None:
 
 
 def _disk_error(part: Path, file: RemoteFile, error: OSError) -> DataError:
-    """One sentence for what the file system refused."""
+    """The error for a failure of the file system, as one sentence."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DataError(
             f"The disk of {part.parent} is full ({error.strerror}); free {file.size:,} bytes or name another "

@@ -1,4 +1,4 @@
-"""What this computer is: processor, vector extensions, caches, memory, software; never more than it tells."""
+"""Describes this computer: processor, vector extensions, caches, memory and software, as far as the system says."""
 
 import os
 import platform
@@ -29,15 +29,15 @@ SIZE_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30}
 Fields = dict[str, str]
 
 Part = Literal["processor", "coprocessor", "gpu"]
-"""What of a computer has a meter of its own."""
+"""A part of a computer that has its own energy meter."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """One computer; sizes in bytes, and None for whatever the system does not tell.
+    """One computer; sizes in bytes, and None for whatever the system does not say.
 
-    `vector` holds the best extension of each family, and is empty where the system lists none known here.
-    Caches are those of CPU 0. Memory is that of the whole computer, not the share of a container.
+    `vector` has the best extension of each family, and is empty if the system lists no known extension.
+    Caches are those of CPU 0. Memory is that of the whole computer, not a container's share.
     """
 
     cpu: str | None
@@ -98,7 +98,7 @@ def this_machine(root: Path = Path("/")) -> Machine:
 
 
 def system_text(path: Path) -> str:
-    """The text of a file that the kernel provides, empty where it is absent or may not be read."""
+    """The text of a file that the kernel provides, empty if it is missing or may not be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -106,7 +106,7 @@ def system_text(path: Path) -> str:
 
 
 def _processors(text: str) -> list[Fields]:
-    """The fields of each logical CPU in /proc/cpuinfo; an Arm kernel's trailing board section is none."""
+    """The fields of each logical CPU in /proc/cpuinfo, without the board section at the end on Arm."""
     blocks = []
     for block in text.split("\n\n"):
         pairs = (line.partition(":") for line in block.splitlines())
@@ -117,7 +117,7 @@ def _processors(text: str) -> list[Fields]:
 
 
 def _model(fields: Fields) -> str | None:
-    """The model name, or on Arm, where most kernels print none, the number of the part."""
+    """The model name, or the part number on Arm, where most kernels print no name."""
     if "model name" in fields:
         return fields["model name"]
     part = fields.get("CPU part")
@@ -156,7 +156,7 @@ def _x86_vector(flags: list[str]) -> tuple[str, ...]:
 
 
 def _subsets(flags: list[str], prefix: str) -> str:
-    """What follows `prefix` in the flags that have it: avx512bw and avx512_bf16 give BW, BF16."""
+    """The rest of each flag that starts with `prefix`: avx512bw and avx512_bf16 give BW, BF16."""
     rest = (flag.removeprefix(prefix) for flag in flags if flag.startswith(prefix))
     return ", ".join(name.lstrip("_").upper() for name in rest)
 
@@ -174,7 +174,7 @@ def _arm_vector(features: list[str]) -> tuple[str, ...]:
 
 
 def _cores_from_topology(cpus: Path) -> int | None:
-    """Logical CPUs of one core name the same siblings, so that different lists count cores."""
+    """The number of different sibling lists: logical CPUs of one core have the same list."""
     siblings = {system_text(path) for path in cpus.glob("cpu[0-9]*/topology/thread_siblings_list")}
     return len(siblings - {""}) or None
 
@@ -195,7 +195,7 @@ def _caches(folder: Path) -> dict[str, int]:
 
 
 def _memory(text: str) -> dict[str, int]:
-    """Bytes by name from /proc/meminfo, whose kB are 1024 bytes."""
+    """Bytes by name from /proc/meminfo, where kB means 1024 bytes."""
     lines = (line.split() for line in text.splitlines())
     return {words[0].rstrip(":"): int(words[1]) * 1024 for words in lines if words[2:] == ["kB"]}
 

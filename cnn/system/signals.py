@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a long run where what it has done by then is kept."""
+"""Lets Ctrl-C and SIGTERM end a long run without losing what it has done so far."""
 
 import signal
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 
 
 class Stoppable(Protocol):
-    """A run that stops soon after it is asked to."""
+    """A run that stops soon after a request."""
 
     def request_stop(self, reason: str) -> None: ...
 
 
 @contextmanager
 def stop_on_signals(run: Stoppable) -> Iterator[None]:
-    """Within the block the first signal asks the run to stop; a second one acts as it did before the block."""
+    """Within the block, the first signal asks the run to stop; a second one acts as it did before the block."""
     before = {number: signal.getsignal(number) for number in NAMES}
 
     def ask(number: int, frame: FrameType | None) -> None:

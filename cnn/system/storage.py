@@ -15,8 +15,8 @@ from safetensors.numpy import save
 
 from cnn.errors import CnnError, FileFormatError
 
-# safetensors keeps strings only, so the table travels as one JSON text in the header. One file, so that arrays and
-# table can never be of different ages.
+# safetensors headers hold only strings, so the table is stored there as JSON text. With a single file, arrays and table
+# always belong together.
 _TABLE = "cnn"
 
 
@@ -62,21 +62,24 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dic
             table = json.loads((file.metadata() or {}).get(_TABLE, "null"))
             if not isinstance(table, dict) or table.get("kind") != kind:
                 found = table.get("kind") if isinstance(table, dict) else "a file of another program"
-                raise FileFormatError(f"{path} is no {kind} file ({found}); give one that cnn wrote.")
+                raise FileFormatError(f"{path} is not a {kind} file ({found}); give one that cnn wrote.")
             if table.get("version") != 1:
                 raise FileFormatError(
-                    f"{path} has format version {table.get('version')}; this release reads version 1."
+                    f"{path} has format version {table.get('version')}, but this release reads only version 1; "
+                    "load it with the release that wrote it."
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
             if table.pop("crc", None) != _checksum(arrays, table):
                 raise FileFormatError(f"{path} is damaged (its checksum is wrong); restore it or train again.")
     except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        raise FileFormatError(f"{path} is damaged or no {kind} file ({error}); restore it or train again.") from error
+        raise FileFormatError(
+            f"{path} is damaged or not a {kind} file ({error}); restore it or train again."
+        ) from error
     return arrays, table
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> int:
-    """CRC-32 of the table and all elements: safetensors finds a file that was cut, but no changed byte."""
+    """CRC-32 of the table and all elements: safetensors detects a truncated file, but not a changed byte."""
     total = zlib.crc32(json.dumps(table, sort_keys=True).encode())
     for name in sorted(arrays):
         total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)

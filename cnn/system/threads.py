@@ -1,4 +1,4 @@
-"""Decides how many threads a run gets, and sets the BLAS and OpenMP pools of the process to that number."""
+"""Decides how many threads a run gets, and sets the BLAS and OpenMP pools of the process to this number."""
 
 import os
 import sys
@@ -19,9 +19,9 @@ _HELD_AT_ONE: set[str] = set()
 
 @dataclass(frozen=True)
 class ThreadBudget:
-    """How many threads a run gets (`count`), and why: CPUs it may run on, CPUs' worth of quota, request.
+    """How many threads a run gets (`count`), and why: allowed CPUs, cgroup quota in CPUs, and the request.
 
-    The quota is that of `processes` together.
+    The quota applies to all `processes` together.
     """
 
     affinity: int
@@ -31,7 +31,7 @@ class ThreadBudget:
     processes: int = 1
 
     def describe(self) -> str:
-        """One line: the count, whether that is less than was asked for, and the limits."""
+        """One line: the count, whether it is less than requested, and the limits."""
         quota = "no cgroup quota" if self.quota is None else f"cgroup quota {self.quota:g} CPUs"
         if self.quota is not None and self.processes > 1:
             quota += f" for {self.processes} processes"
@@ -47,7 +47,7 @@ class ThreadBudget:
 class LoadedLibrary:
     """One BLAS or OpenMP library in the process; `api` is openblas, mkl, blis, flexiblas or openmp.
 
-    `threads` is the most that a call from this thread would use. None: the library does not tell.
+    `threads` is the most that a call from this thread would use, None if the library does not say.
     """
 
     filepath: str
@@ -64,16 +64,16 @@ def in_words(count: int) -> str:
 
 
 def affinity_count() -> int:
-    """The number of CPUs this process may run on; all there are, where the system keeps no such set."""
+    """The number of CPUs that this process may run on; all CPUs if the system has no such set."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """The CPUs' worth of time the process may use, None without a limit; reads `proc` and `sys` under `root`.
+    """The quota of the process in CPUs, None without a limit; reads `proc` and `sys` under `root`.
 
-    Every group from the process's own up to the top counts, as a parent's quota holds for its children too.
+    All groups from the process's own up to the top count, because a parent's quota also applies to its children.
     """
     quotas = []
     for folder in _cpu_groups(root):
@@ -87,12 +87,12 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     """The threads a run gets: `requested`, else CNN_NUM_THREADS, else all, but never more than are available.
 
-    `processes` is how many of this host work together: they share the quota, and all CPUs where they cannot be held to
-    CPUs of their own.
+    `processes` is how many processes on this host work together: they share the quota, and also all CPUs if they
+    cannot be restricted to their own CPUs.
 
-    A quota that is not whole is rounded down, though never below 1: threads that spin at a barrier spend
-    quota like those that work, and one that is throttled keeps all others waiting. Raises UsageError for a
-    request or variable that is not a whole number from 1 up.
+    A fractional quota is rounded down, but never below 1: threads that spin at a barrier use up quota like those that
+    work, and a throttled thread keeps all others waiting. Raises UsageError if the request or variable is not a whole
+    number of at least 1.
     """
     if requested is None:
         requested = _requested_by_environment()
@@ -107,16 +107,16 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
 
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
-    """Sets every BLAS, OpenMP and kernel pool of the process to `count` threads and restores them after.
+    """Sets every BLAS, OpenMP and kernel pool of the process to `count` threads, and restores them afterwards.
 
-    Enter it once around a run, after the backend is loaded and in the thread that computes: a library loaded
-    later is not limited, MKL and OpenMP keep a number for each calling thread, and OpenBLAS takes orders from
-    one thread only. What is restored for MKL is this thread's number, which hides later changes to its global
-    one. A library that was built or set to be sequential stays so, and so does one that compiled kernels call
-    from threads of their own. Raises UsageError for a count below 1.
+    Enter it once around a run, after the backend is loaded and in the thread that computes: a library loaded later is
+    not limited, MKL and OpenMP keep a separate number for each calling thread, and OpenBLAS accepts settings from one
+    thread only. For MKL, this thread's number is restored, which hides later changes to its global number. A library
+    that was built or set to be sequential stays so, and so does one that compiled kernels call from their own threads.
+    Raises UsageError for a count below 1.
     """
     if count < 1:
-        raise UsageError(f"The thread pools cannot be limited to {count} threads; the least is 1.")
+        raise UsageError(f"The thread pools cannot be limited to {count} threads; ask for at least 1.")
     with ExitStack() as stack:
         pools = ThreadpoolController()
         stack.enter_context(pools.limit(limits=count))
@@ -129,7 +129,7 @@ def limit_threads(count: int) -> Iterator[None]:
 
 
 def hold_at_one(path: str) -> None:
-    """Keeps the library at `path` at one thread from now on, in `limit_threads` too: its callers are threads."""
+    """Keeps the library at `path` at one thread from now on, even in `limit_threads`: its callers are threads."""
     held = ThreadpoolController().select(filepath=path)
     held.limit(limits=1)
     _HELD_AT_ONE.add(path)
@@ -143,8 +143,8 @@ def held_at_one() -> frozenset[str]:
 def libraries() -> list[LoadedLibrary]:
     """The BLAS and OpenMP libraries loaded in the process now, by file path.
 
-    Asking counts as a call: MKL fixes its threading layer at the first one, and loads the OpenMP runtime of
-    that layer, so a backend must have chosen its layer before. The same goes for `limit_threads`.
+    This function counts as a call: at its first call, MKL fixes its threading layer and loads the OpenMP runtime of
+    that layer, so a backend must choose its layer before. The same applies to `limit_threads`.
     """
     loaded = [
         LoadedLibrary(
@@ -176,30 +176,32 @@ def _requested_by_environment() -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or int(text) < 1:
-        raise UsageError(f"{VARIABLE} is {text!r}; set it to a whole number from 1 up, or unset it to use every CPU.")
+        raise UsageError(
+            f"{VARIABLE} is {text!r}; set it to a whole number of at least 1, or unset it to use every CPU."
+        )
     return int(text)
 
 
 def _cpu_groups(root: Path) -> Iterator[Path]:
-    """The folders of the process's own CPU group and of its parents, in whichever hierarchies are mounted."""
+    """The folders of the process's own CPU group and of its parents, in all mounted hierarchies."""
     mounts = root / "sys/fs/cgroup"
     for line in system_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            # Version 2, which a system that keeps version 1 beside it mounts one folder down.
+            # Version 2, which systems that also have version 1 mount one folder further down.
             tops = [mounts, mounts / "unified"]
         elif "cpu" in controllers.split(","):
             tops = [mounts / controllers, mounts / "cpu"]
         else:
             continue
         own = PurePosixPath(path.lstrip("/"))
-        # A container may see a path that lies outside of what is mounted in it; then only the top is its own.
+        # In a container the path may lie outside of what is mounted; then only the top is its own.
         groups = [PurePosixPath()] if ".." in own.parts else [own, *own.parents]
         yield from (top / group for top in tops for group in groups)
 
 
 def _quota_and_period(folder: Path) -> tuple[str, str]:
-    """Microseconds of CPU time in each period, and the period, as written there; empty where they are not."""
+    """Microseconds of CPU time per period, and the period, as written there; empty if the files do not exist."""
     unified = system_text(folder / "cpu.max").split()
     if len(unified) == 2:
         return unified[0], unified[1]

@@ -1,4 +1,4 @@
-"""The clock that every measurement reads, and the ways to time: one run, runs for a while, several jobs in turns."""
+"""The clock of every measurement, and ways to time: one run, runs for some time, several jobs in turns."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ class Times(list[float]):
 
     @property
     def least(self) -> float:
-        """Closest to an undisturbed run: other work on the machine only ever adds to one."""
+        """Closest to an undisturbed run: other work on the machine can only add time."""
         return min(self)
 
     @property
     def median(self) -> float:
         """A typical run."""
-        # Takes longer to load than everything that only reads the clock.
+        # Takes longer to import than all modules that only read the clock.
         from statistics import median
 
         return median(self)
@@ -42,13 +42,13 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 
 def repeat(run: Callable[[], object], times: int) -> None:
-    """Runs it `times` times: to warm up, or as what `seconds_of` is given."""
+    """Calls `run` `times` times: to warm up, or as the argument of `seconds_of`."""
     for _ in range(times):
         run()
 
 
 def sustained(run: Callable[[], object], seconds: float) -> tuple[int, float]:
-    """Runs it over and over until `seconds` have passed, at least once; returns the runs and the seconds they took."""
+    """Calls `run` until `seconds` have passed, at least once; returns the number of runs and the seconds they took."""
     runs, elapsed, started = 0, 0.0, perf_counter()
     while runs == 0 or elapsed < seconds:
         run()
@@ -59,9 +59,9 @@ def sustained(run: Callable[[], object], seconds: float) -> tuple[int, float]:
 def in_turns(
     jobs: Sequence[Callable[[], object]], trials: int, *, warm_up: int = 1, seconds: float = 0.0
 ) -> list[Times]:
-    """Times jobs that take turns, so that a disturbance of the machine hits all alike.
+    """Times jobs in turns, so that a disturbance of the machine affects all of them alike.
 
-    Each runs `warm_up` times untimed, then at least `trials` times, and until all of them together took `seconds`.
+    Each runs `warm_up` times untimed, then at least `trials` times, and until all together took `seconds`.
     """
     for _ in range(warm_up):
         for run in jobs:

@@ -1,1 +1,1 @@
-"""What commands and benchmarks share at a terminal: arguments, printing and a progress bar."""
+"""What commands and benchmarks have in common at a terminal: arguments, printing and a progress bar."""

@@ -1,4 +1,4 @@
-"""A progress bar on standard error, if that is a terminal."""
+"""A progress bar on standard error, if this is a terminal."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 def progress_bar(**settings: Any) -> "tqdm[None]":
-    """tqdm's bar with its own settings; silent where standard error is no terminal."""
-    # A pseudo-terminal may say that it is 0 columns wide: tqdm would then show nothing, shutil says 80.
+    """tqdm's progress bar with the given settings; silent if standard error is not a terminal."""
+    # A pseudo-terminal may report a width of 0 columns: tqdm would then show nothing, but shutil returns 80.
     columns, lines = shutil.get_terminal_size()
     return tqdm(**settings, file=sys.stderr, ncols=columns, nrows=lines, disable=not sys.stderr.isatty())

@@ -1,4 +1,4 @@
-"""Writes the whole state of a training run to one file and puts it back."""
+"""Writes the whole state of a training run to one file and restores it."""
 
 import json
 from dataclasses import asdict
@@ -17,11 +17,11 @@ from cnn.training.world import World
 
 KIND = "checkpoint"
 SINCE = {"number of micro-batches": 1, "number of steps between averages": None}
-"""Settings that older checkpoints lack, and what they were."""
+"""Settings that older checkpoints lack, with the values that their runs had."""
 
 
 class Run(Protocol):
-    """What of a run of training a checkpoint keeps, and what it is known by."""
+    """The parts of a training run that a checkpoint keeps or compares."""
 
     model: Sequential
     optimizer: Optimizer
@@ -31,12 +31,12 @@ class Run(Protocol):
     best: dict[str, npt.NDArray[Any]] | None
 
     def settings(self) -> dict[str, Any]:
-        """All that must be the same for the run to be continued."""
+        """The settings that must be the same for the run to continue."""
         ...
 
 
 def write_checkpoint(run: Run, path: Path) -> None:
-    """Weights, optimizer, position, order of the epoch and random state, atomically. Raises CnnError if it cannot."""
+    """Writes weights, optimizer, position, image order and random state atomically. Raises CnnError if it fails."""
     backend = run.model.backend
     arrays = {f"model.{name}": array for name, array in run.model.state().items()}
     arrays |= {f"optimizer.{name}": backend.to_numpy(array) for name, array in run.optimizer.state.items()}
@@ -53,9 +53,9 @@ def write_checkpoint(run: Run, path: Path) -> None:
 
 
 def read_checkpoint(run: Run, path: Path) -> None:
-    """Puts a run back to where `write_checkpoint` found it; of several processes rank 0 reads.
+    """Restores a run to the state that `write_checkpoint` saved; of several processes, rank 0 reads the file.
 
-    Raises FileFormatError if the file is damaged, UsageError if it is of a run with other settings.
+    Raises FileFormatError if the file is damaged, UsageError if its run had other settings.
     """
     arrays, table = run.world.from_first(lambda: read_arrays(path, KIND))
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {"model": {}, "optimizer": {}, "best": {}}
@@ -78,13 +78,13 @@ def read_checkpoint(run: Run, path: Path) -> None:
     except UsageError:
         raise
     except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} is no complete checkpoint ({error}); start the run anew.") from error
+        raise FileFormatError(f"{path} is not a complete checkpoint ({error}); start the run anew.") from error
     run.position, run.optimizer.time = position, time
     run.order, run.best = order, groups["best"] or None
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON gives it back: tuples as lists."""
+    """`value` after a round trip through JSON: tuples become lists."""
     return json.loads(json.dumps(value))
 
 

@@ -1,4 +1,4 @@
-"""The gradients of a whole batch: of micro-batches one after the other, each divided among the processes."""
+"""The gradients of a whole batch, computed in micro-batches that are each divided among the processes."""
 
 from dataclasses import dataclass
 
@@ -13,19 +13,19 @@ from cnn.shard import part
 from cnn.training.world import World
 
 BUCKET = 1 << 20
-"""Bytes of gradients worth a sum of their own: what a start costs is small against it, and the rest goes on."""
+"""Least bytes of gradients that are summed at a time: enough to make the cost of starting a sum small."""
 
 
 @dataclass(frozen=True)
 class Bucket:
-    """A stretch of a long gradient, complete once the backward pass has done with `layer`."""
+    """A stretch of a long gradient that is complete once the backward pass is through with `layer`."""
 
     gradient: Array
     layer: int
 
 
 def buckets(model: Sequential, least: int) -> list[Bucket]:
-    """The gradients of `model` in stretches of at least so many bytes, in the order they become complete."""
+    """The gradients of `model` in stretches of at least `least` bytes, in the order in which they become complete."""
     layer_of = {id(each): node.place for node in model.network.nodes for each in node.layer.parameters}
     found = []
     for group in model.groups:
@@ -40,8 +40,8 @@ def buckets(model: Sequential, least: int) -> list[Bucket]:
 class BatchGradients:
     """Fills the gradients of a model for whole batches.
 
-    The mean over the batch is one over its images, however they are divided. With `alone` each process's gradients are
-    the mean over its own images.
+    They are the mean over all images of the batch, however these are divided. With `alone`, each process's gradients
+    are the mean over its own images.
     """
 
     def __init__(self, model: Sequential, world: World, micro_batches: int = 1, *, alone: bool = False) -> None:
@@ -56,18 +56,18 @@ class BatchGradients:
         self._kept = [zeros(b.gradient.shape, b.gradient.dtype) for b in self._buckets] if micro_batches > 1 else []
         self._sums = world.sums()
         self.own = 0
-        """The images of the last batch that were this process's own."""
+        """How many images of the last batch were this process's own."""
         self._completed = 0
         self._keeps = False
         self._counts = 1.0
-        """0 while this process computes an image that counts for nothing."""
+        """0 while this process computes an image that does not count, else 1."""
 
     def compute(
         self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes, flag: bool = False
     ) -> tuple[float, int, bool]:
-        """(summed loss, right answers, whether any process has the flag set) of the images `chosen`, all processes'.
+        """(summed loss, correct answers, whether any process set `flag`) over the images `chosen` and all processes.
 
-        `changes` are those of an augmentation, for all of `chosen`.
+        `changes` come from an augmentation and cover all of `chosen`.
         """
         pieces = [part(k, self.micro_batches, 0, len(chosen)) for k in range(self.micro_batches)]
         pieces = [piece for piece in pieces if piece[0] < piece[1]]
@@ -75,7 +75,7 @@ class BatchGradients:
         images = max(1, self.own) if self.alone else len(chosen)
         self._completed, self._keeps = 0, False
         results = np.zeros(3)
-        # Where there is nothing to sum, the pass need not be divided by layers.
+        # If there is nothing to sum, the pass need not be divided by layers.
         complete = self._complete if self._sums or len(pieces) > 1 else None
         for number, piece in enumerate(pieces, 1):
             rows = self.shard.take(*piece)
@@ -99,7 +99,7 @@ class BatchGradients:
         return float(results[0]), int(results[1]), bool(results[2])
 
     def _keep(self, *, first: bool) -> None:
-        """Puts the gradients of a micro-batch by, or adds them to those put by."""
+        """Stores the gradients of a micro-batch, or adds them to those already stored."""
         self._keeps = True
         for bucket, kept in zip(self._buckets, self._kept, strict=True):
             if first:
@@ -108,7 +108,7 @@ class BatchGradients:
                 self.model.backend.add(bucket.gradient, kept)
 
     def _complete(self, layer: int) -> None:
-        """Starts to sum what the backward pass has completed with `layer`, and lets what is under way move on."""
+        """Starts to sum the gradients that are complete after `layer`, and lets running sums make progress."""
         while self._completed < len(self._buckets) and self._buckets[self._completed].layer >= layer:
             bucket = self._buckets[self._completed]
             if not self._counts:

@@ -1,4 +1,4 @@
-"""The metrics file of a run: one JSON row an epoch, flushed as it is written."""
+"""The metrics file of a run: one JSON row per epoch, flushed as it is written."""
 
 import json
 from pathlib import Path
@@ -10,10 +10,10 @@ from cnn.training.trainer import Callback, EpochResult, Trainer
 
 
 class MetricsFile(Callback):
-    """Appends a row an epoch to a JSONL file."""
+    """Appends one row per epoch to a JSONL file."""
 
     def __init__(self, path: Path, *, done: int = 0) -> None:
-        """Keeps the rows of the first `done` epochs, all that a resumed run has behind it, and drops the others.
+        """Keeps the rows of the first `done` epochs, which a resumed run has completed, and drops the others.
 
         Raises FileFormatError if they cannot be read, CnnError if the file cannot be written.
         """
@@ -31,7 +31,7 @@ class MetricsFile(Callback):
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics file. Raises FileFormatError if there is none or a row is damaged."""
+    """The rows of a metrics file. Raises FileFormatError if the file is missing or a row is damaged."""
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

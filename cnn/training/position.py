@@ -1,4 +1,4 @@
-"""How far a run of training has come."""
+"""How far a training run has progressed."""
 
 import math
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from cnn.meter import UNCOUNTED, Energy
 
 @dataclass
 class Position:
-    """How far a training run has come; with the arrays and the random state, all a checkpoint needs.
+    """How far a training run has progressed; a checkpoint needs only this, the arrays and the random state.
 
-    epoch and batch count what is done; the sums are those of the epoch begun, its energy among them; `best_loss` is the
-    lowest validation loss and `stale` the epochs since.
+    epoch, batch and step count what is done. loss, correct, seen, seconds and energy are sums over the current epoch.
+    `best_loss` is the lowest validation loss and `stale` the number of epochs since.
     """
 
     epoch: int = 0
@@ -28,7 +28,7 @@ class Position:
 
     @classmethod
     def from_table(cls, table: dict[str, Any]) -> Self:
-        """The position of which `table` is the asdict. Raises TypeError for what is none."""
+        """The inverse of `dataclasses.asdict`. Raises TypeError if the table does not describe a position."""
         if "energy" in table:
             table = table | {"energy": Energy(**table["energy"])}
         return cls(**table)

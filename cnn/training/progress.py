@@ -12,12 +12,12 @@ BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postf
 
 
 def progress(epochs: int) -> Callback:
-    """A bar if standard error is a terminal, else plain lines."""
+    """A progress bar if standard error is a terminal, else plain lines."""
     return Bar(epochs) if sys.stderr.isatty() else PlainLines(epochs)
 
 
 class PlainLines(Callback):
-    """A line an epoch on standard output."""
+    """Prints one line per epoch on standard output."""
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
@@ -53,7 +53,7 @@ class Bar(Callback):
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
-    """One epoch in words."""
+    """The results of one epoch as a line of text."""
     line = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
     line += f"  loss {result.train_loss:.4f}  accuracy {result.train_accuracy:.2%}"
     if result.val_loss is not None and result.val_accuracy is not None:

@@ -1,4 +1,4 @@
-"""Keeps the state of training the same on all processes: averaged now and then, or copied from rank 0."""
+"""Keeps the training state the same on all processes, by averaging it or copying it from rank 0."""
 
 from cnn.arrays import Array
 from cnn.model.sequential import Sequential
@@ -7,7 +7,7 @@ from cnn.training.world import World
 
 
 class Replicas:
-    """The copies that processes have of a model and its optimizer."""
+    """The processes' copies of a model and its optimizer."""
 
     def __init__(self, model: Sequential, optimizer: Optimizer, world: World) -> None:
         self._world = world
@@ -16,9 +16,9 @@ class Replicas:
         self._arrays: list[Array] = [*(group.value for group in model.groups), *optimizer.state.values(), *statistics]
 
     def average(self, images: int) -> None:
-        """Gives all the average of parameters, optimizer state and running statistics.
+        """Gives all processes the average of their parameters, optimizer states and running statistics.
 
-        Each process's are weighted by the `images` that it has trained on since the last average, as in McMahan et al.
+        Each process is weighted by the `images` that it has trained on since the last average, as in McMahan et al.
         2017, "Communication-efficient learning of deep networks from decentralized data", algorithm 1.
         """
         if self._world.size == 1:
@@ -29,5 +29,5 @@ class Replicas:
         self._world.sum(*self._arrays)
 
     def copy_first(self) -> None:
-        """Gives all those of rank 0: processors of different kinds round an update differently."""
+        """Gives all processes the state of rank 0, because different kinds of processors round updates differently."""
         self._world.copy_first(*self._arrays)

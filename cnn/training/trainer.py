@@ -1,4 +1,4 @@
-"""The training loop: epochs of shuffled batches, validation, early stopping, and stopping where it must."""
+"""The training loop: epochs of shuffled batches, validation, early stopping, and stopping on request or error."""
 
 import math
 import zlib
@@ -31,9 +31,9 @@ from cnn.training.world import World
 class EpochResult:
     """One epoch: losses are means over images, accuracies in 0..1, None without a validation split.
 
-    Training loss and accuracy are those met while the weights were changing. `seconds` counts the training steps,
-    without validation and saving, and so do the joules, None where `energy` is "unavailable"; `energy_source` says
-    what they come from, or why there are none.
+    Training loss and accuracy are averages over the epoch, while the weights were changing. `seconds` and `joules` are
+    those of the training steps, without validation and saving. The joules are None if `energy` is "unavailable";
+    `energy_source` says what they come from, or why there are none.
     """
 
     epoch: int
@@ -55,31 +55,32 @@ class EpochResult:
 
 
 class Callback:
-    """Is told what happens in a run; override what you need."""
+    """Called as a run proceeds; override the methods that you need."""
 
     def on_batch(self, trainer: "Trainer") -> None:
-        """After each step."""
+        """Called after each step."""
 
     def on_epoch(self, trainer: "Trainer", result: EpochResult) -> None:
-        """After each epoch and its validation."""
+        """Called after each epoch and its validation."""
 
     def on_end(self) -> None:
-        """When the run is over or has failed."""
+        """Called when the run has ended or failed."""
 
 
 @dataclass
 class Trainer:
-    """A run of training that can be stopped, saved, and continued to the same bytes.
+    """A training run that can be stopped, saved, and continued to the same bytes.
 
-    patience, if given, stops after that many epochs without a lower validation loss and brings the best weights back.
-    checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. The meter counts the steps,
-    and whoever opened it closes it. The model is what changes: the optimizer is one of the run's own, with the settings
-    of the one given, so that a recipe serves any number of runs. Raises UsageError for settings that cannot be.
+    patience, if given, stops after that many epochs without a lower validation loss and restores the best weights.
+    checkpoint, if given, is written after every epoch and every `checkpoint_every` steps. The meter measures the steps;
+    whoever opened it closes it. The run changes the model, but not the optimizer: it uses a fresh one with the same
+    settings, so that a recipe serves any number of runs. Raises UsageError for impossible settings.
 
-    accumulate cuts each batch into so many micro-batches, computed one after the other. A `world` of several processes
-    divides each of them and sums the gradients, so that a run's numbers do not depend on how many there are; all call
-    the same methods. With `average_every` each process takes steps by its own images, and the states are averaged after
-    so many steps and every epoch. One meter a host counts: that of local rank 0.
+    accumulate is the number of micro-batches that each batch is cut into, computed one after the other. A `world` of
+    several processes divides each of them and sums the gradients, so that a run's numbers do not depend on the number
+    of processes; all of them call the same methods. With `average_every`, each process takes steps on its own images,
+    and the states are averaged after that many steps and after every epoch. Only the meter of local rank 0 counts on
+    each host.
     """
 
     model: Sequential
@@ -111,7 +112,7 @@ class Trainer:
         require(
             every is None or self.checkpoint_every is None or self.checkpoint_every % every == 0,
             f"A checkpoint every {self.checkpoint_every} steps would fall between averages, which come every {every}; "
-            "make it a multiple.",
+            "make checkpoint_every a multiple of average_every.",
         )
         if self.patience is not None and self.validation is None:
             raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
@@ -123,7 +124,7 @@ class Trainer:
         self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=every is not None)
         self._replicas = Replicas(self.model, self.optimizer, self.world)
         self._own_images = 0
-        """What this process has trained on since the last average."""
+        """How many images this process has trained on since the last average."""
         self.position = Position()
         self.order: npt.NDArray[np.int64] | None = None
         self.best: dict[str, npt.NDArray[Any]] | None = None
@@ -132,7 +133,7 @@ class Trainer:
         self._stop_agreed = False
 
     def settings(self) -> dict[str, Any]:
-        """All that must be the same for a checkpoint to be continued."""
+        """The settings that must be the same for the run to continue from a checkpoint."""
         scale, constants = self.model.preprocessing.to_state()
         return {
             "net": self.model.config(),
@@ -154,20 +155,20 @@ class Trainer:
     def resume(self) -> None:
         """Continues from the checkpoint. Raises FileFormatError or UsageError if it is not one of this run."""
         if self.checkpoint is None:
-            raise UsageError("There is no checkpoint to resume from; name one.")
+            raise UsageError("There is no checkpoint to resume from; give its path as checkpoint.")
         read_checkpoint(self, Path(self.checkpoint))
 
     def save(self) -> None:
-        """Writes the checkpoint, if there is to be one; in a distributed run rank 0 does."""
+        """Writes the checkpoint, if one was asked for; in a distributed run, rank 0 writes it."""
         if self.checkpoint is not None and self.world.rank == 0:
             write_checkpoint(self, Path(self.checkpoint))
 
     def request_stop(self, reason: str) -> None:
-        """Asks the run to save and stop after the step it is in; may be called from a signal handler."""
+        """Asks the run to save and stop after the current step; may be called from a signal handler."""
         self._stop_reason = reason
 
     def run(self, epochs: int, callbacks: Iterable[Callback] = ()) -> list[EpochResult]:
-        """Trains until `epochs` are done in all, or patience runs out; returns the epochs of this call.
+        """Trains until `epochs` are done in total or patience runs out; returns the results of this call's epochs.
 
         Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
         """
@@ -197,7 +198,7 @@ class Trainer:
         return result
 
     def _stretch(self, order: npt.NDArray[np.int64], listeners: list[Callback]) -> None:
-        """Takes steps until the epoch ends or the state must be saved, and counts their energy."""
+        """Takes steps until the epoch ends or the state must be saved, and measures their energy."""
         position = self.position
         seen, seconds = position.seen, position.seconds
         self.meter.start()
@@ -216,12 +217,12 @@ class Trainer:
         return self.checkpoint_every is not None and self.position.step % self.checkpoint_every == 0
 
     def _stop_is_due(self) -> bool:
-        """Whether to stop after this step: all processes say the same, and after an average where there are any."""
+        """Whether to stop after this step: all processes must agree, and any averaging must be done."""
         asked = self._stop_agreed if self.world.size > 1 else self._stop_reason is not None
         return asked and self._is_settled()
 
     def _is_settled(self) -> bool:
-        """Whether all processes have the same state after the step that was the last."""
+        """Whether all processes have the same state after the last step."""
         position, every = self.position, self.average_every
         return every is None or position.step % every == 0 or position.batch == self.steps_per_epoch
 
@@ -230,7 +231,7 @@ class Trainer:
         started = now()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
-        with np.errstate(all="ignore"):  # what overflows is found below, and told once
+        with np.errstate(all="ignore"):  # overflow is detected below and reported once
             loss, correct, self._stop_agreed = self._gradients.compute(
                 self.train, chosen, changes, self._stop_reason is not None
             )
@@ -252,7 +253,7 @@ class Trainer:
         position.seconds += now() - started
 
     def _first_of_all(self, found: str | None) -> str | None:
-        """What the first process has found that has found something, and which one that is if there are several."""
+        """The value of the first process whose value is not None, with its rank if there are several processes."""
         for rank, each in enumerate(self.world.gather(found)):
             if each is not None:
                 return each if self.world.size == 1 else f"{each} on rank {rank}"
@@ -265,7 +266,7 @@ class Trainer:
         )
 
     def _check_weights(self) -> None:
-        """Raises NonFiniteError: weights that overflowed in the last step must reach no checkpoint and no model."""
+        """Raises NonFiniteError for NaN or infinity in the weights, which must not reach a checkpoint or a model."""
         arrays = self.model.arrays().items()
         found = next((name for name, array in arrays if not self.model.backend.all_finite(array)), None)
         name = self._first_of_all(found)
@@ -331,12 +332,12 @@ def fit(
     callbacks: Iterable[Callback] = (),
     **settings: Any,
 ) -> list[EpochResult]:
-    """Trains `model` on `train` and returns a result an epoch; `settings` are those of `Trainer`."""
+    """Trains `model` on `train` and returns one result per epoch; `settings` are those of `Trainer`."""
     return Trainer(model, train, **settings).run(epochs, callbacks)
 
 
 def _fingerprint(split: Split | None) -> str | None:
-    """Number of images and a checksum, to tell one split from another."""
+    """The number of images and a checksum, to distinguish one split from another."""
     if split is None:
         return None
     checksum = zlib.crc32(np.ascontiguousarray(split.labels).data, zlib.crc32(np.ascontiguousarray(split.images).data))

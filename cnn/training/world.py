@@ -1,4 +1,4 @@
-"""The processes that train together: here one by itself."""
+"""The processes that train together; in this module, a single one."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,9 @@ T = TypeVar("T")
 
 @dataclass
 class Traffic:
-    """What communication took so far: seconds with any under way, those of them spent doing nothing else, and bytes.
+    """Communication so far: seconds with any in progress, the seconds of these not hidden by computing, and bytes.
 
-    Seconds include the wait for a slower process. Bytes are those of the arrays that this process had summed.
+    Seconds include waiting for a slower process. Bytes are those of the arrays that were summed for this process.
     """
 
     seconds: float = 0.0
@@ -27,25 +27,25 @@ class Traffic:
     _since: float = field(default=0.0, repr=False)
 
     def begin(self) -> None:
-        """Some communication starts."""
+        """Called when a communication starts."""
         if not self._under_way:
             self._since = now()
         self._under_way += 1
 
     def end(self) -> None:
-        """As many end."""
+        """Called when a communication ends, once for each `begin`."""
         self._under_way -= 1
         if not self._under_way:
             self.seconds += now() - self._since
 
     @property
     def hidden(self) -> float:
-        """Seconds of communication in which this process computed."""
+        """Seconds of communication during which this process computed."""
         return self.seconds - self.exposed
 
 
 class Pending(ABC):
-    """Sums under way."""
+    """Sums in progress."""
 
     @abstractmethod
     def add(self, array: Array) -> None:
@@ -53,15 +53,15 @@ class Pending(ABC):
 
     @abstractmethod
     def poke(self) -> None:
-        """Lets what is under way move on: most MPI libraries work only while they are called."""
+        """Lets sums in progress advance: most MPI libraries work only while they are called."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Waits for all."""
+        """Waits until all sums are done."""
 
 
 class World:
-    """One process by itself; every method gives at once what it has. `cnn.distributed.mpi` has the one of many.
+    """A single process, whose methods return at once. `cnn.distributed.mpi` has the world of several processes.
 
     Local ranks are those on the same host. All processes must call a method that communicates, in the same order.
     """
@@ -75,14 +75,14 @@ class World:
         self.traffic = Traffic()
 
     def shard(self, *, alone: bool = False) -> Shard:
-        """What this process computes of every batch; with `alone` batch statistics are of its own images."""
+        """The part of every batch that this process computes; with `alone`, batch statistics cover only its images."""
         return Shard()
 
     def sum(self, *arrays: Array) -> None:
         """Sums each array over the processes, in place; all get the same bytes."""
 
     def sums(self) -> Pending | None:
-        """For sums that go on beside other work; None where there is nothing to sum."""
+        """For sums that run in parallel with other work; None if there is nothing to sum."""
         return None
 
     def copy_first(self, *arrays: Array) -> None:
@@ -93,19 +93,19 @@ class World:
         return [value]
 
     def from_first(self, make: Callable[[], T]) -> T:
-        """What rank 0 makes, given to all; a CnnError that it raises is raised by all, marked as everyone's."""
+        """The result of `make` on rank 0, for all; if it raises a CnnError, all raise it, with `everywhere` set."""
         return make()
 
     @contextmanager
     def first_here(self) -> Iterator[None]:
-        """Within the block one process of each host goes ahead; the others enter when it has left."""
+        """One process of each host enters the block first; the others enter when it has left."""
         yield
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A CnnError of any process within the block is raised by all at its end, marked as everyone's.
+        """A CnnError of any process within the block is raised by all at its end, with `everywhere` set.
 
-        What communicates inside must be reached by all: nothing before it may fail on one process only.
+        Communication inside the block must be reached by all: nothing before it may fail on one process only.
         """
         yield
 
@@ -114,5 +114,5 @@ class World:
         raise SystemExit(code)
 
     def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
-        """Lines of a header, by title: ranks and hosts, with threads and CPUs of each; none for a single process."""
+        """Header lines by title: ranks and hosts, with the threads and CPUs of each; empty for a single process."""
         return {}

@@ -1,4 +1,4 @@
-"""Memory that two processes share: one anonymous file, mapped whole, from which arrays are cut."""
+"""Memory shared by two processes: one anonymous file, mapped as a whole, from which arrays are allocated."""
 
 import ctypes
 import mmap
@@ -16,14 +16,14 @@ from cnn.arrays import Array, Shape
 from cnn.worker import child
 
 ROOM = 4
-"""Times the memory of the machine that there are addresses for: what is taken and given back leaves gaps."""
+"""Address space as a multiple of the machine's memory: allocating and freeing leaves gaps."""
 
 
 class Arena:
-    """Arrays in whole pages of one file without a name. Pages take memory when they are first written.
+    """Arrays in whole pages of one anonymous file. Pages take up memory when they are first written.
 
-    A page goes back to the system when no array reaches it any more; all of them when the last process has ended that
-    maps the file, however it ends. Raises OSError where the system gives no such file or not as many addresses.
+    A page is returned to the system when no array uses it any more, and all of them when the last process that maps
+    the file ends, however it ends. Raises OSError if the system cannot provide such a file or the addresses.
     """
 
     def __init__(self) -> None:
@@ -41,18 +41,18 @@ class Arena:
         self._returned: deque[tuple[int, int]] = deque()
 
     def empty(self, shape: Shape, dtype: npt.DTypeLike) -> Array:
-        """A new array with any content. Raises MemoryError beyond the memory of the machine."""
+        """A new array with arbitrary content. Raises MemoryError if it exceeds the machine's memory."""
         kind = np.dtype(dtype)
         needed = prod(shape) * kind.itemsize
         size = max(1, -(-needed // mmap.PAGESIZE)) * mmap.PAGESIZE
         start = self._take(size)
         block = np.frombuffer(self._memory, np.uint8, size, start)
-        # Every view of the block, however far, keeps the block alive.
+        # Every view of the block, direct or indirect, keeps the block alive.
         weakref.finalize(block, self._give_back, start, size).atexit = False
         return block[:needed].view(kind).reshape(shape)
 
     def place(self, mode: int, nodes: int) -> None:
-        """Takes pages that are not yet written from the NUMA nodes of a mask (mbind(2)). Raises OSError."""
+        """Places pages that are not yet written on the NUMA nodes of a mask (mbind(2)). Raises OSError."""
         libc, mask = ctypes.CDLL(None, use_errno=True), ctypes.c_ulong(nodes)
         start, length = ctypes.c_void_p(self.base), ctypes.c_ulong(self.bytes)
         if libc.syscall(child.MBIND, start, length, mode, ctypes.byref(mask), ctypes.c_ulong(64), 0):
@@ -83,7 +83,7 @@ class Arena:
         self._returned.append((start, size))
 
     def _collect(self) -> None:
-        """Joins what was given back to the free stretches beside it."""
+        """Merges freed stretches with the free stretches next to them."""
         if not self._returned:
             return
         while self._returned:

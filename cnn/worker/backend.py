@@ -1,4 +1,4 @@
-"""A backend whose products run in a worker process; all else runs on compiled kernels here."""
+"""A backend whose products run in a worker process; everything else runs on compiled kernels here."""
 
 import sys
 from abc import abstractmethod
@@ -22,11 +22,11 @@ from cnn.worker.arena import Arena
 from cnn.worker.process import Program, Worker, WorkerDied
 
 LARGEST_SIZE = 2**31 - 1
-"""Sizes are 32-bit numbers there."""
+"""The worker's sizes are 32-bit numbers."""
 
 
 class _Shared:
-    """The worker of a backend and of its private copies, for one product at a time; None until it has answered."""
+    """The worker that a backend shares with its private copies, for one product at a time; None until it answers."""
 
     def __init__(self) -> None:
         self.lock = Lock()
@@ -36,11 +36,11 @@ class _Shared:
 class WorkerBackend(CompiledOps, CompiledLowering):
     """Sends each product to a worker that shares the memory of the arrays; a subclass says what the worker loads.
 
-    A worker that ends in the middle of a product is started again, once, and the product repeated.
+    If a worker ends in the middle of a product, a new one is started once and the product is repeated.
     """
 
     def __init__(self) -> None:
-        """Starts the worker. Raises BackendUnavailable with what it said if it does not come up."""
+        """Starts the worker. Raises BackendUnavailable with its output if it does not start."""
         prepare()
         self._shared = _Shared()
         self._owner = getpid()
@@ -52,7 +52,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         except (OSError, AttributeError) as error:
             raise BackendUnavailable(
                 f"Backend {self.name!r} gets no memory to share with its worker process ({error}); it needs Linux, "
-                "no limit on address space, and leave to use the NUMA nodes that its options name."
+                "no limit on address space, and permission to use the NUMA nodes that its options name."
             ) from error
         try:
             self._worker = self._started()
@@ -72,22 +72,22 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         """What the worker loads. Raises BackendUnavailable."""
 
     def ready(self, worker: Worker) -> None:
-        """Asks and sets what must be before the first product, of every worker that is started.
+        """Called for every worker that is started, to query and set what is needed before its first product.
 
         Raises BackendUnavailable.
         """
 
     def finished(self, product: Product, seconds: float, printed: str) -> None:
-        """Hears of each product, the seconds it took in the library, and what that printed."""
+        """Called after each product, with the seconds that the library took and what it printed."""
 
     def first_product(self, worker: Worker) -> str:
-        """What the library prints at a product of 1 x 1 matrices: many settle what they run on at their first one."""
+        """What the library prints for a product of 1 x 1 matrices: many choose where to run at their first product."""
         x = self.zeros((3, 1))
         places = [number for element in x for number in (self._arena.offset(element), 1)]
         return worker.multiply(b"s", NO, NO, self.threads(), 1, 1, 1, *places, 0.0)[1]
 
     def threads(self) -> int:
-        """Threads of the next product."""
+        """The number of threads for the next product."""
         return thread_count()
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
@@ -129,7 +129,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
             out[...] = shared[2]
 
     def _in_arena(self, x: Array) -> Array:
-        """x itself where the worker sees it, else a copy that it does."""
+        """x itself if the worker can see it, else a copy that it can see."""
         if self._arena.holds(x):
             return x
         staged = self._arena.empty(x.shape, x.dtype)
@@ -142,7 +142,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         return worker
 
     def _multiplied(self, record: tuple[Any, ...], out: Array, before: Array | None) -> tuple[float, str]:
-        """Has the worker compute one product, a new worker if need be; `before` is what out held if that counts."""
+        """Has the worker compute one product, a new one if it dies; `before` is the content of out if it is needed."""
         if getpid() != self._owner:
             raise CnnError(
                 f"Backend {self.name!r} was forked with its process, which shares its arrays; start processes by spawn."
@@ -156,7 +156,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         return self._once(record)
 
     def _once(self, record: tuple[Any, ...]) -> tuple[float, str]:
-        # Only a worker that has answered is asked again.
+        # Only a worker that has answered is used again.
         worker, self._worker = self._worker or self._started(), None
         answer = worker.multiply(*record)
         self._worker = worker

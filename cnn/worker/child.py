@@ -1,8 +1,8 @@
 """The program of a worker process: loads a BLAS and multiplies matrices that lie in memory shared with its parent.
 
-It runs as a file of its own, on the standard library alone: nothing else is loaded, so no second BLAS or OpenMP is.
-The parent imports this module for the form of the messages. One message is one packet: a product as PRODUCT, answered
-by SECONDS and the text that the library printed meanwhile; a call of another function is a list in JSON.
+It runs as a separate file and imports only the standard library, so that no second BLAS or OpenMP is loaded. The
+parent imports this module for the message formats. Each message is one packet: a product is a PRODUCT, answered by
+SECONDS and the text that the library printed during it; a call of another function is a JSON list.
 """
 
 import ctypes
@@ -15,7 +15,7 @@ import socket
 import struct
 import sys
 import threading
-from time import perf_counter  # noqa: TID251 - of `cnn` nothing is loaded here
+from time import perf_counter  # noqa: TID251 - nothing of `cnn` is loaded here
 from typing import Any
 
 PRODUCT = struct.Struct("=c2i4q6qd")
@@ -29,14 +29,14 @@ LARGEST = 1 << 16
 ROW_MAJOR = 101
 
 MBIND, SET_MEMPOLICY = 237, 238
-"""System calls of Linux on x86-64 that the C library has no function for."""
+"""System calls of Linux on x86-64 for which the C library has no functions."""
 
 POINTERS: dict[str, Any] = {"int*": ctypes.c_int, "double*": ctypes.c_double, "char*": ctypes.c_char * 256}
-"""Arguments of a call that stand for an address: what the library writes there is a part of the answer."""
+"""Arguments of a call that stand for addresses; what the library writes there is part of the answer."""
 
 
 class Server:
-    """Answers one message after the other until the parent's end of the channel closes."""
+    """Answers messages one by one until the parent's end of the channel closes."""
 
     def __init__(self, channel: socket.socket, memory: mmap.mmap, program: dict[str, Any]) -> None:
         """Loads the libraries of `program`, the last of which multiplies. Raises OSError or AttributeError."""
@@ -56,7 +56,7 @@ class Server:
             self.products[letter] = product
 
     def serve(self) -> None:
-        """Answers until there is nobody to answer."""
+        """Answers messages until the channel closes."""
         while message := self.channel.recv(LARGEST):
             if message.startswith(b"["):
                 self.channel.send(json.dumps(self.call(*json.loads(message))).encode())
@@ -65,7 +65,7 @@ class Server:
                 self.channel.send(SECONDS.pack(seconds) + self.printed().encode()[: LARGEST - SECONDS.size])
 
     def multiply(self, message: bytes) -> float:
-        """Computes one product; returns the seconds that the library took."""
+        """Computes one product; returns the seconds the library took."""
         letter, trans_a, trans_b, threads, m, n, k, *places, beta = PRODUCT.unpack(message)
         if threads != self.threads:
             self.set_threads(threads)
@@ -77,7 +77,7 @@ class Server:
         return perf_counter() - started
 
     def call(self, name: str, *arguments: Any) -> dict[str, Any]:
-        """Calls the library's function `name` with numbers and POINTERS; gives its result and what it wrote."""
+        """Calls the library's function `name` with numbers and POINTERS; returns its result and what it wrote."""
         try:
             function = getattr(self.library, name)
         except AttributeError as error:
@@ -99,7 +99,7 @@ class Server:
         return {"result": result, "written": out}
 
     def printed(self) -> str:
-        """What the library has printed since the last time; it goes to a file that is emptied here."""
+        """What the library has printed since the last call; the output goes to a file that is emptied here."""
         self.flush(None)
         size = os.fstat(1).st_size
         if not size:
@@ -111,7 +111,7 @@ class Server:
 
 
 def end_with(channel: socket.socket) -> None:
-    """Ends this process, in the middle of a product too, once the parent's end of the channel is closed."""
+    """Ends this process, even in the middle of a product, once the parent's end of the channel is closed."""
     closed = select.poll()
     closed.register(channel, 0)
     closed.poll()
@@ -119,8 +119,8 @@ def end_with(channel: socket.socket) -> None:
 
 
 def main() -> None:
-    """Serves: arguments are the descriptors of channel and memory, and the program in JSON."""
-    # Ctrl-C reaches every process of the terminal; the parent decides what comes of it.
+    """Runs the server; the arguments are the descriptors of channel and memory, and the program as JSON."""
+    # Ctrl-C reaches every process of the terminal; the parent decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptors, program = [int(text) for text in sys.argv[1:3]], json.loads(sys.argv[3])
     for descriptor in descriptors:
@@ -138,7 +138,7 @@ def main() -> None:
 
 
 def set_memory_policy(mode: int, nodes: int) -> None:
-    """Takes this process's memory from the NUMA nodes of the mask from now on (set_mempolicy(2)). Raises OSError."""
+    """Places this process's memory on the NUMA nodes of the mask from now on (set_mempolicy(2)). Raises OSError."""
     libc = ctypes.CDLL(None, use_errno=True)
     mask = ctypes.c_ulong(nodes)
     if libc.syscall(SET_MEMPOLICY, mode, ctypes.byref(mask), ctypes.c_ulong(64)):

@@ -1,4 +1,4 @@
-"""Which NUMA nodes hold memory only, such as the MCDRAM of a Knights Landing, and the kernel's numbers for policies."""
+"""Finds NUMA nodes that have only memory, such as the MCDRAM of a Knights Landing; the kernel's policy numbers."""
 
 from pathlib import Path
 from typing import Literal
@@ -12,6 +12,6 @@ MODES: dict[str, int] = {"preferred": 1, "bind": 2, "interleave": 3}
 
 
 def memory_only_nodes(root: Path = Path("/")) -> list[int]:
-    """The nodes without a processor: in the flat and hybrid modes of a Knights Landing those of its MCDRAM."""
+    """The nodes without a processor: those of the MCDRAM in a Knights Landing's flat and hybrid modes."""
     folders = (root / "sys/devices/system/node").glob("node[0-9]*")
     return sorted(int(each.name[4:]) for each in folders if not system_text(each / "cpulist").strip())

@@ -1,4 +1,4 @@
-"""Starts a worker process, asks it, and says what became of one that no longer answers."""
+"""Starts a worker process, exchanges messages with it, and reports how it ended if it no longer answers."""
 
 import json
 import os
@@ -19,14 +19,14 @@ from cnn.worker import child
 from cnn.worker.arena import Arena
 
 PATIENCE = 120.0
-"""Seconds without a moment of processor time after which a worker that owes an answer counts as stuck."""
+"""Seconds without any processor time after which a worker that has not answered counts as stuck."""
 
 GRACE = 2.0
-"""Seconds that a worker has to end once it is no longer talked to."""
+"""Seconds that a worker has to end by itself once its channel is closed."""
 
 
 class WorkerDied(CnnError):
-    """A worker that ended, hung up or got stuck; the message says how and what it printed last."""
+    """A worker ended, closed its channel or got stuck; the message says how and what it printed last."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Program:
 
 
 class Worker:
-    """One process that serves `cnn.worker.child`. Every method raises WorkerDied. Not for two threads at once."""
+    """One process that runs `cnn.worker.child`. Every method raises WorkerDied. Not for two threads at once."""
 
     def __init__(self, program: Program, arena: Arena) -> None:
         """Starts it and waits until it has loaded its libraries."""
@@ -53,7 +53,7 @@ class Worker:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._output = os.memfd_create("cnn-output")
         descriptors = theirs.fileno(), arena.descriptor
-        # -I and -S: neither the user's settings nor installed packages, of which it needs none.
+        # -I and -S: without the user's settings and installed packages, which it does not need.
         command = [sys.executable, "-I", "-S", child.__file__, *map(str, descriptors), json.dumps(settings)]
         try:
             with theirs:
@@ -82,7 +82,7 @@ class Worker:
     def call(self, name: str, *arguments: int | float | str) -> list[Any]:
         """The result of the library's function, then what it wrote to each argument of `child.POINTERS`.
 
-        Raises AttributeError where the library has no such function.
+        Raises AttributeError if the library has no such function.
         """
         answer = json.loads(self._ask(json.dumps([name, *arguments]).encode()))
         if "error" in answer:
@@ -90,7 +90,7 @@ class Worker:
         return [answer["result"], *answer["written"]]
 
     def mapped(self) -> list[str]:
-        """The files that the worker has in its memory."""
+        """The files that the worker has mapped into its memory."""
         lines = system_text(Path(f"/proc/{self.pid}/maps")).splitlines()
         return sorted({line.split(maxsplit=5)[5] for line in lines if "/" in line})
 
@@ -102,7 +102,7 @@ class Worker:
         return self._answer()
 
     def _answer(self) -> bytes:
-        """The next answer, however long it takes as long as the worker is at work."""
+        """Waits for the next answer for as long as the worker keeps computing."""
         ready = select.poll()
         ready.register(self._channel, select.POLLIN)
         since, used = monotonic(), -1
@@ -113,7 +113,7 @@ class Worker:
                     since, used = monotonic(), now
                 elif monotonic() - since > PATIENCE:
                     self._process.kill()
-                    raise self._died(f"was at a standstill for {PATIENCE:g} seconds and was ended")
+                    raise self._died(f"was stuck for {PATIENCE:g} seconds and was ended")
             try:
                 answer = self._channel.recv(child.LARGEST)
             except OSError:
@@ -122,12 +122,12 @@ class Worker:
                 raise self._died()
             return answer
         except BaseException:
-            # An answer that nobody waited for must never be taken for that of the next question.
+            # A late answer must never be taken for the answer to the next message.
             self._end()
             raise
 
     def _died(self, how: str | None = None) -> WorkerDied:
-        """The error that says how the worker ended; it is made to end if it has not."""
+        """The error that says how the worker ended; kills the worker if it has not ended."""
         try:
             status = self._process.wait(GRACE)
             ended = f"was ended by {_signal_name(-status)}" if status < 0 else f"ended with exit status {status}"
@@ -136,7 +136,7 @@ class Worker:
             self._process.wait()
             ended = "closed its connection and was ended"
         lines = os.pread(self._output, child.LARGEST, 0).decode(errors="replace").strip().splitlines()
-        said = f"; it said last: {' / '.join(lines[-3:])}" if lines else "; it said nothing"
+        said = f"; its last output: {' / '.join(lines[-3:])}" if lines else "; it printed nothing"
         return WorkerDied(f"The worker process {self.pid} {how or ended}{said}.")
 
 
@@ -151,7 +151,7 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket, output: int) 
 
 
 def _processor_time(pid: int) -> int:
-    """Clock ticks that all threads of a process have run; one that the user has stopped is given its time."""
+    """Clock ticks that all threads of a process have run; for a process stopped by the user, a value that increases."""
     fields = system_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
     if not fields or fields[0] in "Tt":
         return int(monotonic())
