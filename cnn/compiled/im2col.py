@@ -1,7 +1,7 @@
 """Convolution as im2col + GEMM on tiles that stay in a core's cache, forward and both gradients.
 
-A tile is some consecutive output rows, of one image or of several. Every thread owns a fixed range of
-tiles, so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
+A tile is some consecutive output rows, of one image or of several. Every thread owns a fixed range of tiles,
+so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
 wrap-around check that keeps the loops from being vectorised.
 """
 

@@ -7,8 +7,8 @@ tiles, in blocks whose transformed data stay in a core's cache: transform the bl
 transform back. Pixels outside the image are read from a page of zeros, and results outside it are written to a waste
 page, so that tiles at a border need no special code.
 
-Errors mix within a tile: the error of a large pixel reaches all results of its tile. To first order in u = 2^-24, element
-by element and with * as the elementwise product,
+Errors mix within a tile: the error of a large pixel reaches all results of its tile. To first order in u = 2^-24,
+element by element and with * as the elementwise product,
 
     |error of y| <= (C + r^2 + 19) u |A^T| (sum over channels of (|G| |g| |G^T|) * (|B^T| |d| |B|)) |A| + u |bias|
     |error of dw| <= (T + s^2 threads + 17) u |G^T| (sum over the T tiles of (|B^T| |d| |B|) * (|A| |dy| |A^T|)) |G|

@@ -39,7 +39,7 @@ def spacing(size):
 
 @njit
 def _locate(pixels, side, image, height, width, row, column, stride, outside):
-    """Fills the table with the addresses of side x side pixels from (row, column) on, `outside` where there is no image."""
+    """Fills the table with the addresses of side x side pixels from (row, column) on, `outside` beyond the image."""
     at = 0
     for i in range(row, row + side):
         for j in range(column, column + side):
