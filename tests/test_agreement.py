@@ -1,8 +1,8 @@
 """Each layer of each network of the zoo agrees with the reference backend, forward and backward, within a bound.
 
 Every layer is given the input and the gradient that the reference's own network has there, so that a layer answers for
-its own rounding only. The bounds are those of `cnn.testing`, carried through what a layer does: a sum's error reaches
-the activation, and that of the activation the slope behind it.
+its own rounding only. The bounds are those of `cnn.testing`, propagated through the layer: the error of a sum reaches
+the activation, and the error of the activation reaches its gradient.
 """
 
 import numpy as np

@@ -101,7 +101,7 @@ class Halved(Tanh):
 
 @dataclass(eq=False)
 class BiasForgotten(Linear):
-    """Leaves out the bias's gradient where that of the input is not wanted."""
+    """Leaves out the bias's gradient if the gradient of the input is not computed."""
 
     def backward_parameters(self, dy):
         super().backward_parameters(dy)

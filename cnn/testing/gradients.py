@@ -19,7 +19,7 @@ STEP = 1e-5
 over h, 2e-11 of f. The step that keeps both small is about the cube root of epsilon."""
 
 TOLERANCE = 1e-6
-"""Allowed relative to an array's largest gradient: far above the error of the difference, far below a wrong formula's."""
+"""Allowed of an array's largest gradient: far above the error of the difference, far below that of a wrong formula."""
 
 Host = npt.NDArray[Any]
 
