@@ -1,4 +1,4 @@
-"""Fetches the MKL that `_mkl_root` looks for: by pip, from the user's package index, checked by SHA-256."""
+"""Downloads the MKL that `_mkl_root` looks for with pip, from the user's package index, and checks its SHA-256."""
 
 import errno
 import os
@@ -21,21 +21,21 @@ WHEELS = {
     "mkl": "168a0aff44d3ae0314d658149d23f20dc533604f7f2df741d7695c052679b6cb",
     "intel-openmp": "2b0baf1ccd3e266e0470261763ab05323180bb4a8e4fbf3d2fa34eebd68b9eec",
 }
-"""The SHA-256 of each package's one wheel of VERSION, for Linux on x86-64."""
+"""The SHA-256 of the only wheel of VERSION of each package, for Linux on x86-64."""
 
 KERNELS = ("def", "mc", "mc3", "avx", "avx2", "avx512", "avx512_mic")
 LAYERS = ("rt", "core", "intel_lp64", "intel_thread", "ao_worker")
 FILES = ("libiomp5.so", "mkl_msg.cat", *(f"libmkl_{name}.so" for name in (*LAYERS, *KERNELS)))
-"""What products and automatic offload need of the wheels."""
+"""The files of the wheels that products and automatic offload need."""
 
 ROOM = 800_000_000
-"""Bytes that the wheels and FILES take while both are there."""
+"""Bytes that the wheels and FILES take together."""
 
 
 def fetch_mkl(named: Path | None = None) -> Path:
-    """Fetches and unpacks into the folder `named`, else `cached_root()`, and returns it; if it is there, does nothing.
+    """Downloads and unpacks MKL into the folder `named`, else `cached_root()`, unless it is there; returns the folder.
 
-    What is half-made lies in a folder beside it that is gone afterwards, or else at the next call. Raises CnnError.
+    The work is done in a folder beside it, which is removed at the end or by the next call. Raises CnnError.
     """
     root = cached_root() if named is None else named.absolute()
     if root.exists():
@@ -45,11 +45,11 @@ def fetch_mkl(named: Path | None = None) -> Path:
             raise CnnError(f"{root} lacks {', '.join(lacking)}; {cure}.")
         return root
     if not sys.platform.startswith("linux"):
-        raise CnnError(f"The wheels of MKL {VERSION} that are known here are for Linux on x86-64; use such a machine.")
+        raise CnnError(f"MKL {VERSION} can be downloaded for Linux on x86-64 only; use such a machine.")
     if find_spec("pip") is None:
         raise CnnError(
-            f"This Python has no pip to fetch MKL with; add it (`{sys.executable} -m ensurepip`), or unpack the wheels "
-            f"{' and '.join(f'{name} {VERSION}' for name in WHEELS)} yourself and name the folder by {VARIABLE}."
+            f"This Python has no pip to download MKL with; add it (`{sys.executable} -m ensurepip`), or unpack the "
+            f"wheels {' and '.join(f'{name} {VERSION}' for name in WHEELS)} yourself and set {VARIABLE} to the folder."
         )
     try:
         with _workshop(root.with_name(root.name + ".part")) as folder:
@@ -58,20 +58,20 @@ def fetch_mkl(named: Path | None = None) -> Path:
             (folder / "root").rename(root)
     except OSError as error:
         raise CnnError(
-            f"{root.parent} cannot take MKL ({error.strerror or error}); it needs {ROOM:,} bytes for a while, and "
-            f"{'CNN_CACHE_DIR' if named is None else '--root'} names another folder."
+            f"MKL cannot be stored in {root.parent} ({error.strerror or error}); free {ROOM:,} bytes there, or name "
+            f"another folder with {'CNN_CACHE_DIR' if named is None else '--root'}."
         ) from error
     return root
 
 
 @contextmanager
 def _workshop(folder: Path) -> Iterator[Path]:
-    """An empty folder for one process at a time, removed at the end, after an interruption too."""
+    """An empty folder for one process at a time, removed at the end, even after an interruption."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    # Windows has no such module, and no such wheels.
+    # Windows has neither this module nor these wheels.
     import fcntl
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def _workshop(folder: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CnnError(f"Another process is at work in {folder}; wait for it to end.") from None
+            raise CnnError(f"Another process is working in {folder}; wait for it to end.") from None
         before = signal.signal(signal.SIGTERM, interrupt)
         try:
             _empty(folder)
@@ -100,7 +100,7 @@ def _empty(folder: Path) -> None:
 
 
 def _download(folder: Path) -> None:
-    """The wheels into `folder`. pip shows its progress on a terminal and knows the index, proxy and certificates."""
+    """Downloads the wheels into `folder`. pip shows progress on a terminal; it knows index, proxy and certificates."""
     requirements = folder / "requirements.txt"
     requirements.write_text("".join(f"{name}=={VERSION} --hash=sha256:{digest}\n" for name, digest in WHEELS.items()))
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
@@ -123,21 +123,21 @@ def _download(folder: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if "DO NOT MATCH THE HASHES" in said:
         raise CnnError(
-            f"The package index sent another MKL {VERSION} than the one known here (its SHA-256 differs), and it was "
-            "not kept; use another index, or run the command again if the download was damaged."
+            f"The SHA-256 of the MKL {VERSION} that the package index sent is not the expected one; the file was not "
+            "kept; use another index, or run the command again if the download was damaged."
         )
     errors = [line for line in said.splitlines() if line.startswith("ERROR:")] or said.strip().splitlines()
     cause = errors[-1].removeprefix("ERROR:").strip() if errors else f"exit status {result.returncode}"
     if "connection broken" in said:
         cause = "no connection to the package index"
     raise CnnError(
-        f"pip could not fetch MKL {VERSION} ({cause}); check the network and pip's index (the wheels are for Linux on "
-        f"x86-64), or name the folder of an MKL by {VARIABLE}."
+        f"pip could not download MKL {VERSION} ({cause}); check the network and pip's index (the wheels are for Linux "
+        f"on x86-64), or set {VARIABLE} to the folder of an MKL."
     )
 
 
 def _unpack(folder: Path) -> None:
-    """Puts FILES and the licence out of the wheels into `folder`/root."""
+    """Extracts FILES and the licence from the wheels into `folder`/root."""
     target = folder / "root" / "lib"
     target.mkdir(parents=True)
     found = set()
@@ -149,7 +149,7 @@ def _unpack(folder: Path) -> None:
                     if base in FILES:
                         found.add(base)
                         _copy(archive, name, target / base)
-                        # The worker on a card is run as a program.
+                        # The worker for a card is run as a program.
                         (target / base).chmod(0o755)
                     elif base == "LICENSE.txt":
                         _copy(archive, name, target.parent / base)

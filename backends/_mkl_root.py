@@ -1,4 +1,4 @@
-"""Where an MKL of the years of the Xeon Phi is: the folder that holds libmkl_rt, by CNN_MKL_ROOT or in the cache."""
+"""Finds an MKL from the time of the Xeon Phi: the folder with libmkl_rt, named by CNN_MKL_ROOT or in the cache."""
 
 import os
 from pathlib import Path
@@ -8,10 +8,10 @@ from cnn.system.cache import cache_folder
 
 VARIABLE = "CNN_MKL_ROOT"
 VERSION = "2018.0.0"
-"""The last MKL with automatic offload, and one with kernels for Knights Landing."""
+"""The last MKL with automatic offload; it also has kernels for Knights Landing."""
 
 FOLDERS = (".", "lib", "lib/intel64", "lib/intel64_lin")
-"""Where libmkl_rt lies below a root, in the packages and installers of the years."""
+"""Where packages and installers of that time put libmkl_rt below a root."""
 
 
 def cached_root() -> Path:
@@ -20,7 +20,7 @@ def cached_root() -> Path:
 
 
 def find_library(backend: str) -> Path:
-    """libmkl_rt of CNN_MKL_ROOT, else of the cache, for `backend`. Raises BackendUnavailable where it is in neither."""
+    """libmkl_rt in CNN_MKL_ROOT if that is set, else in the cache. Raises BackendUnavailable if it is not there."""
     named = os.environ.get(VARIABLE)
     root = Path(named) if named else cached_root()
     for folder in FOLDERS:
@@ -28,12 +28,12 @@ def find_library(backend: str) -> Path:
             return library.resolve()
     if named:
         raise BackendUnavailable(
-            f"{VARIABLE} is {named}, and no libmkl_rt.so is there or in {', '.join(FOLDERS[1:])} below it; "
-            "name the folder of an Intel MKL, or unset it."
+            f"{VARIABLE} is {named}, but there is no libmkl_rt.so in it or in {', '.join(FOLDERS[1:])} below it; "
+            "set it to the folder of an Intel MKL, or unset it."
         )
     raise BackendUnavailable(
-        f"Intel MKL {VERSION} is not in {root}; run `cnn backends get {backend}`, which fetches it, or name a folder "
-        f"by {VARIABLE}."
+        f"Intel MKL {VERSION} is not in {root}; run `cnn backends get {backend}`, which downloads it, or set "
+        f"{VARIABLE} to its folder."
     )
 
 

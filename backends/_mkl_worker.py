@@ -1,4 +1,4 @@
-"""What `mkl-offload` and `mkl-phi` share: an MKL of the years of the Xeon Phi in a worker process."""
+"""What `mkl-offload` and `mkl-phi` share: an MKL from the time of the Xeon Phi in a worker process."""
 
 import os
 import re
@@ -19,15 +19,15 @@ class MklWorker(WorkerBackend, Downloadable):
     """cblas_?gemm of the libmkl_rt that `_mkl_root` finds, with Intel's OpenMP."""
 
     fetches = (
-        f"Intel MKL {VERSION}, 220 MB by pip from the package index that it is set to, checked by SHA-256, 460 MB "
-        "unpacked; it is Intel's, under the licence that is put beside it"
+        f"Intel MKL {VERSION}, 220 MB (460 MB unpacked), by pip from its configured package index, checked by SHA-256; "
+        "it is Intel's, under the licence that is put beside it"
     )
 
     @classmethod
     def download(cls, root: Path | None = None) -> str:
         folder = fetch_mkl(root)
         size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-        cure = "" if root is None else f"; name it by {VARIABLE}"
+        cure = "" if root is None else f"; set {VARIABLE} to that folder"
         return f"Intel MKL {VERSION} is in {folder} ({size / 1e6:.0f} MB){cure}"
 
     def __init__(self) -> None:
@@ -44,19 +44,19 @@ class MklWorker(WorkerBackend, Downloadable):
         )
 
     def memory_policy(self) -> tuple[int, int] | None:
-        """The `Program`'s."""
+        """The memory policy of the `Program`."""
         return None
 
     def environment(self) -> dict[str, str]:
-        """The worker's environment: that of this process, with what MKL must not take from it replaced."""
+        """The worker's environment: a copy of this process's, with the variables replaced that MKL must not inherit."""
         folders = [str(self._path.parent), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
         return os.environ | {
             "LD_LIBRARY_PATH": os.pathsep.join(folders),
             "MKL_THREADING_LAYER": "INTEL",
             "MKL_INTERFACE_LAYER": "LP64",
-            # As many threads as asked for, also where that is more than one a core.
+            # As many threads as asked for, even if that is more than one per core.
             "MKL_DYNAMIC": "FALSE",
-            # Threads that wait for the next product by spinning would take the processor from this process's.
+            # Threads that spin while waiting for the next product would take the processor from this process's threads.
             "KMP_BLOCKTIME": "0",
         }
 
@@ -64,7 +64,9 @@ class MklWorker(WorkerBackend, Downloadable):
         text = worker.call("MKL_Get_Version_String", "char*", 255)[1]
         found = re.search(r"Version (\d+(?:\.\d+)+)", text)
         if found is None:
-            raise BackendUnavailable(f"Backend {self.name!r} cannot tell the version of {self._path} from {text!r}.")
+            raise BackendUnavailable(
+                f"Backend {self.name!r} cannot read the version of {self._path} from {text!r}; use an Intel MKL."
+            )
         self.library = Library("Intel MKL", found[1], str(self._path))
 
     def first_product(self, worker: Worker) -> str:
@@ -73,7 +75,7 @@ class MklWorker(WorkerBackend, Downloadable):
         return printed
 
     def finished(self, product: Product, seconds: float, printed: str) -> None:
-        # After an error MKL leaves the result as it was.
+        # After an error MKL leaves the result unchanged.
         errors = [line for line in printed.splitlines() if "MKL ERROR" in line]
         if errors:
             raise CnnError(f"MKL did not compute the product {product}: {errors[0].strip()}")
@@ -81,5 +83,5 @@ class MklWorker(WorkerBackend, Downloadable):
 
 
 def pass_on(printed: str) -> None:
-    """Prints what libraries say beside MKL's report of a product, such as warnings of OpenMP, on standard error."""
+    """Prints on standard error what libraries print besides MKL's report of a product, such as OpenMP warnings."""
     sys.stderr.writelines(line for line in printed.splitlines(keepends=True) if not line.startswith("[MKL]"))

@@ -1,4 +1,4 @@
-"""What MKL prints of an offloaded product with OFFLOAD_REPORT=2, read."""
+"""Reads what MKL prints about an offloaded product with OFFLOAD_REPORT=2."""
 
 import re
 from typing import NamedTuple
@@ -8,7 +8,7 @@ DIVISION = re.compile(r"\[AO [SD]GEMM Workdivision\]((?: +[\d.]+)+)")
 
 
 class CardPart(NamedTuple):
-    """A card's share of a product, its seconds (-1: it failed), the host's meanwhile, bytes to the card and back."""
+    """A card's share of a product, its seconds (-1 if it failed), the host's seconds, bytes to the card and back."""
 
     share: float
     seconds: float
@@ -18,12 +18,12 @@ class CardPart(NamedTuple):
 
     @property
     def computed(self) -> bool:
-        """Whether the result has anything from the card; one that failed was sent its data in vain."""
+        """Whether any of the result came from the card; a card that failed returned nothing."""
         return self.received > 0
 
 
 def read_report(text: str) -> dict[int, CardPart]:
-    """The parts of a product by card; nothing for a product that MKL kept to the host."""
+    """The parts of a product by card; empty for a product that MKL kept on the host."""
     division = DIVISION.search(text)
     # The first share is the host's.
     shares = [float(share) for share in division[1].split()[1:]] if division else []

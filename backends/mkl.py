@@ -17,8 +17,8 @@ class MklBackend(CblasBackend):
     name: ClassVar[str] = "mkl"
 
     def __init__(self, *, tile_bytes: TileBytes = TILE_BYTES) -> None:
-        # MKL reads its layer at the first call. The kernels bring the threads, and without any of its own MKL loads no
-        # second OpenMP runtime beside theirs.
+        # MKL reads its threading layer at the first call. The kernels bring the threads; without threads of its own,
+        # MKL loads no second OpenMP runtime beside theirs.
         os.environ.setdefault("MKL_THREADING_LAYER", "SEQUENTIAL")
         try:
             import mkl  # noqa: F401  loads libmkl_rt for the whole process
@@ -32,6 +32,6 @@ class MklBackend(CblasBackend):
             raise BackendUnavailable(
                 "Backend 'mkl' found no libmkl_rt in the process although mkl-service is loaded; reinstall mkl."
             )
-        # The _64 names take 64-bit sizes whatever interface layer the process has chosen.
+        # The _64 functions take 64-bit sizes, whatever interface layer the process has chosen.
         super().__init__(loaded.filepath, symbol="cblas_{}gemm_64", integer=ctypes.c_int64, tile_bytes=tile_bytes)
         self.library = Library("Intel MKL", loaded.version or "of unknown version", loaded.filepath)

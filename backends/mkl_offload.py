@@ -1,4 +1,4 @@
-"""The `mkl-offload` backend: MKL's automatic offload (AO) to Xeon Phi coprocessors, which ended with MKL 2018.0.0."""
+"""The `mkl-offload` backend: automatic offload (AO) to Xeon Phi coprocessors, which MKL had up to 2018.0.0."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ CARD = 2
 """The target type of a coprocessor in MKL's calls (mkl_service.h of 2018: MKL_TARGET_MIC)."""
 
 THRESHOLDS = (2048, 2048, 256)
-"""M, N and K that a product must exceed for MKL to consider a card, if nothing else is set."""
+"""M, N and K that a product must exceed for MKL to consider a card, by default."""
 
 NO_CARD = "no coprocessor: every product ran on the host"
 
@@ -37,7 +37,7 @@ class MklOffloadBackend(MklWorker):
         *,
         work_division: Annotated[
             tuple[float, ...] | float | None,
-            "share of a product for each card, the host takes the rest; MKL divides by itself if not given",
+            "share of a product for each card, the host takes the rest; if not given, MKL divides the work itself",
         ] = None,
         devices: Annotated[tuple[int, ...] | int | None, "numbers of the cards to use; all if not given"] = None,
         max_memory: Annotated[int | None, "MiB that MKL may take of each card's memory"] = None,
@@ -46,7 +46,7 @@ class MklOffloadBackend(MklWorker):
             "M, N and K that a product must exceed to go to a card; 2048, 2048, 256 if not given",
         ] = None,
         offload_report: Annotated[
-            Literal[0, 1, 2], "prints MKL's own report of each product: 1 division and times, 2 bytes, too"
+            Literal[0, 1, 2], "prints MKL's own report of each product: 1 division and times, 2 also bytes"
         ] = 0,
     ) -> None:
         """Starts MKL in a worker. Raises UsageError for options out of range, BackendUnavailable without AO."""
@@ -57,13 +57,13 @@ class MklOffloadBackend(MklWorker):
         self._level = offload_report
         require(
             min(self._shares, default=0) >= 0 and sum(self._shares) <= 1,
-            f"work_division {self._shares} must be shares of at least 0 that make up at most 1.",
+            f"work_division is {self._shares}; give shares of at least 0 that add up to at most 1.",
         )
-        require(min(self._devices, default=0) >= 0, f"devices {self._devices} must be numbers from 0 up.")
+        require(min(self._devices, default=0) >= 0, f"devices is {self._devices}; give numbers from 0 up.")
         require(max_memory is None or max_memory > 0, f"max_memory is {max_memory} MiB; give at least 1.")
-        require(min(self._thresholds) >= 0, f"thresholds {self._thresholds} must be at least 0.")
+        require(min(self._thresholds) >= 0, f"thresholds is {self._thresholds}; give numbers of at least 0.")
         self.cards = 0
-        """Those that MKL may use."""
+        """The number of cards that MKL may use."""
         super().__init__()
 
     @property
@@ -72,21 +72,21 @@ class MklOffloadBackend(MklWorker):
 
     def environment(self) -> dict[str, str]:
         variables = super().environment()
-        # With it MKL leaves results unwritten, or ends the process, where it could compute on the host.
+        # With it, MKL leaves results unwritten or ends the process where it could have computed on the host.
         variables.pop("MKL_MIC_DISABLE_HOST_FALLBACK", None)
-        # MKL calls by columns, where M and N change places.
+        # MKL sees column-major products, where M and N change places.
         m, n, k = self._thresholds
         variables |= {f"MKL_MIC_THRESHOLDS_{letter}GEMM": f"{n},{m},{k}" for letter in "SD"}
         variables["OFFLOAD_REPORT"] = "2"
         if self._max_memory is not None:
-            # MKL_MIC_Set_Max_Memory of MKL 2018.0.0 takes KiB for the MiB it is documented with.
+            # MKL_MIC_Set_Max_Memory of MKL 2018.0.0 takes KiB, although its documentation says MiB.
             variables["MKL_MIC_MAX_MEMORY"] = f"{self._max_memory}M"
         if self._devices:
             variables["OFFLOAD_DEVICES"] = ",".join(map(str, self._devices))
         return variables
 
     def threads(self) -> int:
-        # MKL divides by zero with fewer than one a card and one more.
+        # With fewer than one thread per card and one more, MKL divides by zero.
         return max(super().threads(), self.cards + 1)
 
     def ready(self, worker: Worker) -> None:
@@ -98,7 +98,7 @@ class MklOffloadBackend(MklWorker):
         if not enabled:
             raise BackendUnavailable(
                 f"Backend 'mkl-offload': {self.library} has no automatic offload, which ended with MKL {VERSION}; "
-                f"`cnn backends get mkl-offload` fetches that, and {VARIABLE} names a folder with it."
+                f"`cnn backends get mkl-offload` downloads that version, or set {VARIABLE} to a folder that has it."
             )
         self.cards = max(0, worker.call("MKL_MIC_Get_Device_Count")[0])
         remark = NO_CARD
@@ -108,7 +108,7 @@ class MklOffloadBackend(MklWorker):
             cards = ", ".join(self._describe_card(worker, card) for card in range(self.cards))
             remark = f"{self.cards} {noun}: {cards}"
         self.library = replace(self.library, remark=remark)
-        # What ends MKL's process at its first product shows here.
+        # An error that ends MKL's process at its first product shows here.
         self.first_product(worker)
 
     def _divide(self, worker: Worker) -> None:
@@ -131,7 +131,7 @@ class MklOffloadBackend(MklWorker):
         return f"card {self._name(card)} ({cores} cores, {threads} threads, {size})"
 
     def _name(self, card: int) -> int:
-        """The number of a card that MKL, which counts those it may use, calls `card`."""
+        """The number of a card that MKL calls `card`, because it counts only those it may use."""
         return self._devices[card] if self._devices else card
 
     def finished(self, product: Product, seconds: float, printed: str) -> None:
@@ -141,7 +141,7 @@ class MklOffloadBackend(MklWorker):
             sys.stderr.write("".join(wanted))
 
     def report(self, product: Product, seconds: float, printed: str) -> ProductReport:
-        """Where a product ran, from what MKL printed of it."""
+        """Where a product ran, from what MKL printed about it."""
         cards = read_report(printed)
         return ProductReport(
             product,
@@ -154,7 +154,7 @@ class MklOffloadBackend(MklWorker):
         )
 
     def _where(self, cards: dict[int, CardPart]) -> str:
-        """The places with their parts of a product, the host's being what the cards left."""
+        """The places with their shares of a product; the host has what the cards left."""
         shares = {f"card {self._name(card)}": part.share for card, part in cards.items() if part.computed}
         left = 1 - sum(shares.values())
         # Shares are printed with two decimals.
@@ -175,7 +175,7 @@ class MklOffloadBackend(MklWorker):
 
 
 class OffloadInstruments(Instruments):
-    """With candidates for the cards there are, and MKL's own report of each product."""
+    """With option candidates for the available cards, and MKL's own report of each product."""
 
     backend: MklOffloadBackend
 
@@ -183,10 +183,10 @@ class OffloadInstruments(Instruments):
         cards = self.backend.cards
         if not cards:
             return {}
-        # M is the batch's pixels. What a card computes for each byte that it is sent grows with the lesser of N and K.
+        # M is the number of the batch's pixels. A card's work per byte sent to it grows with the smaller of N and K.
         thresholds = [(m, least, least) for least in (0, 31, 63) for m in (0, 1024, 8192)]
         divisions = [(share / cards,) * cards for share in (0.25, 0.5, 0.75, 1.0)]
-        # No division matters before the thresholds let a product go.
+        # The division matters only once the thresholds let a product go to a card.
         return {"thresholds": thresholds, "work_division": [None, *divisions]}
 
     def reporting(self, hear: Callable[[ProductReport], None]) -> Backend:

@@ -1,4 +1,4 @@
-"""The `mkl-phi` backend: the kernels for Knights Landing of an MKL of 2018 to 2021."""
+"""The `mkl-phi` backend: the kernels for Knights Landing in MKL 2018 to 2021."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ KERNELS = "libmkl_avx512_mic.so"
 
 
 class MklPhiBackend(MklWorker):
-    """cblas_?gemm of MKL's kernels for Knights Landing, on that processor or another one with AVX-512."""
+    """cblas_?gemm with MKL's kernels for Knights Landing, on that processor or another one with AVX-512."""
 
     name: ClassVar[str] = "mkl-phi"
 
@@ -35,25 +35,26 @@ class MklPhiBackend(MklWorker):
         ] = None,
         mcdram: Annotated[
             Policy | None,
-            "policy, as numactl names it, by which arrays and MKL's own memory are taken from the NUMA nodes without "
+            "policy, as numactl names it, for placing arrays and MKL's own memory on the NUMA nodes without "
             "processors: the MCDRAM in flat mode",
         ] = None,
     ) -> None:
         """Starts MKL in a worker.
 
-        Raises UsageError for threads that the cores do not have, BackendUnavailable without such a processor, memory
-        or MKL.
+        Raises UsageError for more threads than a core has, BackendUnavailable if the processor, memory or MKL does not
+        fit.
         """
         flags = _processor_flags()
         if "avx512f" not in flags:
             raise BackendUnavailable(
-                f"Backend 'mkl-phi' needs a processor with AVX-512, and {_processor()} has none; choose another one."
+                f"Backend 'mkl-phi' needs a processor with AVX-512, which {_processor()} lacks; choose another backend."
             )
         self._native = {"avx512er", "avx512pf"} <= flags
         self._cores, self.threads_of_a_core = _cores()
         if threads_per_core is not None and threads_per_core > self.threads_of_a_core:
             raise UsageError(
-                f"threads_per_core is {threads_per_core}; the cores of {_processor()} have {self.threads_of_a_core}."
+                f"threads_per_core is {threads_per_core}; give at most {self.threads_of_a_core}, as the cores of "
+                f"{_processor()} have."
             )
         self._threads_per_core = threads_per_core
         self._affinity = affinity
@@ -62,8 +63,8 @@ class MklPhiBackend(MklWorker):
             nodes = memory_only_nodes()
             if not nodes:
                 raise BackendUnavailable(
-                    "Backend 'mkl-phi' finds no NUMA node without processors for mcdram; leave the option away where "
-                    "there is no MCDRAM or it is a cache, or set it to flat mode in the firmware."
+                    "Backend 'mkl-phi' finds no NUMA node without processors for mcdram; leave the option out if there "
+                    "is no MCDRAM or it is a cache, or set the MCDRAM to flat mode in the firmware."
                 )
             self._policy = MODES[mcdram], sum(1 << node for node in nodes)
         super().__init__()
@@ -75,7 +76,7 @@ class MklPhiBackend(MklWorker):
     def environment(self) -> dict[str, str]:
         variables = super().environment()
         if not self._native:
-            # MKL 2018 and 2019 take this for the type of the processor, on those of Intel and AMD alike.
+            # MKL 2018 and 2019 take this as the type of the processor, on Intel's and AMD's alike.
             variables["MKL_DEBUG_CPU_TYPE"] = "6"
         if self._threads_per_core is not None:
             variables["KMP_HW_SUBSET"] = f"{self._threads_per_core}T"
@@ -92,21 +93,21 @@ class MklPhiBackend(MklWorker):
 
     def ready(self, worker: Worker) -> None:
         super().ready(worker)
-        # MKL chooses its kernels, and loads them, at the first product.
+        # MKL chooses and loads its kernels at the first product.
         self.first_product(worker)
         if not any(Path(path).name.startswith(KERNELS) for path in worker.mapped()):
-            limit = "" if self._native else "off a Knights Landing only MKL 2018 and 2019 can be told to; "
+            limit = "" if self._native else "on other processors than Knights Landing use MKL 2018 or 2019; "
             raise BackendUnavailable(
                 f"Backend 'mkl-phi': {self.library} does not run its kernels for Knights Landing ({KERNELS}) on "
-                f"{_processor()}; {limit}`cnn backends get mkl-phi` fetches MKL {VERSION}, and {VARIABLE} names a "
-                "folder with it."
+                f"{_processor()}; {limit}`cnn backends get mkl-phi` downloads MKL {VERSION}, or set {VARIABLE} to "
+                "a folder that has it."
             )
         if not self._native:
             self.library = replace(self.library, remark=f"KNL kernels on {_processor()}: not KNL speed")
 
 
 class PhiInstruments(Instruments):
-    """With candidates for the threads and the memory of this machine."""
+    """With option candidates for the threads and the memory of this machine."""
 
     backend: MklPhiBackend
 
@@ -124,7 +125,7 @@ def _processor() -> str:
 
 
 def _cores() -> tuple[int, int]:
-    """The cores that this process may run on, and the hardware threads of one."""
+    """The number of cores that this process may run on, and of hardware threads per core."""
     folder = Path("/sys/devices/system/cpu")
     siblings = [
         system_text(folder / f"cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
@@ -135,6 +136,6 @@ def _cores() -> tuple[int, int]:
 
 
 def _processor_flags() -> set[str]:
-    """The instruction sets of the processor by the names of /proc/cpuinfo."""
+    """The instruction sets of the processor, named as in /proc/cpuinfo."""
     lines = system_text(Path("/proc/cpuinfo")).splitlines()
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())

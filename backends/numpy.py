@@ -9,7 +9,7 @@ from cnn.backend import Backend, Library, gemm_sizes
 
 
 class NumpyBackend(Backend):
-    """np.matmul; all else as every backend inherits it."""
+    """np.matmul; everything else is inherited."""
 
     name: ClassVar[str] = "numpy"
 

@@ -1,4 +1,4 @@
-"""The `openblas` backend: OpenBLAS as the scipy-openblas32 package brings it."""
+"""The `openblas` backend: OpenBLAS from the scipy-openblas32 package."""
 
 import ctypes
 from importlib.metadata import version

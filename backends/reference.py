@@ -1,4 +1,4 @@
-"""The `reference` backend: each operation from its definition, in float64 and slowly; the truth for all others."""
+"""The `reference` backend: each operation from its definition, slowly in float64; all others are checked against it."""
 
 from collections.abc import Iterator
 from typing import ClassVar, NamedTuple
@@ -137,24 +137,24 @@ class ReferenceBackend(Backend):
     def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
         y = wide(y)
         if name == "relu":
-            slope = np.where(y > 0, 1.0, 0.0)
+            derivative = np.where(y > 0, 1.0, 0.0)
         elif name == "tanh":
-            slope = 1 - y**2
+            derivative = 1 - y**2
         elif name == "sigmoid":
-            slope = y - y**2
+            derivative = y - y**2
         else:
             raise unknown_activation(name)
-        out[...] = slope * wide(dy)
+        out[...] = derivative * wide(dy)
 
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         loss, right = 0.0, 0
         for n, (row, label) in enumerate(zip(wide(scores), labels, strict=True)):
-            shares = softmax(row)
+            probabilities = softmax(row)
             loss += float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[label])
             right += int(row.argmax() == label)
             if out is not None:
-                shares[label] -= 1
-                out[n] = shares / len(labels)
+                probabilities[label] -= 1
+                out[n] = probabilities / len(labels)
         return loss, right
 
     def squared_error(
@@ -258,7 +258,7 @@ class ReferenceBackend(Backend):
         alpha: float,
         beta: float,
     ) -> None:
-        # Each output reads its neighbourhood through its scale: hand its slope back to every element it read.
+        # Each output reads its neighbourhood through its scale: its gradient goes back to every element it read.
         x, scale = wide(x), wide(scale)
         dscale = -beta * wide(dy) * wide(y) / scale
         dx = wide(dy) / scale**beta
@@ -267,8 +267,8 @@ class ReferenceBackend(Backend):
                 dx[..., near] += dscale[..., c, None] * 2 * alpha * x[..., near] / size
         else:
             for at in pixels(window):
-                slope = dscale[:, at.p, at.q][:, None, None]
-                dx[:, at.h, at.w] += slope * 2 * alpha * x[:, at.h, at.w] / area(window, at)
+                local = dscale[:, at.p, at.q][:, None, None]
+                dx[:, at.h, at.w] += local * 2 * alpha * x[:, at.h, at.w] / area(window, at)
         out[...] = dx
 
     def sgd_update(
@@ -300,10 +300,10 @@ class ReferenceBackend(Backend):
         epsilon: float,
         decay: float,
     ) -> None:
-        slope = wide(g) + decay * wide(w)
-        s = rho * wide(square) + (1 - rho) * slope**2
+        gradient = wide(g) + decay * wide(w)
+        s = rho * wide(square) + (1 - rho) * gradient**2
         square[...] = s
-        w[...] = wide(w) - lr * slope / (np.sqrt(s) + epsilon)
+        w[...] = wide(w) - lr * gradient / (np.sqrt(s) + epsilon)
 
     def adam_update(
         self,
@@ -320,9 +320,9 @@ class ReferenceBackend(Backend):
         decay: float,
         time: int,
     ) -> None:
-        slope = wide(g) + decay * wide(w)
-        m = beta1 * wide(first) + (1 - beta1) * slope
-        v = beta2 * wide(second) + (1 - beta2) * slope**2
+        gradient = wide(g) + decay * wide(w)
+        m = beta1 * wide(first) + (1 - beta1) * gradient
+        v = beta2 * wide(second) + (1 - beta2) * gradient**2
         first[...], second[...] = m, v
         w[...] = wide(w) - lr * (m / (1 - beta1**time)) / (np.sqrt(v / (1 - beta2**time)) + epsilon)
 
@@ -341,7 +341,7 @@ def pixels(window: Window) -> Iterator[Pixel]:
 
 
 def overlap(window: Window, axis: int, start: int) -> tuple[slice, slice]:
-    """The image's rows (axis 0) or columns (1) under a kernel that starts at `start`, and the elements over them."""
+    """The image's rows (axis 0) or columns (1) under a kernel starting at `start`, and the elements over them."""
     step, size = window.dilation[axis], window.size[axis]
     inside = [each for each in range(window.kernel[axis]) if 0 <= start + each * step < size]
     if not inside:
@@ -360,7 +360,7 @@ def groups(convolution: Convolution) -> Iterator[tuple[slice, slice]]:
 
 
 def area(window: Window, at: Pixel) -> int:
-    """Pixels that a mean divides by: padding counts, what hangs over beyond it does not (Caffe's rule)."""
+    """Pixels that a mean divides by: padding counts, what lies beyond it does not (Caffe's rule)."""
     top, bottom, left, right = window.padding
     ends = top + window.size[0] + bottom, left + window.size[1] + right
     starts = at.p * window.stride[0], at.q * window.stride[1]
@@ -390,7 +390,7 @@ def activated(name: str, x: Array) -> Array:
 
 
 def softmax(row: Array) -> Array:
-    """exp(row) / its sum; the largest score is taken off first so that exp stays finite."""
+    """exp(row) / its sum; the largest score is subtracted first so that exp stays finite."""
     exponentials = np.exp(row - row.max())
-    shares: Array = exponentials / exponentials.sum()
-    return shares
+    probabilities: Array = exponentials / exponentials.sum()
+    return probabilities

@@ -26,13 +26,13 @@ def products() -> dict[Product, str]:
 
 
 @pytest.mark.parametrize(
-    ("product", "net"),
+    ("product", "network"),
     [
-        pytest.param(product, net, id=f"{net}-{product.m}x{product.n}x{product.k}")
-        for product, net in products().items()
+        pytest.param(product, network, id=f"{network}-{product.m}x{product.n}x{product.k}")
+        for product, network in products().items()
     ],
 )
-def bench_gemm(product: Product, net: str, backend: Backend, timed: Timer) -> None:
+def bench_gemm(product: Product, network: str, backend: Backend, timed: Timer) -> None:
     case = gemm_case(
         *(product.m, product.n, product.k),
         transpose_a=product.transpose_a,
@@ -40,4 +40,4 @@ def bench_gemm(product: Product, net: str, backend: Backend, timed: Timer) -> No
         accumulate=product.accumulate,
     )
     bound = case.bind(backend, case.make(np.random.default_rng(0), np.float32))
-    timed(f"gemm {net} {case.name}", bound.run, case.flops)
+    timed(f"gemm {network} {case.name}", bound.run, case.flops)

@@ -17,15 +17,15 @@ LAYERS = [(name, layer) for name, build in ZOO.items() for layer in range(len(bu
 
 
 @lru_cache(maxsize=1)
-def jobs_of(net: str, backend: Backend) -> list[Job]:
-    """The jobs of one network; kept for its next layer."""
-    return list(layer_jobs(ZOO[net](10), backend, BATCH))
+def jobs_of(network: str, backend: Backend) -> list[Job]:
+    """The jobs of one network, cached for its next layer."""
+    return list(layer_jobs(ZOO[network](10), backend, BATCH))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-@pytest.mark.parametrize(("net", "layer"), LAYERS, ids=[f"{name}-{layer}" for name, layer in LAYERS])
-def bench_layer(net: str, layer: int, direction: str, backend: Backend, timed: Timer) -> None:
-    job = jobs_of(net, backend)[2 * layer + (direction == "backward")]
+@pytest.mark.parametrize(("network", "layer"), LAYERS, ids=[f"{name}-{layer}" for name, layer in LAYERS])
+def bench_layer(network: str, layer: int, direction: str, backend: Backend, timed: Timer) -> None:
+    job = jobs_of(network, backend)[2 * layer + (direction == "backward")]
     timed(job.group, job.run, job.flops)
 
 

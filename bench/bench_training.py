@@ -1,4 +1,4 @@
-"""Whole training steps: batch in, forward, loss, backward, update; images per second beside the time."""
+"""Whole training steps: batch in, forward, loss, backward, update; images per second besides the time."""
 
 import pytest
 from conftest import Timer
@@ -10,9 +10,9 @@ from cnn.model.zoo import ZOO
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-@pytest.mark.parametrize("net", ZOO)
-def bench_training(net: str, batch: int, backend: Backend, timed: Timer, benchmark: BenchmarkFixture) -> None:
-    job = step_job(ZOO[net](10), backend, batch)
+@pytest.mark.parametrize("network", ZOO)
+def bench_training(network: str, batch: int, backend: Backend, timed: Timer, benchmark: BenchmarkFixture) -> None:
+    job = step_job(ZOO[network](10), backend, batch)
     timed(f"{job.group}, batch {batch}", job.run, job.flops)
     if benchmark.stats:
         benchmark.extra_info["images_per_second"] = round(batch / benchmark.stats.stats.median, 1)

@@ -1,4 +1,4 @@
-"""Draws what `versus.py --all --json` measured: images per second relative to PyTorch's best setting, one bar per row.
+"""Draws the results of `versus.py --all --json`: images per second relative to PyTorch's best setting, one bar per row.
 
 python bench/plot_versus.py results.json versus.png
 """
@@ -28,7 +28,7 @@ def main() -> None:
     results = loaded if isinstance(loaded, list) else [loaded]
     compared = [result for result in results if result["ratio_to_best_peer"] is not None]
     if not compared:
-        parser.error(f"{options.results} has no comparison: PyTorch was not installed.")
+        parser.error(f"{options.results} has no comparison; install PyTorch and run versus.py again.")
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.55 * len(compared)), layout="constrained")
     draw(axes, compared)
     figure.savefig(options.picture, dpi=150)
@@ -45,7 +45,7 @@ def draw(axes: Axes, results: list[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.35 * max(1, *ratios))
     for place, (ratio, result) in enumerate(zip(ratios, results, strict=True)):
-        # Beside the line where the bar ends before it.
+        # To the right of the line if the bar ends before it.
         axes.text(max(ratio, 1), place, f" {ratio:.2f}  ({_setting(result)})", va="center", fontsize=9)
     axes.set_xlabel("images per second relative to PyTorch's best setting (line: equal)")
     count = results[0]["threads"]
@@ -58,7 +58,7 @@ def draw(axes: Axes, results: list[dict[str, Any]]) -> None:
 
 
 def _label(result: dict[str, Any]) -> str:
-    """Two lines: what was run, and both rates."""
+    """Two lines: what was run, and both speeds."""
     theirs = result["peers"][result["best_peer"]]
     return f"{result['net']}, {result['mode']}, batch {result['batch']}\n{result['ours']:,.0f} : {theirs:,.0f} images/s"
 

@@ -3,8 +3,8 @@
     sudo .venv/bin/python bench/slow_link.py --rates 100mbit,1gbit
 
 needs root, iproute2 (ip, tc), a kernel with veth and sch_tbf, and MPICH (`pip install 'cnn-blas[mpi]'`). Each rank has
-a namespace of its own and one thread, so 2 idle cores are needed too. It prints what `cnn bench --ranks` measures
-beside what the scaling model predicts from the latency and bandwidth of that link, and removes what it set up.
+its own namespace and one thread, so 2 idle cores are needed too. It prints the times that `cnn bench --ranks` measures
+beside the scaling model's prediction from the latency and bandwidth of the link, and removes everything it set up.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from typing import Any
 SPACES = {"cnn-bench-a": "10.77.77.1", "cnn-bench-b": "10.77.77.2"}
 INTERFACE = "cnn0"
 BURST = "64kb"
-"""What may be sent at once: no more than one packet that the kernel has not split yet."""
+"""Bytes that may be sent at once: at most one packet that the kernel has not split yet."""
 LAUNCHER = """#!/bin/sh
-# What hydra calls in place of ssh: options, an address, and the words of a command.
+# Hydra calls this instead of ssh, with options, an address, and the words of a command.
 while [ "${{1#-}}" != "$1" ]; do shift; done
 case $1 in
 {cases}
@@ -37,16 +37,17 @@ exec ip netns exec "$space" sh -c "$*"
 
 
 def main() -> None:
-    """Sets up, measures at each rate, prints."""
+    """Sets up the link, measures at each rate and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rates", default="100mbit,1gbit", help="rates as tc takes them, separated by commas")
+    parser.add_argument("--rates", default="100mbit,1gbit", help="rates in the notation of tc, separated by commas")
     parser.add_argument("--model", default="lenet,cifar10_quick", help="networks, separated by commas")
     parser.add_argument("--batch-size", default="64", help="images per step: of each rank, and of all ranks together")
     parser.add_argument("--rounds", default="7", help="rounds of each measurement")
     options = parser.parse_args()
     mpiexec = _check()
     print(
-        f"{'rate':<8}  {'net, scaling':<22}  {'ms':>8}  {'exposed':>8}  {'hidden':>8}  {'model ms':>24}  {'error':>6}"
+        f"{'rate':<8}  {'network, scaling':<22}  {'ms':>8}  {'exposed':>8}  {'hidden':>8}  {'model ms':>24}  "
+        f"{'error':>6}"
     )
     with _namespaces(), _launcher() as launcher:
         for rate in options.rates.split(","):
@@ -59,21 +60,21 @@ def main() -> None:
 
 
 def _check() -> str:
-    """The path of mpiexec. Ends the program with one sentence where something is missing."""
+    """The path of mpiexec. Ends the program with one sentence if something is missing."""
     if os.geteuid():
-        sys.exit("slow_link.py needs root, to make network namespaces; run it with sudo.")
+        sys.exit("slow_link.py needs root to create network namespaces; run it with sudo.")
     for tool in ("ip", "tc"):
         if shutil.which(tool) is None:
             sys.exit(f"slow_link.py needs {tool}, which was not found; install iproute2.")
     found = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
     if found is None:
-        sys.exit(f"slow_link.py needs the mpiexec of MPICH beside {sys.executable}: pip install 'cnn-blas[mpi]'.")
+        sys.exit(f"slow_link.py needs the mpiexec of MPICH beside {sys.executable}; run pip install 'cnn-blas[mpi]'.")
     return found
 
 
 @contextmanager
 def _namespaces() -> Iterator[None]:
-    """Two namespaces that see each other over one veth pair, for the time of the block."""
+    """Two namespaces joined by one veth pair, for the duration of the block."""
     try:
         for space in SPACES:
             _run("ip", "netns", "add", space)
@@ -100,7 +101,7 @@ def _limit(space: str, rate: str) -> None:
 
 @contextmanager
 def _launcher() -> Iterator[str]:
-    """A program that starts a command in the namespace of an address, as ssh would on a host."""
+    """A program that starts a command in the namespace of an address, as ssh does on a host."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "launch.sh"
         cases = "\n".join(f"{address}) space={space} ;;" for space, address in SPACES.items())
@@ -118,7 +119,7 @@ def _run(*words: str) -> str:
 
 
 def _bench(command: str, options: argparse.Namespace) -> str:
-    # UCX sees that both ends are one machine, and would use shared memory.
+    # Otherwise UCX would see that both ends are on one machine, and use shared memory.
     environment = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": INTERFACE}
     words = ["bench", "--ranks", "2", "--mpiexec", command, "--threads", "1", "--json"]
     words += ["--model", options.model, "--batch-size", options.batch_size, "--rounds", options.rounds]

@@ -1,34 +1,34 @@
-"""Images per second of this library and of PyTorch on the same networks, in turns within one run.
+"""Measures images per second of this library and of PyTorch on the same networks, in turns within one run.
 
     python bench/versus.py --net lenet --mode train --threads 2
     python bench/versus.py --all --json > results.json
 
-Both get the same random images (uint8) and labels, in memory in the layout that suits each best, and the same weights.
-What is timed, on both sides:
+Both get the same random images (uint8) and labels, in memory in the layout that is best for each, and the same weights.
+Timed on both sides:
 
 - train: pixels to floats by the recipe's preprocessing, forward, loss, backward, and the update by SGD with the
   recipe's momentum, weight decay and multipliers. Each returns the loss as a Python number; this library also counts
-  right answers, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
+  correct answers, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
 - infer: the same preprocessing, forward, and the loss's probabilities as a NumPy array: `model.predict` here,
   `torch.inference_mode` there.
 
-PyTorch runs in four settings, and the ratio is to the fastest: NCHW and channels_last, each as it is and through
-torch.compile (with the option `freezing` for inference). ReLU works in place and SGD is fused, the fastest
-variants. The connection table of lenet5 masks a dense convolution's weights on both sides.
+PyTorch runs in four settings, and the ratio is to the fastest: NCHW and channels_last, each in eager mode and through
+torch.compile (with the option `freezing` for inference). ReLU works in place and SGD is fused, which are the
+fastest variants. The connection table of lenet5 masks a dense convolution's weights on both sides.
 
 A setting is timed only after it has reproduced this library's numbers for the same batch: scores, loss and
-probabilities within 1e-3, every gradient within 1e-2 of its length, and two updates within 1e-3. One that does not,
-does not compile, or is not installed is named on standard error and left out.
+probabilities within 1e-3, every gradient within 1e-2 of its norm, and two updates within 1e-3. A setting that does not
+reproduce them, does not compile, or is not installed is reported on standard error and left out.
 
-Each library has a process of its own. In one process, Intel's OpenMP runtime (MKL) and GNU's (PyTorch) would meet, each
+Each library has its own process. In one process there would be Intel's OpenMP runtime (MKL) and GNU's (PyTorch), each
 with its own pool of threads. The processes take turns: each waits on a pipe until it is called. Threads of an OpenMP
 runtime spin for a while after their last work (Intel's for 200 ms), so a pause separates the turns; neither runtime's
-settings are changed. A turn runs its step for --seconds, after a tenth of that unmeasured; figures are medians over
---rounds of them.
+settings are changed. A turn runs its step for --seconds, after a tenth of that without measuring; figures are medians
+over --rounds turns.
 
-The peak is the best that any of some float32 products reached in any of the rounds, by this backend's gemm or by
-torch.mm. The fraction of it counts the products that im2col + GEMM takes: two FLOP per multiply-accumulate, three
-products per layer in training less the first layer's data gradient, one for inference.
+The peak is the highest speed of several float32 products in any round, by this backend's gemm or by torch.mm. The
+fraction of it counts the products of im2col + GEMM: two FLOP per multiply-accumulate, three products per layer in
+training without the first layer's data gradient, one in inference.
 """
 
 import argparse
@@ -53,7 +53,7 @@ PAUSE = 0.25
 
 
 def main() -> int:
-    """Measures what the command line asks for; returns the exit code."""
+    """Measures what the command line requests; returns the exit code."""
     options = _parser().parse_args()
     try:
         results = [compare(work, options) for work in _works(options)]
@@ -80,7 +80,7 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
             rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
     medians = {name: median(series) for name, series in rates.items()}
     own = medians.pop("ours")
-    # Other work on the machine only ever lowers a figure: the highest is nearest to what it can do.
+    # Other work on the machine only lowers a figure, so the highest is nearest to the real peak.
     peak = max(peaks)
     best = max(medians, key=lambda name: medians[name], default=None)
     say(f"  peak {peak / 1e9:.1f} GFLOP/s")
@@ -126,7 +126,7 @@ def measure(
 
 
 def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, str]:
-    """The settings of PyTorch that reproduce this library's numbers, by name; prints which do not, and why."""
+    """The settings of PyTorch that reproduce this library's numbers, by name; reports which do not, and why."""
     try:
         version = theirs.call("version")
     except WorkerError as error:
@@ -148,7 +148,7 @@ def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, s
 
 
 def say(text: str) -> None:
-    """A line of progress, apart from the results."""
+    """Prints a line of progress, on standard error, apart from the results."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float32]
 Layout = Callable[[Floats], Floats]
-"""Turns an array of this library's layout into PyTorch's."""
+"""Converts an array from this library's layout to PyTorch's."""
 
 
 def convert(network: Network, values: Sequence[Floats]) -> torch.nn.Sequential:
@@ -29,18 +29,18 @@ def convert(network: Network, values: Sequence[Floats]) -> torch.nn.Sequential:
     modules: list[torch.nn.Module] = []
     for node in network.nodes:
         modules += _modules(node.layer, *node.input_shapes)
-    net = torch.nn.Sequential(*modules)
+    model = torch.nn.Sequential(*modules)
     with torch.no_grad():
-        for parameter, layout, value in zip(net.parameters(), layouts(network), values, strict=True):
-            # copy_ would stretch a smaller array.
+        for parameter, layout, value in zip(model.parameters(), layouts(network), values, strict=True):
+            # copy_ would broadcast a smaller array.
             if parameter.shape != layout(value).shape:
                 raise ValueError(f"PyTorch has {tuple(parameter.shape)} where this library has {value.shape}.")
             parameter.copy_(torch.from_numpy(layout(value)))
-    return net
+    return model
 
 
 def layouts(network: Network) -> Iterator[Layout]:
-    """How each parameter is laid out anew."""
+    """The conversion of each parameter's layout."""
     flattened: Shape | None = None
     for node in network.nodes:
         layer = node.layer
@@ -53,11 +53,11 @@ def layouts(network: Network) -> Iterator[Layout]:
             flattened = None
 
 
-def masks(network: Network, net: torch.nn.Sequential) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Each convolution's weights that have a connection table, and the table (K, C, 1, 1) of ones and zeros."""
+def masks(network: Network, model: torch.nn.Sequential) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The weights of each convolution with a connection table, and the table (K, C, 1, 1) of ones and zeros."""
     import torch
 
-    convolutions = [module for module in net if isinstance(module, torch.nn.Conv2d)]
+    convolutions = [module for module in model if isinstance(module, torch.nn.Conv2d)]
     settings = [layer for layer in network.layers if isinstance(layer, Conv2D)]
     for layer, module in zip(settings, convolutions, strict=True):
         if layer.connections is not None:
@@ -66,7 +66,7 @@ def masks(network: Network, net: torch.nn.Sequential) -> Iterator[tuple[torch.Te
 
 
 def _modules(layer: Layer, shape: Shape) -> list[torch.nn.Module]:
-    """The modules that do what the layer does on images of `shape`. Raises TypeError for a layer not known here."""
+    """The modules that compute the layer on images of `shape`. Raises TypeError for an unsupported layer."""
     from torch import nn
 
     if isinstance(layer, Conv2D):
@@ -82,8 +82,8 @@ def _modules(layer: Layer, shape: Shape) -> list[torch.nn.Module]:
         return [nn.MaxPool2d(window.kernel, window.stride, _even(window.padding), ceil_mode=layer.ceil)]
     if isinstance(layer, AvgPool2D):
         window = layer.window_on(shape)
-        # Without padding both values mean the same; True makes torch.compile's gradient wrong where a window hangs
-        # over the edge (pytorch issue 198119).
+        # Without padding both values mean the same, but with True torch.compile's gradient is wrong where a window
+        # extends beyond the edge (pytorch issue 198119).
         counted = any(window.padding)
         padding = _even(window.padding)
         return [nn.AvgPool2d(window.kernel, window.stride, padding, ceil_mode=layer.ceil, count_include_pad=counted)]
@@ -91,7 +91,7 @@ def _modules(layer: Layer, shape: Shape) -> list[torch.nn.Module]:
         return [nn.Flatten()]
     if isinstance(layer, ReLU):
         return _activation("relu")
-    raise TypeError(f"There is no PyTorch module here for {type(layer).__name__}.")
+    raise TypeError(f"There is no PyTorch module here for {type(layer).__name__}; choose another network.")
 
 
 def _activation(name: str | None) -> list[torch.nn.Module]:
@@ -102,15 +102,15 @@ def _activation(name: str | None) -> list[torch.nn.Module]:
 
 
 def _even(padding: tuple[int, int, int, int]) -> tuple[int, int]:
-    """(rows, columns) of padding that is the same on opposite sides, as PyTorch's modules want it."""
+    """(rows, columns) of padding that is the same on opposite sides, as PyTorch's modules need it."""
     top, bottom, left, right = padding
     if top != bottom or left != right:
-        raise ValueError(f"PyTorch's modules pad opposite sides alike, not {padding}.")
+        raise ValueError(f"PyTorch's modules pad opposite sides equally; {padding} is not possible.")
     return top, left
 
 
 def _same(b: Floats) -> Floats:
-    """A bias (K,) is the same in both."""
+    """A bias (K,), which has the same layout in both."""
     return b
 
 
@@ -120,7 +120,7 @@ def _filters(w: Floats) -> Floats:
 
 
 def _matrix(w: Floats, flattened: Shape | None) -> Floats:
-    """(D, K) as (K, D); after flattening images (H, W, C), D goes from their order to PyTorch's (C, H, W)."""
+    """(D, K) as (K, D); after flattening images (H, W, C), D is reordered to PyTorch's (C, H, W)."""
     if flattened is None:
         return np.ascontiguousarray(w.T)
     units = w.shape[1]

@@ -1,6 +1,6 @@
 """The networks of the zoo in PyTorch, with this library's weights and numbers, for `versus.py`.
 
-PyTorch is imported when a side is made, not with this module, so that it need not be installed.
+PyTorch is imported when a TorchSide is created, not with this module, so that it need not be installed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GRADIENT_TOLERANCE = 1e-2
 
 
 class Disagreement(AssertionError):
-    """PyTorch computes other numbers, so that comparing the speed means nothing."""
+    """PyTorch computes other numbers, so that comparing the speed would be meaningless."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class TorchSide:
         return version.partition("+")[0]
 
     def add(self, setting: str, evidence: Evidence) -> None:
-        """Makes the setting's model, compiles it if asked, and raises Disagreement unless its numbers are `evidence`.
+        """Builds the setting's model, compiles it if asked, and raises Disagreement unless its numbers are `evidence`.
 
-        What is checked is what `rate` times.
+        The check covers everything that `rate` times.
         """
         peer = Peer(self.work, evidence, SETTINGS[setting])
         peer.check()
@@ -93,21 +93,21 @@ class Peer:
         import torch
 
         self.work, self.evidence = work, evidence
-        net = architecture(work.net, CLASSES)
+        chosen = architecture(work.net, CLASSES)
         layout = torch.channels_last if setting.channels_last else torch.contiguous_format
         self.images = torch.from_numpy(evidence.images).permute(0, 3, 1, 2).contiguous(memory_format=layout)
         self.labels = torch.from_numpy(evidence.labels)
         self.mean, self.std = _constant(evidence.preprocessing.mean), _constant(evidence.preprocessing.std)
-        self.loss = net.recipe.loss
-        self.layouts = list(layouts(net.network))
-        self.net = convert(net.network, [each.value for each in evidence.weights])
-        self.net = self.net.to(memory_format=layout)
-        self.masks = list(masks(net.network, self.net))
-        assert isinstance(net.recipe.optimizer, SGD)
+        self.loss = chosen.recipe.loss
+        self.layouts = list(layouts(chosen.network))
+        self.model = convert(chosen.network, [each.value for each in evidence.weights])
+        self.model = self.model.to(memory_format=layout)
+        self.masks = list(masks(chosen.network, self.model))
+        assert isinstance(chosen.recipe.optimizer, SGD)
         self.optimizer = torch.optim.SGD(
-            list(self._groups(net.recipe.optimizer.weight_decay)),
-            momentum=net.recipe.optimizer.momentum,
-            nesterov=net.recipe.optimizer.nesterov,
+            list(self._groups(chosen.recipe.optimizer.weight_decay)),
+            momentum=chosen.recipe.optimizer.momentum,
+            nesterov=chosen.recipe.optimizer.nesterov,
             fused=True,
         )
         self.batch_loss: Callable[[], torch.Tensor] = self._batch_loss
@@ -131,7 +131,7 @@ class Peer:
             return probabilities
 
     def check(self) -> None:
-        """Raises Disagreement unless scores, and what the mode computes, are those of the evidence."""
+        """Raises Disagreement unless the scores and the results of the mode agree with the evidence."""
         import torch
 
         with torch.inference_mode():
@@ -152,7 +152,7 @@ class Peer:
         self._reset()
 
     def _reset(self) -> None:
-        """Goes back to the first weights, at a rate of 0: every step is then the same work, as on the other side."""
+        """Restores the first weights with a learning rate of 0: every step is then the same work, as on the other side."""
         import torch
 
         with torch.no_grad():
@@ -165,16 +165,16 @@ class Peer:
         import torch
         import torch._inductor.config
 
-        # One process compiles: others would still be there during the timing.
+        # One process compiles, because others would still run during the timing.
         torch._inductor.config.compile_threads = 1
         self.batch_loss = torch.compile(self._batch_loss)
         self.probabilities = torch.compile(self._probabilities, options={"freezing": True})
 
     def _parameters(self) -> Iterator[tuple[Weights, Any, Layout]]:
-        return zip(self.evidence.weights, self.net.parameters(), self.layouts, strict=True)
+        return zip(self.evidence.weights, self.model.parameters(), self.layouts, strict=True)
 
     def _groups(self, decay: float) -> Iterator[dict[str, Any]]:
-        """The parameters of each pair of multipliers, in as few groups as possible: each group costs a call."""
+        """The parameters of each pair of multipliers, in as few groups as possible, because each group costs a call."""
 
         def multipliers(pair: tuple[Weights, Any, Layout]) -> tuple[float, float]:
             return pair[0].lr_multiplier, pair[0].decay_multiplier
@@ -201,7 +201,7 @@ class Peer:
             x = x.sub_(self.mean)
         if self.std is not None:
             x = x.div_(self.std)
-        return self.net(x)
+        return self.model(x)
 
     def _batch_loss(self) -> torch.Tensor:
         from torch.nn import functional
@@ -232,8 +232,8 @@ def same(what: str, theirs: Floats | np.float32, ours: Floats | np.float32, roun
 def same_direction(what: str, theirs: Floats, ours: Floats) -> None:
     """Raises Disagreement unless the norm of the difference is at most GRADIENT_TOLERANCE of the norm of ours.
 
-    Where rounding changes the side of a ReLU or the place of a maximum, a gradient changes by what one pixel adds to
-    it: that is rare and no error.
+    Where rounding changes the side of a ReLU or the position of a maximum, a gradient changes by the contribution of
+    one pixel, which is rare and not an error.
     """
     off, length = float(np.linalg.norm(theirs - ours)), float(np.linalg.norm(ours))
     _require(what, theirs.shape == ours.shape and off <= GRADIENT_TOLERANCE * length, off, length)

@@ -24,7 +24,7 @@ Floats = npt.NDArray[np.float32]
 
 CLASSES = 10
 
-# Square products, and those of the networks' widest convolutions: rows of pixels, filters, kernel elements.
+# Square products, and products of the networks' widest convolutions: pixels, filters, kernel elements.
 PEAK_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 2304), (4096, 500, 800))
 
 
@@ -40,7 +40,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Weights:
-    """One parameter in this library's layout: its gradient, and its value after two updates with it."""
+    """One parameter in this library's layout, its gradient, and its value after two updates with that gradient."""
 
     name: str
     value: Floats
@@ -54,7 +54,7 @@ class Weights:
 class Evidence:
     """A batch and everything that this library computes from it: a peer must reproduce it before it is timed.
 
-    images (N, H, W, C) uint8, labels (N,) int64, loss the batch's mean.
+    images (N, H, W, C) uint8, labels (N,) int64, the batch's mean loss.
     """
 
     images: npt.NDArray[np.uint8]
@@ -72,37 +72,37 @@ class OurSide:
 
     def __init__(self, work: Work, backend: str | None) -> None:
         self.work = work
-        # The backend first: a limit reaches only the libraries that are loaded.
+        # The backend first, because a limit affects only the libraries that are loaded.
         self.backend = registry.choose(backend)[0]
         self._limit = ExitStack()
         self._limit.enter_context(threads.limit_threads(work.threads))
-        net = architecture(work.net, CLASSES)
+        chosen = architecture(work.net, CLASSES)
         rng = np.random.default_rng(0)
         count = max(64, work.batch)
         split = Split(
-            rng.integers(0, 256, (count, *net.input_shape), np.uint8),
+            rng.integers(0, 256, (count, *chosen.input_shape), np.uint8),
             rng.integers(0, CLASSES, count, np.int64),
         )
         data = Dataset("random", split, split, tuple(map(str, range(CLASSES))))
         self.images, self.labels = split.images[: work.batch], split.labels[: work.batch]
-        self.model = net.build(data=data, backend=self.backend, seed=1)
-        self.recipe = net.recipe
+        self.model = chosen.build(data=data, backend=self.backend, seed=1)
+        self.recipe = chosen.recipe
         self._attach()
 
     def describe(self) -> dict[str, Any]:
-        """Backend, library, and FLOP of the products of one image of the mode's step."""
+        """Backend, library, and FLOP of the products per image in the step of the mode."""
         flops = count(self.model, 1, training=self.work.mode == "train").gemm_flops
         return {"backend": self.backend.name, "library": str(self.backend.library), "flops": flops}
 
     def evidence(self) -> Evidence:
-        """Computes it, then restores the model and its optimizer."""
+        """Computes the evidence, then restores the model and its optimizer."""
         lr = self.recipe.schedule.rate(0)
         before = self.model.state()
         scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
         probabilities = self.model.predict(self.images, batch_size=self.work.batch)
         loss, _ = self.model.train_step(self.images, self.labels)
         gradients = [self.backend.to_numpy(each.gradient).copy() for each in self.model.parameters]
-        # The second update has momentum.
+        # Only the second update depends on momentum.
         self.optimizer.step(lr)
         self.optimizer.step(lr)
         after = self.model.state()
@@ -128,14 +128,14 @@ class OurSide:
 
     def _train(self) -> None:
         self.model.train_step(self.images, self.labels)
-        # A rate of 0 costs as much as any and keeps the weights, and with them the time of every step, as they are.
+        # A learning rate of 0 costs as much as any other and keeps the weights, and so the time per step, constant.
         self.optimizer.step(0.0)
 
     def _infer(self) -> None:
         self.model.predict(self.images, batch_size=self.work.batch)
 
     def _attach(self) -> None:
-        """A fresh optimizer: an old velocity would shrink to subnormal numbers at a rate of 0, which are slow."""
+        """Attaches a new optimizer: at a rate of 0, an old velocity would shrink to slow subnormal numbers."""
         recipe = self.recipe.optimizer
         assert isinstance(recipe, SGD)
         self.optimizer = SGD(recipe.momentum, recipe.weight_decay, recipe.nesterov)
@@ -168,7 +168,7 @@ class Worker:
         other.close()
 
     def call(self, method: str, *arguments: object) -> Any:
-        """The method's result. Raises WorkerError with what it raised; the first call, what its making raised."""
+        """The method's result. Raises WorkerError with its exception, or with the constructor's in the first call."""
         try:
             self._pipe.send((method, arguments))
             good, result = self._pipe.recv()

@@ -1,4 +1,4 @@
-"""Picking files of known names out of a .tar.gz into memory, with nothing written and no bound overrun."""
+"""Reads files of known names from a .tar.gz into memory, within size limits and without writing anything."""
 
 import gzip
 import io
@@ -10,16 +10,16 @@ from typing import Any
 
 from cnn.errors import DataError
 
-# Bytes that an archive may hold beside the files picked: headers, class names, a read-me.
+# Bytes that an archive may hold besides the files read: headers, class names, a read-me.
 _OVERHEAD = 1 << 24
 _CURE = "download or copy it again"
 
 
 def read_members(path: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
-    """The content of the members named in `limits`, each at most so many bytes long.
+    """The content of the members named in `limits`, each at most as long as its limit.
 
-    Members of other names are passed over, whatever they are. Raises DataError if the archive is damaged or
-    unpacks to far more than the limits, or if a member is absent, too long, a link, or there twice.
+    Members of other names are skipped, whatever they are. Raises DataError if the archive is damaged or
+    unpacks to far more than the limits, or if a member is absent, too long, a link, or present twice.
     """
     contents: dict[str, bytes] = {}
     try:
@@ -32,7 +32,7 @@ def read_members(path: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
                     continue
                 source = f"{path}:{member.name}"
                 if not member.isreg() or member.name in contents:
-                    raise DataError(f"{source} is a link or is there twice; {_CURE}.")
+                    raise DataError(f"{source} is a link or is present twice; {_CURE}.")
                 if member.size > limits[member.name]:
                     raise DataError(f"{source} has {member.size:,} bytes, more than {limits[member.name]:,}; {_CURE}.")
                 stream = archive.extractfile(member)

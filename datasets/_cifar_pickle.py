@@ -1,4 +1,4 @@
-"""The pickled batches of CIFAR's python layout, read without running anything that a pickle could name."""
+"""Reads the pickled batches of CIFAR's python layout without running anything that a pickle may name."""
 
 import io
 import pickle
@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cnn.errors import DataError
 
-# What may stand in a pickle. None of it is run as itself: each name gets a stand-in of ours, which keeps
-# NumPy from allocating what a hostile shape asks for.
+# The names allowed in a pickle. None of them is run: each is replaced by a stand-in, so that NumPy does not
+# allocate what a hostile shape asks for.
 _MOST = 1 << 31
 _ALLOWED = {
     ("numpy.core.multiarray", "_reconstruct"): "array",
@@ -32,7 +32,7 @@ class _Dtype:
 
 
 class _Array:
-    """Stand-in for an array under construction: remembers the state that NumPy would be given."""
+    """Stand-in for an array under construction: remembers the state that NumPy would get."""
 
     state: Any = None
 
@@ -56,19 +56,19 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _Foreign(Exception):
-    """The pickle names something that is not on the list."""
+    """The pickle names something that is not allowed."""
 
 
 def read_batch(raw: bytes, source: str, label_key: str, pixels: int) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """The rows (N, `pixels`) uint8 and the N labels of a pickled batch; `source` names it in errors.
 
-    Raises DataError if it is damaged, names a foreign global, or does not hold what it should.
+    Raises DataError if it is damaged, names a foreign global, or lacks valid pixels or labels.
     """
     try:
         _check_opcodes(raw)
         batch = _Unpickler(io.BytesIO(raw), encoding="bytes").load()
     except _Foreign as error:
-        raise DataError(f"{source} asks for {error}, which a batch has no use for; do not trust it.") from error
+        raise DataError(f"{source} asks for {error}, which a batch does not need; do not trust it.") from error
     except Exception as error:
         # A damaged pickle raises whatever its opcodes trip over: EOFError, KeyError, UnpicklingError, ...
         raise DataError(f"{source} is not a readable pickle ({error!r}); download or copy it again.") from error
@@ -76,12 +76,12 @@ def read_batch(raw: bytes, source: str, label_key: str, pixels: int) -> tuple[np
         raise _invalid(source, f"a {type(batch).__name__} instead of a dict")
     labels, data = _get(batch, label_key), _get(batch, "data")
     if not isinstance(labels, list) or not all(type(label) is int and abs(label) <= _MOST for label in labels):
-        raise _invalid(source, f"no list of whole numbers under {label_key!r}")
+        raise _invalid(source, f"no list of integers under {label_key!r}")
     return _rows(data, source, pixels), labels
 
 
 def _check_opcodes(raw: bytes) -> None:
-    """Refuses memo positions out of proportion: the unpickler would allocate room for all positions below them."""
+    """Refuses memo positions beyond the file size, because the unpickler would allocate all positions below them."""
     most = len(raw)
     for opcode, argument, _ in pickletools.genops(raw):
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and not (
@@ -91,12 +91,12 @@ def _check_opcodes(raw: bytes) -> None:
 
 
 def _get(batch: dict[Any, Any], key: str) -> Any:
-    """Keys are bytes in a pickle by Python 2, text in one by Python 3."""
+    """The value of a key, which is bytes in a pickle by Python 2 and text in one by Python 3."""
     return batch.get(key.encode(), batch.get(key))
 
 
 def _rows(data: Any, source: str, pixels: int) -> npt.NDArray[np.uint8]:
-    """The array that the stand-in stands for: state is (version, shape, dtype, Fortran order, bytes)."""
+    """The array of a stand-in, whose state is (version, shape, dtype, Fortran order, bytes)."""
     if not isinstance(data, _Array) or not isinstance(data.state, tuple) or len(data.state) != 5:
         raise _invalid(source, "no array under 'data'")
     _, shape, dtype, fortran, content = data.state

@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its relatives, plain or gzipped, read strictly.
+"""Reads the IDX format of MNIST and similar sets strictly, plain or gzipped.
 
 Layout: two zero bytes, a type code (8 is unsigned byte), the number of dimensions, each dimension as a
 big-endian 32-bit number, then the values in row-major order (LeCun, Cortes and Burges, "The MNIST database").
@@ -62,7 +62,7 @@ def read_split(images: Path, labels: Path, size: tuple[int, int], classes: int) 
 
 
 def find_files(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Those of the IDX files `names` that are in `folder`, each gzipped (preferred) or plain."""
+    """The paths of the IDX files `names` that exist in `folder`, each gzipped (preferred) or plain."""
     choices = ([folder / f"{name}.gz", folder / name] for name in names)
     return [found[0] for pair in choices if (found := [path for path in pair if path.is_file()])]
 
@@ -72,7 +72,7 @@ def _opened(path: Path) -> BinaryIO:
 
 
 def _take(stream: BinaryIO, count: int) -> bytes:
-    """Up to `count` bytes, read in blocks so that memory grows with what is there and not with `count`."""
+    """Up to `count` bytes, read in blocks so that memory grows with the bytes present and not with `count`."""
     blocks = bytearray()
     while len(blocks) < count:
         block = stream.read(min(_BLOCK, count - len(blocks)))
@@ -83,7 +83,7 @@ def _take(stream: BinaryIO, count: int) -> bytes:
 
 
 def _shape(path: Path, header: bytes, dimensions: int) -> tuple[int, ...]:
-    """The dimensions in a header of `dimensions` dimensions."""
+    """The shape in a header with `dimensions` dimensions."""
     if len(header) < 4 + 4 * dimensions:
         raise DataError(f"{path} ends after {len(header)} bytes, within its header; {_CURE}.")
     if header[:2] != b"\0\0":

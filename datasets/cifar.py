@@ -18,7 +18,7 @@ from ._cifar_pickle import read_batch  # noqa: TID251
 SIDE, CHANNELS = 32, 3
 PIXELS = SIDE * SIDE * CHANNELS
 _CURE = "download or copy it again"
-_PICKLE_OVERHEAD = 256  # bytes an image that a pickled batch may take beside its pixels: file name and labels
+_PICKLE_OVERHEAD = 256  # bytes per image that a pickled batch may take besides pixels: file name and labels
 _FINE_LABELS = """
     apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
     castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
@@ -36,7 +36,7 @@ _MINDSPORE = "https://mindspore-website.obs.cn-north-4.myhuaweicloud.com/noteboo
 class Layout:
     """One published form of the set: its folder, the archive of that folder, and the MD5 of each batch in it.
 
-    The last batch is the test batch. MD5 is what has been published for the unpacked batches.
+    The last batch is the test batch. MD5 is the digest that is published for the unpacked batches.
     """
 
     folder: str
@@ -65,7 +65,7 @@ class Cifar10(DatasetPlugin):
     )
     train_size: ClassVar[int] = 50_000
     test_size: ClassVar[int] = 10_000
-    # In the binary layout this many label bytes stand before the pixels; the last one is used.
+    # In the binary layout this many label bytes precede the pixels; the last one is used.
     label_bytes: ClassVar[int] = 1
     label_key: ClassVar[str] = "labels"
     # Size and digest: the checksum file cifar10.txt of TensorFlow Datasets. The second address is the one
@@ -78,8 +78,8 @@ class Cifar10(DatasetPlugin):
             (f"{_TORONTO}/cifar-10-binary.tar.gz", f"{_MINDSPORE}/cifar-10-binary.tar.gz"),
         ),
     )
-    # MD5 of the batches: pickled, torchvision's cifar.py; binary, the data-set packages of the RAI project,
-    # with which, for CIFAR-10, other projects' CMake files agree.
+    # MD5 of the pickled batches from torchvision's cifar.py; of the binary ones from the data-set packages of the
+    # RAI project, which agree with other projects' CMake files for CIFAR-10.
     layouts: ClassVar[tuple[Layout, ...]] = (
         Layout(
             "cifar-10-batches-bin",
@@ -148,7 +148,7 @@ class Cifar10(DatasetPlugin):
         return self.test_size if name == list(layout.batches)[-1] else self.train_size // (len(layout.batches) - 1)
 
     def _limit(self, layout: Layout, name: str) -> int:
-        """Bytes of the batch `name`: exact if it is binary, at most if it is pickled."""
+        """Bytes of the batch `name`: exact if it is binary, an upper limit if it is pickled."""
         return self._count(layout, name) * (PIXELS + (_PICKLE_OVERHEAD if layout.pickled else self.label_bytes))
 
     def _read(self, layout: Layout, path: Path) -> bytes:

@@ -22,17 +22,16 @@ class _Item(NamedTuple):
 
 
 class Folder(DatasetPlugin):
-    """A folder of one's own, the first of those searched: --data-dir, else CNN_DATA_DIR.
+    """Your own folder, the first that is searched: --data-dir, else CNN_DATA_DIR.
 
-    Images of other sizes than the most common one are resized to it, or all to `size` (H, W) if that is
-    given; grey among colour images become colour; with `strict`, either is a DataError instead. Without a
-    test folder, a fifth of each class, chosen by a fixed seed, is for testing. All of this is said in the
-    notes.
+    Images are resized to their most common size, or to `size` (H, W) if that is given, and grey images among
+    colour images become colour images; with `strict`, either is a DataError instead. Without a test folder, a
+    fifth of each class, chosen by a fixed seed, is used for testing. The notes report all of this.
     """
 
     name = "folder"
-    summary = "images of one's own, one folder a class, in --data-dir"
-    licence = "the images' own"
+    summary = "your own images, one folder per class, in --data-dir"
+    licence = "the licence of your images"
 
     def __init__(self, size: tuple[int, int] | None = None, strict: bool = False) -> None:
         if size is not None and (len(size) != 2 or min(size) < 1):
@@ -52,7 +51,7 @@ class Folder(DatasetPlugin):
         return Dataset(self.name, splits[0], splits[1], classes, (*notes, *mixed), str(folders[0]))
 
     def _classes(self, folders: Sequence[Path]) -> tuple[Path, list[str]]:
-        """The folder that holds the training class folders, and their names sorted."""
+        """The folder with the training class folders, and their sorted names."""
         if not folders or not folders[0].is_dir():
             raise self.missing(folders[:1])
         root = folders[0]
@@ -61,8 +60,8 @@ class Folder(DatasetPlugin):
         names = [name for name in _subfolders(root) if _images(root / name)]
         if len(names) < 2:
             raise DataError(
-                f"{root} has {len(names)} folders with images in them where at least 2 classes are needed; "
-                "name a folder that has one folder a class with --data-dir."
+                f"{root} has {len(names)} folders with images, but at least 2 classes are needed; "
+                "with --data-dir, name a folder that has one folder per class."
             )
         return root, names
 
@@ -84,15 +83,15 @@ class Folder(DatasetPlugin):
             train += [item for i, item in enumerate(items) if i not in held]
             test += [item for i, item in enumerate(items) if i in held]
         if not test:
-            raise DataError(f"{root} has too few images to hold some out for testing; give 3 or more a class.")
+            raise DataError(f"{root} has too few images to hold some out for testing; give 3 or more per class.")
         note = f"no test folder: {len(test)} of {len(train) + len(test)} images held out for testing, seed {_SEED}"
         return tuple(names), train, test, [note]
 
     def _common_form(self, items: list[_Item]) -> tuple[tuple[int, int], int, list[str]]:
-        """The size (H, W) and channels all images get, and notes on those that do not have them."""
+        """The size (H, W) and channels of all images, and notes on the images that are converted."""
         forms = {item.path: image_header(item.path) for item in items}
         sizes = Counter(form[0] for form in forms.values())
-        # Ties go to the larger size: which file comes first must not decide.
+        # Ties go to the larger size, so that the order of files does not matter.
         size = self.size or max(sizes, key=lambda found: (sizes[found], found))
         channels = max(form[1] for form in forms.values())
         notes = []
@@ -120,14 +119,14 @@ class Folder(DatasetPlugin):
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder`, hidden ones left out; none if it does not exist."""
+    """Sorted names of the folders in `folder` that are not hidden; empty if it does not exist."""
     if not folder.is_dir():
         return []
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _images(folder: Path) -> list[Path]:
-    """Sorted image files in `folder`, told by their suffix; none if it does not exist."""
+    """Sorted image files in `folder`, recognised by their suffix; empty if it does not exist."""
     if not folder.is_dir():
         return []
     return sorted(

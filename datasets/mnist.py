@@ -35,7 +35,7 @@ class Mnist(DatasetPlugin):
     classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
     subfolders: ClassVar[tuple[str, ...]] = ("mnist", "MNIST/raw", "")
     # Sizes and digests: the checksum file mnist.txt of TensorFlow Datasets. The mirrors are those that
-    # torchvision and TensorFlow Datasets name; the origin answers rarely, hence last.
+    # torchvision and TensorFlow Datasets name; the original site rarely answers, so it is last.
     files = _remote(
         "mnist",
         (
@@ -50,8 +50,7 @@ class Mnist(DatasetPlugin):
             (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
         ),
     )
-    # SHA-256 of the unpacked files, in the order of NAMES: holds for plain files and for any gzip of them
-    # alike.
+    # SHA-256 of the unpacked files, in the order of NAMES, so that it fits plain files and any gzip of them.
     content: ClassVar[tuple[str, ...]] = (
         "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
@@ -64,7 +63,7 @@ class Mnist(DatasetPlugin):
         return str(self._find(folders)[0].parent)
 
     def load(self, folders: Sequence[Path]) -> Dataset:
-        """Reads the four files; files whose content is not the official one are used and noted."""
+        """Reads the four files; files whose content is not official are used and noted."""
         paths = self._find(folders)
         train, train_digests = read_split(paths[0], paths[1], (28, 28), len(self.classes))
         test, test_digests = read_split(paths[2], paths[3], (28, 28), len(self.classes))
@@ -72,7 +71,7 @@ class Mnist(DatasetPlugin):
         for sibling in (Mnist, FashionMnist):
             if sibling.name != self.name and digests == sibling.content:
                 # The two sets have the same file names.
-                raise DataError(f"{paths[0].parent} holds {sibling.name} and not {self.name}; name another --data-dir.")
+                raise DataError(f"{paths[0].parent} holds {sibling.name}, not {self.name}; name another --data-dir.")
         other = [path.name for path, digest, known in zip(paths, digests, self.content, strict=True) if digest != known]
         notes = () if not other else (f"not the official files of {self.name} (SHA-256): {', '.join(other)}",)
         return Dataset(self.name, train, test, self.classes, notes, str(paths[0].parent))
@@ -123,8 +122,8 @@ class FashionMnist(Mnist):
             (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
         ),
     )
-    # Debian's repacking has the same content: with the name and time of the original gzip header put back,
-    # its four files have the digests above.
+    # Debian's repacked files have the same content: with the name and time of the original gzip header restored,
+    # they have the digests above.
     content = (
         "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",

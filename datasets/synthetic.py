@@ -1,4 +1,4 @@
-"""Synthetic images for tests and benches, made on the spot: one smooth pattern a class, shifted, with noise."""
+"""Synthetic images for tests and benchmarks, generated in memory: one smooth pattern per class, shifted, with noise."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,14 +14,14 @@ _MAX_SHIFT = 2
 
 
 class Synthetic(DatasetPlugin):
-    """`train` + `test` images of `shape` (H, W, C) in `classes` classes; one `seed` gives the same bytes.
+    """`train` + `test` images of `shape` (H, W, C) in `classes` classes; the same `seed` gives the same bytes.
 
     `noise` is the standard deviation of the noise in grey levels; the patterns themselves span 0 to 255.
     Raises UsageError.
     """
 
     name = "synthetic"
-    summary = "patterns with noise made on the spot, 1,000 + 200 images of 28 x 28 x 1, 10 classes"
+    summary = "patterns with noise, generated in memory, 1,000 + 200 images of 28 x 28 x 1, 10 classes"
     licence = "none needed"
 
     def __init__(
@@ -45,7 +45,7 @@ class Synthetic(DatasetPlugin):
         self.noise, self.seed = noise, seed
 
     def load(self, folders: Sequence[Path]) -> Dataset:
-        """Makes the images; `folders` are not looked at."""
+        """Generates the images; `folders` are ignored."""
         rng = np.random.default_rng(self.seed)
         patterns = np.stack([self._pattern(rng) for _ in range(self.classes)])
         train, test = (self._split(rng, patterns, count) for count in (self.train, self.test))
@@ -63,7 +63,7 @@ class Synthetic(DatasetPlugin):
         return pattern.astype(np.float32)
 
     def _split(self, rng: np.random.Generator, patterns: npt.NDArray[np.float32], count: int) -> Split:
-        """`count` images, the classes as even as can be, in random order."""
+        """`count` images in random order, with the classes as equal in number as possible."""
         labels = rng.permutation(np.arange(count, dtype=np.int64) % self.classes)
         images = np.empty((count, *self.shape), dtype=np.uint8)
         shifts = rng.integers(-_MAX_SHIFT, _MAX_SHIFT + 1, size=(count, 2))

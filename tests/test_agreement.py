@@ -1,8 +1,8 @@
 """Each layer of each network of the zoo agrees with the reference backend, forward and backward, within a bound.
 
-Every layer is given the input and the slope that the reference's own network has there, so that a layer answers for
-its own rounding only. The bounds are those of `cnn.testing`, carried through what a layer does: a sum's error reaches
-the activation, and that of the activation the slope behind it.
+Every layer is given the input and the gradient that the reference's own network has there, so that a layer answers for
+its own rounding only. The bounds are those of `cnn.testing`, propagated through the layer: the error of a sum reaches
+the activation, and the error of the activation reaches its gradient.
 """
 
 import numpy as np
@@ -136,7 +136,7 @@ def exact_bounds(layer, step):
 
 
 def max_pool_bounds(layer, step):
-    """y is chosen; a pixel that wins several windows sums their slopes, R*S of them at most."""
+    """y is chosen; a pixel that wins several windows sums their gradients, R*S of them at most."""
     x, dy = step["x"].astype(np.float64), np.abs(step["dy"].astype(np.float64))
     winners, dx = np.empty(dy.shape, np.uint8), np.empty(x.shape)
     HOST.max_pool2d(x, layer.window, np.empty(dy.shape), winners, Buffers(HOST))

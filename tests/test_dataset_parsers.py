@@ -340,7 +340,7 @@ BAD_PICKLES = {
     "empty": (b"", "not a readable pickle"),
     "truncated": (pickled_batch("test_batch")[:-50], "not a readable pickle"),
     "no dict": (pickle.dumps([1], protocol=2), "a list instead of a dict"),
-    "no labels": (pickled_batch("test_batch", key=b"other"), "no list of whole numbers under 'labels'"),
+    "no labels": (pickled_batch("test_batch", key=b"other"), "no list of integers under 'labels'"),
     "label type": (pickle.dumps({"labels": ["x"], "data": ROWS}, protocol=3), "no list of whole numbers"),
     "label size": (pickle.dumps({"labels": [1 << 80] * 3, "data": ROWS}, protocol=3), "no list of whole numbers"),
     "no array": (pickle.dumps({"labels": GOOD, "data": 5}, protocol=3), "no array under 'data'"),
@@ -407,7 +407,7 @@ TEST_MEMBER = "cifar-10-batches-bin/test_batch.bin"
 BAD_TARS = {
     "symbolic link": ([tar_info(TEST_MEMBER, 0, tarfile.SYMTYPE, "/etc/passwd")], MEMBERS, "is a link"),
     "hard link": ([tar_info(TEST_MEMBER, 0, tarfile.LNKTYPE, "/etc/passwd")], MEMBERS, "is a link"),
-    "twice": ([], [*MEMBERS, MEMBERS[0]], "there twice"),
+    "twice": ([], [*MEMBERS, MEMBERS[0]], "present twice"),
     "too long": ([tar_info(TEST_MEMBER, 50_000)], MEMBERS[:-1], "50,000 bytes, more than 9,219"),
     "absent": ([], MEMBERS[:-1], "lacks cifar-10-batches-bin/test_batch.bin"),
     "bomb": ([tar_info("padding", 1 << 26)], MEMBERS, "unpacks to more than"),

@@ -177,7 +177,7 @@ def test_mnist_files_are_not_taken_for_fashion_mnist(no_folders, monkeypatch):
     assert load_dataset("fashion-mnist", data_dir=no_folders / "flat").notes
     monkeypatch.setattr(mnist, "content", digests)
     assert load_dataset("mnist", data_dir=no_folders / "flat").notes == ()
-    with pytest.raises(DataError, match="holds mnist and not fashion-mnist"):
+    with pytest.raises(DataError, match="holds mnist, not fashion-mnist"):
         load_dataset("fashion-mnist", data_dir=no_folders / "flat")
 
 

@@ -91,7 +91,7 @@ def test_network_with_its_loss(loss, backend):
 
 @dataclass(eq=False)
 class Halved(Tanh):
-    """Gives half the slope."""
+    """Gives half the gradient."""
 
     def backward(self, dy):
         dx = super().backward(dy)
@@ -101,7 +101,7 @@ class Halved(Tanh):
 
 @dataclass(eq=False)
 class BiasForgotten(Linear):
-    """Leaves out the bias's gradient where that of the input is not wanted."""
+    """Leaves out the bias's gradient if the gradient of the input is not computed."""
 
     def backward_parameters(self, dy):
         super().backward_parameters(dy)
@@ -125,7 +125,7 @@ class SlightlyWrong(Linear):
     ("layer", "message"),
     [
         (Halved(), r"Halved on numpy: the gradient of x\[\d, \d\] is \S+, differences give"),
-        (BiasForgotten(3), r"the gradient of biasforgotten.bias is another where"),
+        (BiasForgotten(3), r"the gradient of biasforgotten.bias changes if"),
         (SlightlyWrong(3), r"the gradient of slightlywrong.weight\[\d, \d\] is \S+, differences give"),
     ],
 )

@@ -81,7 +81,7 @@ class TestFinding:
         (cache / "mkl-2018.0.0/lib/libmkl_rt.so").touch()
         assert find_library("mkl-phi") == cache / "mkl-2018.0.0/lib/libmkl_rt.so"
         monkeypatch.setenv("CNN_MKL_ROOT", str(tmp_path / "other"))
-        with pytest.raises(BackendUnavailable, match=r"CNN_MKL_ROOT is .*other, and no libmkl_rt.so is there"):
+        with pytest.raises(BackendUnavailable, match=r"CNN_MKL_ROOT is .*other, but there is no libmkl_rt.so in it"):
             find_library("mkl-phi")
 
     def test_nowhere(self, cache):
@@ -115,7 +115,7 @@ class TestFetching:
     def test_a_named_folder_is_filled_and_the_variable_that_names_it_is_told(self, cache, index, capsys, tmp_path):
         root = tmp_path / "opt/mkl"
         assert main(["backends", "get", "mkl-phi", "--root", str(root)]) == 0
-        assert capsys.readouterr().out == f"Intel MKL 2018.0.0 is in {root} (0 MB); name it by CNN_MKL_ROOT\n"
+        assert capsys.readouterr().out == f"Intel MKL 2018.0.0 is in {root} (0 MB); set CNN_MKL_ROOT to that folder\n"
         assert {path.name for path in (root / "lib").iterdir()} == set(FILES)
         assert [path.name for path in root.parent.iterdir()] == ["mkl"]
         assert not cache.exists()
@@ -137,11 +137,14 @@ class TestFetching:
         assert main(["backends", "list"]) == 0
         printed = capsys.readouterr().out
         for name in ("mkl-offload", "mkl-phi"):
-            assert f"    `cnn backends get {name}` fetches Intel MKL 2018.0.0, 220 MB by pip from" in printed
+            assert (
+                f"    `cnn backends get {name}` fetches Intel MKL 2018.0.0, 220 MB (460 MB unpacked), by pip from"
+                in printed
+            )
         assert "cnn backends get numpy" not in printed
         assert main(["backends", "list", "--json"]) == 0
         found = {each["name"]: each for each in json.loads(capsys.readouterr().out)}
-        assert found["mkl-offload"]["reason"].endswith("or name a folder by CNN_MKL_ROOT.")
+        assert found["mkl-offload"]["reason"].endswith("or set CNN_MKL_ROOT to its folder.")
         assert found["mkl-offload"]["fetches"].startswith("Intel MKL 2018.0.0, 220 MB")
         assert found["numpy"]["ready"]
         assert found["numpy"]["fetches"] is None
@@ -170,11 +173,11 @@ class TestFetching:
 
     def test_wrong_digest(self, cache, index, monkeypatch):
         monkeypatch.setattr(mkl_download, "WHEELS", {**mkl_download.WHEELS, "mkl": WHEELS["mkl"]})
-        self.failure(cache, "sent another MKL 2018.0.0 than the one known here")
+        self.failure(cache, "The SHA-256 of the MKL 2018.0.0 that the package index sent is not the expected one")
 
     def test_index_without_mkl(self, cache, index):
         next(index.glob("mkl-*")).unlink()
-        self.failure(cache, r"pip could not fetch MKL 2018.0.0 \(No matching distribution found for mkl==2018.0.0")
+        self.failure(cache, r"pip could not download MKL 2018.0.0 \(No matching distribution found for mkl==2018.0.0")
 
     def test_no_network(self, cache, index, monkeypatch):
         monkeypatch.delenv("PIP_NO_INDEX")
@@ -186,25 +189,27 @@ class TestFetching:
     def test_full_disk(self, cache, index, monkeypatch):
         usage = namedtuple("usage", "total used free")
         monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**9, 10**9 - 5, 5))
-        self.failure(cache, r"cannot take MKL \(No space left on device\); it needs 800,000,000 bytes")
+        self.failure(cache, r"cannot be stored in .* \(No space left on device\); free 800,000,000 bytes")
 
     def test_disk_that_fills_while_pip_writes(self, cache, index, monkeypatch):
         failed = subprocess.CompletedProcess(
             [], 1, "", "ERROR: Could not install: [Errno 28] No space left on device\n"
         )
         monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: failed)
-        self.failure(cache, r"cannot take MKL \(No space left on device\)")
+        self.failure(cache, r"cannot be stored in .* \(No space left on device\)")
 
     def test_cache_that_cannot_be_written(self, tmp_path, monkeypatch):
         (tmp_path / "file").touch()
         monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path / "file"))
-        with pytest.raises(CnnError, match=r"file cannot take MKL \(Not a directory\).*CNN_CACHE_DIR names another"):
+        with pytest.raises(
+            CnnError, match=r"cannot be stored in .*file \(Not a directory\).*another folder with CNN_CACHE_DIR"
+        ):
             fetch_mkl()
 
     def test_no_pip(self, cache, monkeypatch):
         monkeypatch.setattr(mkl_download, "find_spec", lambda name: None)
         self.failure(
-            cache, r"has no pip to fetch MKL with; add it \(`.* -m ensurepip`\), or unpack the wheels mkl 2018"
+            cache, r"has no pip to download MKL with; add it \(`.* -m ensurepip`\), or unpack the wheels mkl 2018"
         )
         assert importlib.util.find_spec("pip")
 
@@ -237,7 +242,7 @@ class TestFetching:
             assert process.wait(20) == 130
             assert process.stderr.read().endswith(b"cnn: interrupted\n")
         assert second.returncode == 1
-        assert "Another process is at work in" in second.stderr
+        assert "Another process is working in" in second.stderr
         # Beside it lies the folder of compiled kernels, which a backend makes when it is loaded.
         assert list(cache.glob("mkl*")) == []
 

@@ -74,7 +74,9 @@ class TestKnightsLanding:
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
         chosen = plugin.environment
         monkeypatch.setattr(plugin, "environment", lambda self: chosen(self) | {"MKL_DEBUG_CPU_TYPE": "5"})
-        with pytest.raises(BackendUnavailable, match=r"does not run its kernels for Knights Landing .*only MKL 2018"):
+        with pytest.raises(
+            BackendUnavailable, match=r"does not run its kernels for Knights Landing .*use MKL 2018 or 2019"
+        ):
             plugin()
 
     def test_processor_without_avx512_is_refused(self, monkeypatch):
@@ -129,7 +131,7 @@ class TestKnightsLanding:
             assert make("mkl-phi", threads_per_core=1).threads() == min(2, cores())
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
         monkeypatch.setattr(sys.modules[plugin.__module__], "_cores", lambda: (1, 2))
-        with pytest.raises(UsageError, match=r"threads_per_core is 3; the cores of .* have 2"):
+        with pytest.raises(UsageError, match=r"threads_per_core is 3; give at most 2, as the cores of .* have"):
             plugin(threads_per_core=3)
         with limit_threads(2):
             assert plugin(threads_per_core=1).threads() == 1
@@ -165,7 +167,7 @@ class TestOldMkl:
         monkeypatch.setenv("CNN_MKL_ROOT", str(Path(ready("mkl").library.path).parent))
         if native() and name == "mkl-phi":
             pytest.skip("on a Knights Landing it may have kernels")
-        with pytest.raises(BackendUnavailable, match=rf"{lacks}.*`cnn backends get {name}` fetches"):
+        with pytest.raises(BackendUnavailable, match=rf"{lacks}.*`cnn backends get {name}` downloads"):
             make(name)
 
     def test_what_mkl_refuses_is_an_error(self):
@@ -243,12 +245,12 @@ class TestNoCard:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"work_division": 1.5}, r"work_division \(1.5,\) must be shares"),
-            ({"work_division": (0.7, 0.7)}, "that make up at most 1"),
+            ({"work_division": 1.5}, r"work_division is \(1.5,\); give shares"),
+            ({"work_division": (0.7, 0.7)}, "that add up to at most 1"),
             ({"work_division": -0.1}, "shares of at least 0"),
-            ({"devices": -1}, "must be numbers from 0 up"),
+            ({"devices": -1}, "give numbers from 0 up"),
             ({"max_memory": 0}, "max_memory is 0 MiB"),
-            ({"thresholds": (0, -1, 0)}, "must be at least 0"),
+            ({"thresholds": (0, -1, 0)}, "give numbers of at least 0"),
             ({"thresholds": (0, 0)}, "thresholds must be"),
             ({"offload_report": 3}, r"offload_report must be 0 \| 1 \| 2, not 3"),
         ],

@@ -1,4 +1,4 @@
-"""Kernels compiled by Numba for this CPU, and what runs them with one BLAS."""
+"""Kernels compiled by Numba for this CPU, and the classes that run them with one BLAS."""
 
 import atexit
 import hashlib
@@ -11,17 +11,17 @@ import numba
 from cnn.system.cache import cache_folder
 
 # Numba's own pool ("workqueue") loses whole time slices when another process takes a core, and crashes when two
-# threads enter it. libgomp does neither if a waiting thread spins for some ten microseconds only: its default spins
-# away time slices that the thread it waits for may need, and with none at all each wait costs a wake-up.
+# threads enter it. libgomp does neither if a waiting thread spins for only some ten microseconds: its default wastes
+# time slices that the awaited thread may need, and without any spinning each wait costs a wake-up.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
 numba.config.THREADING_LAYER = "omp"  # type: ignore[attr-defined]
 
 
 def writable_folder(base: Path) -> Path:
-    """A folder in `base` for the machine code of these sources; one that lasts as long as the process if it must.
+    """A folder in `base` for the machine code of these sources, or a temporary one if `base` cannot be written.
 
-    The name is a digest of all sources: Numba notices a change in a kernel's own file, not in another one it uses.
+    The name is a digest of all sources: Numba notices a change in a kernel's own file, but not in others it uses.
     """
     sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
     digest = hashlib.sha256(sources + numba.__version__.encode()).hexdigest()[:16]
@@ -39,7 +39,7 @@ def writable_folder(base: Path) -> Path:
     return folder
 
 
-# Where a function is cached is settled when it is decorated: on the import of the modules below.
+# Where a function is cached is decided when it is decorated, which the imports below do.
 _before = numba.config.CACHE_DIR  # type: ignore[attr-defined]
 FOLDER = writable_folder(Path(_before or cache_folder() / "kernels"))
 """Where the machine code is kept."""

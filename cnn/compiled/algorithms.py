@@ -1,4 +1,4 @@
-"""Chooses among algorithms for a convolution by timing each once per shape, and remembers the choice on disk."""
+"""Chooses the algorithm for a convolution by timing all of them once per shape; stores the times on disk."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from cnn.system.timing import in_turns
 
 ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
-"""Each algorithm is timed so often at least, and all of them for so long: something else may run for a moment."""
+"""Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
 
 
 class Chooser:
     """The algorithms of one backend on this processor.
 
-    CNN_ALGORITHM names the one to use wherever it applies ("auto" measures); CNN_DETERMINISTIC=1 takes the default
-    without measuring, so that no clock has a say in the bits of a result.
+    CNN_ALGORITHM names the one to use wherever it applies ("auto" measures). CNN_DETERMINISTIC=1 takes the default
+    without measuring, so that the bits of a result do not depend on a clock.
     """
 
     def __init__(self, backend: str, folder: Path | None = None) -> None:
@@ -32,9 +32,9 @@ class Chooser:
         self._times: dict[str, dict[str, float]] | None = None
 
     def choose(self, shape: str, candidates: Mapping[str, Callable[[], None]], default: str) -> str:
-        """The name of the fastest of `candidates` for `shape`, timing them on the arrays at hand if it is new.
+        """The name of the fastest of `candidates` for `shape`; a new shape is timed on the current arrays.
 
-        Where nothing is measured it is `default`, and where the one that is named does not apply.
+        If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
         Raises UsageError for a CNN_ALGORITHM that does not exist.
         """
         forced = os.environ.get("CNN_ALGORITHM", "auto")
@@ -58,7 +58,7 @@ class Chooser:
         return self._times
 
     def _save(self) -> None:
-        """Adds what this process measured to the file; a folder that cannot be written costs only the memory."""
+        """Adds the times of this process to the file; if that cannot be written, they are not stored."""
         stored = _read(self._path)
         others = stored.get(self._owner)
         stored[self._owner] = (others if isinstance(others, dict) else {}) | self.times()
@@ -67,7 +67,7 @@ class Chooser:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The stored times; a file that is missing or damaged holds none."""
+    """The stored times; empty if the file is missing or damaged."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -76,6 +76,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _best_times(candidates: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """The least of some trials each, in turns, after a first run, which allocates."""
+    """The shortest time of each, with trials in turns, after a first run that allocates."""
     times = in_turns([*candidates.values()], TRIALS, seconds=SECONDS)
     return {name: own.least for name, own in zip(candidates, times, strict=True)}

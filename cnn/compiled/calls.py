@@ -10,7 +10,7 @@ from numba.core.extending import intrinsic
 from cnn.compiled.parts import INNER
 
 ROW_MAJOR, NO, YES = 101, 111, 112
-"""CBLAS's names for the order of a matrix, and for whether it is transposed."""
+"""CBLAS's constants for the order of a matrix, and for whether it is transposed."""
 
 _SIGNATURE = types.void(
     types.uintp,
@@ -39,8 +39,8 @@ def _sgemm(
 ) -> Any:
     """c = op(a) @ op(b) + beta * c by the cblas_sgemm at `address`; a, b, c are addresses, transposes NO or YES.
 
-    Sizes are passed as 64-bit integers. A library of 32-bit sizes reads their lower halves: on x86-64 and AArch64
-    Linux an integer argument has a register or a stack slot of 64 bits to itself, and both are little-endian.
+    Sizes are passed as 64-bit integers. A library with 32-bit sizes reads their lower halves: on x86-64 and AArch64
+    Linux each integer argument has its own 64-bit register or stack slot, and both are little-endian.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -60,7 +60,7 @@ sgemm: Any = intrinsic(_sgemm)
 
 @njit(**INNER)
 def leading_dimension(x: Any) -> Any:
-    """Elements from one row of x to the next; BLAS wants at least one row's worth, whatever NumPy says of one row.
+    """Elements from one row of x to the next, at least the length of a row, as BLAS wants also for a single row.
 
     Python calls its `py_func`.
     """
@@ -69,7 +69,7 @@ def leading_dimension(x: Any) -> Any:
 
 @cache
 def nothing() -> Any:
-    """A compiled function that takes what sgemm takes and does nothing, for a profiler; `address` is where it is."""
+    """A compiled function with the arguments of sgemm that does nothing, for a profiler; see its `address`."""
     kinds = [types.int64] * 6 + [types.float32] + [types.int64] * 4 + [types.float32] + [types.int64] * 2
 
     def idle(order, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):

@@ -1,4 +1,4 @@
-"""Convolutions by whichever algorithm is the fastest for their shape: tiles of im2col + GEMM, direct, or Winograd."""
+"""Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, direct, or Winograd."""
 
 from collections.abc import Callable
 from functools import partial
@@ -26,19 +26,19 @@ from cnn.convolution import Convolution
 from cnn.system.threads import in_words
 
 FEW_CHANNELS = 8
-"""Below that, direct convolution is taken where nothing may be measured: im2col would copy too short runs."""
+"""With fewer channels, direct convolution is the default where nothing is measured: im2col copies too short runs."""
 
 TILE_BYTES = 1 << 19
 """A quarter or half of the second-level cache of current cores."""
 
-TileBytes = Annotated[int, "bytes of the im2col columns that a thread makes and multiplies at a time"]
-"""The option of a backend whose constructor hands it on."""
+TileBytes = Annotated[int, "bytes of the im2col columns that a thread builds and multiplies at a time"]
+"""An option of backends, whose constructors pass it on."""
 
 Run = Callable[[], None]
 
 
 class Problem(NamedTuple):
-    """What the fastest algorithm depends on: direction, convolution, number of images, threads."""
+    """What the fastest algorithm depends on: direction, convolution, number of images, number of threads."""
 
     direction: str
     convolution: Convolution
@@ -46,7 +46,7 @@ class Problem(NamedTuple):
     threads: int
 
     def __str__(self) -> str:
-        """In words, the same in every process. Times on disk are found by it."""
+        """In words, the same in every process: the key of the times on disk."""
         convolution, window = self.convolution, self.convolution.window
         size = "x".join(map(str, (self.images, *convolution.input_shape)))
         kernel = "x".join(map(str, window.kernel))
@@ -59,30 +59,30 @@ class Problem(NamedTuple):
 
 
 class CompiledConvolution(Backend):
-    """conv2d and its gradients on contiguous float32 arrays, without dilation and groups; the rest is the base class's.
+    """conv2d and its gradients on contiguous float32 arrays without dilation and groups; all else in the base class.
 
-    `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from threads of their own.
+    `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from their own threads.
     """
 
     largest_product: ClassVar[int] = UNLIMITED
-    """Multiply-adds that one call of many small products is cut to, where a library is faster on small ones."""
+    """Multiply-accumulates that one sgemm call of a Winograd convolution may have; some libraries are faster on few."""
 
     def __init__(self, sgemm: int, tile_bytes: int = TILE_BYTES) -> None:
         require(tile_bytes > 0, f"tile_bytes is {tile_bytes}; give at least 1.")
         self._sgemm = np.uintp(sgemm)
         self.multiplies = True
         self._tile_bytes = tile_bytes
-        # How long im2col takes depends on the tile.
+        # The time of im2col depends on the tile.
         self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
         self._chosen: dict[Problem, str] = {}
 
     def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm for every convolution run by now that there is a choice for, by its shape."""
+        """Seconds of each algorithm, by shape, for every convolution run so far that has a choice of algorithms."""
         times = self._chooser.times()
         return {text: times[text] for text in map(str, self._chosen) if text in times}
 
     def leave_out_products(self) -> None:
-        """From now on kernels do all but their products; only for a private copy, as its results say nothing."""
+        """From now on kernels skip their products; only for a private copy, as its results are meaningless."""
         self._sgemm, self.multiplies = np.uintp(nothing().address), False
 
     def conv2d(
@@ -131,18 +131,18 @@ class CompiledConvolution(Backend):
         if vectors is None:
             super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
-        images, slopes, result = vectors
+        images, gradients, result = vectors
 
         def tiled() -> None:
             geometry, rows, height, columns = self._tiles(convolution, len(x), scratch)
             sums = scratch.get("sums", (len(columns), out.size), np.float32)
-            im2col.weight_gradient(self._sgemm, images, slopes, geometry, rows, height, columns, sums, result)
+            im2col.weight_gradient(self._sgemm, images, gradients, geometry, rows, height, columns, sums, result)
 
         def unlowered() -> None:
             geometry, planes = _planes(convolution, scratch, images=len(x), most=len(x))
             sums = scratch.get("sums", (len(planes), out.size), np.float32)
             if self.multiplies:
-                direct.weight_gradient(microkernel(), images, slopes, geometry, len(x), planes, sums, result)
+                direct.weight_gradient(microkernel(), images, gradients, geometry, len(x), planes, sums, result)
 
         def winograd(tile: int) -> None:
             winograd_weight_gradient(
@@ -160,16 +160,16 @@ class CompiledConvolution(Backend):
         if vectors is None:
             super().conv2d_data_gradient(dy, w, convolution, out, scratch)
             return
-        slopes, kernels, result = vectors
+        gradients, kernels, result = vectors
         turned = convolution.turned
 
         def tiled() -> None:
             geometry, _, height, columns = self._tiles(convolution, len(dy), scratch)
-            im2col.data_gradient(self._sgemm, slopes, kernels, geometry, len(dy), height, columns, result)
+            im2col.data_gradient(self._sgemm, gradients, kernels, geometry, len(dy), height, columns, result)
 
         def unlowered(turned: Convolution) -> None:
             turned_kernels = _exchanged(w, True, scratch).reshape(-1)
-            self._direct(slopes, turned_kernels, None, result, turned, scratch, images=len(dy), relu=False)
+            self._direct(gradients, turned_kernels, None, result, turned, scratch, images=len(dy), relu=False)
 
         def winograd(tile: int) -> None:
             winograd_data_gradient(
@@ -195,7 +195,7 @@ class CompiledConvolution(Backend):
         images: int,
         relu: bool,
     ) -> None:
-        """The convolution of vectors without lowering."""
+        """The convolution of flat arrays without lowering."""
         count = direct.units(convolution, images)
         geometry, planes = _planes(convolution, scratch, images=images, most=count)
         added = np.zeros(convolution.filters, np.float32) if bias is None else bias
@@ -203,7 +203,7 @@ class CompiledConvolution(Backend):
             direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
     def _tiles(self, convolution: Convolution, images: int, scratch: Buffers) -> tuple[Geometry, int, int, Array]:
-        """Geometry, rows of outputs in all and in a tile, and a buffer for the columns of one tile for each thread."""
+        """Geometry, output rows in total and per tile, and a buffer for the columns of one tile per thread."""
         row = convolution.out[1] * convolution.depth
         rows = images * convolution.out[0]
         parts = parts_for_flops(2 * images * convolution.macs, most=rows)
@@ -212,13 +212,13 @@ class CompiledConvolution(Backend):
         return of_convolution(convolution), rows, height, columns
 
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
-        """Runs the fastest of the candidates and of Winograd's tiles that fit."""
+        """Runs the fastest of the candidates and of the Winograd tiles that fit."""
         for tile in tiles(problem.convolution):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
         chosen = self._chosen.get(problem)
         if chosen is None:
             default = "direct" if problem.convolution.channels < FEW_CHANNELS and "direct" in candidates else "im2col"
-            if not self.multiplies:  # No time without products says anything of one with them.
+            if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return
             chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
@@ -226,7 +226,7 @@ class CompiledConvolution(Backend):
 
 
 def _vectors(convolution: Convolution, *arrays: Array) -> list[Array] | None:
-    """The arrays as vectors, or None where the kernels cannot take them or a product alone is the convolution."""
+    """The arrays as vectors, or None if the kernels cannot take them or the convolution is a single product."""
     beyond = convolution.window.dilated or convolution.groups > 1
     return None if beyond or convolution.copyless or not len(arrays[0]) else flat(*arrays)
 
@@ -242,7 +242,7 @@ def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:
 
 
 def _planes(convolution: Convolution, scratch: Buffers, *, images: int, most: int) -> tuple[Geometry, Array]:
-    """Geometry, and a buffer for an image with its padding for each of at most `most` threads."""
+    """Geometry, and a buffer for a padded image for each of at most `most` threads."""
     parts = parts_for_flops(2 * images * convolution.macs, most=most)
     planes = scratch.get("planes", (parts, direct.plane_size(convolution)), np.float32)
     return of_convolution(convolution), planes

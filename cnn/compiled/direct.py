@@ -1,9 +1,9 @@
 """Convolution without lowering: the microkernel reads the windows where they lie, in the image or a padded copy of it.
 
-It gains where SGEMM is slow, with few channels or filters, and spares the copies that im2col makes. A thread owns a
-fixed range of images, or of the units that a forward pass is made of: an output row of one image in one panel of
-filters. They are taken in the order image, panel, row: image and panel stay in a core's cache for all rows, and two
-threads at one image share the filters. The same number of threads gives the same bits.
+It is faster where SGEMM is slow, with few channels or filters, and needs no copies like im2col. A thread owns a
+fixed range of images, or of the units of a forward pass: an output row of one image in one panel of filters. Units
+are taken in the order image, panel, row: image and panel stay in a core's cache for all rows, and two threads on one
+image divide its panels. The same number of threads gives the same bits.
 """
 
 import numpy as np
@@ -22,16 +22,16 @@ ACROSS = WIDTH * VECTORS
 """Filters that the microkernel takes at once."""
 
 BLOCK_BYTES = 1 << 14
-"""Slopes that the weight gradient reads again for every few weights: less than half of a first-level cache."""
+"""Bytes of dy that the weight gradient rereads for every few weights: less than half of a first-level cache."""
 
 
 def units(convolution: Convolution, images: int) -> int:
-    """What the forward pass divides among threads."""
+    """How many units the forward pass divides among threads."""
     return images * -(-convolution.filters // ACROSS) * convolution.out[0]
 
 
 def plane_size(convolution: Convolution) -> int:
-    """Elements of an image with its padding, or 0 where no window reads any padding."""
+    """Elements of a padded image, or 0 if no window reads padding."""
     window = convolution.window
     rows, columns = padded_size(window)
     top, _, left, _ = window.padding
@@ -41,7 +41,7 @@ def plane_size(convolution: Convolution) -> int:
 
 @njit(**INNER)
 def _pad(x, g, image, plane):
-    """Copies what the windows read of an image of x into the plane, of which everything else is zero already."""
+    """Copies the part of an image of x that windows read into the plane, which is zero everywhere else."""
     H, W, C, top, left = g.height, g.width, g.channels, g.top, g.left
     rows, columns = (g.out_rows - 1) * g.down + g.kernel_rows, (g.out_columns - 1) * g.right + g.kernel_columns
     first, last = max(0, -left), min(W, columns - left)
@@ -91,9 +91,9 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
 
 @kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, GEOMETRY, INTEGER, MATRIX)
 def forward(microkernel, x, w, bias, relu, y, g, count, planes):
-    """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if asked, all flat.
+    """y (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K) + bias (K,), with ReLU if `relu`, all flat.
 
-    `count` is `units` of it; planes (threads, plane_size).
+    `count` is the number of `units`; planes (threads, plane_size).
     """
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
@@ -119,7 +119,7 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
             _pad(x, g, image, plane)
         base = np.intp(plane.ctypes.data if plane.size else x.ctypes.data + image * H * W * pixel)
         for p in range(0, P, height):
-            slopes = np.intp(dy.ctypes.data) + (image * P + p) * Q * filters
+            gradients = np.intp(dy.ctypes.data) + (image * P + p) * Q * filters
             for k in range(0, K, ACROSS):
                 across = min(K - k, ACROSS)
                 vectors = _ceiling(across, WIDTH)
@@ -132,14 +132,14 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
                             microkernel,
                             *(end - j, vectors, tail),
                             *(base + (p * down + r) * line + 4 * j, 4, down * line, right * pixel),
-                            *(min(height, P - p), Q, slopes + 4 * k, filters),
+                            *(min(height, P - p), Q, gradients + 4 * k, filters),
                             *(to, filters, UNBOUNDED, to, filters),
                         )
 
 
 @kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(microkernel, x, dy, g, images, planes, sums, dw):
-    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row a thread."""
+    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; planes and sums have a row per thread."""
     parts = planes.shape[0]
     if parts == 1:
         _weight_part(microkernel, x, dy, g, 0, images, planes[0], dw)

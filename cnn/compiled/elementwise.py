@@ -10,20 +10,20 @@ from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
 
 LINEAR, RELU, TANH, SIGMOID = range(4)
 KINDS = {None: LINEAR, "relu": RELU, "tanh": TANH, "sigmoid": SIGMOID}
-"""Activations as the kernels are told of them."""
+"""The numbers by which kernels know the activations."""
 
 BLOCK = 2048
-"""About how many elements a block has; a whole number of rows, so that rows of few channels make long loops too."""
+"""The approximate elements of a block, which has whole rows, so that rows of few channels make long loops too."""
 
 F, U = np.float32, np.uintp
 ZERO, ONE = F(0), F(1)
 
 # exp(x) = 2**n * exp(r), |r| <= ln 2 / 2. Adding 1.5 * 2**23 rounds x / ln 2 to the whole number n and leaves n in the
-# lowest bits; ln 2 is taken off in two parts, of which the first has so few bits that n times it is exact.
+# lowest bits; ln 2 is subtracted in two parts; the first has so few bits that n times it is exact.
 LOG2_E, ROUNDING = F(1.44269504088896341), F(12582912)
 LN2_HIGH, LN2_LOW = F(0.693359375), F(-2.12194440e-4)
 LOWEST = F(-87.3)
-# Turns those bits into an exponent: less the bits of the number added, plus the bias of 127.
+# Turns those bits into an exponent: subtracts the bits of the added number and adds the bias of 127.
 EXPONENT, SHIFT = np.int32(127 - 0x4B400000), np.int32(23)
 # Cephes' minimax polynomial for exp in single precision (Moshier, expf.c).
 E0, E1, E2 = F(1.9875691500e-4), F(1.3981999507e-3), F(8.3334519073e-3)
@@ -37,16 +37,16 @@ Q0, Q1, Q2, Q3 = F(4.89352518554385e-3), F(2.26843463243900e-3), F(1.18534705686
 
 @njit(**INNER, fastmath={"contract"})
 def exp_negative(x: Any) -> Any:
-    """exp(x) for x <= 0 within 2 units in the last place, 0 below -87.3 (where it is no normal number), NaN for NaN.
+    """exp(x) for x <= 0 within 2 units in the last place, 0 below -87.3 (where exp is subnormal), NaN for NaN.
 
-    Without a branch or a call, so that a loop over it is vectorised, which one over math.exp is not.
+    It has no branch or call, so that a loop over it is vectorised, unlike one over math.exp.
     """
     bounded = LOWEST if x < LOWEST else x
     rounded = bounded * LOG2_E + ROUNDING
     n = rounded - ROUNDING
     r = bounded - n * LN2_HIGH - n * LN2_LOW
     series = ((((E0 * r + E1) * r + E2) * r + E3) * r + E4) * r + E5
-    # The bits of the float, as a conversion of NaN to a whole number is undefined.
+    # The bits of the float, because converting NaN to an integer is undefined.
     bits = np.float32(rounded).view(np.int32)
     power = np.int32((bits + EXPONENT) << SHIFT).view(np.float32)
     return ZERO if x < LOWEST else (series * r * r + r + ONE) * power
@@ -70,13 +70,13 @@ def _sigmoid(x: Any) -> Any:
 
 @njit(**INNER)
 def block_size(row: int, elements: int) -> Any:
-    """About so many elements, in whole rows of `row`."""
+    """About `elements` elements, in whole rows of `row`."""
     return U(row) * max(U(1), U(elements) // U(row))
 
 
 @njit(**INNER)
 def repeated(numbers: Any, size: int) -> Any:
-    """`numbers` over and over, `size` in all, a multiple of how many they are."""
+    """`numbers` repeated up to `size` elements, which is a multiple of their count."""
     table = np.empty(size, np.float32)
     count = U(numbers.size)
     for start in range(U(0), U(size), max(count, U(1))):
@@ -87,7 +87,7 @@ def repeated(numbers: Any, size: int) -> Any:
 
 @njit(**INNER)
 def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
-    """Elements first to last in blocks of `step`, which a block of repeated `bias`, unless empty, fits."""
+    """Elements first to last in blocks of `step`; `bias` is empty or repeated to the size of a block."""
     for start in range(first, last, step):
         end = min(start + step, last)
         if apart:
@@ -96,7 +96,7 @@ def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int
         if bias.size:
             for i in range(end - start):
                 out[start + i] += bias[i]
-        # In place, as a loop whose input and output might overlap is not vectorised.
+        # In place, because a loop whose input and output might overlap is not vectorised.
         if kind == RELU:
             for i in range(start, end):
                 out[i] = ZERO if out[i] <= ZERO else out[i]
@@ -110,7 +110,7 @@ def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int
 
 @kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
 def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
-    """out = activation(x + bias (K,) a row); `apart` says that out is not x, an empty bias is none."""
+    """out = activation(x + bias), bias (K,) in every row, empty for none; `apart` if out is not x."""
     row = max(U(bias.size), U(1))
     step = block_size(row, BLOCK)
     added = repeated(bias, step if bias.size else U(0))
@@ -124,8 +124,8 @@ def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> 
 
 
 @njit(**INNER)
-def _slope_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, first: int, last: int) -> None:
-    """Elements first to last of the gradient; those at equal places of all blocks are added to sums, unless empty."""
+def _gradient_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, first: int, last: int) -> None:
+    """Elements first to last of the gradient; unless sums is empty, all blocks are added up in it."""
     for start in range(first, last, step):
         end = min(start + step, last)
         if kind == RELU:
@@ -154,7 +154,7 @@ def _scale_part(x: Any, factors: Any, factor: Any, out: Any, first: int, last: i
 
 @kernel(PARALLEL, FLOATS, FLOATS, types.float32, FLOATS, INTEGER)
 def scale(x: Any, factors: Any, factor: Any, out: Any, parts: int) -> None:
-    """out = x * factors, or x * factor where there are none."""
+    """out = x * factors, or x * factor if factors is empty."""
     if parts == 1:
         _scale_part(x, factors, factor, out, U(0), U(out.size))
     else:
@@ -166,22 +166,22 @@ def scale(x: Any, factors: Any, factor: Any, out: Any, parts: int) -> None:
 def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> None:
     """out = dy * activation'(x), from the output y, and bias (K,) = its sum over the rows, unless empty.
 
-    LINEAR leaves out as it is: the slopes that are summed.
+    LINEAR leaves out unchanged and only sums it.
     """
     k = U(bias.size)
     row = max(k, U(1))
     rows = U(out.size) // row
     step = block_size(row, BLOCK)
-    # Every part adds to a stretch of its own, cache lines apart from the next.
+    # Every part adds to its own stretch, cache lines apart from the next.
     stretch = step + U(32) if k else U(0)
     sums = np.zeros(stretch * U(parts), np.float32)
     if parts == 1:
-        _slope_part(kind, y, dy, out, sums[: int(stretch)], step, U(0), U(out.size))
+        _gradient_part(kind, y, dy, out, sums[: int(stretch)], step, U(0), U(out.size))
     else:
         for part in prange(parts):
             own = sums[part * int(stretch) : (part + 1) * int(stretch)]
             first, last = row * start_of(part, parts, rows), row * start_of(part + 1, parts, rows)
-            _slope_part(kind, y, dy, out, own, step, first, last)
+            _gradient_part(kind, y, dy, out, own, step, first, last)
     if k:
         for i in range(k):
             bias[i] = ZERO

@@ -1,4 +1,4 @@
-"""The geometry of a window or a convolution as kernels read it: whole numbers by name."""
+"""The geometry of a window or a convolution as kernels read it: a tuple of named integers."""
 
 from functools import cache
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from cnn.convolution import Convolution, Window
 class Geometry(NamedTuple):
     """Sizes of images, kernels and outputs, strides down and right, and padding at each edge.
 
-    `over` is the padding at the right. Pooling has no filters: there the number is that of the channels.
+    `over` is the padding at the right. For pooling, `filters` is the number of channels.
     """
 
     height: int
@@ -32,18 +32,18 @@ class Geometry(NamedTuple):
 
 
 GEOMETRY = types.NamedUniTuple(INTEGER, len(Geometry._fields), Geometry)
-"""Its type in kernels."""
+"""The type of Geometry in kernels."""
 
 
 @cache
 def of_window(window: Window, channels: int) -> Geometry:
-    """The geometry of a window over images of so many channels. Kernels know no dilation."""
+    """The geometry of a window over images with `channels` channels. Kernels support no dilation."""
     return of_convolution(Convolution(window, channels, channels))
 
 
 @cache
 def of_convolution(convolution: Convolution) -> Geometry:
-    """The geometry of a convolution. Kernels know neither dilation nor groups."""
+    """The geometry of a convolution. Kernels support neither dilation nor groups."""
     assert not convolution.window.dilated
     assert convolution.groups == 1
     window, channels, filters = convolution.window, convolution.channels, convolution.filters

@@ -1,7 +1,7 @@
 """Convolution as im2col + GEMM on tiles that stay in a core's cache, forward and both gradients.
 
-A tile is some rows of outputs, of one image or of several that follow each other. Every thread owns a fixed range of
-tiles, so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
+A tile is some consecutive output rows, of one image or of several. Every thread owns a fixed range of tiles,
+so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
 wrap-around check that keeps the loops from being vectorised.
 """
 
@@ -20,7 +20,7 @@ FACTOR = types.Array(types.float32, 2, "A", readonly=True)
 
 @njit(**INNER)
 def _depth(g):
-    """Elements under a window, R * S * C: of a row of columns."""
+    """Elements under a window, R * S * C: the length of a row of columns."""
     return g.kernel_rows * g.kernel_columns * g.channels
 
 
@@ -110,7 +110,7 @@ def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
     """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
 
-    bias has K elements, or none where neither bias nor ReLU is to be applied.
+    bias has K elements, or is empty if neither bias nor ReLU is to be applied.
     """
     parts = columns.shape[0]
     if parts == 1:
@@ -127,16 +127,16 @@ def _weight_part(blas, x, dy, g, first, last, height, tile, total):
     keep = ZERO
     for start in range(first, last, height):
         end = min(last, start + height)
-        slopes = dy.ctypes.data + U(start * Q * K * 4)
+        gradients = dy.ctypes.data + U(start * Q * K * 4)
         m = (end - start) * Q
         _lower(x, g, start, end, tile)
-        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, slopes, K, keep, total.ctypes.data, K)
+        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, gradients, K, keep, total.ctypes.data, K)
         keep = np.float32(1)
 
 
 @kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
-    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), no more threads than rows."""
+    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), at most one thread per row."""
     parts = columns.shape[0]
     if parts == 1:
         _weight_part(blas, x, dy, g, 0, rows, height, columns[0], dw)
@@ -153,12 +153,12 @@ def _data_part(blas, dy, w, g, first, last, height, tile, dx):
     plane = g.height * g.width * g.channels
     for start in range(first * P, last * P, height):
         end = min(last * P, start + height)
-        # Every image is cleared before its first row arrives.
+        # Every image is cleared before its first row is added.
         for j in range(U(-(-start // P) * plane), U(-(-end // P) * plane)):
             dx[j] = ZERO
-        slopes = dy.ctypes.data + U(start * Q * K * 4)
+        gradients = dy.ctypes.data + U(start * Q * K * 4)
         m = (end - start) * Q
-        sgemm(blas, NO, YES, m, depth, K, slopes, K, w.ctypes.data, K, ZERO, tile.ctypes.data, depth)
+        sgemm(blas, NO, YES, m, depth, K, gradients, K, w.ctypes.data, K, ZERO, tile.ctypes.data, depth)
         _add_rows(tile, g, start, end, dx)
 
 
@@ -166,7 +166,7 @@ def _data_part(blas, dy, w, g, first, last, height, tile, dx):
 def data_gradient(blas, dy, w, g, images, height, columns, dx):
     """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
 
-    A thread takes whole images: two must not add to the same pixel.
+    A thread takes whole images, because two must not add to the same pixel.
     """
     parts = columns.shape[0]
     if parts == 1:
@@ -198,7 +198,7 @@ def restore(columns, g, images, dx, parts):
 
 @kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, FLAG, FLOATS, INTEGER)
 def exchange(w, taps, channels, filters, turned, out, parts):
-    """out (R, S, K, C) from w (R, S, C, K), both flat, turned by 180 degrees if asked; `taps` is R * S."""
+    """out (R, S, K, C) from w (R, S, C, K), both flat, rotated by 180 degrees if `turned`; `taps` is R * S."""
     C, K = U(channels), U(filters)
     for part in prange(parts):
         for tap in range(taps * part // parts, taps * (part + 1) // parts):
@@ -220,7 +220,7 @@ def _product_part(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, 
 
 @kernel(PARALLEL, ADDRESS, FACTOR, FACTOR, FLAG, FLAG, FLAG, types.float32[:, :], INTEGER)
 def product(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
-    """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one a thread."""
+    """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one per thread."""
     m, n = c.shape
     k = a.shape[0] if transpose_a else a.shape[1]
     ta, tb = YES if transpose_a else NO, YES if transpose_b else NO

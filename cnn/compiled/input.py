@@ -1,4 +1,4 @@
-"""Compiled way from stored pixels to a batch: gathered by index, mirrored, shifted and normalised in one pass."""
+"""Loads stored pixels into a batch by a compiled kernel: gathers, mirrors, shifts and normalises in one pass."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,14 @@ ZERO = np.float32(0)
 INPUTS = [types.Array(each, 1, "C", readonly=True) for each in (types.uint8, types.int64, types.boolean, types.int64)]
 
 UNCHANGED, IN_PLACE = np.empty(0, np.bool_), np.empty((0, 2), np.int64)
-"""Stand for mirrorings and corners that are not wanted."""
+"""Stand for no mirroring and no corners."""
 
 
 @dataclass(frozen=True, eq=False)
 class Constants:
     """Input = (pixel * scale - mean) / std, float32, for images of one shape (H, W, C).
 
-    `mean` and `std` (H*W*C,) have an element for each of an image's.
+    `mean` and `std` (H*W*C,) have an element for each element of an image.
     """
 
     shape: tuple[int, int, int]
@@ -38,7 +38,7 @@ class Constants:
         for name, value, shapes in (("mean", mean, (shape, shape[2:])), ("std", std, (shape[2:],))):
             if value is not None and value.shape not in shapes:
                 raise ShapeError(f"Images of {shape} do not fit the {name} of shape {value.shape}.")
-        # What is absent changes no bit: x - 0 = x and x / 1 = x.
+        # A mean of 0 and a std of 1 change no bit: x - 0 = x and x / 1 = x.
         full = (np.broadcast_to(x, shape) for x in (0 if mean is None else mean, 1 if std is None else std))
         flat = [np.array(x, np.float32, order="C").reshape(-1) for x in full]
         return cls(shape, np.float32(scale), *flat)
@@ -87,7 +87,7 @@ def _images(
                 there, here = start + U(q_first + right) * c, to + begin
                 for i in range(end - begin):
                     out[here + i] = np.float32(images[there + i])
-            # Only now, while the row is in the cache: pixels of the border are normalised as well.
+            # The border is normalised as well; done here, while the row is in the cache.
             constants = U(p) * row
             for i in range(row):
                 out[to + i] = (out[to + i] * scale - mean[constants + i]) / std[constants + i]
@@ -107,7 +107,7 @@ def load(
     out: Any,
     parts: int,
 ) -> bool:
-    """The batch of `batch_into`; False, and nothing is loaded, if an image or a corner is out of bounds."""
+    """Loads the batch for `batch_into`. Returns False and loads nothing if an image or a corner is out of bounds."""
     count, stored = order.size, images.size // mean.size
     for n in range(count):
         if order[n] < 0 or order[n] >= stored:
@@ -136,8 +136,8 @@ def batch_into(
 ) -> None:
     """out (N, H, W, C) float32 = the images at `order` (N,), normalised.
 
-    `mirrored` (N,) says which are turned left to right first; `corners` (N, 2) is the row and column at which each is
-    cut out of itself with `pad` rows and columns of zero pixels around it, 0 to 2 * pad. Raises ShapeError if shapes
+    `mirrored` (N,) says which are flipped left to right first; `corners` (N, 2) is the row and column, 0 to 2 * pad,
+    at which each is cropped after padding by `pad` zero pixels on every side. Raises ShapeError if shapes
     or types do not fit, UsageError for an index that does not exist or a corner beyond the border.
     """
     count = len(order)
@@ -151,14 +151,16 @@ def batch_into(
     flips = UNCHANGED if mirrored is None else np.ascontiguousarray(mirrored, np.bool_)
     shifts = IN_PLACE if corners is None else np.ascontiguousarray(corners, np.int64)
     if flips.shape not in ((0,), (count,)) or shifts.shape not in ((0, 2), (count, 2)):
-        raise ShapeError(f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one each.")
+        raise ShapeError(
+            f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one per image."
+        )
     if not load(
         np.ascontiguousarray(images).reshape(-1),
         np.ascontiguousarray(order, np.int64),
         flips,
         shifts.reshape(-1),
         pad,
-        # Images that stay as they are count as one row, which makes one long loop of each.
+        # Unchanged images are passed as one row each, which makes one long loop per image.
         constants.shape if flips.size or shifts.size else (1, constants.mean.size, 1),
         constants.scale,
         constants.mean,

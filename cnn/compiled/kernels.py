@@ -1,4 +1,4 @@
-"""Kernels: compiled functions that Python calls, each for one list of argument types, and who hears of the calls."""
+"""Kernels: compiled functions that Python calls, each for one list of argument types; their calls can be watched."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from numba.np.numpy_support import as_dtype
 from cnn.system.timing import Stopwatch, now
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
-"""Is handed a call in place of what is called, which it has to call itself."""
+"""Receives a call instead of the machine code, which it has to call itself."""
 
 _local = threading.local()
 
@@ -37,7 +37,7 @@ class Kernel(Native):
         self.kinds = kinds
 
     def compile(self) -> None:
-        """Compiles it, unless it is ready, or reads it from Numba's cache; from then on it takes nothing else."""
+        """Compiles it or reads it from Numba's cache, unless it is ready; from then on it takes no other types."""
         if not self.compiled.signatures:
             self.compiled.compile(self.kinds)
             self.compiled.disable_compile()
@@ -49,7 +49,7 @@ class Kernel(Native):
 
     @cached_property
     def result(self) -> np.dtype[Any]:
-        """The type of what it returns: a record for a tuple, an address for None."""
+        """The type of the result: a record for a tuple, an address for None."""
         kind = self.description.restype
         if kind == types.none:
             return np.dtype(np.uintp)
@@ -60,20 +60,20 @@ class Kernel(Native):
 
     @cached_property
     def address(self) -> int:
-        """Where the machine code is, in Numba's calling convention."""
+        """The address of the machine code, in Numba's calling convention."""
         return self.function_at(self.description.llvm_func_name)
 
     def function_at(self, symbol: str) -> int:
-        """The address of one of the symbols compiled for it."""
+        """The address of one of its compiled symbols."""
         return int(self.compiled.overloads[self.kinds].library.get_pointer_to_function(symbol))
 
 
 KERNELS: list[Kernel] = []
-"""Every kernel, to be compiled, or read from the cache, at once."""
+"""All kernels, so that they can be compiled or read from the cache at once."""
 
 
 def kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], Kernel]:
-    """Makes a kernel for arguments of `kinds` of the function that follows."""
+    """Makes the decorated function a kernel for arguments of `kinds`."""
 
     def make(function: Callable[..., Any]) -> Kernel:
         KERNELS.append(Kernel(function, kinds, options))
@@ -84,7 +84,7 @@ def kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]
 
 @contextmanager
 def watched(watch: Watch) -> Iterator[None]:
-    """Hands the calls that this thread makes within the block to `watch`."""
+    """Passes the kernel calls of this thread within the block to `watch`."""
     before = getattr(_local, "watch", None)
     _local.watch = watch
     try:
@@ -95,7 +95,7 @@ def watched(watch: Watch) -> Iterator[None]:
 
 @contextmanager
 def timed() -> Iterator[Stopwatch]:
-    """Times the calls that this thread makes within the block."""
+    """Times the kernel calls of this thread within the block."""
     stopwatch = Stopwatch()
 
     def run(native: Native, arguments: tuple[Any, ...]) -> Any:

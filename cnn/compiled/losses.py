@@ -1,4 +1,4 @@
-"""Compiled losses over the scores of a batch, one row after the other: they are small."""
+"""Compiled losses over the scores of a batch, row by row in one thread: batches of scores are small."""
 
 from math import log
 from typing import Any
@@ -16,7 +16,7 @@ ZERO, ONE = np.float32(0), np.float32(1)
 
 @njit(**INNER)
 def _largest(scores: Any, start: int, k: int) -> int:
-    """Where the row's first largest score is; NaN counts as the largest, as in np.argmax."""
+    """The index of the row's first largest score; NaN counts as the largest, as in np.argmax."""
     best = start
     for i in range(start + U(1), start + k):
         if scores[i] > scores[best] or (scores[i] != scores[i] and scores[best] == scores[best]):
@@ -26,7 +26,7 @@ def _largest(scores: Any, start: int, k: int) -> int:
 
 @njit(**INNER)
 def _exponentials(scores: Any, start: int, k: int, top: Any, row: Any) -> Any:
-    """row = exp(scores - top); returns its sum, taken in float64."""
+    """row = exp(scores - top); returns its sum in float64."""
     for i in range(k):
         row[i] = exp_negative(scores[start + i] - top)
     total = 0.0
@@ -49,7 +49,7 @@ def softmax(scores: Any, out: Any, k: int) -> None:
 
 @kernel(SINGLE, FLOATS, FLOATS, types.float64, types.float64, INTEGER)
 def target_probabilities(scores: Any, out: Any, low: float, high: float, k: int) -> None:
-    """out = what lies above `low`, over its sum, for rows of k that are lifted until their largest reaches `high`."""
+    """out = the part above `low` / its sum, for rows of k that are first raised until their largest reaches `high`."""
     width = U(k)
     for start in range(U(0), U(scores.size), width):
         missing = np.float32(high) - scores[_largest(scores, start, width)]
@@ -66,12 +66,13 @@ def target_probabilities(scores: Any, out: Any, low: float, high: float, k: int)
 
 @kernel(SINGLE, FLOATS, INTEGERS, FLOATS, INTEGER)
 def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
-    """(loss, right answers); out, unless empty, = softmax(scores) - 1 at the label, over N. Right is -1 for a label
-    beyond the row, at which nothing is read."""
+    """(loss, correct answers); out, unless empty, = (softmax(scores) - 1 at the label) / N.
+
+    If a label is not in the row, the count is -1 and nothing is read there."""
     width, count = U(k), labels.size
     row = np.empty(k, np.float32)
     loss, right = 0.0, 0
-    share = np.float32(count)
+    images = np.float32(count)
     for n in range(U(count)):
         start, label = n * width, U(labels[n])
         if label >= width:
@@ -86,13 +87,13 @@ def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
                 out[start + i] = row[i] * factor
             out[start + label] -= ONE
             for i in range(width):
-                out[start + i] /= share
+                out[start + i] /= images
     return loss, right
 
 
 @kernel(SINGLE, FLOATS, INTEGERS, types.float64, types.float64, FLOATS, INTEGER)
 def squared_error(scores: Any, labels: Any, low: float, high: float, out: Any, k: int) -> Any:
-    """(loss, right answers); out, unless empty, = 2 (score - target) / (N * K). Right is -1 as in cross_entropy."""
+    """(loss, correct answers); out, unless empty, = 2 (score - target) / (N * K). A count of -1 as in cross_entropy."""
     width, count = U(k), labels.size
     loss, right = 0.0, 0
     base, lift = np.float32(low), np.float32(high - low)

@@ -1,4 +1,4 @@
-"""im2col and col2im of a whole batch by compiled kernels, for backends whose products are not called from kernels."""
+"""im2col and col2im of a whole batch by compiled kernels, for backends that do not call products from kernels."""
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
@@ -8,7 +8,7 @@ from cnn.convolution import Window
 
 
 class CompiledLowering(Backend):
-    """Overrides both for contiguous float32 arrays without dilation; all else goes to the base class."""
+    """Overrides im2col and col2im for contiguous float32 arrays without dilation; all else goes to the base class."""
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         vectors = flat(x, out)

@@ -1,8 +1,8 @@
-"""A product of a few rows and vectors that stays in registers: what a convolution without lowering is made of.
+"""A product of a few rows and vectors that stays in registers, from which direct convolution is built.
 
 GotoBLAS's inner kernel (Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", ACM TOMS 34(3),
-2008), except that the left factor is read where it lies: its rows, and two nested loops along them, have strides of
-their own. So the windows of an image need no columns.
+2008), except that the left factor is read in place: its rows, and two nested loops along them, have their own
+strides. So the windows of an image need no columns.
 """
 
 from functools import cache
@@ -20,10 +20,10 @@ from cnn.compiled.parts import INTEGER
 from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
 
 VECTORS = 2
-"""Vectors across at most: two, so that a number of the left factor is multiplied twice for being read once."""
+"""At most two vectors across, so that each number of the left factor is read once and multiplied twice."""
 
 ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
-"""Rows at most: sums of VECTORS each take 24 of AVX-512's 32 registers, 12 of AVX's 16."""
+"""At most this many rows: with VECTORS sums each they take 24 of AVX-512's 32 registers, or 12 of AVX's 16."""
 
 _INT, _REAL = ir.IntType(64), ir.FloatType()
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
@@ -31,8 +31,8 @@ _NUMBERS = ir.VectorType(_INT, WIDTH)
 
 _ARGUMENTS = (
     *(INTEGER,) * 3,  # rows, vectors, tail
-    *(INTEGER,) * 4,  # a, its stride from row to row, and those of the outer and the inner loop
-    *(INTEGER,) * 2,  # how often each runs
+    *(INTEGER,) * 4,  # a, its strides: from row to row, outer loop, inner loop
+    *(INTEGER,) * 2,  # iterations of each loop
     *(INTEGER,) * 2,  # b, its stride
     *(INTEGER,) * 2,  # start, its stride
     types.float32,  # floor
@@ -68,9 +68,9 @@ def microkernel(
 ):
     """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
 
-    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS, of which the last one has `tail`
-    elements, 1 to WIDTH. a, b, start and out are addresses, strides are in bytes; one of zero repeats a row. As its
-    code is long, it is compiled once and called by address.
+    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS; the last one has `tail`
+    elements, 1 to WIDTH. a, b, start and out are addresses. Strides are in bytes; a stride of zero repeats a row. As
+    its code is long, it is compiled once and called by address.
     """
     _inlined(
         *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row),
@@ -80,7 +80,7 @@ def microkernel(
 
 @cache
 def address() -> Any:
-    """Where the code of `microkernel` is, for a C function of its arguments."""
+    """The address of `microkernel` as a C function of its arguments."""
     microkernel.compile()
     return np.uintp(microkernel.function_at(microkernel.description.llvm_cfunc_wrapper_name))
 

@@ -1,6 +1,7 @@
 """Compiled batch normalisation: sums over the rows, then one pass in blocks that stay in the first-level cache.
 
-A block holds whole rows and has its channels' numbers repeated beside it, so that rows of few channels make long loops.
+A block holds whole rows, and the numbers of the channels are repeated to its size, so that few channels still make
+long loops.
 """
 
 from math import sqrt
@@ -14,21 +15,21 @@ from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
 
 BLOCK = 1024
-"""About how many elements a block has."""
+"""The approximate elements of a block."""
 
 D, U = np.float64, np.uintp
 
 
 @njit(**INNER)
 def _add_part(x: Any, dy: Any, pivot: Any, first: int, last: int, step: int, sums: Any, products: Any) -> None:
-    """Adds what lies at equal places of all blocks of elements first to last."""
+    """Adds up all blocks of elements first to last."""
     for start in range(first, last, step):
         count = min(step, last - start)
         if dy.size:
             for i in range(count):
-                slope = D(dy[start + i])
-                sums[i] += slope
-                products[i] += slope * D(x[start + i] - pivot[i])
+                gradient = D(dy[start + i])
+                sums[i] += gradient
+                products[i] += gradient * D(x[start + i] - pivot[i])
         else:
             for i in range(count):
                 distance = D(x[start + i] - pivot[i])
@@ -41,9 +42,9 @@ def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: An
     """first (C,) = dbeta and second = dgamma of `batch_norm_sums`; without dy, mean and variance of x itself."""
     channels = U(first.size)
     rows, step = U(x.size) // channels, block_size(channels, BLOCK)
-    # Distances from any row lose no digits to a mean that is far from zero.
+    # Distances from a row lose no digits if the mean is far from zero.
     pivot = repeated(mean if dy.size else x[: first.size], step)
-    # The parts' sums lie cache lines apart.
+    # The sums of the parts lie cache lines apart.
     sums, products = np.zeros((parts, int(step) + 16)), np.zeros((parts, int(step) + 16))
     for part in prange(parts):
         begin, end = channels * start_of(part, parts, rows), channels * start_of(part + 1, parts, rows)
@@ -65,12 +66,12 @@ def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: An
 
 @njit(**INNER)
 def _apply_part(x: Any, dy: Any, tables: Any, first: int, last: int, out: Any) -> None:
-    """out = (x - mean) * factor + shift, + dy * slope where there are slopes; tables hold the four."""
+    """out = (x - mean) * factor + shift (+ dy * weight unless dy is empty); tables hold these four."""
     step = U(tables.shape[1])
-    mean, factor, shift, slope = tables[0], tables[1], tables[2], tables[3]
+    mean, factor, shift, weight = tables[0], tables[1], tables[2], tables[3]
     for start in range(first, last, step):
         block = out[start : min(start + step, last)]
-        # Loops of few arrays: one whose input and output might overlap is not vectorised.
+        # Loops with few arrays, because one whose input and output might overlap is not vectorised.
         for i in range(U(block.size)):
             block[i] = x[start + i] - mean[i]
         for i in range(U(block.size)):
@@ -79,7 +80,7 @@ def _apply_part(x: Any, dy: Any, tables: Any, first: int, last: int, out: Any) -
             block[i] += shift[i]
         if dy.size:
             for i in range(U(block.size)):
-                block[i] += dy[start + i] * slope[i]
+                block[i] += dy[start + i] * weight[i]
 
 
 @kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLOATS, FLOATS, INTEGER, FLOATS, INTEGER)
@@ -97,7 +98,7 @@ def normalise(
     out: Any,
     parts: int,
 ) -> None:
-    """out = `batch_norm` of x; or, where there is dy, `batch_norm_gradient`, which needs no beta."""
+    """out = `batch_norm` of x; or, unless dy is empty, `batch_norm_gradient`, which needs no beta."""
     channels = U(mean.size)
     numbers = np.zeros((4, mean.size), np.float32)
     for c in range(channels):

@@ -1,4 +1,4 @@
-"""The operations of cnn.ops by compiled kernels, where the arrays are what those are compiled for."""
+"""The operations of cnn.ops by compiled kernels, for the arrays that the kernels support."""
 
 from functools import cache
 from typing import Any
@@ -20,11 +20,11 @@ from cnn.ops.updates import Updates
 
 NOTHING = np.empty(0, np.float32)
 NO_TAPS = np.empty(0, np.uint8)
-"""Stand for arrays that are not wanted."""
+"""Stand for arrays that are absent."""
 
 
 class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
-    """Overrides what contiguous float32 arrays gain by; all else goes to the class that follows in the order."""
+    """Overrides operations that are faster for contiguous float32 arrays; all else goes to the next base class."""
 
     def load_batch(
         self,
@@ -85,11 +85,11 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         if arrays is None or out.shape != dy.shape[-1:] or not dy.size:
             super().bias_gradient(dy, out)
         else:
-            slopes, sums = arrays
-            elementwise.backward(LINEAR, slopes, slopes, slopes, sums, parts_for(dy.size))
+            gradients, sums = arrays
+            elementwise.backward(LINEAR, gradients, gradients, gradients, sums, parts_for(dy.size))
 
     def activation_bias_gradient(self, name: str, y: Array, dy: Array, out: Array, bias: Array) -> None:
-        """`activation_gradient` and, of its result, `bias_gradient` to bias (K,), in one pass."""
+        """`activation_gradient`, and `bias_gradient` of its result into bias (K,), in one pass."""
         arrays = flat(y, dy, out, bias)
         fits = y.shape == dy.shape == out.shape and bias.shape == y.shape[-1:] and y.size > 0
         if arrays is None or not fits or name not in KINDS:
@@ -206,9 +206,9 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     ) -> tuple[float, int]:
         arrays = _scored(scores, labels, out)
         if arrays is not None:
-            rows, marks, slopes = arrays
+            rows, targets, gradients = arrays
             width = scores.shape[1]
-            return checked_count(losses.squared_error(rows, marks, float(low), float(high), slopes, width), width)
+            return checked_count(losses.squared_error(rows, targets, float(low), float(high), gradients, width), width)
         return super().squared_error(scores, labels, out, low=low, high=high)
 
     def sgd_update(
@@ -284,7 +284,7 @@ def _scale_only(shape: tuple[int, int, int], scale: float) -> Constants:
 
 
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:
-    """Takes a step between images (N, H, W, C) and pooled ones (N, P, Q, C), unless a kernel cannot take them."""
+    """Runs a pooling step between images (N, H, W, C) and pooled (N, P, Q, C); False if the kernel cannot."""
     vectors = flat(image, pooled)
     if vectors is None or image.ndim != 4 or image.shape[1:3] != window.size or window.dilated:
         return False
@@ -301,7 +301,7 @@ def _taps(winners: Array, pooled: Array) -> bool:
 
 
 def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[Array] | None:
-    """Scores, labels and out as vectors, or None where a kernel cannot take them."""
+    """Scores, labels and out as vectors, or None if a kernel cannot take them."""
     arrays = flat(scores) if out is None else flat(scores, out)
     whole = labels.dtype.char == "l" and labels.flags.carray
     fits = scores.ndim == 2 and scores.size > 0 and labels.shape == scores.shape[:1]
@@ -311,7 +311,7 @@ def _scored(scores: Array, labels: npt.NDArray[Any], out: Array | None) -> list[
 
 
 def _updated(rule: int, arrays: tuple[Array, ...], numbers: updates.Numbers) -> bool:
-    """Updates the weights, arrays[0], unless a kernel cannot take the arrays."""
+    """Updates the weights, arrays[0]; False if the kernel cannot take the arrays."""
     vectors = flat(*arrays)
     if vectors is None or len({x.shape for x in arrays}) > 1:
         return False

@@ -1,4 +1,4 @@
-"""How compiled kernels cut their work into parts, one a thread."""
+"""How compiled kernels divide their work into parts, one per thread."""
 
 import threading
 from collections.abc import Iterator
@@ -12,22 +12,22 @@ from numba import njit, types
 from cnn.arrays import Array
 
 SERIAL = 1 << 15
-"""Elements below which the start of the threads, about 3 us, costs more than they save."""
+"""With fewer elements, starting the threads, about 3 us, costs more than it saves."""
 
 PART_FLOPS = 250_000
-"""The least work worth a thread in products: some microseconds, what it takes to wake one that still spins."""
+"""The least work per thread in products: some microseconds, about the time to wake a spinning thread."""
 
 INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-"""How functions are compiled that only kernels call: without an entry from Python, which takes time to compile too."""
+"""How functions that only kernels call are compiled: without an entry from Python, which saves compile time."""
 
 SINGLE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 PARALLEL: dict[str, Any] = {**SINGLE, "parallel": True}
-"""How kernels are compiled. They let go of the interpreter's lock and divide by zero as NumPy does."""
+"""How kernels are compiled. They release the interpreter's lock and divide by zero as NumPy does."""
 
 INTEGER, FLAG, ADDRESS = types.int64, types.boolean, types.uintp
 INTEGERS, FLOATS, BYTES = (types.Array(each, 1, "C") for each in (types.int64, types.float32, types.uint8))
 MATRIX = types.Array(types.float32, 2, "C")
-"""What kernels take."""
+"""The argument types of kernels."""
 
 
 _local = threading.local()
@@ -35,13 +35,13 @@ _local = threading.local()
 
 def thread_count() -> int:
     """Threads that a kernel called from this thread divides its work among."""
-    # Numba knows too, but takes as long to say so as a small kernel to run.
+    # Asking Numba takes as long as running a small kernel.
     return getattr(_local, "count", 0) or int(numba.get_num_threads())
 
 
 @contextmanager
 def limited(count: int) -> Iterator[None]:
-    """Sets the threads of kernels called from this thread, as far as Numba started as many, and restores them after."""
+    """Limits the threads of kernels called from this thread to `count`, at most Numba's; restores them after."""
     before = thread_count()
     try:
         _set_threads(min(count, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
@@ -56,17 +56,17 @@ def _set_threads(count: int) -> None:
 
 
 def parts_for(elements: int) -> int:
-    """How many parts to work on that many elements in."""
+    """How many parts to divide work on `elements` elements into."""
     return 1 if elements < SERIAL else thread_count()
 
 
 def parts_for_flops(flops: int, *, most: int) -> int:
-    """How many parts, `most` at most, to work in on products of that many floating-point operations."""
+    """How many parts, at most `most`, to divide products of `flops` floating-point operations into."""
     return 1 if flops < 2 * PART_FLOPS else max(1, min(thread_count(), flops // PART_FLOPS, most))
 
 
 def flat(*arrays: Array) -> list[Array] | None:
-    """The arrays as vectors, or None unless all are contiguous, writeable float32, which is what is compiled for."""
+    """The arrays as vectors, or None unless all are contiguous, writeable float32, as the kernels need."""
     vectors = []
     for x in arrays:
         if x.dtype.char != "f" or not x.flags.carray:
@@ -77,7 +77,7 @@ def flat(*arrays: Array) -> list[Array] | None:
 
 @njit(**INNER)
 def add_up(sums: Any, out: Any) -> None:
-    """out (K,) = the sum of the rows of sums, one a part, in their order."""
+    """out (K,) = the sum of the rows of sums, one per part, in order."""
     for j in range(np.uintp(len(out))):
         value = sums[0, j]
         for part in range(1, sums.shape[0]):
@@ -87,8 +87,8 @@ def add_up(sums: Any, out: Any) -> None:
 
 @njit(**INNER)
 def start_of(part: int, parts: int, count: int) -> Any:
-    """The first of `count` pieces of work that belongs to `part`; the last ends where the next one starts.
+    """The first of `count` pieces of work that belongs to `part`; it ends where the next part starts.
 
-    A number without sign: Numba checks a signed index for wrap-around, and loops with the check are not vectorised.
+    Unsigned: Numba checks a signed index for wrap-around, and loops with the check are not vectorised.
     """
     return np.uintp(part) * np.uintp(count) // np.uintp(parts)

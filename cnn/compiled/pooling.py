@@ -16,28 +16,28 @@ U = np.uintp
 ZERO, NEVER = np.float32(0), np.float32(-np.inf)
 
 
-# Small functions of their own become branchless selections before they are inlined; written out in the loops, the same
+# As small functions, these become branchless selections before they are inlined; written out in the loops, the same
 # expressions stay branches that a CPU mispredicts.
 
 
 @njit(**INNER)
 def _larger(v: float, best: float) -> float:
-    """The larger one; NaN beats all."""
+    """The larger one; NaN counts as the largest."""
     return v if v > best or v != v else best
 
 
 @njit(**INNER)
 def _winner(v: float, best: float, tap: int, won: int) -> int:
-    """The tap of v if it is larger, else the one that won before."""
+    """The tap of v if v is larger, else the previous winner."""
     return tap if v > best else won
 
 
 @njit(**INNER)
 def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> None:
-    """Output rows first to last of all N * P; a tap that lies in the padding is not looked at."""
+    """Output rows first to last of all N * P; taps in the padding are skipped."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
-    # As wide as the pixels: a loop over elements of two widths is not vectorised for few channels.
+    # As wide as the pixels, because a loop over elements of two widths is not vectorised for few channels.
     won = np.empty(U(columns) * c, np.int32)
     for row in range(first, last):
         image, start = row // U(rows), row * U(columns) * c
@@ -76,7 +76,7 @@ def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> 
 
 @njit(**INNER)
 def _max_gradient_rows(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
-    """Input rows first to last of all N * H: each is cleared and takes the slopes it won while it is in the cache."""
+    """Input rows first to last of all N * H: each is cleared and receives its gradients while it is in the cache."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     won = np.empty(U(columns) * c, np.int32)
@@ -103,7 +103,7 @@ def _max_gradient_rows(dy: Any, winners: Any, out: Any, g: Any, first: int, last
 
 @njit(**INNER)
 def _pixels(at: int, step: int, before: int, taps: int, size: int, after: int) -> int:
-    """Pixels of one axis under window `at`, padding counted, what hangs over beyond it not."""
+    """Pixels of one axis under window `at`, counting padding but nothing beyond it."""
     start = at * step - before
     return min(start + taps, size + after) - start
 
@@ -169,9 +169,9 @@ def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int,
 
 @kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, GEOMETRY, INTEGER, INTEGER)
 def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int, parts: int) -> None:
-    """result = the step on source; winners are written by MAX and read by MAX_GRADIENT, and else may be empty.
+    """result = the step on source; winners are written by MAX, read by MAX_GRADIENT and may be empty for the others.
 
-    All four in one kernel, as it is the loop over the threads that takes long to compile.
+    All four are in one kernel, because the loop over the threads takes long to compile.
     """
     count = images * (g.out_rows if step in (MAX, MEAN) else g.height)
     if parts == 1:

@@ -1,4 +1,4 @@
-"""Gets every kernel ready at once, from Numba's cache or compiled for this CPU."""
+"""Gets all kernels ready at once, from Numba's cache or compiled for this CPU."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from cnn.compiled.kernels import KERNELS
 
 @cache
 def prepare() -> None:
-    """Compiles or loads all kernels, once a process; says on standard error when it has to compile."""
+    """Compiles or loads all kernels, once per process; reports on standard error if it has to compile."""
     helper = None
     for kernel in KERNELS:
         kernel.compile()
@@ -23,7 +23,7 @@ def prepare() -> None:
 
 
 def compile_from_the_end() -> None:
-    """Compiles the kernels, the last one first, until it comes to one that is in the cache."""
+    """Compiles the kernels in reverse order until it finds one in the cache."""
     for kernel in reversed(KERNELS):
         kernel.compile()
         if kernel.compiled.stats.cache_hits:
@@ -31,7 +31,7 @@ def compile_from_the_end() -> None:
 
 
 def _start_helper() -> subprocess.Popen[bytes]:
-    """A process that works towards this one through the same cache, as Numba compiles on one core only."""
+    """A process that compiles from the other end into the same cache, because Numba compiles on one core only."""
     return subprocess.Popen(
         [sys.executable, "-c", "from cnn.compiled.preparing import compile_from_the_end as run; run()"],
         env={**os.environ, "NUMBA_CACHE_DIR": str(FOLDER.parent), "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,4 +1,4 @@
-"""Kernel calls recorded as they are made, and repeated later by one call of machine code written for them."""
+"""Records kernel calls as they are made and repeats them later by one call of machine code written for them."""
 
 import ctypes
 from collections.abc import Callable, Iterator
@@ -27,17 +27,17 @@ Call = tuple[Kernel, tuple[Any, ...], npt.NDArray[Any]]
 
 
 class KernelRecording(Recording):
-    """The kernel calls of a block, with their arguments: arrays stay where they are, numbers what they are."""
+    """The kernel calls of a block, with their arguments: the same arrays, and the same numbers, every time."""
 
     def __init__(self) -> None:
         self._calls: list[Call] = []
         self._code: Native | None = None
         self._result: npt.NDArray[Any] | None = None
-        """Where the last of the calls that return anything puts it."""
+        """The result of the last call that returns anything."""
 
     @contextmanager
     def record(self) -> Iterator[None]:
-        """Adds the calls that this thread makes within the block."""
+        """Adds the kernel calls of this thread within the block."""
 
         def run(native: Native, arguments: tuple[Any, ...]) -> Any:
             assert isinstance(native, Kernel)
@@ -52,7 +52,7 @@ class KernelRecording(Recording):
             yield
 
     def repeat(self) -> Any:
-        """Makes all calls again. Raises MemoryError where a kernel finds no memory for its own arrays."""
+        """Makes all calls again. Raises MemoryError if a kernel finds no memory for its own arrays."""
         if self._code is None:
             self._code = Native(_machine_code(self._calls))
         if self._code():
@@ -62,7 +62,7 @@ class KernelRecording(Recording):
 
 @global_compiler_lock
 def _machine_code(calls: list[Call]) -> Callable[[], int]:
-    """A function that makes the calls in their order, up to the first that fails, and returns what that one did."""
+    """A function that makes the calls in order up to the first that fails; returns its status, or 0."""
     convention = cpu_target.target_context.call_conv
     module = ir.Module(_NAME)
     module.triple = llvm.get_process_triple()
@@ -72,7 +72,7 @@ def _machine_code(calls: list[Call]) -> Callable[[], int]:
     for kernel, arguments, result in calls:
         description = kernel.description
         kind = convention.get_function_type(description.restype, description.argtypes)
-        # First come where to put the result, and where to describe an error, which is not read.
+        # First come the addresses of the result and of an error description, which is not read.
         values = [result.ctypes.data, error.ctypes.data]
         for each, argument in zip(kernel.kinds, arguments, strict=True):
             values += _words(each, argument)
@@ -90,13 +90,13 @@ def _machine_code(calls: list[Call]) -> Callable[[], int]:
 
 @cache
 def _linker() -> Any:
-    """One for the process: each takes more memory than all that it links."""
+    """The only one of the process, because each takes more memory than everything it links."""
     machine = llvm.Target.from_default_triple().create_target_machine(opt=0, jit=True)
     return llvm.create_lljit_compiler(machine)
 
 
 def _words(kind: Any, value: Any) -> list[Any]:
-    """A value as Numba hands it over: an array as owner, size, address, shape and strides, a tuple as its elements."""
+    """A value as Numba passes it: an array as owner, size, address, shape and strides; a tuple as its elements."""
     if isinstance(kind, types.Array):
         return [0, 0, value.size, value.itemsize, value.ctypes.data, *value.shape, *value.strides]
     if isinstance(value, tuple):

@@ -9,7 +9,7 @@ from cnn.compiled.parts import PARALLEL, start_of, thread_count
 from cnn.system.timing import series
 
 ELEMENTS = 1 << 24
-"""Of each of three arrays, 64 MiB."""
+"""The elements of each of three arrays, 64 MiB."""
 
 
 @njit(**PARALLEL)

@@ -4,15 +4,15 @@ Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, se
 data d (s, s), s = t + r - 1, and tile of results y (t, t), y = A^T ((G g G^T) * (B^T d B)) A. The transposed algorithm
 gives the kernel's gradient, G^T ((B^T d B) * (A dy A^T)) G. B depends on s alone.
 
-Where s = 6, the points are 0, +-5/8, +-3/2 and infinity, where that paper takes 0, +-1, +-2: the matrices, A and B
-exact in float32, then amplify rounding errors four times less in the worst case for 3x3 and about half as much in the
-usual one. (That points of either sign and reciprocal size do so: Barabasz et al., Error Analysis and Improving the
+Where s = 6, the points are 0, +-5/8, +-3/2 and infinity instead of that paper's 0, +-1, +-2. With them the matrices,
+A and B exact in float32, amplify rounding errors four times less in the worst case for 3x3 and about half as much in
+the usual case. (On points of either sign and reciprocal size: Barabasz et al., Error Analysis and Improving the
 Accuracy of Winograd Convolution for Deep Neural Networks, ACM TOMS 46(4), 2020, section 5.) With multiply-add they cost
 as many instructions.
 
-The compiled functions below take a tile of pixels as the address of a table of their addresses, row by row, so that
-those outside the image can lie anywhere; a transformed tile as the address of its first element, the others each
-`stride` bytes on; and do one vector of channels, which lies `offset` bytes behind each address.
+The compiled functions below process one vector of channels, `offset` bytes after each address. They take a tile of
+pixels as the address of a table of the pixels' addresses, row by row, so that pixels outside the image can lie
+anywhere, and a transformed tile as the address of its first element, with the next ones `stride` bytes apart.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ from cnn.arrays import Array
 from cnn.compiled.vectors import add, at_least, entry, load, multiply_add, scale, store, subtract
 
 _S, _L = 0.625, 1.5
-# The functions are compiled for float32 alone: a constant of Python is float64.
+# The functions are compiled for float32 only; a Python constant would be float64.
 _S1, _S2, _S3 = np.float32(_S), np.float32(_S**2), np.float32(_S**3)
 _L1, _L2, _L3 = np.float32(_L), np.float32(_L**2), np.float32(_L**3)
 _PRODUCT, _SUM = np.float32(_S**2 * _L**2), np.float32(_S**2 + _L**2)
@@ -70,7 +70,7 @@ def _result_4_2(a, b, c, d):
 
 
 @njit(forceinline=True)
-def _slope_2_4(a, b):
+def _gradient_2_4(a, b):
     """A (4, 2) times (2,)."""
     return a, add(a, b), subtract(a, b), b
 
@@ -110,7 +110,7 @@ def _result_6_2(a, b, c, d, e, f):
 
 
 @njit(forceinline=True)
-def _slope_2_6(a, b):
+def _gradient_2_6(a, b):
     """A (6, 2) times (2,)."""
     return (
         a,
@@ -123,7 +123,7 @@ def _slope_2_6(a, b):
 
 
 @njit(forceinline=True)
-def _slope_4_6(a, b, c, d):
+def _gradient_4_6(a, b, c, d):
     """A (6, 4) times (4,)."""
     even_s, odd_s = multiply_add(c, _S2, a), multiply_add(d, _S2, b)
     even_l, odd_l = multiply_add(c, _L2, a), multiply_add(d, _L2, b)
@@ -216,49 +216,49 @@ def data_6(pixels, offset, target, stride):
 
 
 @njit
-def slope_2_4(pixels, offset, target, stride):
+def gradient_2_4(pixels, offset, target, stride):
     """A dy A^T of 2x2 pixels into 16 elements."""
-    a, b = _slope_2_4(*_load_2(pixels, 16, offset)), _slope_2_4(*_load_2(pixels + 8, 16, offset))
-    _put_4(target, stride, _slope_2_4(a[0], b[0]))
-    _put_4(target + 4 * stride, stride, _slope_2_4(a[1], b[1]))
-    _put_4(target + 8 * stride, stride, _slope_2_4(a[2], b[2]))
-    _put_4(target + 12 * stride, stride, _slope_2_4(a[3], b[3]))
+    a, b = _gradient_2_4(*_load_2(pixels, 16, offset)), _gradient_2_4(*_load_2(pixels + 8, 16, offset))
+    _put_4(target, stride, _gradient_2_4(a[0], b[0]))
+    _put_4(target + 4 * stride, stride, _gradient_2_4(a[1], b[1]))
+    _put_4(target + 8 * stride, stride, _gradient_2_4(a[2], b[2]))
+    _put_4(target + 12 * stride, stride, _gradient_2_4(a[3], b[3]))
 
 
 @njit
-def slope_2_6(pixels, offset, target, stride):
+def gradient_2_6(pixels, offset, target, stride):
     """A dy A^T of 2x2 pixels into 36 elements."""
-    a, b = _slope_2_6(*_load_2(pixels, 16, offset)), _slope_2_6(*_load_2(pixels + 8, 16, offset))
-    _put_6(target, stride, _slope_2_6(a[0], b[0]))
-    _put_6(target + 6 * stride, stride, _slope_2_6(a[1], b[1]))
-    _put_6(target + 12 * stride, stride, _slope_2_6(a[2], b[2]))
-    _put_6(target + 18 * stride, stride, _slope_2_6(a[3], b[3]))
-    _put_6(target + 24 * stride, stride, _slope_2_6(a[4], b[4]))
-    _put_6(target + 30 * stride, stride, _slope_2_6(a[5], b[5]))
+    a, b = _gradient_2_6(*_load_2(pixels, 16, offset)), _gradient_2_6(*_load_2(pixels + 8, 16, offset))
+    _put_6(target, stride, _gradient_2_6(a[0], b[0]))
+    _put_6(target + 6 * stride, stride, _gradient_2_6(a[1], b[1]))
+    _put_6(target + 12 * stride, stride, _gradient_2_6(a[2], b[2]))
+    _put_6(target + 18 * stride, stride, _gradient_2_6(a[3], b[3]))
+    _put_6(target + 24 * stride, stride, _gradient_2_6(a[4], b[4]))
+    _put_6(target + 30 * stride, stride, _gradient_2_6(a[5], b[5]))
 
 
 @njit
-def slope_4_6(pixels, offset, target, stride):
+def gradient_4_6(pixels, offset, target, stride):
     """A dy A^T of 4x4 pixels into 36 elements."""
-    a, b = _slope_4_6(*_load_4(pixels, 32, offset)), _slope_4_6(*_load_4(pixels + 8, 32, offset))
-    c, d = _slope_4_6(*_load_4(pixels + 16, 32, offset)), _slope_4_6(*_load_4(pixels + 24, 32, offset))
-    _put_6(target, stride, _slope_4_6(a[0], b[0], c[0], d[0]))
-    _put_6(target + 6 * stride, stride, _slope_4_6(a[1], b[1], c[1], d[1]))
-    _put_6(target + 12 * stride, stride, _slope_4_6(a[2], b[2], c[2], d[2]))
-    _put_6(target + 18 * stride, stride, _slope_4_6(a[3], b[3], c[3], d[3]))
-    _put_6(target + 24 * stride, stride, _slope_4_6(a[4], b[4], c[4], d[4]))
-    _put_6(target + 30 * stride, stride, _slope_4_6(a[5], b[5], c[5], d[5]))
+    a, b = _gradient_4_6(*_load_4(pixels, 32, offset)), _gradient_4_6(*_load_4(pixels + 8, 32, offset))
+    c, d = _gradient_4_6(*_load_4(pixels + 16, 32, offset)), _gradient_4_6(*_load_4(pixels + 24, 32, offset))
+    _put_6(target, stride, _gradient_4_6(a[0], b[0], c[0], d[0]))
+    _put_6(target + 6 * stride, stride, _gradient_4_6(a[1], b[1], c[1], d[1]))
+    _put_6(target + 12 * stride, stride, _gradient_4_6(a[2], b[2], c[2], d[2]))
+    _put_6(target + 18 * stride, stride, _gradient_4_6(a[3], b[3], c[3], d[3]))
+    _put_6(target + 24 * stride, stride, _gradient_4_6(a[4], b[4], c[4], d[4]))
+    _put_6(target + 30 * stride, stride, _gradient_4_6(a[5], b[5], c[5], d[5]))
 
 
 @njit(forceinline=True)
 def _finish(pixel, offset, value, bias, floor):
-    """One result, with its bias, and at least `floor`."""
+    """Stores one result: value + bias, at least `floor`."""
     store(entry(pixel) + offset, at_least(add(value, bias), floor))
 
 
 @njit(forceinline=True)
 def _finish_2(pixels, offset, values, bias, floor):
-    """A row of two results."""
+    """Stores a row of two results."""
     _finish(pixels, offset, values[0], bias, floor)
     _finish(pixels + 8, offset, values[1], bias, floor)
 
@@ -290,7 +290,7 @@ def result_6_2(source, stride, pixels, offset, bias, floor):
 
 @njit(forceinline=True)
 def _finish_4(pixels, offset, values, bias, floor):
-    """A row of four results."""
+    """Stores a row of four results."""
     _finish(pixels, offset, values[0], bias, floor)
     _finish(pixels + 8, offset, values[1], bias, floor)
     _finish(pixels + 16, offset, values[2], bias, floor)

@@ -14,7 +14,7 @@ SGD, NESTEROV, RMSPROP, ADAM = range(4)
 
 
 class Numbers(NamedTuple):
-    """What the rules are told; a rule reads those that it has."""
+    """The numbers of all rules; each rule reads its own."""
 
     lr: float
     decay: float
@@ -27,12 +27,12 @@ class Numbers(NamedTuple):
 
 
 NUMBERS = types.NamedUniTuple(types.float64, len(Numbers._fields), Numbers)
-"""Their type in the kernel."""
+"""The type of Numbers in the kernel."""
 
 
 @njit(**INNER)
 def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, last: int) -> None:
-    """Weights first to last."""
+    """Updates weights first to last."""
     lr, decay = np.float32(numbers.lr), np.float32(numbers.decay)
     if rule in (SGD, NESTEROV):
         momentum = np.float32(numbers.momentum)
@@ -48,23 +48,23 @@ def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, l
     elif rule == RMSPROP:
         rho, rest, epsilon = np.float32(numbers.rho), np.float32(1 - numbers.rho), np.float32(numbers.epsilon)
         for i in range(first, last):
-            slope = g[i] + decay * w[i]
-            a[i] = rho * a[i] + rest * (slope * slope)
-            w[i] -= lr * (slope / (sqrt(a[i]) + epsilon))
+            gradient = g[i] + decay * w[i]
+            a[i] = rho * a[i] + rest * (gradient * gradient)
+            w[i] -= lr * (gradient / (sqrt(a[i]) + epsilon))
     else:
         beta1, rest1 = np.float32(numbers.beta1), np.float32(1 - numbers.beta1)
         beta2, rest2 = np.float32(numbers.beta2), np.float32(1 - numbers.beta2)
         epsilon, correction = np.float32(numbers.epsilon), np.float32(numbers.correction)
         for i in range(first, last):
-            slope = g[i] + decay * w[i]
-            b[i] = beta2 * b[i] + rest2 * (slope * slope)
-            a[i] = beta1 * a[i] + rest1 * slope
+            gradient = g[i] + decay * w[i]
+            b[i] = beta2 * b[i] + rest2 * (gradient * gradient)
+            a[i] = beta1 * a[i] + rest1 * gradient
             w[i] -= lr * (a[i] / (sqrt(b[i] * correction) + epsilon))
 
 
 @kernel(PARALLEL, INTEGER, *[FLOATS] * 4, NUMBERS, INTEGER)
 def update(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, parts: int) -> None:
-    """Changes w and the state a (and b, for ADAM) in place, by the gradient g."""
+    """Updates w and the state a (and b for ADAM) in place with the gradient g."""
     if parts == 1:
         _part(rule, w, g, a, b, numbers, U(0), U(w.size))
     else:

@@ -1,7 +1,7 @@
 """SIMD vectors of float32 as values of compiled code: load, store, add, subtract, multiply-add, maximum.
 
-A loop with dozens of streams at distances known only at run time is not vectorised by the compiler, which would have
-to test every pair of them for overlap first; code written in vectors needs no such test.
+The compiler does not vectorise a loop over dozens of streams whose distances are known only at run time, because it
+would have to test every pair of them for overlap; code written with vectors needs no such test.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 WIDTH = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
-"""Elements of a vector: one register of AVX-512 or AVX, two of a machine with 128 bits."""
+"""Elements of a vector: one register of AVX-512 or AVX, two of 128 bits elsewhere."""
 
 _REAL = ir.FloatType()
 LANES = ir.VectorType(_REAL, WIDTH)
@@ -49,7 +49,7 @@ def entry(typing_context: Any, address: Any):
 
 @intrinsic
 def load(typing_context: Any, address: Any):
-    """The WIDTH elements from `address` on; no alignment is needed beyond that of one element."""
+    """The WIDTH elements from `address` on, which needs only the alignment of one element."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], LANES.as_pointer()), align=4)
@@ -111,7 +111,7 @@ def multiply_add(typing_context: Any, a: Any, factor: Any, b: Any):
 
 @intrinsic
 def at_least(typing_context: Any, a: Any, floor: Any):
-    """Each element of a, or the number `floor` where that is larger; NaN stays NaN."""
+    """max(element, floor) for each element of a and the number `floor`; NaN stays NaN."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return floored(builder, arguments[0], spread(builder, arguments[1], LANES))
@@ -134,5 +134,5 @@ def fused(builder: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 def floored(builder: Any, a: Any, floor: Any) -> Any:
-    """Builds each element of a, or that of `floor` where it is larger; NaN stays NaN."""
+    """Builds the elementwise maximum of a and `floor`; NaN in a stays NaN."""
     return builder.select(builder.fcmp_ordered("<", a, floor), floor, a)

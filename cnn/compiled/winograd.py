@@ -1,14 +1,14 @@
 """Winograd convolution of 3x3 and 5x5 kernels with stride 1, forward and both gradients, as batches of small SGEMMs.
 
 The plane of results is cut into tiles of t x t pixels; with kernels of r x r, each reads s x s, s = t + r - 1, and
-every element of the transformed tiles is one matrix product over the channels (Lavin and Gray 2016, section 4.1): for a
-tile s^2 products in the place of t^2 r^2. t is 2 or 4 where r = 3 and 2 where r = 5. Threads take fixed ranges of
+every element of the transformed tiles is one matrix product over the channels (Lavin and Gray 2016, section 4.1): s^2
+products per tile instead of t^2 r^2. t is 2 or 4 where r = 3 and 2 where r = 5. Threads take fixed ranges of
 tiles, in blocks whose transformed data stay in a core's cache: transform the block, one SGEMM for each element,
-transform back. Pixels outside the image are read from a page of zeros and results outside it written to a page of
-waste, so that tiles at a border need no code of their own.
+transform back. Pixels outside the image are read from a page of zeros, and results outside it are written to a waste
+page, so that tiles at a border need no special code.
 
-Errors mix within a tile: those of a large pixel reach all results of its tile. To first order in u = 2^-24, element by
-element and with * between equal shapes,
+Errors mix within a tile: the error of a large pixel reaches all results of its tile. To first order in u = 2^-24,
+element by element and with * as the elementwise product,
 
     |error of y| <= (C + r^2 + 19) u |A^T| (sum over channels of (|G| |g| |G^T|) * (|B^T| |d| |B|)) |A| + u |bias|
     |error of dw| <= (T + s^2 threads + 17) u |G^T| (sum over the T tiles of (|B^T| |d| |B|) * (|A| |dy| |A^T|)) |G|
@@ -16,8 +16,8 @@ element and with * between equal shapes,
 The factor counts the roundings that any term can meet, and the matrices hold all that it is multiplied by: a kernel's
 transform is a product of r^2 terms with a rounded matrix (r^2 + 1 roundings), a tile's has at most 8 where there is no
 fused multiply-add, the sum over channels C, a result's transform 8, the bias 1, ReLU none; the gradient of a kernel
-comes from a product of s^2 terms a thread with a rounded matrix. The data gradient is bounded as y is, with K for C.
-`amplification` is what the matrices come to.
+comes from a product of s^2 terms per thread with a rounded matrix. The data gradient has the bound of y, with K for C.
+`amplification` is the effect of the matrices.
 """
 
 from typing import Any
@@ -31,22 +31,22 @@ from cnn.compiled.winograd_kernels import LINE, combine, convolve, correlate, sp
 from cnn.convolution import Convolution, Pair
 
 BLOCK_BYTES = 1 << 20
-"""What a block's transformed data should take of a core's second-level cache."""
+"""Bytes of a core's second-level cache that a block's transformed data should take."""
 LEAST, MOST = 64, 128
-"""Tiles of a block at least, as SGEMM packs the kernels again for each block; and at most, as more gain nothing."""
+"""Tiles per block: not fewer, because SGEMM packs the kernels for each block; not more, because it gains nothing."""
 UNLIMITED = 1 << 62
-"""Multiply-adds of a product that is handed to SGEMM in one piece."""
+"""A limit of multiply-accumulates that leaves every product in one piece."""
 
 
 TILES = {(3, 3): (2, 4), (5, 5): (2,)}
-"""Sides t of the tiles that there are for each kernel."""
+"""The tile sides t that exist for each kernel."""
 
 
 def tiles(convolution: Convolution) -> tuple[int, ...]:
     """Tiles with which the functions below can compute this convolution.
 
-    There are none unless the kernel is 3x3 or 5x5, the stride 1, the channels and the filters a vector each, and
-    neither dilation nor groups are asked for.
+    Empty unless the kernel is 3x3 or 5x5, the stride is 1, channels and filters each fill a vector, and there is
+    neither dilation nor groups.
     """
     window, least = convolution.window, min(convolution.channels, convolution.filters)
     fits = window.stride == (1, 1) and not window.dilated and convolution.groups == 1 and least >= WIDTH
@@ -54,11 +54,10 @@ def tiles(convolution: Convolution) -> tuple[int, ...]:
 
 
 def amplification(tile: int, span: int, direction: str) -> float:
-    """What the matrices of the bound above come to where |g|, |d| and |dy| are one everywhere, at worst.
+    """The largest value of the matrix products in the bound above if |g|, |d| and |dy| are one everywhere.
 
-    Kernels are `span` x `span`. `direction` is "data" for y and dx, "weight" for dw; the direct sum has r^2 in the
-    place of the first, as a result is made of r^2 products a channel, and t^2 in that of the second. For y, dx and dw
-    then, to first order,
+    Kernels are `span` x `span`. `direction` is "data" for y and dx, "weight" for dw. A direct sum would have r^2 for
+    "data", as a result is made of r^2 products per channel, and t^2 for "weight". To first order, for y, dx and dw,
 
         |error| <= factor u amplification (sum over channels or tiles of max |d| max |g|, or max |d| max |dy|)
 
@@ -83,11 +82,11 @@ def winograd_forward(
     threads: int,
     largest: int = UNLIMITED,
 ) -> None:
-    """out (N, P, Q, K) = x (N, H, W, C) correlated with w (R, R, C, K), plus bias (K,), with ReLU if asked.
+    """out (N, P, Q, K) = x (N, H, W, C) correlated with w (R, R, C, K), plus bias (K,), with ReLU if `relu`.
 
-    `tile` is one of those that `tiles` gives. `blas` is the address of a single-threaded cblas_sgemm, `threads` what
-    Numba runs on; arrays are contiguous float32 and x, w and out do not overlap. A product of more than `largest`
-    multiply-adds is cut into several (some libraries multiply small matrices faster, as they need not pack them first).
+    `tile` is one of `tiles`. `blas` is the address of a single-threaded cblas_sgemm, `threads` the number of Numba's
+    threads; arrays are contiguous float32 and x, w and out do not overlap. A product of more than `largest`
+    multiply-accumulates is split (some libraries multiply small matrices faster because they do not pack them first).
     """
     top, _, left, _ = convolution.window.padding
     _convolve(
@@ -115,8 +114,8 @@ def winograd_data_gradient(
 ) -> None:
     """out (N, H, W, C) = the gradient of x from dy (N, P, Q, K) and kernels (R, R, K, C); else as `winograd_forward`.
 
-    `exchanged` is w with its channels and filters exchanged. The result is dy correlated with these kernels turned,
-    padded by R - 1 - top rows and R - 1 - left columns.
+    `exchanged` is w with its channels and filters exchanged. The result is dy correlated with these kernels rotated by
+    180 degrees, padded by R - 1 - top rows and R - 1 - left columns.
     """
     top, _, left, _ = convolution.window.padding
     _convolve(
@@ -144,7 +143,7 @@ def winograd_weight_gradient(
 ) -> None:
     """out (R, R, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `winograd_forward`.
 
-    Every thread keeps a sum of s^2 C K elements; they are added in order, so that the same number of threads
+    Every thread keeps a sum of s^2 C K elements; these are added in order, so that the same number of threads
     gives the same bits.
     """
     images, *plane = x.shape
@@ -185,9 +184,9 @@ def _convolve(
     threads: int,
     largest: int,
 ) -> None:
-    """out (N, *, *, K) from x (N, *, *, C) and w (R, R, C, K), turned by 180 degrees if asked.
+    """out (N, *, *, K) from x (N, *, *, C) and w (R, R, C, K), w rotated by 180 degrees if `turned`.
 
-    `shift` is how many rows and columns of padding lie before x.
+    `shift` is the number of padding rows and columns before x.
     """
     images, *plane = x.shape
     channels, filters, span = x.shape[3], out.shape[3], len(w)
@@ -210,7 +209,7 @@ def _convolve(
 
 
 def _division(images: int, plane: tuple[int, ...], *, tile: int, side: int, threads: int, depth: int) -> Pair:
-    """How many parts to cut all tiles into, and the tiles of a block, which are about alike."""
+    """The number of parts of all tiles, and the tiles per block; blocks are about equal."""
     total = images * -(-plane[0] // tile) * -(-plane[1] // tile)
     parts = max(1, min(threads, total))
     fitting = BLOCK_BYTES // (4 * side**2 * depth)
@@ -219,7 +218,7 @@ def _division(images: int, plane: tuple[int, ...], *, tile: int, side: int, thre
 
 
 def _kernel_matrices(tile: int, span: int) -> tuple[Array, Array, Array]:
-    """G and G as one matrix (s^2, r^2), for a kernel as it is and turned by 180 degrees; transposed, (r^2, s^2)."""
+    """G and G as one matrix (s^2, r^2), for a kernel as it is and rotated by 180 degrees; transposed, (r^2, s^2)."""
     matrix = np.kron(kernel_matrix(tile, span), kernel_matrix(tile, span)).astype(np.float32)
     return matrix, np.ascontiguousarray(matrix[:, ::-1]), np.ascontiguousarray(matrix.T)
 

@@ -1,6 +1,7 @@
 """The compiled kernels of Winograd convolution: blocks of tiles through transforms and SGEMMs, in parallel.
 
-Arrays are passed as addresses; a plane is (H, W, C) of one image, in or out. Why it is cut so is said in `winograd`.
+Arrays are passed as addresses; a plane is (H, W, C) of one input or output image. The reasons for the blocks are
+in `winograd`.
 """
 
 import numpy as np
@@ -12,12 +13,12 @@ from cnn.compiled.parts import ADDRESS, INTEGER, PARALLEL
 from cnn.compiled.transforms import (
     data_4,
     data_6,
+    gradient_2_4,
+    gradient_2_6,
+    gradient_4_6,
     result_4_2,
     result_6_2,
     result_6_4,
-    slope_2_4,
-    slope_2_6,
-    slope_4_6,
 )
 from cnn.compiled.vectors import WIDTH
 
@@ -29,16 +30,16 @@ LINE = 16
 
 @njit
 def spacing(size):
-    """Elements from one plane of `size` to the next: on cache lines, and apart by one.
+    """Elements from one plane of `size` to the next: whole cache lines, and one more.
 
-    Planes at powers of two would all fall on the same few sets of the cache.
+    Planes at powers of two would all map to the same few sets of the cache.
     """
     return (size + LINE - 1) // LINE * LINE + LINE
 
 
 @njit
 def _locate(pixels, side, image, height, width, row, column, stride, outside):
-    """Fills the table with the addresses of side x side pixels from (row, column) on, `outside` for those there."""
+    """Fills the table with the addresses of side x side pixels from (row, column) on, `outside` beyond the image."""
     at = 0
     for i in range(row, row + side):
         for j in range(column, column + side):
@@ -49,17 +50,17 @@ def _locate(pixels, side, image, height, width, row, column, stride, outside):
 
 @njit
 def _place(number, tile, rows, columns):
-    """Image of a tile, and the first row and column of its results."""
+    """The image of a tile, and the first row and column of its results."""
     image, rest = divmod(number, rows * columns)
     row, column = divmod(rest, columns)
     return image, row * tile, column * tile
 
 
 @njit
-def _gather(source, plane, shift, tile, side, slopes, grid, first, count, target, zeros, pixels):
+def _gather(source, plane, shift, tile, side, gradients, grid, first, count, target, zeros, pixels):
     """Transforms the tiles `first` to first + count of source (N, *plane) into planes (count, channels) at `target`.
 
-    Data are side x side pixels, read from `shift` before the results on; slopes tile x tile, where the results lie.
+    Data are side x side pixels that start `shift` before the results; gradients are tile x tile, at the results.
     """
     height, width, channels = plane
     stride = 4 * channels
@@ -67,21 +68,21 @@ def _gather(source, plane, shift, tile, side, slopes, grid, first, count, target
     table = np.int64(pixels.ctypes.data)
     for t in range(count):
         image, row, column = _place(first + t, tile, *grid)
-        if not slopes:
+        if not gradients:
             row, column = row - shift[0], column - shift[1]
-        read, start = tile if slopes else side, source + image * height * width * stride
+        read, start = tile if gradients else side, source + image * height * width * stride
         _locate(pixels, read, start, height, width, row, column, stride, zeros)
         for channel in range(0, channels, WIDTH):
-            # The last vector ends where the channels do, and does some of them again.
+            # The last vector ends with the last channel and repeats some channels.
             offset = 4 * min(channel, channels - WIDTH)
             to = target + t * stride + offset
-            if slopes:
+            if gradients:
                 if tile == 4:
-                    slope_4_6(table, offset, to, gap)
+                    gradient_4_6(table, offset, to, gap)
                 elif side == 4:
-                    slope_2_4(table, offset, to, gap)
+                    gradient_2_4(table, offset, to, gap)
                 else:
-                    slope_2_6(table, offset, to, gap)
+                    gradient_2_6(table, offset, to, gap)
             elif side == 4:
                 data_4(table, offset, to, gap)
             else:
@@ -111,7 +112,7 @@ def _scatter(source, plane, tile, side, grid, first, count, bias, floor, target,
 
 @njit
 def _multiply(blas, largest, planes, transpose, m, n, k, a, b, beta, c):
-    """c (m, n) = op(a) (m, k) @ b (k, n) + beta * c for every plane, in pieces of `largest` multiply-adds."""
+    """c (m, n) = op(a) (m, k) @ b (k, n) + beta * c for every plane, in pieces of `largest` multiply-accumulates."""
     lda = m if transpose == YES else k
     step = min(n, max(LINE, largest // (m * k) // LINE * LINE))
     for plane in range(planes):
@@ -126,7 +127,7 @@ def _multiply(blas, largest, planes, transpose, m, n, k, a, b, beta, c):
 def combine(blas, parts, matrix, rows, depth, sources, source, gap, line, target, target_line, columns):
     """target (rows, columns) = the sum over `sources` of matrix (rows, depth) @ source (depth, columns).
 
-    Sources lie `gap` elements apart, their rows `line`, the target's rows `target_line`. A part is a range of columns.
+    Sources are `gap` elements apart, their rows `line`, the target's rows `target_line`. A part is a range of columns.
     """
     for part in prange(parts):
         first, last = columns * part // parts, columns * (part + 1) // parts
@@ -187,7 +188,7 @@ def correlate(
     shift,
     out,
     source,
-    slopes,
+    gradients,
     sums,
     zeros,
     space,
@@ -204,6 +205,6 @@ def correlate(
             count = min(block, last - start)
             turned = data + 4 * planes * spacing(count * plane[2])
             _gather(source, plane, shift, tile, side, False, grid, start, count, data, zeros, pixels)
-            _gather(slopes, out, shift, tile, side, True, grid, start, count, turned, zeros, pixels)
+            _gather(gradients, out, shift, tile, side, True, grid, start, count, turned, zeros, pixels)
             beta = np.float32(start > first)
             _multiply(blas, largest, planes, YES, plane[2], out[2], count, data, turned, beta, total)

@@ -1,12 +1,12 @@
-"""What the author of a backend or a layer tests it with; no test runner is needed.
+"""Checks for authors of backends and layers; no test runner is needed.
 
     from cnn.testing import check_backend, check_gradients
 
     print(check_backend("mine"))               # the contract of cnn.backend.Backend, case by case
     check_gradients(MyLayer(3), (8, 8, 2))     # backward against differences of forward
 
-`CASES` is every operation on every kind of shape, written once; benches time the same cases. `conv_cases` makes those
-of one convolution. `Recorder` lists the matrix products that a copy of a backend is asked for.
+`CASES` has every operation on every kind of shape; benchmarks time the same cases. `conv_cases` makes the cases of one
+convolution. `Recorder` lists the matrix products that a copy of a backend computes.
 """
 
 from cnn.product import Product

@@ -1,4 +1,4 @@
-"""One operation of a backend on one set of arrays: its inputs, its call, and how wrong its result may be."""
+"""One operation of a backend on one set of arrays: its inputs, its call, and the allowed error of its result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +19,12 @@ Call = Callable[[Backend, Arrays, Buffers], Scores]
 
 @dataclass(frozen=True)
 class Case:
-    """An operation written once, for tests and for benches.
+    """An operation, for tests and for benchmarks.
 
-    `make` draws the host inputs; `outputs` gives the shape of each array the operation overwrites, `whole` names
-    those that hold whole numbers (uint8); `updated` names the inputs it changes in place, and no other may change.
-    `bound` takes inputs and expected results in float64 and gives each result's allowed error, element by element, in
-    units of the machine epsilon of the type that is tested. `flops` counts a multiply-accumulate as 2, all else as 0.
+    `make` draws the host inputs; `outputs` gives the shape of each array the operation overwrites; `whole` names those
+    of integers (uint8); `updated` names the inputs it changes in place, and no others may change. `bound` takes inputs
+    and expected results in float64 and gives each result's allowed error, element by element, in units of the machine
+    epsilon of the tested type. `flops` counts a multiply-accumulate as 2 and everything else as 0.
     """
 
     name: str
@@ -42,14 +42,14 @@ class Case:
         return Bound(self, backend, inputs, scratch)
 
     def expected(self, inputs: Arrays) -> Arrays:
-        """What the reference backend gives for the inputs, taken as float64."""
+        """The results of the reference backend for the inputs in float64."""
         return run_reference(self, inputs)
 
     def allowed(self, inputs: Arrays, expected: Arrays, dtype: npt.DTypeLike) -> Arrays:
         """The error allowed for each element of each result computed in `dtype`.
 
-        In float64 the reference errs by as much as what it judges, so that the bound is doubled. What is not exact may
-        also lose whatever is below the type's smallest normal number.
+        In float64 the reference has errors of the same size, so the bound is doubled. Results that are not exact may
+        also lose anything below the type's smallest normal number.
         """
         limits = np.finfo(np.dtype(dtype))
         unit = float(limits.eps) * (2 if limits.dtype == np.float64 else 1)
@@ -61,7 +61,7 @@ class Case:
 
 
 class Bound:
-    """A case on one backend. `run` computes; results are read by `results`, in host memory."""
+    """A case on one backend. `run` computes; `results` returns the results in host memory."""
 
     def __init__(self, case: Case, backend: Backend, inputs: Arrays, scratch: Buffers | None = None) -> None:
         self.case = case
@@ -74,11 +74,11 @@ class Bound:
         self.scores: Scores = None
 
     def run(self) -> None:
-        """Computes once; an array that is updated in place moves on with every run."""
+        """Computes once; an array that is updated in place changes with every run."""
         self.scores = self.case.call(self.backend, self.arrays, self.scratch)
 
     def reset(self) -> None:
-        """Puts all arrays back: inputs as they were made, outputs full of NaN."""
+        """Restores all arrays: inputs to their first values, outputs to NaN."""
         for name, host in (self.hosts | poisoned(self.case, self.dtype)).items():
             self.backend.copy(host, self.arrays[name])
 
@@ -88,13 +88,13 @@ class Bound:
         return with_scores({name: self.backend.to_numpy(self.arrays[name]) for name in names}, self.scores)
 
     def changed(self) -> list[str]:
-        """The inputs that no longer hold what they were made with, though the operation may not touch them."""
+        """The inputs that have changed although the operation must not change them."""
         kept = (name for name in self.hosts if name not in self.case.updated)
         return [n for n in kept if self.backend.to_numpy(self.arrays[n]).tobytes() != self.hosts[n].tobytes()]
 
 
 def run_reference(case: Case, inputs: Arrays, call: Call | None = None) -> Arrays:
-    """The results of the case, or of another call in its place, on the reference backend in float64."""
+    """The results of the case, or of `call` instead, on the reference backend in float64."""
     reference = registry.create(registry.REFERENCE)
     arrays = {name: widened(x) for name, x in inputs.items()} | poisoned(case, np.float64)
     scores = (call or case.call)(reference, arrays, Buffers(reference, np.float64))
@@ -102,14 +102,14 @@ def run_reference(case: Case, inputs: Arrays, call: Call | None = None) -> Array
 
 
 def exact(inputs: Arrays, expected: Arrays) -> Arrays:
-    """No error at all: the operation only chooses among its inputs."""
+    """No error is allowed: the operation only selects among its inputs."""
     return {name: np.zeros(x.shape) for name, x in expected.items()}
 
 
 def linear_case(name: str, operation: str, make: Make, call: Call, out: Shape, *, terms: int, flops: int = 0) -> Case:
     """A case whose `out` is a sum of at most `terms` products or quotients of its inputs.
 
-    It may err by terms + 2 epsilon times the same sum of absolute values; why is said in `products`.
+    The error may be terms + 2 epsilon times the same sum of absolute values, as `products` explains.
     """
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
@@ -130,7 +130,7 @@ def normal(**shapes: Shape) -> Make:
 
 
 def poisoned(case: Case, dtype: npt.DTypeLike) -> Arrays:
-    """Arrays for the case's outputs that hold what no result may keep: NaN, or 255 in whole numbers."""
+    """Arrays for the case's outputs, filled with a value that must not remain: NaN, or 255 for integers."""
     return {
         name: np.full(shape, 255, np.uint8) if name in case.whole else np.full(shape, np.nan, dtype)
         for name, shape in case.outputs.items()
@@ -138,17 +138,17 @@ def poisoned(case: Case, dtype: npt.DTypeLike) -> Arrays:
 
 
 def widened(x: Array) -> Array:
-    """A float array in float64, another as it is; always a copy."""
+    """A copy: of a float array in float64, of any other array in its own type."""
     return x.astype(np.float64 if x.dtype.kind == "f" else x.dtype)
 
 
 def float_type(arrays: Arrays) -> np.dtype[Any]:
-    """The type of the first array of floating point numbers."""
+    """The type of the first floating-point array."""
     return next(x.dtype for x in arrays.values() if x.dtype.kind == "f")
 
 
 def with_scores(results: Arrays, scores: Scores) -> Arrays:
-    """The results and, as arrays without axes, what a loss returned."""
+    """The results and the values that a loss returned, as arrays without axes."""
     if scores is None:
         return results
     return results | {"loss": np.array(scores[0]), "correct": np.array(scores[1])}

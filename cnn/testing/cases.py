@@ -17,4 +17,4 @@ CASES: tuple[Case, ...] = (
     *loss_cases(),
     *update_cases(),
 )
-"""Every operation of a backend: each case is written once, for tests and benches alike."""
+"""Every operation of a backend, for tests and benchmarks alike."""

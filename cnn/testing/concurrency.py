@@ -16,15 +16,15 @@ from cnn.testing.comparison import ContractViolation, compare
 THREADS = 4
 REPETITIONS = 250
 PATIENCE = 0.5
-"""How many threads run an operation at once; how often each runs it, and for how many seconds at most."""
+"""How many threads run an operation at once; how often, and for at most how many seconds, each runs it."""
 
 
 def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repetitions: int = REPETITIONS) -> None:
-    """Threads that run one case at once, each on arrays and scratch of its own, must not see one another's numbers.
+    """Checks that threads running one case at once, each on its own arrays and scratch, see no numbers of others.
 
-    Of each operation the case with the largest results runs, as often as `repetitions` says or PATIENCE seconds allow.
-    Python is told to change threads all the time; no thread waits for another, so that they meet at every point of a
-    call sooner or later, and one that is interrupted between writing and reading shared memory finds the others' there.
+    For each operation, the case with the largest results runs `repetitions` times or for PATIENCE seconds. Python is
+    made to switch threads all the time, and no thread waits for another, so that sooner or later they are interrupted
+    at every point of a call; a thread interrupted between writing and reading shared memory finds other numbers there.
     """
     largest: dict[str, Case] = {}
     for case in cases:
@@ -46,7 +46,7 @@ def check_threads(backend: Backend, cases: Iterable[Case], seed: int = 0, repeti
 
 
 class _Worker(threading.Thread):
-    """Runs a case on arrays of its own again and again, and keeps every result."""
+    """Runs a case on its own arrays again and again, and keeps every result."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class _Worker(threading.Thread):
             self.error = error
 
     def judge(self, where: str) -> None:
-        """Raises ContractViolation for a wrong result, or a call that failed."""
+        """Raises ContractViolation for a wrong result or a failed call."""
         if self.error is not None:
             raise ContractViolation(f"{where}: {type(self.error).__name__}: {self.error}") from self.error
         for results in self.results:
@@ -88,7 +88,7 @@ class _Worker(threading.Thread):
 
 @contextmanager
 def _busy_switching() -> Iterator[None]:
-    """Has Python change threads after a microsecond instead of five thousand."""
+    """Makes Python switch threads after 1 microsecond instead of 5000."""
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:

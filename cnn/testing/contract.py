@@ -1,4 +1,4 @@
-"""Holds a backend to its contract: right numbers, inputs left alone, no state, threads, errors instead of crashes."""
+"""Checks a backend's contract: correct numbers, unchanged inputs, no state, threads, errors instead of crashes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from cnn.testing.concurrency import check_threads
 
 @dataclass
 class Report:
-    """What a check ran, and the largest error of each operation as a part of what is allowed (1 is the limit)."""
+    """How many runs a check made, and each operation's largest error relative to its bound (1 is the limit)."""
 
     backend: str
     runs: int = 0
@@ -32,7 +32,7 @@ class Report:
 
 
 class PoisonedBuffers(Buffers):
-    """Buffers that hold NaN, or the largest whole number, whenever `poison` was called since."""
+    """Buffers that are filled with NaN, or the largest integer, when first used after `poison`."""
 
     def __init__(self, backend: Backend, dtype: npt.DTypeLike) -> None:
         super().__init__(backend, dtype)
@@ -40,7 +40,7 @@ class PoisonedBuffers(Buffers):
         self._clean: set[str] = set()
 
     def poison(self) -> None:
-        """Has every buffer filled anew when it is next asked for."""
+        """Makes every buffer be filled again when it is next requested."""
         self._clean.clear()
 
     def get(self, name: str, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
@@ -57,8 +57,8 @@ class PoisonedBuffers(Buffers):
 def check_backend(backend: Backend | str, cases: Iterable[Case] = CASES, *, seed: int = 0) -> Report:
     """Runs every case in each of the backend's types, then the checks of memory, errors and threads.
 
-    Raises ContractViolation with the case, the type, the element, what it is,
-    what was expected and the bound; UsageError or BackendUnavailable for a name that cannot be had.
+    Raises ContractViolation with the case, the type, the element, its value, the expected value and the bound;
+    UsageError or BackendUnavailable if the named backend is unknown or cannot run.
     """
     chosen = list(cases)
     backend = registry.create(backend) if isinstance(backend, str) else backend
@@ -74,7 +74,7 @@ def check_backend(backend: Backend | str, cases: Iterable[Case] = CASES, *, seed
 
 
 def check_case(backend: Backend, case: Case, dtype: npt.DTypeLike, report: Report | None = None, seed: int = 0) -> None:
-    """One case in one type: its numbers, its inputs afterwards, and the same bytes a second time."""
+    """Checks one case in one type: correct numbers, unchanged inputs, and the same bytes from a second run."""
     where = f"{backend.name}: {case.operation} ({case.name}) in {np.dtype(dtype)}"
     inputs = case.make(np.random.default_rng(seed), dtype)
     expected = case.expected(inputs)
@@ -100,7 +100,7 @@ def check_case(backend: Backend, case: Case, dtype: npt.DTypeLike, report: Repor
 
 
 def check_memory(backend: Backend) -> None:
-    """Arrays go in and out unchanged and as copies, zeros are zero, and NaN and infinity are found."""
+    """Checks that arrays are copied in and out unchanged, that zeros are zero, and that NaN and infinity are found."""
     for dtype in backend.dtypes:
         host = np.random.default_rng(0).standard_normal((3, 5)).astype(dtype)
         where = f"{backend.name} in {host.dtype}"
@@ -122,7 +122,7 @@ def check_memory(backend: Backend) -> None:
 
 
 def check_input(backend: Backend) -> None:
-    """Pixels arrive in the batch gathered, mirrored, shifted and normalised, with at most 4 roundings."""
+    """Checks that load_batch gathers, mirrors, shifts and normalises pixels with at most 4 roundings."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (9, 6, 5, 3), np.uint8)
     order = rng.permutation(9)[:7]
@@ -139,7 +139,7 @@ def check_input(backend: Backend) -> None:
 
 
 def check_errors(backend: Backend) -> None:
-    """gemm refuses what does not fit with ShapeError instead of reading or writing beyond an array."""
+    """Checks that gemm raises ShapeError for arrays that do not fit, instead of accessing memory beyond an array."""
     dtype = np.dtype(backend.dtypes[0])
     others = [np.dtype(each) for each in backend.dtypes[1:]]
 

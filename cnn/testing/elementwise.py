@@ -1,6 +1,7 @@
 """Cases of bias, activations, scaling and running means.
 
-Each elementary function may err by 8 epsilon of its value: vendors' fast versions promise 4 units in the last place.
+Each elementary function may have an error of 8 epsilon of its value: vendors' fast versions promise 4 units in the
+last place.
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ SHAPES: tuple[Shape, ...] = ((1, 1), (3, 7), (2, 3, 5, 4), (6, 11, 13, 8))
 
 
 def activation_case(name: str, shape: Shape) -> Case:
-    """One activation; relu only chooses, and is exact."""
+    """One activation; relu only selects, and is exact."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.activation(name, arrays["x"], arrays["out"])
@@ -28,7 +29,7 @@ def activation_case(name: str, shape: Shape) -> Case:
 
 
 def activation_in_place_case(name: str, shape: Shape) -> Case:
-    """As `activation_case`, with out being x."""
+    """As `activation_case`, with x as `out`."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.activation(name, arrays["x"], arrays["x"])
@@ -41,7 +42,7 @@ def activation_in_place_case(name: str, shape: Shape) -> Case:
 
 
 def activation_gradient_case(name: str, shape: Shape) -> Case:
-    """The slope from the output: 1 - y * y or y - y * y errs by an epsilon of 1, then the product by half of one."""
+    """The gradient from the output: 1 - y * y or y - y * y errs by an epsilon of 1, then the product by half of one."""
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         x = rng.standard_normal(shape)
@@ -60,23 +61,23 @@ def activation_gradient_case(name: str, shape: Shape) -> Case:
 
 def activation_bias_gradient_case(name: str, shape: Shape) -> Case:
     """`activation_gradient_case`, and the sum of its results over all axes but the last."""
-    slopes = activation_gradient_case(name, shape)
+    gradients = activation_gradient_case(name, shape)
     terms = int(np.prod(shape[:-1]))
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.activation_bias_gradient(name, arrays["y"], arrays["dy"], arrays["out"], arrays["bias"])
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        rounding = slopes.bound(inputs, {"out": expected["out"]})["out"]
+        rounding = gradients.bound(inputs, {"out": expected["out"]})["out"]
         each = rounding + (terms + 2) * np.abs(expected["out"])
         return {"out": rounding, "bias": each.reshape(-1, shape[-1]).sum(axis=0)}
 
     outputs = {"out": shape, "bias": shape[-1:]}
-    return Case(f"{name} {shape}", "activation_bias_gradient", slopes.make, call, bound, outputs=outputs)
+    return Case(f"{name} {shape}", "activation_bias_gradient", gradients.make, call, bound, outputs=outputs)
 
 
 def bias_activation_case(activation: str | None, shape: Shape) -> Case:
-    """The sum in place errs by half an epsilon of it, and so does its activation, whose slope is at most 1."""
+    """The sum in place has an error of half an epsilon, which an activation, with a derivative of at most 1, keeps."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.bias_activation(arrays["y"], arrays["bias"], activation)
@@ -101,7 +102,7 @@ def bias_gradient_case(shape: Shape) -> Case:
 
 
 def scale_case(shape: Shape, factors: Shape) -> Case:
-    """A product of two numbers an element."""
+    """A product of two numbers per element."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.scale(arrays["x"], arrays["factors"], arrays["out"])
@@ -110,7 +111,7 @@ def scale_case(shape: Shape, factors: Shape) -> Case:
 
 
 def add_case(shape: Shape) -> Case:
-    """One sum an element, rounded once."""
+    """One sum per element, rounded once."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.add(arrays["x"], arrays["out"])
@@ -135,7 +136,7 @@ def running_mean_case(shape: Shape) -> Case:
 
 
 def elementwise_cases() -> list[Case]:
-    """Every activation on every shape, and the rest."""
+    """Every activation on every shape, and the other operations."""
     makers = (activation_case, activation_in_place_case, activation_gradient_case, activation_bias_gradient_case)
     cases = [make(name, shape) for make in makers for name in ACTIVATIONS for shape in SHAPES]
     cases += [bias_activation_case(name, shape) for name in (None, *ACTIVATIONS) for shape in SHAPES]

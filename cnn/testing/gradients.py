@@ -15,11 +15,11 @@ from cnn.model.sequential import Sequential
 from cnn.testing.comparison import ContractViolation
 
 STEP = 1e-5
-"""h of (f(x + h) - f(x - h)) / 2h. Its error is h**2 / 6 of the third derivative, 2e-11 of it, plus the rounding of f
-over h, 2e-11 of f: the step that makes both small is the cube root of epsilon, about this."""
+"""h of (f(x + h) - f(x - h)) / 2h. The error is h**2 / 6 of the third derivative, 2e-11 of it, plus the rounding of f
+over h, 2e-11 of f. The step that keeps both small is about the cube root of epsilon."""
 
 TOLERANCE = 1e-6
-"""Allowed of an array's largest slope: far above the error of the difference, far below that of a wrong formula."""
+"""Allowed of an array's largest gradient: far above the error of the difference, far below that of a wrong formula."""
 
 Host = npt.NDArray[Any]
 
@@ -35,11 +35,11 @@ def check_gradients(
 ) -> float:
     """Checks `backward` for the inputs and every parameter, and `backward_parameters` or the model's own pass.
 
-    A layer is built here, for inputs (batch, *input_shape) on `backend`; a model must be built in float64, and its loss
-    is what is differentiated. All parameters are given new random values; weights that a connection table holds at zero
-    stay there. Of each array at most `elements` are checked, chosen at random. Inputs are distinct and evenly spaced,
-    far apart against the step, and none is near zero: no window has a tie and no relu of the input a kink within reach.
-    Returns the largest error as a part of what is allowed. Raises ContractViolation with the numbers beyond it.
+    A layer is built here, for inputs (batch, *input_shape) on `backend`; a model must be built in float64, and the
+    function is its loss. All parameters are given new random values; weights that a connection table holds at zero
+    stay there. Of each array at most `elements` are checked, chosen at random. Inputs are distinct, evenly spaced, much
+    further apart than the step, and not near zero: no window has a tie, and no relu of the input a kink within a step.
+    Returns the largest error relative to its bound. Raises ContractViolation with the numbers that exceed it.
     """
     rng = np.random.default_rng(seed)
     if isinstance(subject, Sequential):
@@ -54,7 +54,7 @@ def check_gradients(
 
 
 class _UnderTest:
-    """A function of one input and some parameters, to a number."""
+    """A function from one input and some parameters to a number."""
 
     name: str
     backend: Backend
@@ -69,16 +69,16 @@ class _UnderTest:
         """The function, in training."""
         raise NotImplementedError
 
-    def slope(self) -> Host:
-        """The gradient of x by the backward pass; fills those of the parameters."""
+    def input_gradient(self) -> Host:
+        """The gradient of x by the backward pass; also computes the gradients of the parameters."""
         raise NotImplementedError
 
-    def slope_of_parameters(self) -> None:
-        """Fills the gradients of the parameters alone."""
+    def compute_parameter_gradients(self) -> None:
+        """Computes only the gradients of the parameters."""
         raise NotImplementedError
 
     def repeatable(self, function: Callable[[], Any]) -> Any:
-        """What the function returns, with the random numbers drawn (dropout) given back afterwards."""
+        """The function's result, with the random generator (for dropout) restored afterwards."""
         state = self.rng.bit_generator.state
         result = function()
         self.rng.bit_generator.state = state
@@ -86,10 +86,10 @@ class _UnderTest:
 
 
 class _LayerUnderTest(_UnderTest):
-    """The sum of a layer's outputs, each times a fixed random number."""
+    """The sum of a layer's outputs, each multiplied by a fixed random number."""
 
     def __init__(self, layer: Layer, shape: Shape, backend: Backend, batch: int, rng: np.random.Generator) -> None:
-        # A generator of its own, which only forward passes move on: dropout must drop the same elements each time.
+        # Its own generator, which only forward passes advance: dropout must drop the same elements each time.
         self.layer, self.backend, self.rng = layer, backend, np.random.default_rng(rng.integers(2**32))
         layer.name = layer.name or type(layer).__name__.lower()
         self.name = f"{type(layer).__name__} on {backend.name}"
@@ -105,11 +105,11 @@ class _LayerUnderTest(_UnderTest):
         y = self.layer.forward(self.backend.asarray(self.x), training=True)
         return float(np.sum(self.backend.to_numpy(y) * self.weights))
 
-    def slope(self) -> Host:
+    def input_gradient(self) -> Host:
         self.value()
         return self.backend.to_numpy(self.layer.backward(self.backend.asarray(self.weights)))
 
-    def slope_of_parameters(self) -> None:
+    def compute_parameter_gradients(self) -> None:
         self.value()
         self.layer.backward_parameters(self.backend.asarray(self.weights))
 
@@ -121,7 +121,7 @@ class _ModelUnderTest(_UnderTest):
         self.model, self.backend, self.rng, self.name = model, model.backend, model.rng, model.name
         self.x = spaced((batch, *model.input_shape), rng)
         self.labels = self.backend.asarray(rng.integers(0, len(model.classes), batch))
-        self.slopes = self.backend.empty((batch, len(model.classes)), np.float64)
+        self.score_gradients = self.backend.empty((batch, len(model.classes)), np.float64)
         _randomize(self.backend, [parameter.value for parameter in model.parameters], rng)
 
     def parameters(self) -> dict[str, tuple[Array, Array]]:
@@ -129,28 +129,30 @@ class _ModelUnderTest(_UnderTest):
 
     def value(self) -> float:
         scores = self.model.forward(self.backend.asarray(self.x), training=True)
-        total, _ = self.model.loss.evaluate(self.backend, scores, self.labels, self.slopes)
+        total, _ = self.model.loss.evaluate(self.backend, scores, self.labels, self.score_gradients)
         return total / len(self.x)
 
-    def slope(self) -> Host:
+    def input_gradient(self) -> Host:
         self.value()
-        return self.backend.to_numpy(self.model.network.input_gradient(self.slopes))
+        return self.backend.to_numpy(self.model.network.input_gradient(self.score_gradients))
 
-    def slope_of_parameters(self) -> None:
+    def compute_parameter_gradients(self) -> None:
         self.value()
-        self.model.backward(self.slopes)
+        self.model.backward(self.score_gradients)
 
 
 def _check(subject: _UnderTest, rng: np.random.Generator, elements: int) -> float:
-    dx = subject.repeatable(subject.slope)
+    dx = subject.repeatable(subject.input_gradient)
     parameters = subject.parameters()
     gradients = {name: subject.backend.to_numpy(gradient) for name, (_, gradient) in parameters.items()}
     for _, gradient in parameters.values():
         subject.backend.copy(np.full(gradient.shape, np.nan), gradient)
-    subject.repeatable(subject.slope_of_parameters)
+    subject.repeatable(subject.compute_parameter_gradients)
     for name, (_, gradient) in parameters.items():
         if not np.array_equal(subject.backend.to_numpy(gradient), gradients[name]):
-            raise ContractViolation(f"{subject.name}: the gradient of {name} is another where that of x is not wanted.")
+            raise ContractViolation(
+                f"{subject.name}: the gradient of {name} changes if the gradient of x is not computed."
+            )
 
     def store_x(host: Host) -> None:
         subject.x = host
@@ -175,9 +177,9 @@ def _compare(
     rng: np.random.Generator,
     elements: int,
 ) -> float:
-    """The largest error of `analytic`, the gradient at `start`, as a part of what is allowed; `store` sets the array.
+    """The largest error of `analytic`, the gradient at `start`, relative to its bound; `store` sets the array.
 
-    The difference itself is rounded to a few epsilon of the function over the step, which is allowed beside.
+    The difference itself is rounded to a few epsilon of the function over the step, which is allowed in addition.
     """
     rounding = 64 * np.finfo(np.float64).eps * max(1.0, abs(subject.repeatable(subject.value))) / STEP
     allowed = TOLERANCE * float(np.abs(analytic).max()) + rounding
@@ -206,16 +208,16 @@ def _compare(
 
 
 def spaced(shape: Shape, rng: np.random.Generator) -> Host:
-    """Numbers from -1 to 1 in random order: evenly spaced, so all distinct, and none closer to 0 than half a space."""
+    """Numbers from -1 to 1 in random order, evenly spaced, so all distinct and none closer to 0 than half a space."""
     count = int(np.prod(shape))
     order = rng.permutation(2 * ((count + 1) // 2))[:count]
     return (2 * (order + 0.5) / (2 * ((count + 1) // 2)) - 1).reshape(shape)
 
 
 def _randomize(backend: Backend, arrays: list[Array], rng: np.random.Generator) -> None:
-    """Gives parameters values of every sign around those they have: a bias or shift that is zero would hide errors.
+    """Moves parameters randomly around their values, because a bias or shift of zero would hide errors.
 
-    Zeros among other numbers stay: a connection table holds them, and their gradient at zero with them.
+    Zeros among other numbers stay: a connection table holds them and their gradient at zero.
     """
     for array in arrays:
         value = backend.to_numpy(array)

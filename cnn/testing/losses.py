@@ -1,7 +1,7 @@
-"""Cases of the losses and of the shares that predictions are made of.
+"""Cases of the losses and of the probabilities that they predict.
 
-A softmax errs by K roundings in its sum, and by the rounding of each difference of scores, which the exponential turns
-from absolute into relative error: 2 * max |score| epsilon.
+A softmax has the error of K roundings in its sum, and of the rounding of each difference of scores, which the
+exponential turns from absolute into relative error: 2 * max |score| epsilon.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ LOW, HIGH = -0.8, 0.8
 
 
 def scored(n: int, k: int, spread: float, ties: bool = False) -> Make:
-    """Makes scores (N, K) of deviation `spread`, or whole numbers with ties, and labels (N,)."""
+    """Makes scores (N, K) of deviation `spread`, or integers with ties, and labels (N,)."""
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         scores = rng.integers(-2, 3, (n, k)) if ties else spread * rng.standard_normal((n, k))
@@ -25,7 +25,7 @@ def scored(n: int, k: int, spread: float, ties: bool = False) -> Make:
 
 
 def softmax_cross_entropy_case(name: str, make: Make, n: int, k: int, gradient: bool = True) -> Case:
-    """The loss as a sum over the images, its mean's gradient, and the count, which must be exact."""
+    """The loss as a sum over the images, the gradient of its mean, and the count, which must be exact."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
         out = arrays["out"] if gradient else None
@@ -35,8 +35,8 @@ def softmax_cross_entropy_case(name: str, make: Make, n: int, k: int, gradient: 
         reach = np.abs(inputs["scores"]).max()
         result = {"loss": (n + k + 8) * n * (1 + 2 * reach), "correct": np.zeros(())}
         if gradient:
-            # The gradient is (share - 1 at the label) / N: its two parts' magnitudes.
-            parts = shares(inputs["scores"])
+            # The gradient is (probability - 1 at the label) / N; these are the magnitudes of its two parts.
+            parts = softmax_of(inputs["scores"])
             parts[np.arange(n), inputs["labels"]] += 1
             result["out"] = (k + 8 + 4 * reach) * parts / n
         return result
@@ -52,7 +52,7 @@ def squared_error_case(name: str, make: Make, n: int, k: int, gradient: bool = T
         return backend.squared_error(arrays["scores"], arrays["labels"], out, low=LOW, high=HIGH)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        # A target may be reached in two steps, low and then high - low.
+        # A target may be computed in two steps, low and then high - low.
         sizes = np.abs(inputs["scores"]) + abs(LOW) + abs(HIGH - LOW)
         result = {"loss": (n * k + 8) * np.square(sizes).sum() / k, "correct": np.zeros(())}
         if gradient:
@@ -63,7 +63,7 @@ def squared_error_case(name: str, make: Make, n: int, k: int, gradient: bool = T
 
 
 def softmax_case(n: int, k: int, spread: float) -> Case:
-    """Shares of one."""
+    """Probabilities from scores."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.softmax(arrays["scores"], arrays["out"])
@@ -78,9 +78,9 @@ def softmax_case(n: int, k: int, spread: float) -> Case:
 
 
 def target_probabilities_case(n: int, k: int, spread: float) -> Case:
-    """Scores below and above both targets, at times all far below, which is where a row is lifted.
+    """Scores below and above both targets, sometimes all far below, so that the row is raised.
 
-    A score's height errs by 4 epsilon of all it is made of, and is then divided by the row's sum.
+    A score's height has an error of 4 epsilon of its terms, and is then divided by the row's sum.
     """
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -100,14 +100,14 @@ def target_probabilities_case(n: int, k: int, spread: float) -> Case:
     return Case(f"{n}x{k}, deviation {spread:g}", "target_probabilities", make, call, bound, outputs={"out": (n, k)})
 
 
-def shares(scores: Array) -> Array:
-    """The softmax of scores (N, K), as the reference finds it."""
+def softmax_of(scores: Array) -> Array:
+    """The softmax of scores (N, K), computed by the reference."""
     case = softmax_case(scores.shape[0], scores.shape[1], spread=1)
     return run_reference(case, {"scores": scores})["out"]
 
 
 def loss_cases() -> list[Case]:
-    """Small and large scores, scores whose exponential overflows, ties, one image, and no gradient asked for."""
+    """Small and large scores, scores whose exponential overflows, ties, one image, and the loss without a gradient."""
     cases: list[Case] = []
     for loss in (softmax_cross_entropy_case, squared_error_case):
         for n, k, spread in ((1, 2, 1.0), (7, 10, 1.0), (5, 3, 30.0), (4, 10, 300.0)):

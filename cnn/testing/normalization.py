@@ -1,7 +1,7 @@
 """Cases of batch normalisation and local response normalisation.
 
-The bounds count the roundings of the textbook formula, each on the largest magnitude it can meet. A variance taken as
-the mean of squares less the square of the mean is refused: on inputs with an offset it loses the digits that count.
+The bounds count the roundings of the textbook formula, each on the largest magnitude it can meet. A variance computed
+as the mean of squares minus the square of the mean fails: on inputs with an offset it loses the digits that count.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ ALPHA, BETA, K, EPSILON = 0.3, 0.75, 1.5, 1e-3
 
 
 def batch_statistics_case(shape: Shape) -> Case:
-    """Inputs around 20 with deviation 1: the mean errs as a sum of M terms does, and the variance by its square."""
+    """Inputs around 20 with deviation 1: the mean has the error of a sum of M terms, the variance also its square."""
     channels, count = shape[-1:], int(np.prod(shape[:-1]))
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -27,7 +27,7 @@ def batch_statistics_case(shape: Shape) -> Case:
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         mean = (count + 2) * np.abs(inputs["x"]).reshape(count, -1).mean(axis=0)
-        # A mean that is off by e adds e**2 to the variance: e is 1 epsilon times `mean`, and epsilon at most 2**-23.
+        # An error of e in the mean adds e**2 to the variance: e is 1 epsilon times `mean`, and epsilon at most 2**-23.
         return {"mean": mean, "variance": (count + 4) * expected["variance"] + mean**2 * 2.0**-23}
 
     return Case(f"{shape}", "batch_statistics", make, call, bound, outputs={"mean": channels, "variance": channels})
@@ -79,7 +79,7 @@ def batch_norm_sums_case(shape: Shape) -> Case:
 
 
 def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
-    """A difference of three parts; x is the batch of the statistics, or one of two processes' halves of it."""
+    """A difference of three parts; x is the batch of the statistics, or the half that one of two processes has."""
     rows = int(np.prod(shape[:-1])) * (1 if whole else 2)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -94,28 +94,28 @@ def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(inputs[name]) for name in ("dy", "dgamma", "dbeta")}
         parts = sizes["dy"] + (sizes["dbeta"] + magnitude(inputs) * sizes["dgamma"]) / rows
-        slope = np.abs(inputs["gamma"]) / np.sqrt(inputs["variance"] + EPSILON)
-        return {"out": 16 * slope * parts}
+        factor = np.abs(inputs["gamma"]) / np.sqrt(inputs["variance"] + EPSILON)
+        return {"out": 16 * factor * parts}
 
     name = f"{shape}" if whole else f"{shape}, half of a batch"
     return Case(name, "batch_norm_gradient", make, call, bound, outputs={"out": shape})
 
 
 def magnitude_sums(inputs: Arrays) -> tuple[Array, Array]:
-    """What the terms of dgamma and dbeta, (C,) each, sum up to without their signs."""
+    """The sums of the absolute terms of dgamma and dbeta, (C,) each."""
     channels = inputs["x"].shape[-1]
     dy, x = np.abs(inputs["dy"]).reshape(-1, channels), magnitude(inputs).reshape(-1, channels)
     return (dy * x).sum(axis=0), dy.sum(axis=0)
 
 
 def magnitude(inputs: Arrays) -> Array:
-    """(|x| + |mean|) / deviation: what the normalised x is a difference of."""
+    """(|x| + |mean|) / deviation: the magnitudes of the two terms of the normalised x."""
     sizes: Array = np.abs(inputs["x"]) + np.abs(inputs["mean"])
     return sizes / np.sqrt(inputs["variance"] + EPSILON)
 
 
 def lrn_scale_case(name: str, shape: Shape, size: int, window: Window | None) -> Case:
-    """A sum of squares, all of one sign: the error is relative, an epsilon a term and a few more."""
+    """A sum of squares, all of one sign: the error is relative, an epsilon per term and a few more."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.lrn_scale(arrays["x"], arrays["out"], scratch, size=size, window=window, alpha=ALPHA, k=K)
@@ -127,7 +127,7 @@ def lrn_scale_case(name: str, shape: Shape, size: int, window: Window | None) ->
 
 
 def lrn_case(shape: Shape) -> Case:
-    """A power, at 8 epsilon of its value, and a product."""
+    """A power, with an error of 8 epsilon of its value, and a product."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.lrn(arrays["x"], arrays["scale"], arrays["out"], beta=BETA)
@@ -142,7 +142,7 @@ def lrn_case(shape: Shape) -> Case:
 
 
 def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None) -> Case:
-    """The direct part, and a sum over all outputs that read the pixel; both roundings on magnitudes."""
+    """The direct part, and a sum over all outputs that read the pixel; both bounds use magnitudes."""
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         x, dy = rng.standard_normal((2, *shape))
@@ -158,7 +158,7 @@ def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None)
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(x) for name, x in inputs.items()}
         direct = sizes["dy"] * inputs["scale"] ** -BETA
-        # dy is -|dy| where the sum enters with a minus: all terms but the direct one are then positive.
+        # With -|dy| all terms but the direct one are positive, because the sum enters with a minus.
         spread = run_reference(case, sizes | {"dy": -sizes["dy"]})["out"] + direct
         return {"out": (terms(size, window) + 12) * (direct + spread)}
 
@@ -172,7 +172,7 @@ def terms(size: int, window: Window | None) -> int:
 
 
 def normalization_cases() -> list[Case]:
-    """Few and many rows; across an odd and an even number of channels, and more than there are; within squares."""
+    """Few and many rows; across an odd, an even and a too large number of channels; within squares."""
     shapes: tuple[Shape, ...] = ((6, 1), (16, 5), (3, 5, 4, 7))
     cases = [make(shape) for shape in shapes for make in (batch_statistics_case, batch_norm_case, batch_norm_sums_case)]
     cases += [batch_norm_gradient_case(shape, whole) for shape in shapes for whole in (True, False)]

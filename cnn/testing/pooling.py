@@ -27,7 +27,7 @@ WINDOWS = {
 
 
 def max_pool_case(name: str, window: Window, n: int, c: int, ties: bool = False) -> Case:
-    """The largest element and where it was first: a choice, and exact. With `ties`, elements are small integers."""
+    """The largest element and where it was first: a selection, so exact. With `ties`, elements are small integers."""
     out = (n, *window.out, c)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -61,7 +61,7 @@ def max_pool_inference_case(name: str, window: Window, n: int, c: int) -> Case:
 
 
 def max_pool_gradient_case(name: str, window: Window, n: int, c: int) -> Case:
-    """A pixel that wins several windows sums their slopes: at most R*S terms."""
+    """A pixel that wins several windows sums their gradients: at most R*S terms."""
     shape = (n, *window.size, c)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -85,7 +85,7 @@ def avg_pool_case(name: str, window: Window, n: int, c: int) -> Case:
 
 
 def avg_pool_gradient_case(name: str, window: Window, n: int, c: int) -> Case:
-    """A sum of at most R*S shares, each divided first."""
+    """A sum of at most R*S terms, each divided first."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.avg_pool2d_gradient(arrays["dy"], window, arrays["out"], scratch)
@@ -95,7 +95,7 @@ def avg_pool_gradient_case(name: str, window: Window, n: int, c: int) -> Case:
 
 
 def winners_of(x: Array, window: Window) -> Array:
-    """The kernel element that wins each window of x, as the reference finds it."""
+    """The kernel element that wins each window of x, computed by the reference."""
     reference = registry.create(registry.REFERENCE)
     shape = (x.shape[0], *window.out, x.shape[3])
     winners = np.zeros(shape, np.uint8)
@@ -104,7 +104,7 @@ def winners_of(x: Array, window: Window) -> Array:
 
 
 def pooling_cases() -> list[Case]:
-    """Every window; ties and inference with some."""
+    """Every window; some of them also with ties and in inference."""
     makers = (max_pool_case, max_pool_gradient_case, avg_pool_case, avg_pool_gradient_case)
     cases = [make(name, window, 2, 3) for name, window in WINDOWS.items() for make in makers]
     for name in ("3/2 overlapping", "3/2 padded, ceil"):

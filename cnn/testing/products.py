@@ -1,10 +1,10 @@
 """Cases whose cost is a matrix product: gemm, convolution and its two gradients.
 
-A product of depth K may err by (K + 2) epsilon (|A| @ |B|), element by element, and a sum that is added to one already
-there by an epsilon of that one more. Each of the K products and additions, in any order, errs by half an epsilon of
-what it is given, K / 2 epsilon of the sum of magnitudes to first order (Higham 2002, section 3.1); the rest is room for
+A product of depth K may have an error of (K + 2) epsilon (|A| @ |B|), element by element; accumulating adds an epsilon
+of the magnitude already there. Each of the K products and additions, in any order, has an error of half an epsilon of
+its operands, K / 2 epsilon of the sum of magnitudes to first order (Higham 2002, section 3.1); the rest is room for
 terms of higher order. A convolution is such a product of depth R*S*C, its weight gradient one of depth N*P*Q, and its
-data gradient sums R*S*K terms, C and K being those of a group; the bias is one term more.
+data gradient sums R*S*K terms, with C and K per group; the bias is one more term.
 """
 
 from functools import partial
@@ -30,11 +30,11 @@ SIZES = (
     (3, 257, 2),
     (2, 5, 600),
 )
-"""(M, N, K): ones, odd numbers, one power of two, and matrices far longer than wide."""
+"""(M, N, K): ones, odd numbers, one power of two, and matrices much longer than wide."""
 
 
 def gemm_case(m: int, n: int, k: int, *, transpose_a: bool, transpose_b: bool, accumulate: bool, gap: int = 0) -> Case:
-    """out (M, N) = or += op(a) @ op(b), with `gap` elements between the rows of every matrix that stay as they are."""
+    """out (M, N) = or += op(a) @ op(b), with `gap` elements between the rows of every matrix, which must not change."""
     rows_a, columns_a = (k, m) if transpose_a else (m, k)
     rows_b, columns_b = (n, k) if transpose_b else (k, n)
     a, b, out = (rows_a, columns_a + gap), (rows_b, columns_b + gap), (m, n + gap)
@@ -51,7 +51,7 @@ def gemm_case(m: int, n: int, k: int, *, transpose_a: bool, transpose_b: bool, a
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         left, right = np.abs(inputs["a"][:, :columns_a]), np.abs(inputs["b"][:, :columns_b])
-        # Between the rows, where the result must be what was there before, no error is allowed.
+        # Between the rows, which must not change, no error is allowed.
         allowed = np.zeros(out)
         allowed[:, :n] = (k + 2) * ((left.T if transpose_a else left) @ (right.T if transpose_b else right))
         if accumulate:
@@ -72,7 +72,7 @@ def gemm_case(m: int, n: int, k: int, *, transpose_a: bool, transpose_b: bool, a
 
 
 def gemm_cases() -> list[Case]:
-    """Every size in all four transpositions, overwriting and accumulating, with rows that touch and rows apart."""
+    """Every size in all four transpositions, overwriting and accumulating, with contiguous rows and with gaps."""
     flags = (False, True)
     return [
         gemm_case(m, n, k, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate, gap=gap)
@@ -86,8 +86,8 @@ def conv_forward_case(
 ) -> Case:
     """A convolution of N images.
 
-    The slopes of all activations are at most 1, so that the sum's error does not grow on its way through them; their
-    own rounding is that of `elementwise.activation_case`.
+    The derivatives of all activations are at most 1, so they do not increase the error of the sum; their own rounding
+    is the one in `elementwise.activation_case`.
     """
 
     def call_with(activation: str | None, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
@@ -133,7 +133,7 @@ def conv_weight_case(name: str, convolution: Convolution, n: int) -> Case:
 
 
 def conv_data_case(name: str, convolution: Convolution, n: int) -> Case:
-    """The gradient of N images."""
+    """The gradient with respect to N images."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.conv2d_data_gradient(arrays["dy"], arrays["w"], convolution, arrays["out"], scratch)
@@ -160,7 +160,7 @@ def im2col_case(name: str, window: Window, n: int, c: int) -> Case:
 
 
 def col2im_case(name: str, window: Window, n: int, c: int) -> Case:
-    """Its transpose: a pixel sums at most R*S elements."""
+    """The transpose of im2col: a pixel sums at most R*S elements."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         backend.col2im(arrays["columns"], window, arrays["out"])
@@ -199,7 +199,7 @@ WINDOWS = {
     "3x2 dilated by 2x3, stride 2x1": Window((9, 8), (3, 2), (2, 1), (0, 1, 2, 0), dilation=(2, 3)),
     "dilated with elements beside the image": Window((2, 3), (3, 3), padding=(3, 3, 3, 2), dilation=(3, 2)),
 }
-"""Windows of every kind for convolutions; batch and channels vary over them in `all_conv_cases`."""
+"""Windows of every kind for convolutions; `all_conv_cases` varies batch and channels."""
 
 GROUPED = {
     "3x3 same, 2 groups": Convolution(WINDOWS["3x3 same"], 4, 6, groups=2),
@@ -208,11 +208,11 @@ GROUPED = {
     "kernel as large as the image, 2 groups": Convolution(WINDOWS["kernel as large as the image"], 4, 2, groups=2),
     "3x3 dilated by 2, 2 groups": Convolution(WINDOWS["3x3 dilated by 2, same"], 2, 4, groups=2),
 }
-"""Convolutions in groups, of few channels each and of one, down to a filter per group."""
+"""Convolutions in groups of one or a few channels, down to one filter per group."""
 
 
 def all_conv_cases() -> list[Case]:
-    """Every window with several channels, and groups; with some, one image, channel or filter, and activations."""
+    """Every window with several channels, and groups; some also with one image, channel or filter, and activations."""
     cases = [case for name, window in WINDOWS.items() for case in conv_cases(name, Convolution(window, 3, 5), n=2)]
     cases += [case for name, convolution in GROUPED.items() for case in conv_cases(name, convolution, n=2)]
     cases.append(

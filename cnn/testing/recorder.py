@@ -1,4 +1,4 @@
-"""Records every matrix product that a backend is asked for."""
+"""Records every matrix product that a backend computes by `gemm`."""
 
 from cnn.arrays import Array
 from cnn.backend import Backend, gemm_sizes
@@ -9,8 +9,8 @@ from cnn.product import Product
 class Recorder:
     """`recorder.products` lists the calls of `recorder.backend.gemm` in order.
 
-    That backend is a private copy of the one given: what others compute on theirs is not recorded. Calls from any
-    thread count. A product that a backend computes without its `gemm` is not seen.
+    `recorder.backend` is a private copy of the given backend, so calls on the original are not recorded. Calls from any
+    thread are. A product that a backend computes without its `gemm` is not recorded.
     """
 
     def __init__(self, backend: Backend) -> None:

@@ -1,7 +1,7 @@
 """Cases of the optimizers' updates, in place.
 
-Each result is a handful of roundings, counted on magnitudes: where a difference loses digits, the bound is of what it
-is a difference of.
+Each result has a few roundings, counted on magnitudes: where a difference loses digits, the bound is relative to its
+operands.
 """
 
 from functools import partial
@@ -28,14 +28,14 @@ def make_state(squares: tuple[str, ...], others: tuple[str, ...], shape: tuple[i
     return make
 
 
-def slopes(inputs: Arrays, decay: float) -> Array:
+def gradient_sizes(inputs: Arrays, decay: float) -> Array:
     """|g| + decay * |w|."""
     sizes: Array = np.abs(inputs["g"]) + decay * np.abs(inputs["w"])
     return sizes
 
 
 def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bool) -> Case:
-    """At most six roundings an element in the velocity, and two more in the weight."""
+    """At most six roundings per element in the velocity, and two more in the weight."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
@@ -44,7 +44,7 @@ def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bo
         )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        step = momentum * np.abs(inputs["velocity"]) + LR * slopes(inputs, decay)
+        step = momentum * np.abs(inputs["velocity"]) + LR * gradient_sizes(inputs, decay)
         return {"velocity": 6 * step, "w": 2 * np.abs(inputs["w"]) + 8 * (1 + momentum) * step}
 
     name = f"{shape}, momentum {momentum:g}, decay {decay:g}" + (", nesterov" if nesterov else "")
@@ -53,16 +53,16 @@ def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bo
 
 
 def rmsprop_case(shape: tuple[int, ...], decay: float) -> Case:
-    """The mean square errs relatively, as all its terms are positive but for the slope's own difference."""
+    """The mean square has a relative error, as all its terms are positive except the gradient's own difference."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
         backend.rmsprop_update(*(a["w"], a["g"], a["square"], scratch), lr=LR, rho=RHO, epsilon=EPSILON, decay=decay)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        slope, square = slopes(inputs, decay), expected["square"]
-        square_size = RHO * inputs["square"] + (1 - RHO) * slope**2
-        step = LR * slope / (np.sqrt(square) + EPSILON) * square_size / square
+        gradient, square = gradient_sizes(inputs, decay), expected["square"]
+        square_size = RHO * inputs["square"] + (1 - RHO) * gradient**2
+        step = LR * gradient / (np.sqrt(square) + EPSILON) * square_size / square
         return {"square": 8 * square_size, "w": 2 * np.abs(inputs["w"]) + 16 * step}
 
     make = make_state(("square",), ("w", "g"), shape)
@@ -70,7 +70,7 @@ def rmsprop_case(shape: tuple[int, ...], decay: float) -> Case:
 
 
 def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
-    """As RMSprop, with a mean of the slope too; 1 - beta and the corrections are to be taken in float64."""
+    """As RMSprop, also with a mean of the gradient; 1 - beta and the corrections must be computed in float64."""
 
     def call(time: int, backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
@@ -85,9 +85,9 @@ def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
         )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        slope, second = slopes(inputs, decay), expected["second"]
-        first_size = BETA1 * np.abs(inputs["first"]) + (1 - BETA1) * slope
-        second_size = BETA2 * inputs["second"] + (1 - BETA2) * slope**2
+        gradient, second = gradient_sizes(inputs, decay), expected["second"]
+        first_size = BETA1 * np.abs(inputs["first"]) + (1 - BETA1) * gradient
+        second_size = BETA2 * inputs["second"] + (1 - BETA2) * gradient**2
         rate = LR / (1 - BETA1**time)
         step = rate * first_size / (np.sqrt(second / (1 - BETA2**time)) + EPSILON) * second_size / second
         return {"first": 8 * first_size, "second": 8 * second_size, "w": 2 * np.abs(inputs["w"]) + 16 * step}
