@@ -13,14 +13,14 @@ from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 
 COMMANDS = {
-    "train": "train a network and save it",
-    "eval": "measure a saved network's accuracy on a data set",
-    "predict": "classify image files with a saved network",
+    "train": "train a network and save the model",
+    "eval": "measure a saved model's accuracy on a data set",
+    "predict": "classify image files with a saved model",
     "summary": "show a network's layers, parameters, operations and memory",
     "cost": "count FLOP and bytes of a step, layer by layer and phase by phase",
     "devices": "list the devices whose time and energy the model predicts",
     "calibrate": "measure this machine for the model",
-    "model": "hold the model of time and energy against measurements",
+    "model": "compare the model of time and energy with measurements",
     "profile": "show where the time of a training step goes, layer by layer",
     "data": "list and download data sets",
     "backends": "list backends and fetch the library of one",

@@ -329,7 +329,7 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     [
         (["--device", "abacus"], "There is no device 'abacus'"),
         (["--device", "tesla-k20"], "No time can be predicted for Tesla K20"),
-        (["--thresholds", "1,2"], "is no M,N,K"),
+        (["--thresholds", "1,2"], "is not M,N,K"),
         (["--devices", "/no/such.toml"], "cannot be read"),
         (["no-such-net"], "There is no network"),
     ],

@@ -262,7 +262,7 @@ def test_strong_scaling_leaves_out_more_nodes_than_images(capsys):
     assert main(["compare", "mlp", *asked, "--nodes", "1,3,4,8,16"]) == 0
     out = capsys.readouterr().out
     assert "strong scaling, 4 images in all, predicted" in out
-    assert "no row of 8, 16 nodes: 4 images are too few for them" in out
+    assert "no row for 8, 16 nodes: a batch of 4 images is too small for them" in out
     assert "the energy of NICs and switches is unknown" in out
     assert main(["compare", "mlp", *asked, "--nodes", "8"]) == 2
     assert "has none for some of 8 nodes" in capsys.readouterr().err
@@ -288,14 +288,14 @@ def test_three_dots_go_on_as_it_began(text, counts, capsys):
     ("arguments", "message"),
     [
         (["--nodes", "1,0"], "no whole number of at least 1"),
-        (["--nodes", "2,1"], "must rise"),
+        (["--nodes", "2,1"], "must increase"),
         (["--nodes", "1,...,8"], "after at least two"),
         (["--nodes", "1,2,..."], "after at least two"),
         (["--nodes", "1,2", "--link", "string"], "There is no link 'string'; known are ethernet-1g"),
-        (["--nodes", "1,2", "--mode", "infer"], "--nodes is about training"),
+        (["--nodes", "1,2", "--mode", "infer"], "--nodes predicts only training"),
         (["--nodes", "1,2", "--device", "e5-2650v2"], "stream_gbs unknown"),
         (["--nodes", "1,2", "--links", "/no/such.toml"], "cannot be read"),
-        (["--link", "pcie"], "--link is about --nodes"),
+        (["--link", "pcie"], "--link and --links need --nodes"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, capsys):
