@@ -26,7 +26,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
         type=_counts,
         metavar="COUNTS",
         help="also predict training on these numbers of nodes, separated by commas; 1,2,4,...,1024 continues the "
-        f"series. Each node is a --device (default: {NODE}, and this machine if it is calibrated)",
+        f"series. The nodes are each --device (default: {NODE}), and this machine if it is calibrated",
     )
     parser.add_argument(
         "--link",

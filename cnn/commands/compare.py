@@ -3,7 +3,7 @@
 Measured rows are this machine's ready backends. Predicted rows are the catalogue's devices (`cnn devices`), and this
 machine if it is calibrated (`cnn calibrate`). Published rows ran other networks or batches, as their own tables say:
 they are for orientation, not for a ranking. "-" means unknown; * marks what rests on numbers that nobody has verified.
-With --nodes it also predicts data-parallel training on many nodes, each of them a --device, joined by a link.
+With --nodes it also predicts data-parallel training on many nodes, joined by a link: many of each --device.
 """
 
 import argparse
