@@ -20,7 +20,7 @@ from cnn.product import ProductReport
 from cnn.system.timing import Stopwatch, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
-"""Operations of a backend whose time is shown separately; a backend that lowers inside its kernels does not call them."""
+"""Operations of a backend that are timed separately; a backend that lowers inside its kernels does not call them."""
 
 LayerPass = tuple[str, str]
 INPUT_AND_LOSS: LayerPass = ("input and loss", "")

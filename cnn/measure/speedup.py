@@ -14,7 +14,7 @@ LUCK = 0.025
 class Speedup:
     """Images per second of two settings measured in turns, and how many times as fast the second one is.
 
-    All are medians over the rounds; the median of the true ratio lies between `low` and `high` with a certainty of 95 %.
+    All are medians over the rounds; that of the true ratios lies between `low` and `high` with a certainty of 95 %.
     """
 
     before: float
