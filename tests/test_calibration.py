@@ -26,7 +26,9 @@ def few(monkeypatch, tmp_path):
     monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path))
 
     def perceptrons():
-        yield from (probe for probe in probes() if not any(isinstance(layer, Conv2D) for layer in probe.net.layers))
+        yield from (
+            probe for probe in probes() if not any(isinstance(layer, Conv2D) for layer in probe.architecture.layers)
+        )
 
     monkeypatch.setattr(calibration, "probes", lambda: islice(perceptrons(), 6))
     monkeypatch.setattr(calibration, "LEAST_RUNS", 1)
@@ -88,12 +90,12 @@ def test_probes_know_every_kind_of_layer_and_are_not_of_the_zoo():
         for training in (True, False):
             assert {task.law for task in tasks(count(net, 64, training=training))} <= known
     shapes = {str([layer.config() for layer in net.layers]) for net in zoo}
-    assert not any(str([layer.config() for layer in probe.net.layers]) in shapes for probe in drawn)
+    assert not any(str([layer.config() for layer in probe.architecture.layers]) in shapes for probe in drawn)
     assert all(cost_of(probe).gemm_flops <= FLOPS or probe.batch == 1 for probe in drawn)
 
 
 def cost_of(probe, *, training=True):
-    return count(probe.net, probe.batch, training=training)
+    return count(probe.architecture, probe.batch, training=training)
 
 
 def test_every_stage_is_in_the_task_that_the_profiler_times():

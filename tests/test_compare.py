@@ -196,9 +196,9 @@ def test_csv_json_and_text_hold_the_same_numbers(comparison):
         assert line == {key: "" if value is None else str(value) for key, value in row.items()}
     for row, values in zip(comparison.rows, table["rows"], strict=True):
         shown = dict(zip(HEAD, cells(row, sources(comparison)), strict=True))
-        assert shown["ms a batch"] == interval_text(row.seconds and row.seconds.times(1e3))
+        assert shown["ms per batch"] == interval_text(row.seconds and row.seconds.times(1e3))
         if values["seconds"]:
-            assert shown["ms a batch"].startswith(number_text(values["seconds"] * 1e3))
+            assert shown["ms per batch"].startswith(number_text(values["seconds"] * 1e3))
     assert json.loads(json.dumps(table, allow_nan=False)) == table
 
 
@@ -269,7 +269,7 @@ def test_nothing_to_draw_is_said():
     empty = compare(count(architecture("mlp"), 1, training=False), [], published())
     with pytest.raises(UsageError, match="nothing to draw"):
         picture(empty)
-    assert "Published of other networks" in page(empty, {})
+    assert "Published for other networks" in page(empty, {})
 
 
 def test_rows_that_know_nothing_are_not_drawn():
@@ -281,7 +281,7 @@ def test_rows_that_know_nothing_are_not_drawn():
 def test_rows_far_apart_are_drawn_as_points_on_a_logarithmic_axis():
     rows = [a_row(seconds_per_image=Interval(seconds)) for seconds in (1e-5, 1e-2)]
     far = compare(count(architecture("mlp"), 1, training=False), rows, [])
-    assert "ms a batch, logarithmic" in page(far, {})
+    assert "ms per batch, logarithmic" in page(far, {})
 
 
 def test_the_command_writes_what_it_prints(tmp_path, capsys):
@@ -314,12 +314,10 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     assert main(["compare", "--no-measure", "--device", "tesla-k40", "--mode", "infer"]) == 0
     out = capsys.readouterr().out
     assert "predicted*" in out
-    assert "* Tesla K40: indicative, as nobody verified" in out
+    assert "* Tesla K40: indicative, as nobody has verified" in out
     assert main(["compare", "--no-measure", "--device", "e5-2680v3,e5-2695v2"]) == 0
     # What holds for two rows is said once.
-    assert (
-        capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: what starting an operation takes is unknown") == 1
-    )
+    assert capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: the time to start an operation is unknown") == 1
     assert "not comparable" in out
     assert re.search(r"\[\d\] NVIDIA's blog", out)
 
@@ -329,7 +327,7 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     [
         (["--device", "abacus"], "There is no device 'abacus'"),
         (["--device", "tesla-k20"], "No time can be predicted for Tesla K20"),
-        (["--thresholds", "1,2"], "is no M,N,K"),
+        (["--thresholds", "1,2"], "is not M,N,K"),
         (["--devices", "/no/such.toml"], "cannot be read"),
         (["no-such-net"], "There is no architecture"),
     ],

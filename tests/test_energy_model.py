@@ -126,7 +126,7 @@ def test_what_an_operation_takes_to_start_is_counted_or_said_to_be_unknown():
     product = cost_of(gemm(10, 10, 10))
     known, unknown = predict(product, device(launch_us=5.0)), predict(product, device())
     assert known.seconds.value == pytest.approx(unknown.seconds.value + 5e-6)
-    said = "what starting an operation takes is unknown and not counted"
+    said = "the time to start an operation is unknown and not counted"
     assert said in unknown.remarks
     assert said not in known.remarks
     beside = predict(product, device(launch_us=5.0), host=device())

@@ -110,7 +110,7 @@ def test_a_card_reads_its_own_power(tmp_path):
 @pytest.mark.parametrize("text", ["", "\n", "watts\n", "119000000 0 869000\n"])
 def test_a_power_file_of_another_form_is_refused(tmp_path, text):
     micras(tmp_path, text)
-    with pytest.raises(MeterUnavailable, match="no number"):
+    with pytest.raises(MeterUnavailable, match="not a number"):
         Micras(tmp_path)
 
 
@@ -190,7 +190,7 @@ def test_all_gpus_are_counted(nvml, counter, how):
 
 def test_no_gpu_is_explained(nvml):
     code = "from cnn.energy.meters import available; print(*(each.reason for each in available()), sep='\\n')"
-    assert "NVML shows no GPU's energy (there is none)" in printed(code, LD_LIBRARY_PATH=nvml, NVML_GPUS="0")
+    assert "NVML shows no GPU's energy (there is no GPU)" in printed(code, LD_LIBRARY_PATH=nvml, NVML_GPUS="0")
 
 
 def test_every_reader_says_whether_it_is_ready(tmp_path):
@@ -254,7 +254,7 @@ def test_a_counter_that_stands_still_measures_nothing():
         meter.start()
         assert meter.stop(1, 0.001).joules == 0
         meter.start()
-        assert meter.stop(1, 2.0) == Energy(None, "unavailable", f"the meter stands still ({meter.source})")
+        assert meter.stop(1, 2.0) == Energy(None, "unavailable", f"the meter counted nothing ({meter.source})")
 
 
 class Sampled(Reader):

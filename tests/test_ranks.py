@@ -108,10 +108,10 @@ def test_efficiency_is_by_thread(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--mpiexec", "no-such-launcher"], 1, "--ranks starts no-such-launcher, which is not there"),
-        (["--mpiexec", "false"], 1, "failed with exit code 1: nothing was said"),
-        (["--batch-size", "1"], 2, "A batch of 1 images has none for some of 2 ranks"),
-        (["--threads", "1,2"], 2, "--ranks takes one number of --threads"),
+        (["--mpiexec", "no-such-launcher"], 1, "--ranks starts no-such-launcher, which was not found"),
+        (["--mpiexec", "false"], 1, "failed with exit code 1: it printed nothing"),
+        (["--batch-size", "1"], 2, "A batch of 1 images is too small for 2 ranks"),
+        (["--threads", "1,2"], 2, "--ranks takes one number for --threads"),
         (["--ranks", "0"], 2, "not a whole number of at least 1"),
         (["--model", "no-such-net"], 2, "There is no architecture"),
     ],

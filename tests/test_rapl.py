@@ -101,11 +101,11 @@ def test_a_machine_without_counters_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("file", "text", "words"),
     [
-        ("energy_uj", "garbage\n", "energy_uj holds 'garbage', no number"),
-        ("energy_uj", "", "energy_uj holds '', no number"),
-        ("energy_uj", "-5\n", "energy_uj holds '-5', no number"),
+        ("energy_uj", "garbage\n", "energy_uj holds 'garbage', not a number"),
+        ("energy_uj", "", "energy_uj holds '', not a number"),
+        ("energy_uj", "-5\n", "energy_uj holds '-5', not a number"),
         ("energy_uj", f"{PACKAGE_RANGE + 1}\n", f"more than its range of {PACKAGE_RANGE}"),
-        ("max_energy_range_uj", "\n", "max_energy_range_uj holds '', no number"),
+        ("max_energy_range_uj", "\n", "max_energy_range_uj holds '', not a number"),
     ],
 )
 def test_what_is_no_reading_is_refused(tmp_path, file, text, words):
@@ -228,9 +228,9 @@ def test_every_counter_is_opened_once(monkeypatch, tmp_path, mask, places, expec
 @pytest.mark.parametrize(
     ("changed", "text", "words"),
     [
-        ("type", "x", "type holds 'x', no number"),
-        ("cpumask", "all", "cpumask holds 'all', no list of CPUs"),
-        ("cpumask", "", "cpumask holds '', no list of CPUs"),
+        ("type", "x", "type holds 'x', not a number"),
+        ("cpumask", "all", "cpumask holds 'all', not a list of CPUs"),
+        ("cpumask", "", "cpumask holds '', not a list of CPUs"),
         ("events/energy-pkg", "umask", "describes no event"),
         ("events/energy-pkg.scale", "one", "describes no event"),
         # A type that no PMU has.

@@ -157,7 +157,7 @@ def test_a_predicted_step_is_taken_apart_without_loss(name):
 
 def test_shares_of_a_batch():
     assert [share(64, nodes) for nodes in (1, 3, 64)] == [64, 22, 1]
-    with pytest.raises(UsageError, match="64 images has none for some of 65 nodes"):
+    with pytest.raises(UsageError, match="64 images is too small for 65 nodes"):
         share(64, 65)
 
 
@@ -176,7 +176,7 @@ def test_without_gradients_weak_scaling_is_perfect_and_strong_loses_to_small_pro
     efficiency = [point.efficiency.value for point in strong]
     assert efficiency == sorted(efficiency, reverse=True)
     assert strong[-1].compute.value == pytest.approx(step_at(1).seconds[0])
-    with pytest.raises(UsageError, match="has none"):
+    with pytest.raises(UsageError, match="is too small"):
         curve(step_at, a_link(), (128,), 64, weak=False)
 
 
@@ -252,7 +252,7 @@ def test_the_command_writes_the_same_curves_everywhere(tmp_path, capsys):
     ]
     page = files[1].read_text()
     assert "offloaded to by" in page
-    assert page.count("weak scaling, 64 images a node, predicted") == 2
+    assert page.count("weak scaling, 64 images per node, predicted") == 2
     assert page.count("<svg") == 3
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
@@ -262,10 +262,10 @@ def test_strong_scaling_leaves_out_more_nodes_than_images(capsys):
     assert main(["compare", "mlp", *asked, "--nodes", "1,3,4,8,16"]) == 0
     out = capsys.readouterr().out
     assert "strong scaling, 4 images in all, predicted" in out
-    assert "no row of 8, 16 nodes: 4 images are too few for them" in out
+    assert "no row for 8, 16 nodes: a batch of 4 images is too small for them" in out
     assert "the energy of NICs and switches is unknown" in out
     assert main(["compare", "mlp", *asked, "--nodes", "8"]) == 2
-    assert "has none for some of 8 nodes" in capsys.readouterr().err
+    assert "is too small for 8 nodes" in capsys.readouterr().err
 
 
 def test_without_nodes_nothing_is_said_of_them(tmp_path, capsys):
@@ -288,14 +288,14 @@ def test_three_dots_go_on_as_it_began(text, counts, capsys):
     ("arguments", "message"),
     [
         (["--nodes", "1,0"], "not a whole number of at least 1"),
-        (["--nodes", "2,1"], "must rise"),
+        (["--nodes", "2,1"], "must increase"),
         (["--nodes", "1,...,8"], "after at least two"),
         (["--nodes", "1,2,..."], "after at least two"),
         (["--nodes", "1,2", "--link", "string"], "There is no link 'string'; known are ethernet-1g"),
-        (["--nodes", "1,2", "--mode", "infer"], "--nodes is about training"),
+        (["--nodes", "1,2", "--mode", "infer"], "--nodes predicts only training"),
         (["--nodes", "1,2", "--device", "e5-2650v2"], "stream_gbs unknown"),
         (["--nodes", "1,2", "--links", "/no/such.toml"], "cannot be read"),
-        (["--link", "pcie"], "--link is about --nodes"),
+        (["--link", "pcie"], "--link and --links need --nodes"),
     ],
 )
 def test_mistakes_are_one_sentence(arguments, message, capsys):

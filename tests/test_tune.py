@@ -191,7 +191,7 @@ def test_stopped_it_writes_what_it_found(paced, tune, monkeypatch, capsys, numbe
     assert code == 130
     assert table["backend_options"] == {"mode": "fast"}
     error = capsys.readouterr().err
-    assert error == f"cnn: Stopped by {name}; what was found until then is in {tune.out}.\n"
+    assert error == f"cnn: Stopped by {name}; what was found so far is in {tune.out}.\n"
 
 
 def test_stopped_at_once_it_writes_nothing(paced, tune, monkeypatch, capsys):

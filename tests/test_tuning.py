@@ -221,7 +221,7 @@ def test_stopped_it_keeps_what_it_found(tuner):
 
 
 def test_few_rounds_are_refused(tuner):
-    with pytest.raises(UsageError, match="5 rounds cannot tell a gain from noise; make it at least 6"):
+    with pytest.raises(UsageError, match="5 rounds cannot tell a gain from noise; give at least 6"):
         tuner(tile_cost, {}, rounds=5)
 
 

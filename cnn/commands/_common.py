@@ -17,6 +17,11 @@ from cnn.model.zoo import architecture
 from cnn.system.threads import ThreadBudget
 from cnn.terminal.arguments import whole_number
 
+BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.DEFAULT_ORDER)}"
+"""What --backend is by default, in words."""
+THREADS_DEFAULT = "CNN_NUM_THREADS, else all that this process may use"
+"""What --threads is by default, in words."""
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -27,7 +32,7 @@ class Resources:
     budget: ThreadBudget
 
     def describe(self) -> dict[str, str]:
-        """Lines of a header, by title."""
+        """The lines of a header, by title."""
         return {
             "backend": f"{self.backend.name} ({self.why})",
             "library": str(self.backend.library),
@@ -45,15 +50,10 @@ class Resources:
 
 def add_resource_options(parser: argparse.ArgumentParser) -> None:
     """--backend, --backend-option and --threads."""
-    parser.add_argument(
-        "--backend", metavar="NAME", help="backend to compute on (default: CNN_BACKEND, else the best ready)"
-    )
+    parser.add_argument("--backend", metavar="NAME", help=f"backend to compute on (default: {BACKEND_DEFAULT})")
     add_backend_option(parser)
     parser.add_argument(
-        "--threads",
-        type=whole_number,
-        metavar="N",
-        help="threads (default: CNN_NUM_THREADS, else all this process may use)",
+        "--threads", type=whole_number, metavar="N", help=f"number of threads (default: {THREADS_DEFAULT})"
     )
 
 
@@ -64,7 +64,7 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
         dest="backend_options",
         action=_IntoTable,
         metavar="NAME=VALUE",
-        help="option of the backend, may be repeated; cnn info lists them",
+        help="an option of the backend; may be given several times; `cnn info` lists them",
     )
 
 
@@ -74,19 +74,19 @@ class _IntoTable(argparse.Action):
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: value})
 
 
-def add_net_options(parser: argparse.ArgumentParser) -> None:
+def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """MODEL, --batch-size and --mode."""
     parser.add_argument("model", metavar="MODEL", nargs="?", default="lenet", help="a network's name or a .toml file")
-    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
     parser.add_argument(
-        "--mode", choices=("train", "infer"), default="train", help="a training step, or a batch classified"
+        "--mode", choices=("train", "infer"), default="train", help="a training step, or the classification of a batch"
     )
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --download."""
     parser.add_argument(
-        "--data-dir", metavar="DIR", help="folder that holds the data set (before CNN_DATA_DIR and the cache)"
+        "--data-dir", metavar="DIR", help="folder to search for the data set, before CNN_DATA_DIR and the cache"
     )
     parser.add_argument("--download", action="store_true", help="download the data set if it is not there")
 
@@ -100,7 +100,7 @@ def add_json_option(parser: argparse.ArgumentParser) -> None:
 def resources(options: argparse.Namespace, processes: int = 1) -> Iterator[Resources]:
     """The backend and the thread limit that the options ask for, in force until the end of the block.
 
-    `processes` is that of `threads.budget`.
+    `processes` means the same as in `threads.budget`.
     """
     # The backend first: a limit reaches only the libraries that are loaded.
     chosen, why = registry.choose(options.backend, options.backend_options)
@@ -110,14 +110,14 @@ def resources(options: argparse.Namespace, processes: int = 1) -> Iterator[Resou
 
 
 def backend_names(given: str | None) -> list[str]:
-    """The backends that commas stand between, or every ready one but reference."""
+    """The backends that a text separated by commas names; without one, every ready backend except reference."""
     if given is not None:
         return given.split(",")
     return [each.name for each in registry.statuses() if each.library and each.name != registry.REFERENCE]
 
 
 def thread_counts(asked: list[int] | None) -> list[int]:
-    """The counts asked for, or all threads. Raises UsageError for one that is more than there are."""
+    """The counts asked for, else the one that a run gets. Raises UsageError for a count that is not available."""
     if asked is None:
         return [threads.budget().count]
     for count in asked:
@@ -133,7 +133,7 @@ def dataset_of(options: argparse.Namespace) -> Dataset:
 
 
 def fitting_architecture(name: str | None, data: Dataset) -> Architecture:
-    """The network called `name`, or else cifar10_quick for colour images and LeNet for others."""
+    """The architecture called `name`; without a name, cifar10_quick for colour images and LeNet for others."""
     classes = len(data.classes)
     if name is not None:
         return architecture(name, classes)

@@ -24,20 +24,20 @@ def add_config_option(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         metavar="FILE",
-        help="TOML file with values of these options, as cnn tune writes it; the command line goes before it",
+        help="TOML file with values for these options, such as `cnn tune` writes; the command line takes precedence",
     )
 
 
 def apply_config(parser: ArgumentParser, options: argparse.Namespace, commands: Collection[str]) -> None:
-    """Makes what the file `options.config` says the defaults of the parser of a command.
+    """Makes the values in the file `options.config` the defaults of a command's parser.
 
-    Its keys are long options, with _ for -, and `backend_options`, a table; a table named as one of the `commands` has
-    keys for that one only. Raises FileFormatError for a file that is missing or no TOML, UsageError for an option that
-    the command does not have or a value that is none of it.
+    Its keys are long options, with _ for -, and `backend_options`, a table; a table named after one of the
+    `commands` applies to that command only. Raises FileFormatError for a file that is missing or is not TOML,
+    UsageError for an option that the command does not have or a value that the option does not take.
     """
     table = read_toml(Path(options.config))
     owner = f"{parser.prog} --config {options.config}"
-    # A command and an option may have one name, as `model` has.
+    # A command and an option may share a name, as `model` does.
     sections = {name: table.pop(name) for name in commands if isinstance(table.get(name), dict)}
     values = table | sections.get(parser.prog.rpartition(" ")[2], {})
     actions = {action.dest: action for action in parser._actions if _in_file(action)}
@@ -70,7 +70,7 @@ def _in_file(action: argparse.Action) -> bool:
 
 
 def _kind(action: argparse.Action) -> Any:
-    """The type of an option's values; a list's may be a single one too."""
+    """The type of an option's values; where a list is expected, a single value will do."""
     if action.dest == BACKEND_OPTIONS:
         return dict
     if action.nargs == 0:

@@ -1,4 +1,4 @@
-"""`cnn compare --nodes`: its options, and training on many nodes as they ask for it."""
+"""`cnn compare --nodes`: its options, and the predicted training on many nodes."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -20,40 +20,44 @@ NETWORKS = ("ethernet-1g", "ethernet-10g", "infiniband-fdr")
 
 
 def add_node_options(parser: argparse.ArgumentParser) -> None:
-    """--nodes and what it is about."""
+    """--nodes and the options that go with it."""
     parser.add_argument(
         "--nodes",
         type=_counts,
         metavar="COUNTS",
-        help="predict training on so many nodes too, commas between; 1,2,4,...,1024 goes on as it began "
-        f"(nodes: each --device; default {NODE}, and this machine where it is calibrated)",
+        help="also predict training on these numbers of nodes, separated by commas; 1,2,4,...,1024 continues the "
+        f"series. The nodes are each --device (default: {NODE}), and this machine if it is calibrated",
     )
     parser.add_argument(
-        "--link", metavar="KEYS", help=f"links between nodes, commas between (default: {','.join(NETWORKS)})"
+        "--link",
+        metavar="KEYS",
+        help=f"links between nodes, separated by commas (default: {','.join(NETWORKS)})",
     )
     parser.add_argument("--links", type=Path, metavar="FILE", help="TOML file with links of your own")
     parser.add_argument(
         "--scaling",
         choices=("weak", "strong"),
         default="weak",
-        help="--batch-size is a node's (weak), or is shared among all (strong)",
+        help="weak: --batch-size is the batch of each node; strong: it is divided among all nodes",
     )
 
 
 def node_curves(
-    net: Architecture, options: argparse.Namespace, calibrations: Sequence[Calibration]
+    architecture: Architecture, options: argparse.Namespace, calibrations: Sequence[Calibration]
 ) -> tuple[list[Curve], list[str]]:
-    """Training on many nodes, of each kind and link; of which counts there is nothing to say, and why.
+    """The curve of each kind of node and link, and a sentence about the numbers of nodes that have no row.
 
-    This machine is a node too, as the calibrations have it. Raises UsageError for options that do not fit.
+    Each calibration makes this machine one more kind of node. Raises UsageError for options that do not fit.
     """
     if options.nodes is None:
         if options.link or options.links:
-            raise UsageError("--link is about --nodes; say how many there are, as --nodes 1,2,4,...,1024.")
+            raise UsageError(
+                "--link and --links need --nodes; give the numbers of nodes, such as --nodes 1,2,4,...,1024."
+            )
         return [], []
     if options.mode != "train":
         raise UsageError(
-            "--nodes is about training; classification shares nothing among nodes. Leave out --mode infer."
+            "--nodes predicts only training, as nodes that classify exchange nothing; leave out --mode infer."
         )
     known = links(options.links)
     asked = options.link.split(",") if options.link else NETWORKS
@@ -65,15 +69,15 @@ def node_curves(
     nodes += [Node.of_calibration(each) for each in calibrations]
     joined, batch, weak = [known[key] for key in asked], options.batch_size, options.scaling == "weak"
     too_many = [] if weak else [number for number in options.nodes if number > batch]
-    # None that is left is refused by name below.
+    # If all are too many, `curves` refuses the first of them.
     counts = [number for number in options.nodes if number not in too_many] or too_many
-    found = [curve for node in nodes for curve in curves(net, node, joined, counts, batch, weak=weak)]
+    found = [curve for node in nodes for curve in curves(architecture, node, joined, counts, batch, weak=weak)]
     texts = ", ".join(map(str, too_many))
-    return found, [f"no row of {texts} nodes: {batch} images are too few for them."] if too_many else []
+    return found, [f"no row for {texts} nodes: a batch of {batch} images is too small for them."] if too_many else []
 
 
 def _counts(text: str) -> list[int]:
-    """Rising whole numbers; "..." goes on as the two before it."""
+    """Increasing whole numbers; "..." continues the series of the two before it."""
     found: list[int] = []
     parts = text.split(",")
     for place, part in enumerate(parts):
@@ -82,14 +86,14 @@ def _counts(text: str) -> list[int]:
         elif 2 <= place < len(parts) - 1:
             found += _between(found[-2], found[-1], whole_number(parts[place + 1]))
         else:
-            raise argparse.ArgumentTypeError(f"{text!r}: '...' stands between numbers, after at least two")
+            raise argparse.ArgumentTypeError(f"{text!r}: '...' must stand between numbers, after at least two")
     if found != sorted(set(found)):
-        raise argparse.ArgumentTypeError(f"{text!r}: counts of nodes must rise")
+        raise argparse.ArgumentTypeError(f"{text!r}: numbers of nodes must increase")
     return found
 
 
 def _between(first: int, second: int, last: int) -> Iterator[int]:
-    """What follows on `second` below `last`, by a whole ratio or else by the difference."""
+    """The terms between `second` and `last` of a series that continues by a whole ratio, or else by a difference."""
     while first < second and (after := 2 * second - first if second % first else second * second // first) < last:
         yield after
         first, second = second, after

@@ -1,4 +1,4 @@
-"""`cnn bench --ranks`: training steps on several ranks, launched for each count, beside what the model says of them."""
+"""`cnn bench --ranks`: measures training steps on each number of ranks, and compares them with the model's."""
 
 import argparse
 import json
@@ -26,25 +26,25 @@ from cnn.system.threads import in_words
 from cnn.terminal.printing import print_json, print_table
 
 HEAD = [
-    *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms a step"),
+    *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms per step"),
     *("compute", "communication", "hidden", "exposed", "model ms", "error"),
 ]
 
 
 def bench_ranks(options: argparse.Namespace) -> None:
-    """Launches, compares and prints. Raises UsageError or CnnError where nothing can be launched."""
-    nets, counts, images = options.model.split(","), options.ranks, options.batch_size
-    gradients = {net: gradient_bytes(architecture(net)) for net in nets}
+    """Launches, compares and prints. Raises UsageError or CnnError if nothing can be launched."""
+    models, counts, images = options.model.split(","), options.ranks, options.batch_size
+    gradients = {model: gradient_bytes(architecture(model)) for model in models}
     if options.threads and len(options.threads) > 1:
-        raise UsageError("--ranks takes one number of --threads, that of every rank.")
+        raise UsageError("--ranks takes one number for --threads, the threads of each rank.")
     if max(counts) > images:
-        raise UsageError(f"A batch of {images} images has none for some of {max(counts)} ranks; give a larger one.")
+        raise UsageError(f"A batch of {images} images is too small for {max(counts)} ranks; give a larger one.")
     launcher = _launcher(options.mpiexec)
     chosen, _ = registry.choose(options.backend, options.backend_options)
     launches = {}
     for ranks in counts:
         request = Request(
-            nets=nets,
+            nets=models,
             # Weak scaling, then strong.
             batches=sorted({images * ranks, images}, reverse=True),
             rounds=options.rounds,
@@ -55,10 +55,10 @@ def bench_ranks(options: argparse.Namespace) -> None:
         launches[ranks] = _launch([*launcher, "-n", str(ranks)], request)
     link = next((_link(timed) for timed in launches.values() if timed.latency is not None), None)
     rows = []
-    for net in nets:
+    for model in models:
         for scaling in ("weak", "strong"):
             group = [
-                _row(net, gradients[net], timed, images * timed.ranks if scaling == "weak" else images, link)
+                _row(model, gradients[model], timed, images * timed.ranks if scaling == "weak" else images, link)
                 for timed in launches.values()
             ]
             for row in group:
@@ -80,15 +80,17 @@ def bench_ranks(options: argparse.Namespace) -> None:
 
 
 def _launcher(given: str | None) -> list[str]:
-    """The words that start a program on several ranks, up to -n."""
+    """The words of the launcher, up to -n."""
     if find_spec("mpi4py") is None:
         raise CnnError("--ranks needs mpi4py, which is missing: pip install 'cnn-blas[mpi]'.")
     words = shlex.split(given) if given else ["mpiexec"]
-    # That of this environment first: mpi4py is made for it.
+    # First the launcher of this environment, which fits its mpi4py.
     found = shutil.which(words[0], path=str(Path(sys.executable).parent)) if not given else None
     found = found or shutil.which(words[0])
     if found is None:
-        raise CnnError(f"--ranks starts {words[0]}, which is not there: pip install 'cnn-blas[mpi]', or name another.")
+        raise CnnError(
+            f"--ranks starts {words[0]}, which was not found: pip install 'cnn-blas[mpi]', or name another (--mpiexec)."
+        )
     return [found, *words[1:]]
 
 
@@ -100,7 +102,7 @@ def _launch(words: list[str], request: Request) -> Timed:
     )
     found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not found:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["nothing was said"]
+        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it printed nothing"]
         reason = next((line for line in said if line.startswith("cnn: ")), said[-1])
         raise CnnError(f"{shlex.join(words)} failed with exit code {done.returncode}: {reason.removeprefix('cnn: ')}")
     table = json.loads(found[-1].removeprefix(MARK))
@@ -108,7 +110,7 @@ def _launch(words: list[str], request: Request) -> Timed:
 
 
 def _link(timed: Timed) -> Link:
-    """What the ranks are joined by, as measured; on one host the cores copy themselves."""
+    """The link between the ranks, as measured; on one host the cores do the copying."""
     assert timed.latency is not None
     assert timed.byte is not None
     source = f"exchanges between the first and the last of {timed.ranks} ranks"
@@ -121,9 +123,9 @@ def _link(timed: Timed) -> Link:
     )
 
 
-def _row(net: str, gradients: dict[str, int], timed: Timed, batch: int, link: Link | None) -> dict[str, Any]:
-    """A row: what was measured, and what the model makes of ranks that compute beside each other without sums."""
-    steps = next(each for each in timed.steps if (each.net, each.batch) == (net, batch))
+def _row(model: str, gradients: dict[str, int], timed: Timed, batch: int, link: Link | None) -> dict[str, Any]:
+    """A row: the measured step, and the one predicted from ranks that compute side by side without sums."""
+    steps = next(each for each in timed.steps if (each.net, each.batch) == (model, batch))
     layers = tuple((gradients.get(name, 0), np.full(1 + DRAWS, seconds)) for name, seconds in steps.layers.items())
     none = np.zeros(1 + DRAWS)
     step = StepTime(none, layers, none + steps.update, none + OPERANDS / timed.add)
@@ -131,7 +133,7 @@ def _row(net: str, gradients: dict[str, int], timed: Timed, batch: int, link: Li
     if link is not None and timed.ranks > 1:
         predicted = scaled(step, link, timed.ranks, batch).seconds
     return {
-        "model": net,
+        "model": model,
         "ranks": timed.ranks,
         "threads": timed.threads,
         "batch_size": batch,
@@ -174,5 +176,8 @@ def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | 
         )
         title = group
     print_table(HEAD, table)
-    print("efficiency: images a second for each thread, over those of the first row")
-    print("model: computing as measured on as many ranks that sum nothing, and the sums by the link's latency and rate")
+    print("efficiency: images per second and thread, relative to the first row")
+    print(
+        "model: the computing time measured on as many ranks without sums, and the sums predicted from the link's "
+        "latency and rate"
+    )

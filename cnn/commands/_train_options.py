@@ -44,32 +44,34 @@ REMEMBERED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
-    parser.add_argument("dataset", nargs="?", metavar="DATASET", help=f"see cnn data list (default: {DEFAULT_DATASET})")
+    parser.add_argument(
+        "dataset", nargs="?", metavar="DATASET", help=f"see `cnn data list` (default: {DEFAULT_DATASET})"
+    )
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, for colour images cifar10_quick)",
+        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
     )
-    recipe = parser.add_argument_group("recipe (default: the one the network was published with)")
+    recipe = parser.add_argument_group("recipe (default: the network's own)")
     recipe.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the training images")
-    recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images a step, over all ranks together")
+    recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images per step, of all ranks together")
     recipe.add_argument(
         "--accumulate",
         type=whole_number,
         metavar="N",
-        help="compute each batch as N micro-batches one after the other, which takes less memory (default: 1)",
+        help="compute each batch as N micro-batches, one after the other, to save memory (default: 1)",
     )
-    recipe.add_argument("--lr", type=number, metavar="X", help="first learning rate of the schedule")
+    recipe.add_argument("--lr", type=number, metavar="X", help="initial learning rate of the schedule")
     recipe.add_argument(
         "--scale-lr",
         action=argparse.BooleanOptionalAction,
-        help="multiply the learning rate by the batch size over the recipe's (Goyal et al. 2017)",
+        help="multiply the learning rate by the batch size over the recipe's batch size (Goyal et al. 2017)",
     )
     recipe.add_argument(
         "--warmup",
         type=number,
         metavar="EPOCHS",
-        help="let the learning rate rise in a line over the first EPOCHS, from 0 or with --scale-lr from the recipe's",
+        help="raise the learning rate linearly over the first EPOCHS, from 0, or from the recipe's with --scale-lr",
     )
     recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
     recipe.add_argument("--weight-decay", type=share, metavar="X", help="L2 weight decay")
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=share,
         metavar="X",
-        help=f"share of the training images held out for validation (default: {VALIDATION}, "
+        help=f"fraction of the training images held out for validation (default: {VALIDATION}, "
         f"at most {MOST_VALIDATION:,} images)",
     )
     recipe.add_argument(
@@ -98,35 +100,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--watts",
         type=number,
         metavar="W",
-        help="what the machine draws under load: models the energy by it, whatever meters there are",
+        help="power of the machine under load; the energy is modelled from it, even if there are meters",
     )
     ranks = parser.add_argument_group("several processes (mpiexec -n N cnn train ...)")
     ranks.add_argument(
-        "--distributed", action="store_true", help="fail where no launcher started this, instead of training alone"
+        "--distributed", action="store_true", help="fail if no launcher started this process, instead of training alone"
     )
     ranks.add_argument(
         "--average-every",
         type=whole_number,
         metavar="K",
-        help="for slow links: each rank steps by its own images, and ranks are averaged every K steps and epoch",
+        help="for slow links: each rank takes steps on its own images; the ranks are averaged every K steps and after "
+        "each epoch",
     )
     add_config_option(parser)
     _common.add_data_options(parser)
     files = parser.add_argument_group("folder of the run")
     files.add_argument(
-        "--out", metavar="DIR", help="where model, metrics and checkpoint go (default: runs/<date>-<net>-<data>)"
+        "--out",
+        metavar="DIR",
+        help="folder for model, metrics and checkpoint (default: runs/<date>-<network>-<data set>)",
     )
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     files.add_argument(
         "--checkpoint-every",
         type=whole_number,
         metavar="N",
-        help="write the checkpoint every N steps too, not only after each epoch",
+        help="write the checkpoint every N steps, not only after each epoch",
     )
 
 
 def recall(options: argparse.Namespace, world: World) -> None:
-    """Fills in what was not given: from the run that is resumed, or the defaults."""
+    """Fills in the options that were not given: from the run that is resumed, else from the defaults."""
     stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
         # Another backend would not know the options of the one before.
@@ -139,7 +144,7 @@ def recall(options: argparse.Namespace, world: World) -> None:
 
 
 def _stored(options: argparse.Namespace) -> dict[str, Any]:
-    """The settings of the run to resume, none for a new one."""
+    """The settings of the run to resume; empty for a new one."""
     if options.resume:
         if options.out is None:
             raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
@@ -152,5 +157,5 @@ def _stored(options: argparse.Namespace) -> dict[str, Any]:
             ) from error
         return stored
     if options.out is not None and (Path(options.out) / SETTINGS).exists():
-        raise UsageError(f"{options.out} holds a run already; continue it with --resume, or choose another --out.")
+        raise UsageError(f"{options.out} already holds a run; continue it with --resume, or choose another --out.")
     return {}

@@ -1,7 +1,7 @@
-"""Lists the backends that are known and whether they run here, or fetches the library that one runs on.
+"""Lists the known backends and whether they run here, or fetches the library of one.
 
 cnn backends list       every backend: its library or why it is not ready, its options, what can be fetched for it
-cnn backends get NAME   fetch that, into the folder --root or where the backend finds it by itself
+cnn backends get NAME   fetch the library, into the folder --root or where the backend looks for it
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Compares layers and training steps across backends and thread counts, the backends under one another.
+"""Compares layers and training steps across backends and numbers of threads, the backends in adjacent rows.
 
-Every job is run three times to warm up and then in turns; times are medians. GFLOP/s count the products of the layer,
-2 FLOP a multiply-accumulate; the backward pass of a layer has two products. Efficiency is the speed-up over the fewest
-threads asked for, divided by how many times more there are.
+Every job is run three times to warm up, and then in turns with the others; times are medians. GFLOP/s count the
+products of the layer, at 2 FLOP per multiply-accumulate; the backward pass of a layer has two products. Efficiency is
+the speed-up over the fewest threads measured, divided by the ratio of the numbers of threads.
 
-With --ranks it launches mpiexec for each count and shows strong and weak scaling of the training step over ranks, what
-of its communication is hidden behind computing, and how far the model of scaling is off.
+With --ranks it starts mpiexec for each number of ranks. It shows strong and weak scaling of the training step, how much
+of the communication is hidden behind computing, and how far the model of scaling is off.
 """
 
 import argparse
@@ -24,30 +24,35 @@ from cnn.terminal.printing import print_json, print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
-    parser.add_argument("--model", default="lenet", metavar="NAMES", help="networks or .toml files, commas between")
     parser.add_argument(
-        "--backend", metavar="NAMES", help="backends, commas between (default: every ready one but reference)"
+        "--model", default="lenet", metavar="NAMES", help="networks or .toml files, separated by commas"
+    )
+    parser.add_argument(
+        "--backend", metavar="NAMES", help="backends, separated by commas (default: all ready ones except reference)"
     )
     _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_numbers,
         metavar="COUNTS",
-        help="thread counts, commas between (default: what this process may use)",
+        help=f"numbers of threads, separated by commas (default: {_common.THREADS_DEFAULT})",
     )
-    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="runs of each job")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
+    parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="timed runs of each job")
     parser.add_argument(
         "--ranks",
         type=whole_numbers,
         metavar="COUNTS",
-        help="training steps on so many ranks, commas between; --batch-size is a rank's (weak) and that of all "
-        "(strong), --threads a rank's (default: CPUs / ranks)",
+        help="measure training steps on these numbers of ranks, separated by commas. --batch-size is then the batch of "
+        "each rank (weak scaling) and of all ranks together (strong scaling); --threads is the number of threads of "
+        "each rank (default: CNN_NUM_THREADS, else CPUs / ranks)",
     )
     parser.add_argument(
-        "--mpiexec", metavar="COMMAND", help="what starts ranks, up to -n (default: mpiexec), as 'mpiexec -hosts a,b'"
+        "--mpiexec",
+        metavar="COMMAND",
+        help="launcher of the ranks, with its options up to -n, such as 'mpiexec -hosts a,b' (default: mpiexec)",
     )
-    parser.add_argument("--steps-only", action="store_true", help="only whole training steps, no single layers")
+    parser.add_argument("--steps-only", action="store_true", help="measure only whole training steps, no single layers")
     add_config_option(parser)
     _common.add_json_option(parser)
 
@@ -116,7 +121,7 @@ def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
 
 
 def _add_efficiency(results: list[dict[str, Any]]) -> None:
-    """Speed-up over the fewest threads measured, for each thread more: 1 is perfect scaling."""
+    """The speed-up over the fewest threads measured, divided by the ratio of the threads: 1 is perfect scaling."""
     fewest = min(result["threads"] for result in results)
     base = {(each["group"], each["backend"]): each["seconds"] for each in results if each["threads"] == fewest}
     for result in results:

@@ -1,8 +1,8 @@
-"""Measures this machine for the model of time and energy, a backend and a thread count at a time, some minutes each.
+"""Measures this machine for the model of time and energy, for one backend and number of threads, in some minutes.
 
-SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and the layers of networks drawn at
-random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library and threads.
-Each time is the least of several, in two passes; on a busy machine it is too long all the same.
+It measures SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and the layers of networks
+drawn at random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library and
+threads. Each time is the minimum of several, in two passes; on a busy machine it is too long all the same.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from cnn.terminal.printing import print_lines, print_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
-    parser.add_argument("--idle-watts", type=number, metavar="W", help="what the machine draws doing nothing")
-    parser.add_argument("--busy-watts", type=number, metavar="W", help="what it draws in large products")
+    parser.add_argument("--idle-watts", type=number, metavar="W", help="power of the idle machine")
+    parser.add_argument("--busy-watts", type=number, metavar="W", help="its power during large matrix products")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures, keeps and prints."""
     watts = options.idle_watts, options.busy_watts
     if (watts[0] is None) != (watts[1] is None) or (watts[0] is not None and watts[0] > watts[1]):
-        raise UsageError("Give both --idle-watts and --busy-watts, idle no more than busy, or neither.")
+        raise UsageError("Give both --idle-watts and --busy-watts, the former at most the latter, or neither.")
     with _common.resources(options) as resources:
         print_lines(resources.describe())
         with OtherWork() as others:
@@ -38,19 +38,19 @@ def run(options: argparse.Namespace) -> None:
     save(result)
     print_lines(
         {
-            "SGEMM": f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of it lost at a side of {result.half:.0f} "
-            f"(off by {result.sgemm_error:.0%})",
+            "SGEMM": f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of that for sides of {result.half:.0f} "
+            f"(error {result.sgemm_error:.0%})",
             "triad": f"{result.triad_rate / 1e9:.1f} GB/s",
             "call": f"{result.call_seconds * 1e6:.1f} us",
         }
     )
-    head = ["task", "measured", "least us", "off by"]
+    head = ["task", "measured", "minimum us", "error"]
     rows = [
         [name, str(len(law.points)), f"{law.overhead * 1e6:.1f}", f"{law.error:.0%}"]
         for name, law in result.laws.items()
     ]
     print_table(head, rows)
-    print("off by: each task predicted from all others of its kind, root mean square of the logarithm")
+    print("error: each task predicted from all others of its kind, root mean square of the logarithm")
     print(f"kept in {calibration_file()}")
     disturbed = busy({}, others.share)
     if disturbed:
@@ -58,6 +58,6 @@ def run(options: argparse.Namespace) -> None:
 
 
 def show_progress(text: str) -> None:
-    """Overwrites a line of a terminal with what is being measured."""
+    """Overwrites a line of the terminal with what is being measured."""
     if sys.stderr.isatty():
         print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

@@ -1,9 +1,9 @@
-"""Compares devices and backends at one network's step: time, power and energy, measured, predicted and published.
+"""Compares devices and backends for one step of a network: time, power and energy.
 
-Measured rows are of this machine's ready backends, predicted ones of the catalogue's devices (`cnn devices`) and of
-this machine where it is calibrated (`cnn calibrate`). Published rows ran other networks or batches, as their own tables
-say: they are for orientation, not for a ranking. "-" is what nobody knows; * rests on numbers that nobody verified.
-With --nodes the model goes on to data-parallel training on so many of each --device, joined by a link.
+Measured rows are this machine's ready backends. Predicted rows are the catalogue's devices (`cnn devices`), and this
+machine if it is calibrated (`cnn calibrate`). Published rows ran other networks or batches, as their own tables say:
+they are for orientation, not for a ranking. "-" means unknown; * marks what rests on numbers that nobody has verified.
+With --nodes it also predicts data-parallel training on many nodes, joined by a link: many of each --device.
 """
 
 import argparse
@@ -12,6 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import cnn
+import cnn.model.zoo as zoo
 import cnn.system.threads as threads
 from cnn import registry
 from cnn.commands import _common
@@ -23,7 +24,6 @@ from cnn.energy.model import Thresholds
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
-from cnn.model.zoo import architecture
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import predict_at, predict_here, targets
@@ -52,11 +52,12 @@ PROPOSED = f"xeon-phi-5110p@{NODE}"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
-    _common.add_net_options(parser)
+    _common.add_workload_options(parser)
     parser.add_argument(
         "--device",
         metavar="KEYS",
-        help=f"devices to predict, commas between; CARD@HOST is a card offloaded to (default: all, and {PROPOSED})",
+        help="devices to predict, separated by commas; CARD@HOST is a card to which a host offloads products "
+        f"(default: all, and {PROPOSED})",
     )
     parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
     parser.add_argument(
@@ -64,41 +65,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_thresholds,
         default="2048,2048,256",
         metavar="M,N,K",
-        help="a host offloads products whose sides are all longer; the default is MKL's",
+        help="a host offloads a product whose M, N and K are all larger than these (default: %(default)s, MKL's rule)",
     )
     parser.add_argument(
-        "--measure", action=argparse.BooleanOptionalAction, default=True, help="run the network on this machine"
+        "--measure", action=argparse.BooleanOptionalAction, default=True, help="measure the network on this machine"
     )
     parser.add_argument(
         "--backend",
         metavar="NAMES",
-        help="backends to measure, commas between (default: all ready but reference)",
+        help="backends to measure, separated by commas (default: all ready ones except reference)",
     )
     _common.add_backend_option(parser)
     parser.add_argument(
-        "--threads", type=whole_number, metavar="N", help="threads here (default: all this process may use)"
+        "--threads",
+        type=whole_number,
+        metavar="N",
+        help=f"number of threads on this machine (default: {_common.THREADS_DEFAULT})",
     )
-    parser.add_argument("--rounds", type=whole_number, default=21, metavar="N", help="runs on each backend")
+    parser.add_argument("--rounds", type=whole_number, default=21, metavar="N", help="timed runs on each backend")
     parser.add_argument(
-        "--watts", type=number, metavar="W", help="what this machine draws under load, in place of a meter"
+        "--watts", type=number, metavar="W", help="power of this machine under load, used instead of a meter"
     )
     add_node_options(parser)
     _common.add_json_option(parser)
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with tables and plots")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the plots as a picture")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with tables and plots")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="write the plots as a PNG image")
 
 
 def run(options: argparse.Namespace) -> None:
     """Predicts, measures, prints the tables and writes the files."""
-    net = architecture(options.model)
+    architecture = zoo.architecture(options.model)
     files = list(_files(options))
-    cost = count(net, options.batch_size, training=options.mode == "train")
-    scaling, too_many = node_curves(net, options, _calibrations(options) if options.measure else [])
+    cost = count(architecture, options.batch_size, training=options.mode == "train")
+    scaling, too_many = node_curves(architecture, options, _calibrations(options) if options.measure else [])
     predicted, omitted = _predicted(cost, options)
     rows = [row for row, _ in predicted]
     if options.measure:
-        here, measured = _here(net, cost, options)
+        here, measured = _here(architecture, cost, options)
         predicted, rows = here + predicted, [row for row, _ in here] + rows + measured
     comparison = compare(
         cost, rows, published(), [breakdown for _, breakdown in predicted], omitted + too_many, scaling
@@ -126,7 +130,7 @@ def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Callable[[Compar
 
 
 def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[str]]:
-    """What the model says of each device; of which it says nothing, and why, unless these were asked for."""
+    """The prediction for each device, and why others have none; for a device asked for, that raises UsageError."""
     devices = catalogue(options.devices)
     asked = options.device.split(",") if options.device else [*devices, PROPOSED]
     found, omitted = [], []
@@ -141,18 +145,20 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
 
 
 def _calibrations(options: argparse.Namespace) -> list[Calibration]:
-    """Those of the backends and threads asked for."""
+    """The calibrations of the backends and threads asked for."""
     names, budget = _common.backend_names(options.backend), threads.budget(options.threads).count
     return [each for each in load_all() if each.backend in names and each.threads == budget]
 
 
-def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
-    """What this machine's calibrations say, and what is measured."""
+def _here(
+    architecture: Architecture, cost: Cost, options: argparse.Namespace
+) -> tuple[list[tuple[Row, Breakdown]], list[Row]]:
+    """The predictions from this machine's calibrations, and the measured rows."""
     chosen = [
         registry.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
     ]
     measured = measured_rows(
-        net,
+        architecture,
         chosen,
         cost.batch,
         training=cost.training,
@@ -164,7 +170,7 @@ def _here(net: Architecture, cost: Cost, options: argparse.Namespace) -> tuple[l
 
 
 def _header() -> dict[str, str]:
-    """What a page was made with."""
+    """When a page was made, with which version, and on which machine."""
     made = datetime.now().astimezone().isoformat(sep=" ", timespec="minutes")
     return {"made": f"{made} by cnn-blas {cnn.__version__}", "this machine": this_machine().cpu or "unknown"}
 
@@ -192,5 +198,5 @@ def _print(comparison: Comparison) -> None:
 def _thresholds(text: str) -> Thresholds:
     parts = text.split(",")
     if len(parts) != 3 or not all(part.isdecimal() for part in parts):
-        raise argparse.ArgumentTypeError(f"{text!r} is no M,N,K of whole numbers")
+        raise argparse.ArgumentTypeError(f"{text!r} is not M,N,K in whole numbers")
     return Thresholds(*map(int, parts))

@@ -1,6 +1,7 @@
-"""Counts FLOP and bytes of a step from shapes alone: each layer and phase, as im2col + GEMM executes them.
+"""Counts FLOP and bytes of a step by layer and phase, from shapes alone, as im2col + GEMM executes them.
 
-Bytes are those of the arrays that each operation reads and writes, column buffers included; intensity is FLOP a byte.
+Bytes are those of the arrays that each operation reads and writes, including column buffers; intensity is FLOP per
+byte.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from cnn.terminal.printing import print_json, print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
-    _common.add_net_options(parser)
+    _common.add_workload_options(parser)
     _common.add_json_option(parser)
 
 

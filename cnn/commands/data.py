@@ -1,4 +1,4 @@
-"""Lists the data sets that are known and where they are, or downloads one.
+"""Lists the known data sets and where they are, or downloads one.
 
 cnn data list       every data set, present or not
 cnn data get NAME   download its official files, checked by SHA-256, into --data-dir or the cache
@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """list and get."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show every data set and where it is")
-    listing.add_argument("--data-dir", metavar="DIR", help="folder to look in first")
+    listing.add_argument("--data-dir", metavar="DIR", help="folder to search first")
     _common.add_json_option(listing)
     listing.set_defaults(action=_list)
     getting = actions.add_parser("get", help="download a data set")

@@ -1,7 +1,7 @@
 """Lists the devices that the model of time and energy knows, with the source and confidence of every number.
 
-A file of your own holds tables like those of cnn/energy/devices.toml. This machine is among them once `cnn calibrate`
-has measured it.
+--devices adds a file of your own, with tables like those of cnn/energy/devices.toml. This machine is listed once
+`cnn calibrate` has measured it.
 """
 
 import argparse
@@ -18,7 +18,9 @@ from cnn.terminal.printing import print_json, print_lines, print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """DEVICE and the options."""
-    parser.add_argument("device", metavar="DEVICE", nargs="?", help="one device, with its sources")
+    parser.add_argument(
+        "device", metavar="DEVICE", nargs="?", help="show only this device, with the sources of its numbers"
+    )
     parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
     _common.add_json_option(parser)
 
@@ -55,7 +57,7 @@ def _calibrated(calibration: Calibration) -> dict[str, object]:
 def _print_one(device: Device) -> None:
     print(f"{device.key}: {device.name}")
     numbers = {name: str(quantity) for name, quantity in device.quantities().items()}
-    print_lines(numbers or {"no number": "is known"})
+    print_lines(numbers or {"numbers": "none is known"})
 
 
 def _row(device: Device) -> list[str]:

@@ -1,4 +1,4 @@
-"""Measures a saved network on the test images of a data set: loss, accuracy, and which class is taken for which."""
+"""Measures a saved model on the test or training images of a data set: loss, accuracy and confusion matrix."""
 
 import argparse
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, DATASET and the options."""
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
-    parser.add_argument("--split", choices=("test", "train"), default="test", help="which images")
-    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images at a time")
+    parser.add_argument("--split", choices=("test", "train"), default="test", help="images to evaluate on")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per batch")
     _common.add_resource_options(parser)
     add_config_option(parser)
     _common.add_data_options(parser)
@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
         model = load_model(options.model, backend=resources.backend)
         if len(data.classes) != len(model.classes):
             raise UsageError(
-                f"{options.model} tells {len(model.classes)} classes apart, {data.name} has {len(data.classes)}; "
-                "evaluate it on the data it was trained for."
+                f"{options.model} has {len(model.classes)} classes, but {data.name} has {len(data.classes)}; "
+                "evaluate it on the data that it was trained on."
             )
         loss, accuracy = model.evaluate(split, batch_size=options.batch_size)
         guesses = model.predict(split.images, batch_size=options.batch_size).argmax(axis=1)
@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> None:
     print("rows: true class, columns: predicted")
     names = list(data.classes)
     print_table(
-        ["", *names, "right"],
+        ["", *names, "correct"],
         [
             [name, *map(str, row), f"{row[k] / max(1, row.sum()):.1%}"]
             for k, (name, row) in enumerate(zip(names, confusion, strict=True))

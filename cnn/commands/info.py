@@ -1,4 +1,7 @@
-"""Shows what a run would use here: backends and why not, libraries, threads, processor, energy meters, data sets."""
+"""Shows what a run would use here, and why anything is not available.
+
+It lists backends with their options, libraries, threads, processor, energy meters and data sets.
+"""
 
 import argparse
 from dataclasses import asdict
@@ -18,7 +21,7 @@ from cnn.terminal.printing import print_json
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
-    parser.add_argument("--data-dir", metavar="DIR", help="folder to look for data sets in first")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder to search for data sets first")
     _common.add_json_option(parser)
 
 

@@ -1,4 +1,4 @@
-"""The former name of `cnn backends get mkl-phi`, which it does for one more version.
+"""The former name of `cnn backends get mkl-phi`, kept for one more version.
 
 cnn phi get
 """

@@ -1,7 +1,7 @@
-"""Classifies image files with a saved network, after the same preprocessing as in training.
+"""Classifies image files with a saved model, after the same preprocessing as in training.
 
-An image of another size is resized, colour is turned to grey or grey to colour as the network needs. A line an image
-follows the header and an empty line; scripts take --json.
+Images of another size are resized, and colour is converted to grey or grey to colour as the network needs. After the
+header and an empty line it prints one line per image; scripts should use --json.
 """
 
 import argparse
@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, IMAGE... and the options."""
     parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
-    parser.add_argument("--top", type=whole_number, default=3, metavar="N", help="classes shown an image")
-    parser.add_argument("--invert", action="store_true", help="swap dark and light: MNIST's digits are white on black")
+    parser.add_argument("--top", type=whole_number, default=3, metavar="N", help="classes to show per image")
+    parser.add_argument("--invert", action="store_true", help="swap dark and light; MNIST's digits are white on black")
     _common.add_resource_options(parser)
     _common.add_json_option(parser)
 

@@ -1,17 +1,19 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
-GFLOP/s are those of the GEMM alone, 2 FLOP a multiply-accumulate of im2col, also where Winograd does with fewer. Times
-are medians over the repeats, of each layer run by itself. Below stand a whole step as it is run and what of it passes
-outside compiled kernels, what each algorithm took where a convolution has a choice, and, of a backend that can send
-products to another place, where those of one more step ran and why, from its library's own report.
+Times are medians over the repeats, with each layer run by itself. GFLOP/s are those of the GEMM alone, at 2 FLOP per
+multiply-accumulate of im2col, even where Winograd needs fewer. Below the table stand:
+
+- a whole step, and how much of it is spent outside compiled kernels;
+- the time of each algorithm, where a convolution has a choice;
+- for a backend that can send products elsewhere, where those of one more step ran and why, as its library reports.
 """
 
 import argparse
 
+import cnn.model.zoo as zoo
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
-from cnn.model.zoo import architecture
 from cnn.terminal.arguments import whole_number
 from cnn.terminal.printing import print_json, print_lines, print_table
 
@@ -19,8 +21,8 @@ from cnn.terminal.printing import print_json, print_lines, print_table
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
-    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images a step")
-    parser.add_argument("--repeats", type=whole_number, default=20, metavar="N", help="steps measured")
+    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
+    parser.add_argument("--repeats", type=whole_number, default=20, metavar="N", help="timed steps")
     _common.add_resource_options(parser)
     add_config_option(parser)
     _common.add_json_option(parser)
@@ -29,10 +31,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     with _common.resources(options) as resources:
-        network, backend, batch = architecture(options.model), resources.backend, options.batch_size
-        lines = profile_step(network, backend, batch, repeats=options.repeats)
-        step, python = whole_step(network, backend, batch, repeats=options.repeats)
-        products = reported_products(network, backend, batch)
+        architecture, backend, batch = zoo.architecture(options.model), resources.backend, options.batch_size
+        lines = profile_step(architecture, backend, batch, repeats=options.repeats)
+        step, python = whole_step(architecture, backend, batch, repeats=options.repeats)
+        products = reported_products(architecture, backend, batch)
         algorithms = backend.instruments.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
@@ -40,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json(
             {
-                "model": network.name,
+                "model": architecture.name,
                 "batch_size": batch,
                 **described,
                 "seconds": total,
@@ -68,7 +70,7 @@ def run(options: argparse.Namespace) -> None:
             }
         )
         return
-    print_lines({"net": f"{network.name}, batch {batch}", **header})
+    print_lines({"network": f"{architecture.name}, batch {batch}", **header})
     rows = [_row(line, total) for line in lines]
     overall = Line(
         "all",
@@ -81,13 +83,13 @@ def run(options: argparse.Namespace) -> None:
     head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
     print_table(head, [*rows, _row(overall, total)])
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
-    print(f"a step as it is run: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
+    print(f"a whole step: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
     for shape, times in algorithms.items():
         fastest = min(times, key=times.__getitem__)
         tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())
         print(f"{shape}: {fastest} ({tried})")
     if products:
-        print("\nproducts of a step, by the report of the library that ran them")
+        print("\nproducts of a step, as reported by the library that ran them")
         head = ["layer", "direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
         print_table(head, [_product_row(product) for product in products])
 

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="lenet",
         help="a network's name, a .toml file or a .safetensors model",
     )
-    parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="for the memory")
+    parser.add_argument(
+        "--batch-size", type=whole_number, default=64, metavar="N", help="images per batch, for the memory figures"
+    )
     _common.add_resource_options(parser)
     _common.add_json_option(parser)
 
@@ -51,15 +53,15 @@ def run(options: argparse.Namespace) -> None:
             for layer in table["layers"]
         ],
     )
-    print(f"{table['parameters']:,} parameters, {table['macs']:,} MAC an image forward (1 MAC = 2 FLOP)")
+    print(f"{table['parameters']:,} parameters, {table['macs']:,} MAC per image forward (1 MAC = 2 FLOP)")
     print(
         f"memory at batch {options.batch_size}: {_mebibytes(table['inference_bytes'])} to classify, "
-        f"{_mebibytes(table['training_bytes'])} to train, without optimizer state and the BLAS's own"
+        f"{_mebibytes(table['training_bytes'])} to train, not counting optimizer state and the BLAS library's own"
     )
 
 
 def summarise(model: Sequential, batch: int) -> dict[str, Any]:
-    """The table as JSON values; activations an image, memory for `batch` images in bytes."""
+    """The table as JSON values; activations per image, memory for `batch` images in bytes."""
     itemsize = model.dtype.itemsize
     return {
         "name": model.name,

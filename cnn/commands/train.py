@@ -1,6 +1,6 @@
-"""Trains a network on a data set and saves it.
+"""Trains a network on a data set and saves the model.
 
-Without arguments: LeNet on mnist-5k, which comes with the package, on the best backend that is ready.
+Without arguments it trains LeNet on mnist-5k, which comes with the package, on the default backend.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MODEL, SUMMARY = "model.safetensors", "summary.json"
 
 
 def run(options: argparse.Namespace) -> None:
-    """Trains, tests and saves; as one of several processes where a launcher started them."""
+    """Trains, tests and saves; as one of several processes if a launcher started them."""
     with job(options.distributed) as world, ExitStack() as stack:
         with world.together():
             recall(options, world)
@@ -57,8 +57,8 @@ def run(options: argparse.Namespace) -> None:
             batch_size = options.batch_size or architecture.recipe.batch_size
             meter: Meter = Unmetered("of rank 0")
             if world.local_rank == 0:
-                net = replace(architecture, input_shape=data.shape)
-                meter = stack.enter_context(_meter(net, batch_size, resources, options.watts))
+                resized = replace(architecture, input_shape=data.shape)
+                meter = stack.enter_context(_meter(resized, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data.train, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
@@ -98,7 +98,7 @@ def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str,
 
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
-    """The architecture with another recipe, its own as the options change it."""
+    """The architecture with its recipe changed by the options."""
     recipe = architecture.recipe
     optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
     if options.weight_decay is not None:
@@ -120,11 +120,11 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
 
 
 def _meter(architecture: Architecture, batch_size: int, resources: _common.Resources, watts: float | None) -> Meter:
-    """The watts given, else the meters there are, else the calibration."""
+    """A meter by the watts given, else by the meters that are ready, else by the calibration."""
     meter = open_meter(resources.backend.powered, watts=watts)
     if not isinstance(meter, Unmetered):
         return meter
-    # SciPy brings a BLAS of its own, which a run that is metered need not load.
+    # SciPy brings a BLAS of its own, which a metered run need not load.
     from cnn.energy.modelled import calibrated_meter
 
     model = calibrated_meter(architecture, batch_size, resources.backend.name, resources.budget.count)
@@ -173,7 +173,7 @@ def _trainer(
 
 
 def _open(out: Path, options: argparse.Namespace, resources: _common.Resources, trainer: Trainer) -> None:
-    """Brings a resumed run back, or records the settings of a new one."""
+    """Restores a resumed run, or records the settings of a new one."""
     if options.resume:
         if trainer.world.from_first((out / CHECKPOINT).exists):
             trainer.resume()
@@ -183,7 +183,7 @@ def _open(out: Path, options: argparse.Namespace, resources: _common.Resources, 
     settings = {name: getattr(options, name) for name in REMEMBERED}
     settings["backend"] = resources.backend.name
     if trainer.world.size == 1:
-        # The threads of one of several ranks say nothing of those of a run with more or fewer.
+        # The threads of one of several ranks do not suit a run with more or fewer ranks.
         settings["threads"] = resources.budget.count
     write_atomically(out / SETTINGS, json.dumps(settings, indent=2).encode())
 
@@ -203,7 +203,8 @@ def _header(
     optimizer, schedule = _words(trainer.optimizer), _words(trainer.schedule)
     lines = {
         "data": f"{data.name}: {counts}, {len(data.classes)} classes ({data.source})",
-        "net": f"{model.name}: {model.parameter_count():,} parameters, {model.macs() / 1e6:.2f} million MAC an image",
+        "network": f"{model.name}: {model.parameter_count():,} parameters, "
+        f"{model.macs() / 1e6:.2f} million MAC per image",
         **resources.describe(),
         **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
@@ -217,7 +218,7 @@ def _header(
 
 
 def _manner(trainer: Trainer) -> str:
-    """How a batch is computed, where it is not at once."""
+    """How a batch is computed, if not in one piece."""
     pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
     return pieces + (f", averages every {trainer.average_every} steps" if trainer.average_every else "")
 
@@ -236,7 +237,7 @@ def _finish(
     seed: int,
     out: Path,
 ) -> None:
-    """Saves the network and says what came out, with its (loss, accuracy) on the test images."""
+    """Saves the model, writes the summary and prints it; `test` is (loss, accuracy) on the test images."""
     model = trainer.model
     test_loss, test_accuracy = test
     save_model(model, out / MODEL)

@@ -1,11 +1,11 @@
-"""Finds the fastest setting of a network on a backend and this machine by measuring, and writes it for --config.
+"""Finds the fastest settings of a network on a backend and this machine by measuring, and writes them for --config.
 
-What is tried, one after the other, each from the best known so far: counts of threads, sizes of the batch, and the
-options of the backend that it says are worth it here. A value is changed only where the gain is more than the noise of
-the measurement: the median of what is gained in rounds taken in turns must be above 0 with a certainty of 95 %.
+It tries numbers of threads, batch sizes, and those options of the backend that the backend proposes, one after the
+other, each with the best values found so far for the rest. A value is changed only if the gain exceeds the noise of the
+measurement: the median gain over rounds taken in turns must be above 0 with a certainty of 95 %.
 
-More images in a batch change training itself, and with it the accuracy that a recipe reaches. For training the batch
-size is therefore the recipe's unless --batch-sizes is given. Options given by --backend-option are left as they are.
+Another batch size changes training itself, and with it the accuracy that a recipe reaches. For training the batch size
+therefore stays the recipe's unless --batch-sizes is given. Options given with --backend-option are left as they are.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+import cnn.model.zoo as zoo
 import cnn.plugins as plugins
 import cnn.system.threads as threads
 from cnn import registry
@@ -28,14 +29,13 @@ from cnn.measure.benchmark import Job, inference_job, step_job
 from cnn.measure.speedup import Speedup
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
-from cnn.model.zoo import architecture
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table
 
 EVAL_BATCH = 64
-"""What cnn eval takes unless told otherwise."""
+"""The default of cnn eval."""
 
 EVAL_BATCHES = [16, 32, 64, 128, 256, 512]
 
@@ -43,55 +43,56 @@ EVAL_BATCHES = [16, 32, 64, 128, 256, 512]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
-    parser.add_argument("--mode", choices=("train", "infer"), default="train", help="what is to be fast")
     parser.add_argument(
-        "--backend", metavar="NAME", help="backend to tune (default: CNN_BACKEND, else the best that is ready)"
+        "--mode", choices=("train", "infer"), default="train", help="what to make fast: training steps or predictions"
     )
+    parser.add_argument("--backend", metavar="NAME", help=f"backend to tune (default: {_common.BACKEND_DEFAULT})")
     _common.add_backend_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_numbers,
         metavar="COUNTS",
-        help="thread counts to try, commas between (default: all this process may use, half, a quarter, ...)",
+        help=f"numbers of threads to try, separated by commas (default: {_common.THREADS_DEFAULT}, and half of that, a "
+        "quarter, ...)",
     )
     sizes = ", ".join(map(str, EVAL_BATCHES))
     parser.add_argument(
         "--batch-sizes",
         type=whole_numbers,
         metavar="SIZES",
-        help=f"batch sizes to try, commas between (default: for train the recipe's, for infer {sizes})",
+        help=f"batch sizes to try, separated by commas (default: for train the recipe's; for infer {sizes})",
     )
     parser.add_argument(
-        "--rounds", type=whole_number, default=15, metavar="N", help="turns by which two settings are compared"
+        "--rounds", type=whole_number, default=15, metavar="N", help="rounds in which two settings are compared"
     )
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<net>-<backend>-<mode>.toml)")
+    parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<network>-<backend>-<mode>.toml)")
     _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures, prints what each choice bought, and writes the file."""
-    network = architecture(options.model)
+    """Measures, prints what each choice gained, and writes the file."""
+    architecture = zoo.architecture(options.model)
     backend, why = registry.choose(options.backend, options.backend_options)
     defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
-    path = Path(options.out or f"tuned-{network.name}-{backend.name}-{options.mode}.toml")
+    path = Path(options.out or f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml")
     if path.exists():
         raise UsageError(f"{path} exists already; remove it, or choose another --out.")
-    tuner = _tuner(options, network, backend, defaults)
+    tuner = _tuner(options, architecture, backend, defaults)
     if not options.json:
-        _print_header(options, network, backend, why, tuner)
+        _print_header(options, architecture, backend, why, tuner)
     try:
         with stop_on_signals(tuner):
             gain = tuner.run(_say_nothing if options.json else _say)
     except Interrupted as stop:
         if not tuner.findings:
             raise Interrupted(f"{stop}; nothing was written.") from stop
-        _write(path, options, network, backend, defaults, tuner, None)
-        raise Interrupted(f"{stop}; what was found until then is in {path}.") from stop
-    _write(path, options, network, backend, defaults, tuner, gain)
+        _write(path, options, architecture, backend, defaults, tuner, None)
+        raise Interrupted(f"{stop}; what was found so far is in {path}.") from stop
+    _write(path, options, architecture, backend, defaults, tuner, gain)
     if options.json:
         print_json(
             {
-                "model": network.name,
+                "model": architecture.name,
                 "mode": options.mode,
                 "backend": backend.name,
                 "library": str(backend.library),
@@ -105,7 +106,7 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     _print_trials(tuner.findings)
-    print(f"in all: {_gain_words(gain) if gain else 'nothing is faster beyond the noise than the setting before'}")
+    print(f"in all: {_gain_words(gain) if gain else 'no other setting is faster by more than the noise'}")
     print(f"written to {path}: cnn {'train' if options.mode == 'train' else 'eval'} --config {path}")
 
 
@@ -113,40 +114,42 @@ def _plugin(backend: Backend) -> Any:
     return plugins.load(plugins.BACKENDS, backend.name)
 
 
-def _tuner(options: argparse.Namespace, network: Architecture, backend: Backend, defaults: Mapping[str, Any]) -> Tuner:
+def _tuner(
+    options: argparse.Namespace, architecture: Architecture, backend: Backend, defaults: Mapping[str, Any]
+) -> Tuner:
     """Where to start, what to try, and how to run it."""
     given = options.backend_options or {}
     candidates = backend.instruments.option_candidates()
     tried = {name: values for name, values in candidates.items() if name in defaults and name not in given}
     counts = _common.thread_counts(options.threads) if options.threads else _halves(threads.budget().count)
     if options.mode == "train":
-        batch = network.recipe.batch_size
+        batch = architecture.recipe.batch_size
         batches = options.batch_sizes or [batch]
     else:
         batch, batches = EVAL_BATCH, options.batch_sizes or EVAL_BATCHES
 
     def job(setting: Setting) -> Job:
         chosen = registry.construct(backend.name, **_set(setting, defaults))
-        return (step_job if options.mode == "train" else inference_job)(network, chosen, setting.batch_size)
+        return (step_job if options.mode == "train" else inference_job)(architecture, chosen, setting.batch_size)
 
     start = Setting(max(counts), batch, {name: defaults[name] for name in tried} | given)
     return Tuner(job, start, {"threads": counts, "batch_size": batches, **tried}, options.rounds)
 
 
 def _halves(count: int) -> list[int]:
-    """The count, and what is left after halving it again and again."""
+    """The count, half of it, and so on down to 1."""
     return [count, *_halves(count // 2)] if count > 1 else [count]
 
 
 def _set(setting: Setting, defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not as they are by default."""
+    """The options that differ from their defaults."""
     return {name: value for name, value in setting.options.items() if value != defaults[name]}
 
 
 def _write(
     path: Path,
     options: argparse.Namespace,
-    network: Architecture,
+    architecture: Architecture,
     backend: Backend,
     defaults: Mapping[str, Any],
     tuner: Tuner,
@@ -160,19 +163,21 @@ def _write(
         if options.batch_sizes:
             values["batch_size"] = setting.batch_size
     else:
-        # For this command only: training with that batch would be another training.
+        # For this command only: another batch size would change training.
         values["eval"] = {"batch_size": setting.batch_size}
     if _set(setting, defaults):
         values["backend_options"] = _set(setting, defaults)
-    remarks = [f"cnn tune: {network.name}, {options.mode}, on {this_machine().cpu}", str(backend.library)]
+    remarks = [f"cnn tune: {architecture.name}, {options.mode}, on {this_machine().cpu}", str(backend.library)]
     write_config(path, [*remarks, _gain_words(gain)] if gain else remarks, values)
 
 
-def _print_header(options: argparse.Namespace, network: Architecture, backend: Backend, why: str, tuner: Tuner) -> None:
+def _print_header(
+    options: argparse.Namespace, architecture: Architecture, backend: Backend, why: str, tuner: Tuner
+) -> None:
     start = ", ".join(f"{name} {_text(tuner.start.value(name))}" for name in tuner.candidates)
     print_lines(
         {
-            "net": f"{network.name}, {'training' if options.mode == 'train' else 'inference'}",
+            "network": f"{architecture.name}, {'training' if options.mode == 'train' else 'inference'}",
             "backend": f"{backend.name} ({why})",
             "library": str(backend.library),
             "start": start,
@@ -189,7 +194,7 @@ def _say_nothing(finding: Finding) -> None:
 
 
 def _say(finding: Finding) -> None:
-    """What a choice bought."""
+    """Prints what a choice gained."""
     before, best, compared = _text(finding.before), _text(finding.best), finding.comparison
     if compared is None:
         words = f"stays {before}: no other value can run"
@@ -208,7 +213,7 @@ def _gain_words(gain: Speedup) -> str:
 
 
 def _print_trials(findings: list[Finding]) -> None:
-    """Every value that was tried."""
+    """Prints every value that was tried."""
     rows = []
     for finding in findings:
         force = Trial(finding.before, finding.comparison.before if finding.comparison else None, 1.0)

@@ -28,7 +28,7 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
                 moved = stage.bytes / calibration.triad_rate
                 seconds[stage] = seconds[stage] + calibration.call_seconds * len(stage.operations) + moved
             continue
-        # One deviation for all tasks of a law: much of what is wrong in it is wrong for all.
+        # One deviation for all tasks of a law: most of its error is common to them.
         z = normal.setdefault(task.law, np.concatenate([[0.0], rng.standard_normal(DRAWS)]))
         time, deviation = law.seconds(task.sizes, task.work)
         drawn = time * np.exp(deviation * z)
@@ -38,7 +38,7 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     for stage in cost.stages:
         dynamic = None
         if power is not None:
-            # Direct and Winograd convolution do other FLOP than those counted: no more than busy is drawn.
+            # Direct and Winograd convolution do other FLOP than those counted; the power is at most the busy watts.
             busy = max(stage.flops / calibration.sgemm_rate, stage.bytes / calibration.triad_rate)
             dynamic = (power[1] - power[0]) * np.minimum(busy, seconds[stage])
         parts.append((stage, calibration.backend, seconds[stage], dynamic))

@@ -1,8 +1,8 @@
 """What `cnn calibrate` measures of this machine for one backend and thread count, and the file that keeps it.
 
-SGEMM over the shapes that convolutions have, the STREAM triad and the overhead of a call make the machine a device like
-the published ones. Beside them stands a law for each kind of task, from the layers of networks drawn at random, run
-through the backend as it runs them (direct and Winograd where it takes these), for what the roofline does not know.
+SGEMM over the shapes that convolutions have, the STREAM triad and the overhead of a call describe the machine as the
+catalogue describes a device. For what the roofline leaves out there is also a law for each kind of task, fitted to the
+layers of networks drawn at random, run as the backend runs them (direct and Winograd convolution included).
 """
 
 import json
@@ -33,7 +33,7 @@ from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import series
 
 PASSES = 2
-"""How often all probes are measured: what disturbs one pass is gone in the other."""
+"""How often all probes are measured: a disturbance of one pass has ended by the other."""
 LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
 """Runs of a probe in a pass: as many as take SECONDS, within bounds."""
 PRODUCT_RUNS, CALL_RUNS = 12, 200
@@ -70,7 +70,7 @@ class Calibration:
 
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
-    """Calibrates `backend` at `threads`; some minutes. `progress` hears what is being measured."""
+    """Calibrates `backend` at `threads` in some minutes. `progress` is told what is being measured."""
     with limit_threads(threads):
         progress("SGEMM and triad")
         rate, half, error, products = _sgemm(backend)
@@ -111,7 +111,7 @@ def fit_products(measured: list[tuple[Sizes, float]]) -> tuple[float, float, flo
     """(rate, half, error) of t = 2 M N K / rate (1 + half (1/M + 1/N + 1/K)), by least squares of relative errors.
 
     `error` is the root mean square of t / measured - 1. The rate is at least that of the fastest product, and at most
-    twice that: disturbed times could show any peak or none.
+    twice that: disturbed times could suggest any peak, or none.
     """
     terms = np.array([[sizes.flops, sizes.flops * sum(1 / n for n in sizes)] for sizes, _ in measured])
     seconds = np.array([time for _, time in measured])
@@ -123,7 +123,7 @@ def fit_products(measured: list[tuple[Sizes, float]]) -> tuple[float, float, flo
 
 
 def _call_seconds(backend: Backend) -> float:
-    """Seconds of the smallest product: what a call costs."""
+    """Seconds of the smallest product: the overhead of a call."""
     a = backend.asarray(np.ones((1, 1)), np.float32)
     out = backend.empty((1, 1), np.float32)
     return series(partial(backend.gemm, a, a, out=out), CALL_RUNS).least
@@ -141,20 +141,20 @@ def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
     points: dict[str, list[Point]] = {}
     for (law, *_), point in least.items():
         points.setdefault(law, []).append(point)
-    # The smallest of a kind shows the overhead.
+    # The fastest task of a kind shows the overhead.
     return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
 
 
 def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, LayerPass], Point]]:
-    """The least seconds of every task of a probe, in training and in classification, by its law and what it is."""
-    model = probe.net.build(backend=backend)
+    """The minimum seconds of every task of a probe, in training and in classification, by its law and its place."""
+    model = probe.architecture.build(backend=backend)
     images, labels = random_batch(model, probe.batch)
     for training in (True, False):
         run = partial(least_times, model, images, labels, training=training)
         once = sum(run(repeats=1).values())
         times = run(repeats=min(MOST_RUNS, max(LEAST_RUNS, int(SECONDS / once))))
-        for task in tasks(count(probe.net, probe.batch, training=training)):
-            key = (task.law, probe.net.name, training, task.place)
+        for task in tasks(count(probe.architecture, probe.batch, training=training)):
+            key = (task.law, probe.architecture.name, training, task.place)
             yield key, Point(task.sizes, task.work, times[task.place])
 
 
@@ -164,14 +164,14 @@ def calibration_file() -> Path:
 
 
 def save(calibration: Calibration) -> None:
-    """Keeps it in the cache, in the place of an older one of the same backend and threads."""
+    """Keeps it in the cache, in place of an older one for the same backend and threads."""
     kept = [each for each in load_all() if (each.backend, each.threads) != (calibration.backend, calibration.threads)]
     rows = [_to_table(each) for each in [*kept, calibration]]
     write_atomically(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
 
 
 def load_all() -> list[Calibration]:
-    """The calibrations kept for this processor. Raises FileFormatError for a file that is none."""
+    """The calibrations kept for this processor. Raises FileFormatError for a file that cannot be read."""
     path = calibration_file()
     if not path.exists():
         return []

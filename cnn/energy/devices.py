@@ -13,13 +13,13 @@ from cnn.errors import FileFormatError, UsageError
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
 COUNTED = ("cores", "threads_per_core", "cap_watts")
-"""Numbers that are right or wrong, but not nearly right."""
+"""Numbers that are either right or wrong, and have no spread."""
 KINDS = ("cpu", "coprocessor", "gpu")
 
 
 @dataclass(frozen=True)
 class Quantity:
-    """A number between bounds, with where it comes from; of one that has only bounds, the middle is the estimate."""
+    """A number between bounds, with its source; if it has only bounds, the estimate is their middle."""
 
     value: float
     low: float
@@ -29,7 +29,7 @@ class Quantity:
 
     @classmethod
     def of(cls, value: float, confidence: str, source: str) -> "Quantity":
-        """A number whose bounds are those of its confidence."""
+        """A number with the bounds that its confidence implies."""
         spread = SPREAD[confidence]
         return cls(value, value * (1 - spread), value * (1 + spread), confidence, source)
 
@@ -45,7 +45,7 @@ class Device:
 
     half_side: the side of a product at which half its rate is lost (`cnn.energy.model`). threads_per_core: threads that
     a core needs for its full rate. busy_watts are drawn in a large product at busy_gflops (sgemm_gflops unless given),
-    idle_watts when nothing runs, cap_watts at most. Watts are of whatever `covers` names.
+    idle_watts when nothing runs, cap_watts at most. Watts are those of what `covers` names.
     """
 
     key: str
@@ -82,9 +82,9 @@ QUANTITIES = tuple(each.name for each in fields(Device) if "Quantity" in str(eac
 
 
 def catalogue(own: Path | None = None) -> dict[str, Device]:
-    """The devices by key: the published ones, then those of the TOML file `own`, which replace others of their key.
+    """The devices by key: the published ones, then those of the TOML file `own`, which replace those with the same key.
 
-    Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no device.
+    Raises FileFormatError for a file that is missing or is not TOML, UsageError for an entry that is not a device.
     """
     return {key: _device(key, table, origin) for key, (table, origin) in read_tables("devices.toml", own).items()}
 
@@ -92,7 +92,7 @@ def catalogue(own: Path | None = None) -> dict[str, Device]:
 def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], str]]:
     """The tables of the catalogue's file `name` by key, then those of the user's, each with the file's name.
 
-    Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no table.
+    Raises FileFormatError for a file that is missing or is not TOML, UsageError for an entry that is not a table.
     """
     texts = {"catalogue": files("cnn.energy").joinpath(name).read_text(encoding="utf-8")}
     if own is not None:
@@ -127,7 +127,7 @@ def _device(key: str, table: dict[str, Any], origin: str) -> Device:
 
 
 def read_quantity(place: str, table: Any) -> Quantity:
-    """The number that a table of `place` holds. Raises UsageError for a table that holds none."""
+    """The number in the table at `place`. Raises UsageError for a table without one."""
     if not isinstance(table, Mapping) or not {"confidence", "source"} <= table.keys():
         raise UsageError(f"{place} must be a table with a value (or low and high), confidence and source.")
     confidence, source = table["confidence"], table["source"]

@@ -1,4 +1,4 @@
-"""A number and the interval that it is expected in."""
+"""A number and the interval in which it is expected."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 LEAST, MOST = 0.05, 0.95
-"""Quantiles between which a number is said to lie."""
+"""The quantiles that are the bounds of an interval."""
 
 
 class Interval(NamedTuple):
@@ -18,17 +18,17 @@ class Interval(NamedTuple):
 
     @classmethod
     def of(cls, draws: npt.NDArray[np.float64]) -> "Interval":
-        """From draws of which the first is the best estimate."""
+        """From draws, the first of which is the best estimate."""
         low, high = np.quantile(draws[1:], (LEAST, MOST))
         return cls(float(draws[0]), float(min(low, draws[0])), float(max(high, draws[0])))
 
     def times(self, factor: float) -> "Interval":
-        """The same in another unit."""
+        """The same times `factor`, as in another unit."""
         low, high = (None if each is None else each * factor for each in self[1:])
         return Interval(self.value * factor, low, high)
 
     def inverse(self) -> "Interval":
-        """One over it."""
+        """The reciprocal."""
         high, low = (None if each is None else 1 / each for each in self[1:])
         return Interval(1 / self.value, low, high)
 

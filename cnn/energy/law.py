@@ -15,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 VECTOR = 16
-"""float32 of a vector of 512 bits: filters and channels that do not fill their last one cost as if they did."""
+"""float32 numbers in 512 bits: filters and channels that do not fill their last vector cost as if they did."""
 LENGTHS = (0.7, 1.5, 3.0, 6.0, 12.0)
-"""Octaves over which c stays alike, to choose from for every size."""
+"""Octaves over which c varies little; one of these lengths is chosen for every size."""
 NOISES = (0.05, 0.1, 0.2)
-"""Relative errors of a measured time, to choose from: how close to the points a law passes."""
+"""Relative errors of a measured time, of which one is chosen: how close to the points a law passes."""
 SWEEPS = 2
 
 Vector = npt.NDArray[np.float64]
@@ -42,7 +42,7 @@ class Law:
     points: tuple[Point, ...]
 
     def seconds(self, sizes: tuple[int, ...], work: int) -> tuple[float, float]:
-        """Seconds of a task, and their relative standard deviation. Sizes beyond the measured ones count as those."""
+        """Seconds of a task and their relative standard deviation. Sizes are clipped to the range of those measured."""
         fit = self._fit
         x = np.clip(_features(sizes), fit.x.min(axis=0), fit.x.max(axis=0))
         near = fit.kernel(x[None])[0]
@@ -60,7 +60,7 @@ class Law:
 
     @cached_property
     def _rate(self) -> float:
-        """The middle one of the rates of those points that take longest beyond the overhead."""
+        """The median rate, after the overhead, of the half of the points that take longest."""
         longest = sorted(self.points, key=lambda point: point.seconds)[len(self.points) // 2 :]
         return median(point.work / max(point.seconds - self.overhead, point.seconds / 10) for point in longest)
 
@@ -86,7 +86,7 @@ class _Fit:
     def __init__(self, x: Vector, y: Vector, lengths: Vector, noise: float) -> None:
         self.x, self.lengths, self.noise = x, lengths, noise
         terms = _trend(x)
-        # A ridge, as sizes that do not vary leave their share of the trend open.
+        # A ridge, as the trend over sizes that do not vary is undetermined.
         ridge = 1e-3 * len(y) * np.eye(terms.shape[1])
         ridge[0, 0] = 0
         self.trend = np.linalg.solve(terms.T @ terms + ridge, terms.T @ y)
@@ -98,7 +98,7 @@ class _Fit:
         self.error = float(np.sqrt(np.mean((self.weights / np.diag(self.inverse)) ** 2)))
 
     def kernel(self, x: Vector) -> Vector:
-        """Correlation of log c at x (n, d) with that at the measured points, (n, points)."""
+        """Correlation of log c at x (n, d) with log c at the measured points, (n, points)."""
         apart = np.sqrt((((x[:, None] - self.x[None]) / self.lengths) ** 2).sum(axis=2) * 3)
         return np.asarray((1 + apart) * np.exp(-apart))
 

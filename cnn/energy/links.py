@@ -11,9 +11,9 @@ NEEDED = ("latency_us", "gbs")
 
 @dataclass(frozen=True)
 class Link:
-    """What joins two nodes: a message of n bytes takes latency_us + n / gbs one way, in any number of pairs at once.
+    """Joins two nodes: a message of n bytes takes latency_us + n / gbs one way, in any number of pairs at once.
 
-    `overlap` is the share of a transfer that goes on while the cores compute; the rest is their own work. None is
+    `overlap` is the share of a transfer that runs while the cores compute; the rest occupies the cores. None means
     unknown.
     """
 
@@ -31,9 +31,9 @@ class Link:
 
 
 def links(own: Path | None = None) -> dict[str, Link]:
-    """The links by key: those of links.toml, then those of the TOML file `own`, which replace others of their key.
+    """The links by key: those of links.toml, then those of the TOML file `own`, which replace those with the same key.
 
-    Raises FileFormatError for a file that is missing or no TOML, UsageError for an entry that is no link.
+    Raises FileFormatError for a file that is missing or is not TOML, UsageError for an entry that is not a link.
     """
     found = {}
     for key, (table, origin) in read_tables("links.toml", own).items():

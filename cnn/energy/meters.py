@@ -1,4 +1,4 @@
-"""The meters there are, and how one for the parts of this computer is opened."""
+"""The meters that exist, and how to open one for parts of this computer."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,9 +14,9 @@ from cnn.meter import Energy, Kind, Meter, Unmetered
 from cnn.system.machine import Part
 
 READERS: tuple[type[Reader], ...] = (Powercap, PerfEvents, Micras, Micsmc, Nvml)
-"""Every reader; of those for one part of the computer the first that is ready counts."""
+"""Every reader; for each part of the computer the first one that is ready is used."""
 STANDSTILL = 1.0
-"""Seconds in which no working part of a computer uses nothing."""
+"""Seconds in which every working part of a computer uses some energy."""
 
 
 class ConstantPower(Meter):
@@ -33,9 +33,9 @@ class ConstantPower(Meter):
 
 
 class Measured(Meter):
-    """The sum of readers; a thread for each keeps up with it.
+    """The sum of readers, each sampled by a thread of its own where it needs that.
 
-    A stretch in which a reader failed, or counted nothing at all, is unavailable; the next one is tried anew.
+    A stretch in which a reader failed, or counted nothing at all, is unavailable; the next one is tried again.
     """
 
     kind: Kind = "measured"
@@ -46,7 +46,7 @@ class Measured(Meter):
         self._failure: MeterUnavailable | None = None
         self._begun = 0.0
         self._closed = Event()
-        # Daemons, so that a meter that was not closed keeps no program from ending.
+        # Daemons, so that a meter that was not closed does not keep a program from ending.
         self._threads = [
             Thread(target=self._watch, args=(each, each.period), name=f"meter {each.name}", daemon=True)
             for each in self._readers
@@ -71,7 +71,7 @@ class Measured(Meter):
         if self._failure is not None:
             return Energy(None, "unavailable", str(self._failure))
         if joules <= 0 and seconds >= STANDSTILL:
-            return Energy(None, "unavailable", f"the meter stands still ({self.source})")
+            return Energy(None, "unavailable", f"the meter counted nothing ({self.source})")
         return Energy(joules, self.kind, self.source)
 
     def _joules(self) -> float:
@@ -91,7 +91,7 @@ class Measured(Meter):
 
 @dataclass(frozen=True)
 class ReaderStatus:
-    """A reader by name, the part of the computer it is for, and what it would count or why it cannot."""
+    """A reader by name, the part of the computer that it measures, and what it would count or why it cannot."""
 
     name: str
     part: Part
@@ -118,9 +118,9 @@ def available(root: Path = Path("/")) -> list[ReaderStatus]:
 
 
 def open_meter(parts: Iterable[Part], *, watts: float | None = None, root: Path = Path("/")) -> Meter:
-    """A meter of all those parts of the computer, or, where `watts` are given, of nothing but them.
+    """A meter of all those parts of the computer, or, if `watts` are given, one that uses nothing else.
 
-    One part without a reader leaves all unavailable: what is summed must be the whole.
+    If one part has no reader, the energy is unavailable, as the sum must cover all parts.
     """
     if watts is not None:
         return ConstantPower(watts)

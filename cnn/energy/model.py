@@ -2,12 +2,12 @@
 
 Time of an operation of W FLOP and Q bytes, in seconds (Williams, Waterman and Patterson 2009; Choi, Dukhan, Liu and
 Vuduc, IPDPS 2014, eq. 1): T = launch + max(W / (rate e), Q / bandwidth). `rate` is the best SGEMM measured, `bandwidth`
-that of STREAM. A product (M, K) @ (K, N) reaches e = 1 / (1 + half (1/M + 1/N + 1/K)) of the rate: each side loses
+is STREAM's. A product (M, K) @ (K, N) reaches e = 1 / (1 + half (1/M + 1/N + 1/K)) of the rate: each side loses
 half of it at `half`, as vectors do at Hockney's n_1/2; `half` is fitted to SGEMM points. Other operations have e = 1.
-Operations follow one another, nothing overlaps.
+Operations run one after the other; nothing overlaps.
 
 Energy of a stage, in joules (Choi et al. 2014, eq. 2): E = W eps_flop + Q eps_mem + P_idle T. eps_flop is what a large
-product draws above idle over its rate. Where eps_mem is unknown it lies between nothing and all of that power over the
+product draws above idle over its rate. Where eps_mem is unknown, it lies between 0 and all of that power over the
 bandwidth. Under a power cap the dynamic part takes at least its energy over (P_cap - P_idle) (eq. 3). No figure is
 known for the energy of a byte over PCIe itself; it is charged eps_mem on both sides, and both sides idle meanwhile.
 
@@ -47,8 +47,8 @@ def predict(
 ) -> Prediction:
     """A step on a device of the catalogue: on all of it or on `threads`.
 
-    With a host, its idle power counts too. With `offload`, the step runs on the host, and the products that these
-    thresholds send, on the device. Raises UsageError where the device or host lacks a number that time needs.
+    With a host, its idle power counts too. With `offload`, the step runs on the host, and those of its products that
+    exceed the thresholds run on the device. Raises UsageError if device or host lacks a number that the time needs.
     """
     card = _Parameters(device, None if offload else threads)
     if offload is not None:
@@ -99,7 +99,7 @@ class _Parameters:
         self.half = self._draw("half_side")
         self.launch = self._draw("launch_us") * 1e-6 if device.launch_us else np.zeros(1 + DRAWS)
         if not device.launch_us:
-            self.remarks.append("what starting an operation takes is unknown and not counted")
+            self.remarks.append("the time to start an operation is unknown and not counted")
         self.latency = self._draw("pcie_latency_us") * 1e-6 if device.pcie_latency_us else None
         self.link = self._draw("pcie_gbs") * 1e9 if device.pcie_gbs else None
         self._set_power(rate, bandwidth)
@@ -113,11 +113,13 @@ class _Parameters:
         return np.concatenate([[value], self._rng.uniform(low, high, DRAWS)])
 
     def _share(self, threads: int | None) -> tuple[float, Vector]:
-        """The share of the rate that so many threads have, and of the bandwidth: from that share to all of it."""
+        """The share of the rate that `threads` have, and of the bandwidth: between the same share and all of it."""
         if threads is None:
             return 1.0, np.ones(1 + DRAWS)
         if self.device.cores is None:
-            raise UsageError(f"How {self.device.name} does with {threads} threads is unknown, as its cores are.")
+            raise UsageError(
+                f"The speed of {self.device.name} with {threads} threads is unknown, as its number of cores is."
+            )
         self.used["cores"] = self.device.cores
         needed = self.device.cores.value
         if self.device.threads_per_core is not None:
@@ -127,7 +129,7 @@ class _Parameters:
         return share, self._between((share + 1) / 2, share, 1.0)
 
     def _set_power(self, rate: Vector, bandwidth: Vector) -> None:
-        """Joules a FLOP and a byte, watts idle and most watts, or None with a remark where no watts are known."""
+        """Joules per FLOP and per byte, idle and maximum watts; `idle` is None, with a remark, if watts are unknown."""
         self.idle: Vector | None = None
         device = self.device
         missing = device.missing("idle_watts", "busy_watts")

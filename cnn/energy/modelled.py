@@ -1,4 +1,4 @@
-"""The energy of training where no meter counts it, modelled from this machine's calibration."""
+"""The energy of training when no meter counts it, modelled from this machine's calibration."""
 
 from math import inf
 
@@ -22,13 +22,13 @@ class CalibratedPower(Meter):
         return Energy(self.idle_watts * seconds + self.joules_per_image * images, self.kind, self.source)
 
 
-def calibrated_meter(net: Described, batch: int, backend: str, threads: int) -> Meter:
-    """Models training steps of `net` by the calibration of `backend` at `threads`, or says why it cannot."""
+def calibrated_meter(described: Described, batch: int, backend: str, threads: int) -> Meter:
+    """Models training steps of `described` by the calibration of `backend` at `threads`, or says why it cannot."""
     try:
         found = find(backend, threads)
         if found is None:
             return _without(f"{backend} at {in_words(threads)} has no calibration with watts")
-        return _of(found, net, batch)
+        return _of(found, described, batch)
     except CnnError as error:
         return Unmetered(str(error))
     # A damaged file may hold anything where a number should be.
@@ -36,20 +36,20 @@ def calibrated_meter(net: Described, batch: int, backend: str, threads: int) -> 
         return _without(f"the calibration is damaged ({error!r})")
 
 
-def _of(calibration: Calibration, net: Described, batch: int) -> Meter:
+def _of(calibration: Calibration, described: Described, batch: int) -> Meter:
     idle, busy = calibration.idle_watts, calibration.busy_watts
     if idle is None or busy is None:
         return _without(f"the calibration of {calibration.date} has no watts")
-    prediction = predict_calibrated(count(net, batch, training=True), calibration)
+    prediction = predict_calibrated(count(described, batch, training=True), calibration)
     joules = prediction.joules.value if prediction.joules else inf
     dynamic = (joules - idle * prediction.seconds.value) / batch
     if not (0 <= idle < inf and 0 <= dynamic < inf):
-        raise ValueError(f"{idle} W idle, {dynamic} J an image")
+        raise ValueError(f"{idle} W idle, {dynamic} J per image")
     return CalibratedPower(
         idle,
         dynamic,
         f"the calibration of {calibration.date} with {idle:g} W idle and {busy:g} W busy: "
-        f"{idle:g} W times the seconds of the steps, and {dynamic:.3g} J an image",
+        f"{idle:g} W times the seconds of the steps, and {dynamic:.3g} J per image",
     )
 
 

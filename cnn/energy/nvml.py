@@ -13,7 +13,7 @@ class Nvml(Reader):
     """All GPUs: their energy counters (since Volta), else their power, sampled.
 
     nvmlDeviceGetTotalEnergyConsumption gives millijoules since the driver was loaded, nvmlDeviceGetPowerUsage
-    milliwatts of the whole board (NVML API Reference, Device Queries). `root` is not used: NVML reads no files of ours.
+    milliwatts of the whole board (NVML API Reference, Device Queries). `root` is not used: NVML reads nothing in it.
     """
 
     name: ClassVar[str] = "nvml"
@@ -24,7 +24,7 @@ class Nvml(Reader):
         try:
             self._nvml: Any = import_module("pynvml")
         except ImportError as error:
-            raise MeterUnavailable("the package nvidia-ml-py is missing: `pip install nvidia-ml-py`") from error
+            raise MeterUnavailable("the package nvidia-ml-py is missing: `pip install 'cnn-blas[nvml]'`") from error
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
@@ -58,7 +58,7 @@ class Nvml(Reader):
     def _all(self) -> list[Any]:
         count = self._nvml.nvmlDeviceGetCount()
         if not count:
-            raise MeterUnavailable("there is none")
+            raise MeterUnavailable("there is no GPU")
         return [self._nvml.nvmlDeviceGetHandleByIndex(index) for index in range(count)]
 
     def _sum(self, query: str) -> float:

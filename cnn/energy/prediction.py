@@ -1,7 +1,7 @@
 """What a model says of a step: time, energy and power of its stages and sums, with intervals.
 
 Every uncertain number is drawn DRAWS times with a fixed seed, all independently; an interval is the middle 90 % of the
-results, its value that of the best estimates, which are the first of the draws.
+results, and its value is the result of the best estimates, which are the first draw.
 """
 
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The networks a machine is calibrated by: drawn over the sizes that CNNs have, none of them the zoo's."""
+"""The networks that a machine is calibrated with: drawn over the sizes that CNNs have, none of them in the zoo."""
 
 from collections.abc import Iterator
 from math import exp, log, prod
@@ -33,14 +33,14 @@ BYTES = 2_000_000_000
 
 
 class Probe(NamedTuple):
-    """A network, and the images of a step."""
+    """An architecture, and the images per step."""
 
-    net: Architecture
+    architecture: Architecture
     batch: int
 
 
 def probes() -> Iterator[Probe]:
-    """Networks of a fixed seed in no order of size, and the smallest layer of every kind, which shows the overhead."""
+    """The smallest layer of every kind, which shows the overhead, then random networks of a fixed seed."""
     smallest: list[Layer] = [
         Conv2D(1, 1, activation="relu"),
         Conv2D(1, 1, activation="relu"),
@@ -55,24 +55,26 @@ def probes() -> Iterator[Probe]:
         LocalResponseNorm(3, region="within"),
         Flatten(),
     ]
-    yield Probe(_net("smallest", [*smallest, Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
-    yield Probe(_net("smallest linear", [Flatten(), Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
+    yield Probe(_architecture("smallest", [*smallest, Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
+    yield Probe(_architecture("smallest linear", [Flatten(), Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
     rng = np.random.default_rng(5)
     for number in range(NETS):
         draw = _Draw(rng)
         shape = (side := int(rng.choice((28, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
         hidden = draw.perceptron() if number % 5 == 0 else draw.convolutions(shape)
-        net = _net(f"probe {number}", [*hidden, Linear(int(rng.choice((10, 10, draw.some(2, 200)))))], shape)
-        yield Probe(net, _fitting(net, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
+        architecture = _architecture(
+            f"probe {number}", [*hidden, Linear(int(rng.choice((10, 10, draw.some(2, 200)))))], shape
+        )
+        yield Probe(architecture, _fitting(architecture, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
 
 
-def _net(name: str, layers: list[Layer], shape: tuple[int, int, int]) -> Architecture:
+def _architecture(name: str, layers: list[Layer], shape: tuple[int, int, int]) -> Architecture:
     return Architecture(name, layers, shape, Recipe())
 
 
-def _fitting(net: Architecture, batch: int) -> int:
-    """As many images as the limits allow."""
-    one = count(net, 1, training=True)
+def _fitting(architecture: Architecture, batch: int) -> int:
+    """`batch` images, or as many as the limits allow."""
+    one = count(architecture, 1, training=True)
     return max(1, min(batch, FLOPS // one.gemm_flops, BYTES // one.bytes))
 
 
@@ -87,7 +89,7 @@ class _Draw:
         return round(exp(self.rng.uniform(log(low), log(high))))
 
     def chance(self, share: float) -> bool:
-        """True so often."""
+        """True with the probability `share`."""
         return bool(self.rng.random() < share)
 
     def width(self, least: int, most: int) -> int:
@@ -105,7 +107,7 @@ class _Draw:
                 yield Dropout()
 
     def convolutions(self, shape: Shape) -> Iterator[Layer]:
-        """Blocks of convolutions, each with its norm and pooling perhaps, then hidden linear layers perhaps."""
+        """Blocks of convolutions, which may have normalisation and pooling, then perhaps a hidden linear layer."""
         for _ in range(self.rng.integers(1, 5)):
             block = list(self.block(shape[0]))
             yield from block
@@ -118,7 +120,7 @@ class _Draw:
                 yield Dropout()
 
     def block(self, side: int) -> Iterator[Layer]:
-        """One or two convolutions of images of `side`, what normalises them, and pooling while there is room."""
+        """One or two convolutions on images of `side`, perhaps normalisation, and pooling while there is room."""
         for _ in range(1 + self.chance(0.35)):
             kernel = 5 if self.chance(0.45) else 3
             same = side < 2 * kernel or self.chance(0.6)

@@ -21,10 +21,10 @@ class Number(NamedTuple):
 
 @dataclass(frozen=True)
 class Published:
-    """One published measurement; what is None the source does not tell.
+    """One published measurement; None is what the source does not say.
 
     `seconds` are those of a batch. `zoo` names the network of cnn's zoo that was run, `layers` a file of its layers in
-    published-nets/, `device_key` the device of the catalogue. `note` says what no number can.
+    published-nets/, `device_key` the device of the catalogue. `note` says what numbers cannot.
     """
 
     device: str
@@ -43,9 +43,9 @@ class Published:
     images_per_joule: Number | None = None
 
     def quantities(self) -> dict[str, Number]:
-        """Images a second, watts and images a joule, those that the others give included.
+        """Images per second, watts and images per joule, including those that follow from the others.
 
-        images/s = batch / seconds; watts = (images/s) / (images/J), and images/J the other way round. What is derived
+        images/s = batch / seconds; watts = (images/s) / (images/J), and images/J likewise. What is derived
         from an unverified number is unverified.
         """
         found = {name: value for name in QUANTITIES if (value := getattr(self, name)) is not None}
@@ -89,7 +89,7 @@ def _text() -> str:
 
 
 def parse(text: str) -> list[Published]:
-    """The rows of a TOML text. Raises FileFormatError for one that is none, and says which row."""
+    """The rows of a TOML text. Raises FileFormatError, which names the row, if they cannot be read."""
     try:
         rows = tomllib.loads(text).get("row", [])
         return [_row(row) for row in rows]

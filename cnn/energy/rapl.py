@@ -1,8 +1,8 @@
 """The processor's own energy counters, RAPL: through powercap's files, or through perf events.
 
-Both count what the processor's packages and, where there is a counter for it, their memory take: Intel's since Sandy
-Bridge, Knights Landing among them (Software Developer's Manual, volume 3B, Power and Thermal Management), and AMD's
-since Zen. The counters move about once a millisecond.
+Both count the energy of the processor's packages and, if there is a counter for it, of their memory: Intel's since
+Sandy Bridge, Knights Landing among them (Software Developer's Manual, volume 3B, Power and Thermal Management), and
+AMD's since Zen. The counters are updated about once per millisecond.
 """
 
 import ctypes
@@ -30,13 +30,13 @@ CLOSE_ON_EXEC = 8
 class Powercap(Reader):
     """`energy_uj` of the zones of packages and memory (Linux, Documentation/power/powercap/powercap.rst).
 
-    The zones core and uncore lie within their package's, and psys holds the package and more besides: none of them is
+    The zones core and uncore lie within their package's, and psys covers the package and more: none of them is
     counted. Nor is intel-rapl-mmio, another way to the same counters.
     """
 
     name: ClassVar[str] = "powercap"
     part: ClassVar[Part] = "processor"
-    # The smallest range usual, 2**32 units of 2**-16 J, lasts 10 s at 6.5 kW.
+    # The smallest usual range, 2**32 units of 2**-16 J, lasts 10 s at 6.5 kW.
     period: ClassVar[float | None] = 10.0
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -56,7 +56,7 @@ class Powercap(Reader):
             return sum(zone.microjoules() for zone in self._zones) / 1e6
 
     def sample(self) -> None:
-        # A counter that comes round twice between two readings would lose a range.
+        # A counter that wraps twice between two readings would lose a range.
         self.joules()
 
 
@@ -89,7 +89,7 @@ def _zone_name(folder: Path) -> str:
 
 
 class PerfEvents(Reader):
-    """The events `energy-pkg` and `energy-ram` of the PMU `power` (perf_event_open(2)); the kernel minds the ranges."""
+    """The events `energy-pkg` and `energy-ram` of the PMU `power` (perf_event_open(2)); the kernel unwraps them."""
 
     name: ClassVar[str] = "perf"
     part: ClassVar[Part] = "processor"
@@ -129,7 +129,7 @@ class PerfEvents(Reader):
 
 
 def _event(path: Path) -> tuple[int, float]:
-    """The event's configuration, written as event=0x02, and the joules that a count is worth."""
+    """The event's configuration, written as event=0x02, and the joules per count."""
     text, scale = meter_text(path, "").strip(), meter_text(path.with_name(path.name + ".scale"), "")
     try:
         return int(text.removeprefix("event="), 16), float(scale)
@@ -138,15 +138,15 @@ def _event(path: Path) -> tuple[int, float]:
 
 
 def _one_cpu_each(mask: Path, topology: Path) -> list[int]:
-    """A CPU for each counter there is: the mask's, unless it names several of one die, then one of each package.
+    """A CPU for each counter: those of the mask, or, if it names several of one die, one of each package.
 
-    Kernels long listed one CPU for each counter, a die's or a package's; newer ones list every CPU that may read it.
+    Older kernels list one CPU for each counter, of a die or a package; newer ones list every CPU that may read it.
     """
     text = meter_text(mask, "").strip()
     try:
         spans = [[int(end) for end in span.split("-")] for span in text.split(",")]
     except ValueError as error:
-        raise MeterUnavailable(f"{mask} holds {text[:40]!r}, no list of CPUs") from error
+        raise MeterUnavailable(f"{mask} holds {text[:40]!r}, not a list of CPUs") from error
     cpus = [cpu for span in spans for cpu in range(span[0], span[-1] + 1)]
     place = {
         cpu: tuple(system_text(topology / f"cpu{cpu}/topology" / name) for name in ("physical_package_id", "die_id"))
@@ -180,6 +180,6 @@ def _refusal(number: int, root: Path) -> str:
     level = system_text(root / "proc/sys/kernel/perf_event_paranoid").strip() or "unknown"
     return (
         f"perf events of the whole processor may not be read by this user (perf_event_paranoid is {level}): run as "
-        "root, or, where all users may know them, `sudo sysctl kernel.perf_event_paranoid=0`; a container needs "
-        "CAP_PERFMON besides"
+        "root, or, where all users may know them, `sudo sysctl kernel.perf_event_paranoid=0`; a container also "
+        "needs CAP_PERFMON"
     )

@@ -1,4 +1,4 @@
-"""What every meter's reader has in common: what it counts, joules since it was opened, and why it could not be."""
+"""What all readers of meters share: what they count, their joules since they were opened, and why they are missing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,11 +11,11 @@ from cnn.system.timing import now
 
 
 class MeterUnavailable(CnnError):
-    """A meter that is not there, may not be read, or gave what is no reading."""
+    """A meter that does not exist, may not be read, or gave something that is not a reading."""
 
 
 class Reader(ABC):
-    """Counts the joules of one part of the computer, by whatever program they are used.
+    """Counts the joules of one part of the computer, whichever program uses them.
 
     Opening one raises MeterUnavailable with cause and cure; `root` is the folder that holds `proc` and `sys`.
     """
@@ -23,7 +23,7 @@ class Reader(ABC):
     name: ClassVar[str]
     part: ClassVar[Part]
     period: ClassVar[float | None] = None
-    """Seconds from one `sample` to the next; None where none are needed."""
+    """Seconds from one `sample` to the next; None if no samples are needed."""
     covers: str
     """What is counted, in the meter's own names."""
 
@@ -38,7 +38,7 @@ class Reader(ABC):
         """Keeps up with the meter: called every `period` by one thread. Raises MeterUnavailable."""
 
     def close(self) -> None:  # noqa: B027
-        """Gives back what was opened."""
+        """Releases what was opened."""
 
 
 class Integral:
@@ -46,7 +46,7 @@ class Integral:
 
     def __init__(self, watts: Callable[[], float]) -> None:
         self._watts = watts
-        # One tuple, so that the thread that asks never meets a sample half taken by the thread that samples.
+        # One tuple, so that one thread never sees a sample that another has only half recorded.
         self._last = (now(), watts(), 0.0)
         self._failure: MeterUnavailable | None = None
 
@@ -62,7 +62,7 @@ class Integral:
         self._last = (at, watts, self._joules(at))
 
     def joules(self) -> float:
-        """Joules until now; reads nothing."""
+        """Joules until now, without a new reading."""
         if self._failure is not None:
             raise MeterUnavailable(str(self._failure))
         return self._joules(now())
@@ -73,7 +73,7 @@ class Integral:
 
 
 def meter_text(path: Path, denied: str) -> str:
-    """The text of a meter's file. Raises MeterUnavailable, which says `denied` where the file may not be read."""
+    """The text of a meter's file. Raises MeterUnavailable, with the cure `denied` if the file may not be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace")
     except PermissionError as error:
@@ -83,7 +83,7 @@ def meter_text(path: Path, denied: str) -> str:
 
 
 def whole(path: Path, text: str) -> int:
-    """The number that `text`, read from `path`, is. Raises MeterUnavailable if it is none."""
+    """`text`, which was read from `path`, as a number. Raises MeterUnavailable if it is not a whole number."""
     if not text.strip().isdecimal():
-        raise MeterUnavailable(f"{path} holds {text.strip()[:40]!r}, no number")
+        raise MeterUnavailable(f"{path} holds {text.strip()[:40]!r}, not a number")
     return int(text)

@@ -2,22 +2,22 @@
 
 Every node computes its share of the batch; the gradients are added up by allreduce, bucket by bucket, while the rest of
 the backward pass runs. A transfer starts when the last gradient of its bucket is there and the transfer before it is
-over; loss and accuracy follow, and the update waits for the last one. Of each transfer the link's `overlap` goes on
-beside the cores; the rest is their own work and hides behind nothing. T = forward + backward + exposed + update.
+over; loss and accuracy follow, and the update waits for the last one. The link's `overlap` is the share of a transfer
+that runs beside the cores; the rest occupies them and is never hidden. T = forward + backward + exposed + update.
 
 Allreduce of n bytes, in seconds, the least of three (Thakur, Rabenseifner and Gropp, "Optimization of collective
 communication operations in MPICH", IJHPCA 19(1), 2005, section 4; MPI libraries choose among them by size). alpha is
-the latency in s, beta the s a byte of bandwidth, gamma the s to add up a byte, L = log2 p:
+the latency in s, beta the s per byte of bandwidth, gamma the s to add up a byte, L = log2 p:
     recursive doubling                          L alpha + L n beta + L n gamma
     recursive halving, then doubling            2 L alpha + 2 (p-1)/p n beta + (p-1)/p n gamma
     ring                                  2 (p-1) alpha + 2 (p-1)/p n beta + (p-1)/p n gamma
 The first two take p to be a power of two; else some nodes first hand all their bytes to another and get the result
-last, as MPICH does: 2 alpha + 2 n beta + n gamma more, with the power of two below p. gamma is that of memory: an
-addition reads two numbers and writes one, 3 / bandwidth a byte. Links are free of contention, nodes equal, and what
-BatchNorm sums within the passes is left out.
+last, as MPICH does: 2 alpha + 2 n beta + n gamma more, with the power of two below p. gamma follows from memory: an
+addition reads two numbers and writes one, 3 / bandwidth per byte. Links are free of contention, nodes equal, and what
+BatchNorm sums within the passes is not counted.
 
-Energy: p nodes, each what its step draws and its idle power while it waits. That of NICs and switches is unknown and
-not counted. Where the batch does not divide, every node counts as the one with the largest share.
+Energy: p nodes, each what its step draws and its idle power while it waits. The power of NICs and switches is
+unknown and not counted. If the batch does not divide evenly, every node counts as the one with the largest share.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ from cnn.errors import UsageError
 BUCKET_BYTES = 1 << 20
 """As in `cnn.training.gradients`."""
 RESULT_BYTES = 24
-"""Summed loss, right answers and a flag."""
+"""The sums of losses and of correct answers, and a flag."""
 OPERANDS = 3
 """Arrays in memory that an addition touches."""
 
@@ -46,7 +46,7 @@ class StepTime:
     """Draws of one node's training step on its share: seconds, joules and idle watts (None where unknown).
 
     `backward` are the layers in the order they run, each with the bytes of its gradients (0 for none) and its seconds.
-    `memory` is the node's bandwidth in bytes a second.
+    `memory` is the node's bandwidth in bytes per second.
     """
 
     forward: Vector
@@ -69,10 +69,10 @@ class StepTime:
 
 @dataclass(frozen=True)
 class Scaled:
-    """A step on `nodes` nodes with the link `link`, of `batch` images in all; seconds, images a joule None if unknown.
+    """A step of `batch` images in all on `nodes` nodes, in seconds; images_per_joule is None if unknown.
 
-    communication is the time of all transfers, exposed what of it the nodes wait for. efficiency is the images a second
-    over `nodes` times those of one node.
+    communication is the time of all transfers, exposed the part of it that the nodes wait for. efficiency is the images
+    per second over `nodes` times those of one node.
     """
 
     nodes: int
@@ -93,12 +93,12 @@ class Fabric:
         rng = np.random.default_rng([SEED, sum(link.key.encode())])
         self.alpha = draws_of(link.latency_us, rng) * 1e-6
         self.beta = 1e-9 / draws_of(link.gbs, rng)
-        # Unknown is anything, and the best estimate what the code is written for.
+        # If unknown, it may be anything; the best estimate is what the code is written for.
         overlap = link.overlap or Quantity(1, 0, 1, "unverified", "unknown")
         self.overlap = draws_of(overlap, rng)
 
     def allreduce(self, size: int, nodes: int, gamma: Vector | float) -> Vector:
-        """Seconds to add up `size` bytes of each of `nodes` nodes, by the best of the algorithms."""
+        """Seconds to add up `size` bytes of each of `nodes` nodes, by the fastest of the algorithms."""
         if nodes == 1:
             return np.zeros(1 + DRAWS)
         power = nodes.bit_length() - 1
@@ -134,7 +134,7 @@ def step_of(prediction: Prediction, gradients: dict[str, int], memory: Quantity)
 
 
 def buckets(step: StepTime, least: int = BUCKET_BYTES) -> list[tuple[int, Vector]]:
-    """Bytes of each bucket of at least `least`, the last one of what is left, and when its gradients are ready."""
+    """Bytes of each bucket of at least `least`, the last one holding the rest, and when its gradients are ready."""
     found, size, time = [], 0, step.forward
     for number, seconds in step.backward:
         size, time = size + number, time + seconds
@@ -145,7 +145,7 @@ def buckets(step: StepTime, least: int = BUCKET_BYTES) -> list[tuple[int, Vector
 
 
 def exposed_seconds(transfers: Sequence[tuple[Vector, Vector]], computed: Vector) -> Vector:
-    """What is left of transfers, one at a time and each (ready, seconds), at the time `computed`."""
+    """Seconds that transfers, each (ready, seconds) and one at a time, go on after the time `computed`."""
     free = np.zeros_like(computed)
     for ready, seconds in transfers:
         free = np.maximum(free, ready) + seconds
@@ -153,14 +153,14 @@ def exposed_seconds(transfers: Sequence[tuple[Vector, Vector]], computed: Vector
 
 
 def share(batch: int, nodes: int) -> int:
-    """The largest part of a batch on `nodes` nodes. Raises UsageError where some would have none."""
+    """The largest part of a batch on `nodes` nodes. Raises UsageError if some would have no image."""
     if nodes > batch:
-        raise UsageError(f"A batch of {batch} images has none for some of {nodes} nodes; give a larger one.")
+        raise UsageError(f"A batch of {batch} images is too small for {nodes} nodes; give a larger one.")
     return ceil(batch / nodes)
 
 
 def scaled(step: StepTime, link: Link, nodes: int, batch: int, alone: Vector | None = None) -> Scaled:
-    """`step` on each of `nodes` nodes, `batch` images in all; `alone` are the images a second of one node."""
+    """`step` on each of `nodes` nodes, `batch` images in all; `alone` are the images per second of one node."""
     fabric = Fabric(link)
     ready = [*buckets(step), (RESULT_BYTES, step.gradients)]
     transfers = [(time, fabric.allreduce(size, nodes, OPERANDS / step.memory)) for size, time in ready]
@@ -188,10 +188,10 @@ def scaled(step: StepTime, link: Link, nodes: int, batch: int, alone: Vector | N
 def curve(
     step_at: Callable[[int], StepTime], link: Link, counts: Sequence[int], batch: int, *, weak: bool
 ) -> list[Scaled]:
-    """A step on each of `counts` nodes. `step_at` gives one node's step on so many images.
+    """A step on each of `counts` nodes. `step_at` gives one node's step on a number of images.
 
-    Strong scaling shares `batch` images among the nodes, weak scaling gives each node as many. Raises UsageError where
-    there are more nodes than images to share.
+    Strong scaling divides `batch` images among the nodes, weak scaling gives `batch` images to each node. Raises
+    UsageError if there are more nodes than images to divide.
     """
     alone = batch / step_at(batch).seconds
     found = []

@@ -1,4 +1,4 @@
-"""Holds the model against what was measured: steps on this machine, and published ones it was not fitted to."""
+"""Compares the model with measurements: steps on this machine, and published ones that it was not fitted to."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -22,11 +22,11 @@ from cnn.system.threads import limit_threads
 CORNELL_BATCH = 360
 """Images of a minibatch in the Cornell study."""
 CORNELL_DIFFERENCE = """\
-Speed-ups are over one vectorised thread of the host. The study ran direct loops in double precision, each thread on
-images of its own; the model multiplies float32 matrices (im2col + GEMM), natively on either machine. What loops cost
-the host cancels, as its own thread is the measure; of threads the model knows no price but shared bandwidth, and the
-study's many did not gain. A Phi's rate lies in vectors of 16 float32 numbers: loops without vectors use a 16th of it,
-in double precision at best half, and an offload waits for PCIe besides."""
+Speed-ups are relative to one vectorised thread of the host. The study ran direct loops in double precision, each
+thread on images of its own; the model multiplies float32 matrices (im2col + GEMM), natively on both machines. The cost
+of loops on the host cancels, as its own thread is the reference. The model knows no cost of threads except shared
+bandwidth, while the study gained little from many threads. A Phi gets its speed from vectors of 16 float32 numbers:
+loops without vectors reach a 16th of it, double precision at best half, and an offload also waits for PCIe."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ValidatedStep:
 
     @property
     def within(self) -> bool:
-        """Whether what was measured lies in the interval predicted."""
+        """Whether the measured time lies in the predicted interval."""
         return self.predicted.holds(self.measured)
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,18 +77,18 @@ class ValidatedStep:
 
 
 def measured_case(
-    net: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
+    architecture: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
 ) -> ValidatedStep:
-    """A step of `net` here, its layers each at the least of `repeats`, against the calibration's prediction."""
-    model = net.build(backend=backend)
+    """A step measured here, each layer at its minimum over `repeats`, and the calibration's prediction of it."""
+    model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
     with limit_threads(calibration.threads):
         times = least_times(model, images, labels, training=training, repeats=repeats)
-    prediction = predict_calibrated(count(net, batch, training=training), calibration)
+    prediction = predict_calibrated(count(architecture, batch, training=training), calibration)
     predicted = _by_place(prediction)
     parts = [LayerError(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
     return ValidatedStep(
-        net=net.name,
+        net=architecture.name,
         where=calibration.backend,
         threads=calibration.threads,
         mode="train" if training else "infer",
@@ -110,7 +110,7 @@ def _by_place(prediction: Prediction) -> dict[LayerPass, float]:
 
 
 def published_cases(devices: dict[str, Device]) -> list[ValidatedStep]:
-    """Published times of forward and backward that the catalogue was not fitted to."""
+    """Published times of forward and backward passes that the catalogue was not fitted to."""
     cases = []
     for row in published():
         if not (row.layers and row.device_key and row.batch and row.seconds):
@@ -138,20 +138,20 @@ def published_cases(devices: dict[str, Device]) -> list[ValidatedStep]:
 
 
 def published_net(name: str) -> Architecture:
-    """A network that published measurements are of, beside those of the zoo."""
+    """The architecture of published measurements that are not of a network of the zoo."""
     with as_file(files("cnn.energy").joinpath("published-nets", f"{name}.toml")) as path:
         return read_architecture(path)
 
 
 def mean_absolute_error(cases: Iterable[ValidatedStep]) -> float | None:
-    """The mean of |error|, 0 being right and 1 being off by all of the measured time; None of no case."""
+    """The mean of |error|: 0 is exact, 1 is wrong by the whole measured time; None without cases."""
     errors = [abs(case.error) for case in cases]
     return sum(errors) / len(errors) if errors else None
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One thread count of a published curve; both speed-ups are over one thread of the curve's host with vectors."""
+    """One thread count of a published curve; both speed-ups are relative to one vectorised thread of the host."""
 
     device: str
     name: str
@@ -164,14 +164,14 @@ class CurvePoint:
         return vars(self) | {"model": self.model._asdict()}
 
 
-def cornell_curves(net: Architecture, devices: dict[str, Device]) -> list[CurvePoint]:
-    """The Cornell study's speed-ups by threads, beside the model's for a training step of `net` as float32 GEMM.
+def cornell_curves(architecture: Architecture, devices: dict[str, Device]) -> list[CurvePoint]:
+    """The Cornell study's speed-ups by threads, beside the model's for a training step as float32 GEMM.
 
     The study computed in double precision with direct loops. Its speed-ups are divided by that of one vectorised thread
-    on the host, and the model's are over the same thread in the model. All run natively in the model.
+    on the host, and the model's are relative to the same thread in the model, where everything runs natively.
     """
     curves = published_curves()
-    cost: Cost = count(net, CORNELL_BATCH, training=True)
+    cost: Cost = count(architecture, CORNELL_BATCH, training=True)
     host = curves[0]
     base = predict(cost, devices[host["device"]], threads=1).seconds.value
     points = []

@@ -33,7 +33,7 @@ class Micras(Reader):
         self.covers = "the card's board"
 
     def _watts(self) -> float:
-        text = meter_text(self._path, "ask the card's administrator to let it be read")
+        text = meter_text(self._path, "ask the card's administrator for permission")
         return whole(self._path, text.partition("\n")[0]) / 1e6
 
     def joules(self) -> float:
@@ -46,8 +46,8 @@ class Micras(Reader):
 class Micsmc(Reader):
     """`Total Power` of all cards in the output of `micsmc -f`, a command of MPSS: tot0 of each (micsmc's source).
 
-    The command wakes idle cards, and takes long: its period bounds what it adds, and a run shorter than some periods
-    is known only roughly.
+    The command wakes idle cards and is slow: its period limits the energy that it adds, and a run of only a few periods
+    is measured only roughly.
     """
 
     name: ClassVar[str] = "micsmc"
@@ -74,7 +74,7 @@ class Micsmc(Reader):
         except (OSError, subprocess.TimeoutExpired) as error:
             raise MeterUnavailable(f"`micsmc -f` failed: {error}") from error
         cards, watts = CARD.findall(done.stdout), TOTAL.findall(done.stdout)
-        # A card that is lost or in reset has a heading without figures.
+        # A card that is lost or being reset has a heading without figures.
         if not watts or len(cards) != len(watts) or cards != (self._cards or cards):
             raise MeterUnavailable(f"`micsmc -f` showed the power of {len(watts)} cards of {cards or self._cards}")
         self._cards = cards

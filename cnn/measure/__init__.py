@@ -1,1 +1,1 @@
-"""Measuring: benchmarks, the profiler, the tuner, and what tells noise from a gain."""
+"""Measuring: benchmarks, the profiler, the tuner, and the test that tells a gain from noise."""

@@ -1,4 +1,4 @@
-"""What is measured, by `cnn bench`, `cnn tune` and the files in bench/: layers, training steps and predictions."""
+"""The jobs that `cnn bench`, `cnn tune` and the files in bench/ time: layers, training steps and predictions."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from cnn.optimizers import SGD
 from cnn.system.timing import Times, in_turns
 
 STEADY, BUSY = 0.8, 0.1
-"""A machine is busy if one run in twenty is below that share of the median rate, or other work takes more than this."""
+"""A machine is busy if one run in twenty is below STEADY of the median rate, or other work takes more than BUSY."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Something to time: what it is, the backend it runs on, FLOP of its products and images of one run."""
+    """Something to time: what it is, the backend it runs on, the FLOP of its products and the images per run."""
 
     group: str
     backend: str
@@ -32,7 +32,7 @@ class Job:
 
 
 def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iterator[Job]:
-    """Every layer of the network forward and backward, each fed what the layers before it make of random images."""
+    """Every layer of the network forward and backward, each fed the output of the layers before it on random images."""
     model = architecture.build(backend=backend)
     rng = np.random.default_rng(0)
     x = model.load_images(rng.integers(0, 256, (batch, *model.input_shape), np.uint8))
@@ -62,7 +62,7 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
 
     def step() -> None:
         model.train_step(images, labels)
-        # A rate of 0 costs as much as any and keeps the weights, and with them the time of every step, as they are.
+        # A rate of 0 costs as much as any other, and keeps the weights and with them the time of every step.
         optimizer.step(0.0)
 
     flops = count(model, batch, training=True).gemm_flops
@@ -84,9 +84,9 @@ def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
 
 
 def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | None:
-    """What is to be said of runs that other work disturbed, None if none did.
+    """The sentence to print if other work disturbed the runs, else None.
 
-    `rates` are those of the runs of each name, `others` the share of the processors that other work took meanwhile.
+    `rates` are those of each name's runs, `others` is the share of the processors that other work took meanwhile.
     """
     signs = []
     if others is not None and others > BUSY:
@@ -98,5 +98,5 @@ def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | No
 
 
 def samples(jobs: Sequence[Job], rounds: int) -> list[Times]:
-    """The seconds of each job in each of `rounds`, the jobs taking turns so that a busy machine hurts all alike."""
+    """The seconds of each job in each of `rounds`, which take turns so that a busy machine affects all alike."""
     return in_turns([job.run for job in jobs], rounds, warm_up=SETTLED)

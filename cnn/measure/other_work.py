@@ -1,4 +1,4 @@
-"""How much of the processors other work took while something was measured, from Linux's counters in /proc."""
+"""How much of the processors other work took during a measurement, from Linux's counters in /proc."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ WORKING = (0, 1, 2, 5, 6, 7)
 
 
 class _Spent(NamedTuple):
-    """When, and the processor seconds spent until then by all and by this process with its descendants."""
+    """A time, and the processor seconds spent until then by all processes and by this one with its descendants."""
 
     at: float
     by_all: float
@@ -51,7 +51,7 @@ class OtherWork:
             return None
 
     def _ticks_of_us(self) -> int:
-        """Those of this process and of its descendants, also of the ended ones."""
+        """The ticks of this process and of its descendants, including those that have ended."""
         parents, ticks = dict[int, int](), dict[int, int]()
         for path in self._root.glob("[0-9]*/stat"):
             try:

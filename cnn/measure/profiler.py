@@ -1,4 +1,4 @@
-"""Times a training step by layer and direction, and parts each time into im2col (and col2im), GEMM and the rest."""
+"""Times a training step by layer and direction, and divides each time into im2col (and col2im), GEMM and the rest."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ from cnn.product import ProductReport
 from cnn.system.timing import Stopwatch, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
-"""Operations of a backend whose time is shown apart; one that lowers inside its kernels does not call them."""
+"""Operations of a backend that are timed separately; a backend that lowers inside its kernels does not call them."""
 
 LayerPass = tuple[str, str]
 INPUT_AND_LOSS: LayerPass = ("input and loss", "")
@@ -28,7 +28,7 @@ INPUT_AND_LOSS: LayerPass = ("input and loss", "")
 
 @dataclass
 class Line:
-    """One layer in one direction: median seconds of a step in all and by phase, and the FLOP of its products."""
+    """One layer in one direction: median seconds per step, in total and by phase, and the FLOP of its products."""
 
     layer: str
     direction: str
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass
 class _Tally:
-    """Seconds of one step by layer and direction, and those of them spent in operations of LOWERING."""
+    """Seconds of one step by layer and direction, and how many of them were spent in operations of LOWERING."""
 
     seconds: dict[LayerPass, float] = field(default_factory=dict)
     lowering: dict[LayerPass, float] = field(default_factory=dict)
@@ -59,13 +59,13 @@ class _Tally:
 def profile_step(architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10) -> list[Line]:
     """The lines of a training step with SGD on random images, each layer run by itself, after some steps to warm up.
 
-    The time of the products is that of the step less that of the same step without them. Where lowering happens inside
-    kernels, im2col is what a convolution takes without its products: bias and activation are in it. Reading the batch
-    and the loss are one line, the weight update another. The rate is 0: weights stay as they are.
+    The time of the products is the time of the step minus that of the same step without products. Where lowering
+    happens inside kernels, im2col is the time of a convolution without its products, bias and activation included.
+    Reading the batch and the loss are one line, the weight update another. The learning rate is 0: weights stay.
     """
     lowering = Stopwatch()
     whole = _steps(architecture, backend.instruments.timed(LOWERING, lowering), batch, repeats, lowering)
-    # Without products the arrays hold whatever they held: what overflows then does not matter.
+    # Without products the arrays hold arbitrary values; if they overflow, it does not matter.
     with np.errstate(all="ignore"):
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats)
     counted: dict[LayerPass, list[Operation]] = {}
@@ -89,7 +89,7 @@ def profile_step(architecture: Architecture, backend: Backend, batch: int, *, re
 def _steps(
     architecture: Architecture, backend: Backend, batch: int, repeats: int, lowering: Stopwatch | None = None
 ) -> list[_Tally]:
-    """`repeats` steps of a new model on the backend, whose time in operations of LOWERING is that of `lowering`."""
+    """`repeats` steps of a new model on the backend; `lowering` counts the time of its operations of LOWERING."""
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
     optimizer = _optimizer(model)
@@ -104,10 +104,10 @@ def least_times(
     training: bool,
     repeats: int,
 ) -> dict[LayerPass, float]:
-    """The least seconds of each layer and direction over `repeats` steps after some to warm up.
+    """The minimum seconds of each layer and direction over `repeats` steps, after some to warm up.
 
-    A step is one of training with SGD at a rate of 0, or the classification of the batch. What disturbs a step hits
-    some of its layers: the sum of these times is closer to an undisturbed step than the least step is.
+    A step is a training step with SGD at a rate of 0, or the classification of the batch. A disturbance hits only some
+    layers of a step: the sum of these times is closer to an undisturbed step than the fastest step is.
     """
     optimizer = _optimizer(model)
     tallies = []
@@ -124,9 +124,9 @@ def least_times(
 def whole_step(
     architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10
 ) -> tuple[float, float | None]:
-    """Median seconds of a training step as it is run, and of those outside compiled kernels.
+    """Median seconds of a whole training step, and how many of them are spent outside compiled kernels.
 
-    The latter is None where the backend's work is not in such.
+    The latter is None for a backend that does not work in compiled kernels.
     """
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
@@ -148,7 +148,7 @@ def whole_step(
 
 @dataclass(frozen=True)
 class LayerProduct:
-    """A product of a step: its layer, whether forward, weight gradient or data gradient, and where it ran."""
+    """A product of a step: its layer, its direction (forward, weight gradient or data gradient), and where it ran."""
 
     layer: str
     direction: str
@@ -174,7 +174,7 @@ def reported_products(architecture: Architecture, backend: Backend, batch: int) 
 
 
 def layer_pass_of(stage: Stage) -> LayerPass:
-    """Where the time of a stage is found."""
+    """The layer and direction that the time of a stage belongs to."""
     if stage.kind in ("input", "loss"):
         return INPUT_AND_LOSS
     if stage.phase == UPDATE:
@@ -200,7 +200,7 @@ def _step(
 
 
 def _pass(model: Sequential, tally: _Tally, run: Callable[[], object], lowering: Stopwatch | None = None) -> None:
-    """Takes the layers that `run` calls into `tally`, and what is around them as input and loss."""
+    """Records in `tally` the layers that `run` calls, and the time around them as input and loss."""
     stopwatch = lowering or Stopwatch()
 
     def observe(place: int, direction: str, run: Callable[[], None]) -> None:

@@ -1,4 +1,4 @@
-"""Finds by measuring the setting of threads, batch size and backend options at which a network runs fastest."""
+"""Finds, by measuring, the threads, batch size and backend options with which a network runs fastest."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,19 +14,19 @@ from cnn.system.timing import repeat, sustained
 from cnn.terminal.progress_bar import progress_bar
 
 TURN = 0.1
-"""Seconds that a setting runs, at least, each time it is its turn."""
+"""The least seconds that a setting runs in one turn."""
 
 WARM_UP = 2
 """Runs before each turn that are not timed."""
 
 SCREENING = 3
-"""Turns after which the slower half of several candidates is out."""
+"""Turns after which the slower half of several candidates drops out."""
 
 PASSES = 2
-"""Times a choice is searched at most: again where another one has changed meanwhile."""
+"""The most times that a choice is searched: again if another one has changed meanwhile."""
 
 FRESH = 4
-"""Rounds after which the two settings that are compared are built anew."""
+"""Rounds after which the two settings compared are built again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """A value that was tried: its speed and how many times that of the value in force it is, or why it cannot run."""
+    """A value that was tried: its speed, and that speed over the one of the value in force, or why it cannot run."""
 
     value: Any
     images_per_second: float | None = None
@@ -60,7 +60,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Finding:
-    """What came of one choice: the value before, the best of the others that can run, if any, and the two compared."""
+    """The result of one choice: the value before, the best other value that can run, if any, and their comparison."""
 
     name: str
     before: Any
@@ -81,7 +81,7 @@ class Contender:
         self._threads, self._job = setting.threads, job(setting)
 
     def turn(self) -> float:
-        """Seconds an image, after what takes memory, wakes the threads and fills the caches."""
+        """Seconds per image, after runs that allocate memory, wake the threads and fill the caches."""
         with limit_threads(self._threads):
             repeat(self._job.run, WARM_UP)
             runs, elapsed = sustained(self._job.run, TURN)
@@ -92,9 +92,9 @@ class Contender:
 class Tuner:
     """Searches one choice after the other, each from the best setting known.
 
-    Of several candidates the slower half drops out after some turns, until one is left to be compared with the value in
-    force, and takes its place only if it is faster beyond the noise of that comparison. `job` makes what is run with a
-    setting, of a backend of its own. Raises UsageError for fewer rounds than can show a gain.
+    Of several candidates the slower half drops out after some turns, until one is left. That one is compared with the
+    value in force, and replaces it only if it is faster by more than the noise of the comparison. `job` makes the job
+    of a setting, on a backend of its own. Raises UsageError for too few rounds to show a gain.
     """
 
     job: Callable[[Setting], Job]
@@ -104,16 +104,16 @@ class Tuner:
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; make it at least 6.")
+        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; give at least 6.")
         self.start = self.setting
         self._stop_reason: str | None = None
 
     def request_stop(self, reason: str) -> None:
-        """Asks the search to stop after the turn it is in; may be called from a signal handler."""
+        """Asks the search to stop after the current turn; may be called from a signal handler."""
         self._stop_reason = reason
 
     def run(self, on_finding: Callable[[Finding], None] = lambda finding: None) -> Speedup | None:
-        """Searches every choice and tells each finding; returns what all brought together, None if nothing changed.
+        """Searches every choice and reports each finding; returns the gain of all together, None if nothing changed.
 
         Raises Interrupted after `request_stop`, and CnnError if the setting to start from cannot run; `setting` and
         `findings` are then those found so far.
@@ -138,7 +138,7 @@ class Tuner:
             return self._compare(self.start, self.setting)
 
     def _await(self, pending: set[str], names: Iterable[str]) -> None:
-        """Adds the names that there is a choice for, and their turns to the length of the bar."""
+        """Adds the names that have other values to try, and their turns to the total of the bar."""
         for name in names:
             count = len(self._others(name))
             if count and name not in pending:
@@ -168,14 +168,14 @@ class Tuner:
         return Finding(name, before, best, comparison, tuple(trials))
 
     def _screen(self, name: str, trials: list[Trial], left: list[int]) -> None:
-        """Measures the trials at the places `left` in turns with the value in force; one that cannot run leaves it."""
+        """Measures the trials at the places `left` in turns with the value in force; drops those that cannot run."""
         force = list[float]()
         seconds: dict[int, list[float]] = {place: [] for place in left}
         for _ in range(SCREENING):
             force.append(self._turn(Contender(self.setting, self.job)))
             for place in tuple(left):
                 value = trials[place].value
-                # One at a time: each may hold a process, or what a card has of memory.
+                # One at a time: each may hold a process, or all the memory of a card.
                 try:
                     seconds[place].append(self._turn(Contender(self.setting.changed(name, value), self.job)))
                 except Interrupted:
@@ -195,10 +195,10 @@ class Tuner:
         return Speedup.of(seconds)
 
     def _pairs(self, before: Setting, after: Setting, rounds: int) -> Iterator[tuple[float, float]]:
-        """Seconds an image of both, made anew: where arrays and code lie in memory has a share in the speed."""
+        """Seconds per image of both, built again: the speed also depends on where arrays and code lie in memory."""
         first, second = Contender(before, self.job), Contender(after, self.job)
         for number in range(rounds):
-            # Neither is always the one that comes after the other.
+            # Neither setting always comes second.
             if number % 2:
                 new, old = self._turn(second), self._turn(first)
             else:
@@ -213,5 +213,5 @@ class Tuner:
 
 
 def _halvings(count: int) -> int:
-    """How often the slower half of that many must drop out until one is left; once at least, as it may not run."""
+    """How often the slower half of `count` must drop out until one is left; at least once, as that may not run."""
     return max(1, (count - 1).bit_length())

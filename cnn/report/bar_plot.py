@@ -12,20 +12,20 @@ from cnn.report.table import interval_text
 
 OF_PROVENANCE = {"measured": "green", "predicted": "blue", "published": "orange"}
 WIDE, HATCH = 30, "///"
-"""From the longest to the shortest bar beyond which the axis is logarithmic."""
+"""The ratio of the longest to the shortest bar beyond which the axis is logarithmic."""
 LINE = 34
-"""Letters of a line beside the bars."""
+"""Letters per line beside the bars."""
 
 
 def draw_bars(figure: FigureBase, comparison: Comparison) -> None:
-    """Time a batch and, where any is known, energy an image: a bar a row, its interval as a line."""
+    """Time per batch and, if any is known, energy per image: one bar per row, its interval as a line."""
     rows = comparison.rows
     panels: list[tuple[str, list[Interval | None]]] = [
-        ("ms a batch", [row.seconds and row.seconds.times(1e3) for row in rows])
+        ("ms per batch", [row.seconds and row.seconds.times(1e3) for row in rows])
     ]
     if any(row.joules_per_image for row in rows):
         energy = [row.joules_per_image and row.joules_per_image.times(1e3) for row in rows]
-        panels.append(("mJ an image", energy))
+        panels.append(("mJ per image", energy))
     all_axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, (unit, values) in zip(all_axes, panels, strict=True):
         _bars(axes, rows, values, unit)
@@ -46,7 +46,7 @@ def _wrapped(row: Row) -> str:
 def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], unit: str) -> None:
     known = [value for value in values if value]
     least, most = min(each.value for each in known), max(each.high or each.value for each in known)
-    # A bar begins at 0, which a logarithmic axis has not: there are points on it.
+    # A bar begins at 0, which a logarithmic axis does not have, so points stand on it.
     logarithmic = most > WIDE * least
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value is None:

@@ -34,7 +34,7 @@ class Comparison:
     """Rows of one network, batch and mode, the fastest first, and published ones, which are not to be ranked with them.
 
     `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
-    comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on many nodes, where they
+    comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on many nodes, if they
     were asked for.
     """
 
@@ -75,7 +75,7 @@ def compare(
     omitted: Iterable[str] = (),
     scaling: Iterable[Curve] = (),
 ) -> Comparison:
-    """Sorts the rows, and of the published runs takes those of the same mode."""
+    """Sorts the rows, and keeps the published runs of the same mode."""
     of_mode = [run for run in runs if run.mode == mode_name(cost)]
     return Comparison(
         cost,

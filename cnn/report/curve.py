@@ -1,4 +1,4 @@
-"""What `cnn compare --nodes` found: a network's training step on rising numbers of nodes, joined by one link."""
+"""What `cnn compare --nodes` found: a network's training step on increasing numbers of nodes, joined by one link."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ QUANTITIES = (
 
 @dataclass(frozen=True)
 class Curve:
-    """Steps on nodes of one kind; strong scaling shares `batch` images among them, weak gives each so many.
+    """Steps on nodes of one kind; strong scaling divides `batch` images among them, weak scaling gives `batch` to each.
 
-    `unverified` are the numbers that it rests on and that nobody verified.
+    `unverified` are the numbers that the steps rest on and that nobody has verified.
     """
 
     device: str
@@ -36,10 +36,10 @@ class Curve:
     @property
     def title(self) -> str:
         """Node and workload in words."""
-        return f"{self.device}: {self.mode} scaling, {self.batch} images {'a node' if self.weak else 'in all'}"
+        return f"{self.device}: {self.mode} scaling, {self.batch} images {'per node' if self.weak else 'in all'}"
 
     def to_dicts(self) -> Iterator[dict[str, Any]]:
-        """Flat values of each count of nodes for JSON and CSV; times in seconds, None where unknown."""
+        """Flat values of each number of nodes for JSON and CSV; times in seconds, None where unknown."""
         for point in self.points:
             row: dict[str, Any] = {"device": self.device, "link": self.link.key, "scaling": self.mode}
             row |= {"nodes": point.nodes, "batch": point.batch}

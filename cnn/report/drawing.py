@@ -56,7 +56,7 @@ def plain(axes: Axes, grid: Literal["both", "x"] = "both") -> None:
 
 
 def svg(draw: Callable[[Figure], None], height: float, name: str) -> str:
-    """The SVG element of what `draw` draws, its colours the page's variables and its ids begun with its name."""
+    """The SVG element of what `draw` draws, its colours as the page's variables, its ids with the prefix `name`."""
     text = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with matplotlib.rc_context(STYLE):

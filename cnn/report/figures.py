@@ -15,7 +15,7 @@ Drawing = Callable[[FigureBase, Comparison], None]
 
 
 def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
-    """What there is to draw: by name how, and the height in inches."""
+    """What there is to draw, by name: the function that draws it, and its height in inches."""
     found: dict[str, tuple[Drawing, float]] = {}
     if any(row.seconds for row in comparison.rows):
         found["bars"] = draw_bars, 1.5 + 0.55 * len(comparison.rows)
@@ -33,10 +33,10 @@ def inline_svg(comparison: Comparison, name: str) -> str:
 
 
 def picture(comparison: Comparison) -> bytes:
-    """All drawings under one another, as PNG. Raises UsageError where there is nothing to draw."""
+    """All drawings under one another, as PNG. Raises UsageError if there is nothing to draw."""
     found = drawings(comparison).values()
     if not found:
-        raise UsageError("There is nothing to draw: no row was measured or predicted.")
+        raise UsageError("There is nothing to draw: no row was measured or predicted; leave out --png.")
     heights = [height for _, height in found]
 
     def draw_all(figure: Figure) -> None:

@@ -1,4 +1,4 @@
-"""Measured rows: a network's step on ready backends of this machine, and its energy where there is a meter."""
+"""Measured rows: a network's step on ready backends of this machine, and its energy if there is a meter."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ STRETCH = 3.0
 
 
 def measured_rows(
-    net: Architecture,
+    architecture: Architecture,
     backends: Sequence[Backend],
     batch: int,
     *,
@@ -33,14 +33,14 @@ def measured_rows(
     rounds: int,
     watts: float | None = None,
 ) -> list[Row]:
-    """A row a backend: the median of `rounds` runs of a batch, and the middle 90 % of them.
+    """One row per backend: the median of `rounds` runs of a batch, and the middle 90 % of them.
 
-    The energy is that of the meters of the parts of the computer that the backend uses, or of `watts`.
+    The energy comes from the meters of the parts of the computer that the backend uses, or from `watts`.
     """
     job_of = step_job if training else inference_job
     rows = []
     with limit_threads(threads):
-        jobs = [job_of(net, backend, batch) for backend in backends]
+        jobs = [job_of(architecture, backend, batch) for backend in backends]
         with OtherWork() as others:
             measured = samples(jobs, rounds)
         rates = {job.backend: [1 / seconds for seconds in times] for job, times in zip(jobs, measured, strict=True)}
@@ -53,7 +53,7 @@ def measured_rows(
                 Row(
                     device=this_machine().cpu or "this machine",
                     software=f"{backend.name} ({backend.library.name} {backend.library.version})",
-                    net=net.name,
+                    net=architecture.name,
                     batch=batch,
                     mode="train" if training else "infer",
                     provenance="measured",
@@ -73,7 +73,7 @@ def measured_rows(
 def _energy(meter: Meter, job: Job, seconds: float) -> tuple[Energy, float | None]:
     """The energy of one run, which takes `seconds`, and the watts drawn in it."""
     if meter.kind != "measured":
-        # A model looks at the two numbers only.
+        # A model uses only these two numbers.
         energy = meter.stop(job.images, seconds)
         return energy, None if energy.joules is None else energy.joules / seconds
     runs = ceil(STRETCH / seconds)

@@ -39,14 +39,14 @@ svg { max-width: 100%; height: auto; }
 .note { color: var(--muted); font-size: 13px; }
 """
 CAPTIONS = {
-    "bars": "Time of a batch and energy of an image; lines are intervals.",
+    "bars": "Time per batch and energy per image; lines are intervals.",
     "scaling": "Steps of data-parallel training by the model; what it assumes stands under the tables.",
-    "rooflines": "FLOP count im2col + GEMM as executed: an algorithm that multiplies less can pass the roof.",
+    "rooflines": "FLOP count im2col + GEMM as executed: an algorithm that multiplies less can exceed the roof.",
 }
 
 
 def page(comparison: Comparison, header: dict[str, str]) -> str:
-    """The file's text; `header` are titles and texts of what it was made with."""
+    """The file's text; `header` says, by title, what it was made with."""
     known = sources(comparison)
     ours = [_section(*each, known) for each in sections(comparison) if each[1] is comparison.rows]
     published = [_section(*each, known) for each in sections(comparison) if each[1] is not comparison.rows]

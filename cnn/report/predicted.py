@@ -23,13 +23,13 @@ class Target:
 
     @property
     def how(self) -> str | None:
-        """What must be said beside the device's name."""
+        """What to say after the device's name."""
         if self.host:
             return f"offloaded to by {self.host.name}"
         return "by itself" if self.device.kind == "coprocessor" else None
 
     def predict(self, cost: Cost, thresholds: Thresholds) -> Prediction:
-        """A step there. Raises UsageError where a number is missing."""
+        """A step there. Raises UsageError if a number is missing."""
         return predict(cost, self.device, host=self.host, offload=thresholds if self.host else None)
 
 
@@ -49,7 +49,7 @@ def targets(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Target]
 
 
 def predict_at(cost: Cost, target: Target, thresholds: Thresholds) -> tuple[Row, Breakdown]:
-    """The row and the breakdown of a step there. Raises UsageError where a number is missing."""
+    """The row and the breakdown of a step there. Raises UsageError if a number is missing."""
     device = target.device
     prediction = target.predict(cost, thresholds)
     row = _row(prediction, device.name, target.how, "the model, with the catalogue's numbers (`cnn devices`)")
@@ -94,7 +94,7 @@ def _breakdown(prediction: Prediction, device: str, peak: float | None, bandwidt
 
 
 def _short(names: Sequence[str]) -> list[str]:
-    """Names of numbers, without the device's key where all are of one."""
+    """Names of numbers, without the device's key if all have the same."""
     if len({name.partition(".")[0] for name in names}) > 1:
         return list(names)
     return [name.partition(".")[2] for name in names]

@@ -10,7 +10,7 @@ from cnn.report.table import number_text
 OF_PHASE = {FORWARD: ("blue", "o"), WEIGHT: ("orange", "s"), DATA: ("green", "^"), UPDATE: ("purple", "D")}
 COLUMNS = 3
 LABELLED = 3
-"""Layers of each roofline that are named, by the stage that takes longest."""
+"""How many layers of each roofline are named: those with the longest stages."""
 
 
 def with_roof(comparison: Comparison) -> list[Breakdown]:
@@ -19,7 +19,7 @@ def with_roof(comparison: Comparison) -> list[Breakdown]:
 
 
 def draw_rooflines(figure: FigureBase, comparison: Comparison) -> None:
-    """A panel a device: its roofline, and on it each layer and phase, as large as its share of the time."""
+    """One panel per device: its roofline, and on it each layer and phase, as large as its share of the time."""
     shown = with_roof(comparison)
     columns = min(COLUMNS, len(shown))
     grid = figure.subplots(ceil(len(shown) / columns), columns, sharex=True, sharey=True, squeeze=False)
@@ -57,7 +57,7 @@ def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
         axes.scatter(*_point(timed), s=size, color=LIGHT[colour], marker=marker, alpha=0.7, linewidths=0)
     longest = {timed.stage.layer: timed for timed in reversed(longest_first)}
     labelled = sorted(longest.values(), key=lambda timed: -timed.seconds.value)[:LABELLED]
-    # Below, where there is no roof, and neighbours at different heights.
+    # Labels stand below, where there is no roof, and neighbours at different heights.
     for place, timed in enumerate(sorted(labelled, key=lambda timed: timed.stage.intensity)):
         below = (0, -9 - 11 * (place % 2))
         axes.annotate(
@@ -75,5 +75,5 @@ def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
 
 
 def _point(timed: StageTime) -> tuple[float, float]:
-    """Intensity in FLOP a byte, and GFLOP/s."""
+    """Intensity in FLOP per byte, and GFLOP/s."""
     return timed.stage.intensity, timed.stage.flops / timed.seconds.value / 1e9

@@ -1,4 +1,4 @@
-"""A row of a comparison: one device or backend, what it takes for an image, and where each number comes from."""
+"""A row of a comparison: one device or backend, its time and energy per image, and the source of each number."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,12 +11,12 @@ Provenance = Literal["measured", "predicted", "published"]
 
 @dataclass(frozen=True)
 class Row:
-    """Seconds and joules an image and watts of a network on a device; what is None is unknown.
+    """Seconds and joules per image, and watts, of a network on a device; None means unknown.
 
-    `provenance` is the time's. `energy` is that of the energy and the watts: "measured", "modelled" (predicted, or from
-    watts that the user gave), "published" or "unavailable".
-    `unverified` are the numbers that the row rests on and that nobody verified: with any, it is indicative.
-    `busy` says that the machine did other work while the row was measured, where it did.
+    `provenance` says how the time is known, `energy` how energy and watts are: "measured", "modelled" (predicted, or
+    from watts that the user gave), "published" or "unavailable".
+    `unverified` are the numbers that the row rests on and that nobody has verified: with any, it is indicative.
+    `busy` says so if the machine did other work while the row was measured.
     """
 
     device: str
@@ -37,24 +37,24 @@ class Row:
 
     @property
     def indicative(self) -> bool:
-        """Whether it rests on a number that nobody verified."""
+        """Whether it rests on a number that nobody has verified."""
         return bool(self.unverified)
 
     @property
     def seconds(self) -> Interval | None:
-        """Seconds a batch."""
+        """Seconds per batch."""
         if self.seconds_per_image is None or self.batch is None:
             return None
         return self.seconds_per_image.times(self.batch)
 
     @property
     def images_per_second(self) -> Interval | None:
-        """Images a second."""
+        """Images per second."""
         return self.seconds_per_image and self.seconds_per_image.inverse()
 
     @property
     def images_per_joule(self) -> Interval | None:
-        """Images a joule."""
+        """Images per joule."""
         return self.joules_per_image and self.joules_per_image.inverse()
 
     @property

@@ -19,7 +19,7 @@ from cnn.report.predicted import Target
 
 @dataclass(frozen=True)
 class Node:
-    """What every node is: its name, its prediction of a step, and its memory's bandwidth in 1e9 bytes a second."""
+    """What every node is: its name, its prediction of a step, and its memory's bandwidth in 1e9 bytes per second."""
 
     name: str
     predict: Callable[[Cost], Prediction]
@@ -27,11 +27,14 @@ class Node:
 
     @classmethod
     def of_target(cls, target: Target, thresholds: Thresholds) -> "Node":
-        """A place of the catalogue. Raises UsageError where it has no bandwidth."""
+        """A target of the catalogue. Raises UsageError if its bandwidth is unknown."""
         device = target.device
         memory = (target.host or device).stream_gbs
         if memory is None:
-            raise UsageError(f"No scaling can be predicted for {device.name}: stream_gbs unknown.")
+            raise UsageError(
+                f"No scaling can be predicted for {device.name}: stream_gbs unknown; add it in a TOML file of your own "
+                "(--devices)."
+            )
         name = f"{device.name}, {target.how}" if target.how else device.name
         return cls(name, lambda cost: target.predict(cost, thresholds), memory)
 
@@ -44,15 +47,15 @@ class Node:
 
 
 def curves(
-    net: Architecture, node: Node, links: Sequence[Link], counts: Sequence[int], batch: int, *, weak: bool
+    architecture: Architecture, node: Node, links: Sequence[Link], counts: Sequence[int], batch: int, *, weak: bool
 ) -> list[Curve]:
-    """The curve of each link. Raises UsageError where strong scaling has more nodes than images."""
-    gradients = gradient_bytes(net)
+    """The curve of each link. Raises UsageError if strong scaling has more nodes than images."""
+    gradients = gradient_bytes(architecture)
     predictions: dict[int, Prediction] = {}
 
     def step_at(own: int) -> StepTime:
         if own not in predictions:
-            predictions[own] = node.predict(count(net, own, training=True))
+            predictions[own] = node.predict(count(architecture, own, training=True))
         return step_of(predictions[own], gradients, node.memory)
 
     found = []

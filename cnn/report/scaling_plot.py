@@ -1,4 +1,4 @@
-"""Images a second, efficiency and images a joule over the number of nodes."""
+"""Images per second, efficiency and images per joule over the number of nodes."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -13,7 +13,7 @@ PANELS = (("images_per_second", "images/s"), ("efficiency", "efficiency"), ("ima
 
 
 def draw_scaling(figure: FigureBase, comparison: Comparison) -> None:
-    """A row a kind of node: images a second, efficiency and images a joule over nodes, a line a link."""
+    """One row per kind of node: images per second, efficiency and images per joule over nodes, one line per link."""
     shown = scaling_sections(comparison)
     grid = figure.subplots(len(shown), len(PANELS), squeeze=False)
     colours = dict(zip(dict.fromkeys(each.link.name for each in comparison.scaling), cycle(OF_LINK)))

@@ -10,7 +10,7 @@ STYLES = (("orange", "o"), ("purple", "s"))
 
 
 def speedups_picture(points: Sequence[CurvePoint]) -> bytes:
-    """A panel a device as PNG: the published curves, and the model's with its interval."""
+    """One panel per device, as PNG: the published curves, and the model's with its interval."""
     devices = dict.fromkeys(point.device for point in points)
 
     def draw(figure: Figure) -> None:

@@ -11,15 +11,15 @@ from cnn.report.comparison import Comparison, StageTime
 from cnn.report.curve import Curve
 from cnn.report.row import Row
 
-HEAD = ["device", "threads", "from", "ms a batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
+HEAD = ["device", "threads", "from", "ms per batch", "images/s", "energy", "W", "mJ/image", "images/J", "source"]
 SCALING_HEAD = [
-    *("link", "nodes", "batch", "ms a step", "communication", "exposed"),
+    *("link", "nodes", "batch", "ms per step", "communication", "exposed"),
     *("images/s", "efficiency", "images/J"),
 ]
 SECTIONS = (
     ("rows", "{title}: measured and predicted"),
-    ("same_network", "Published of {net}, in other batches or other arithmetic: not to be ranked with the above"),
-    ("other_networks", "Published of other networks, for orientation: not comparable"),
+    ("same_network", "Published for {net}, in other batches or other arithmetic: not to be ranked with the rows above"),
+    ("other_networks", "Published for other networks, for orientation: not comparable"),
 )
 
 
@@ -54,7 +54,7 @@ def cells(row: Row, known: list[str]) -> list[str]:
 
 
 def notes(rows: tuple[Row, ...]) -> list[str]:
-    """What must be said of rows: their notes, that the machine was busy, and the numbers that nobody verified."""
+    """Remarks on rows: their notes, that the machine was busy, and the numbers that nobody has verified."""
     labels: dict[str, list[str]] = {}
     for row in rows:
         if row.note:
@@ -62,7 +62,9 @@ def notes(rows: tuple[Row, ...]) -> list[str]:
     said = [f"{'; '.join(those)}: {note}" for note, those in labels.items()]
     said += dict.fromkeys(row.busy for row in rows if row.busy)
     return said + [
-        f"* {row.label}: indicative, as nobody verified {', '.join(row.unverified)}" for row in rows if row.indicative
+        f"* {row.label}: indicative, as nobody has verified {', '.join(row.unverified)}"
+        for row in rows
+        if row.indicative
     ]
 
 
@@ -73,7 +75,7 @@ def scaling_sections(comparison: Comparison) -> list[tuple[str, tuple[Curve, ...
 
 
 def scaling_cells(curve: Curve) -> list[list[str]]:
-    """A row of text for each count of nodes, under SCALING_HEAD, the link on the first; * for what is indicative."""
+    """A row of text for each number of nodes, under SCALING_HEAD, the link on the first; * for what is indicative."""
     return [
         [
             "" if place else curve.link.name + "*" * bool(curve.unverified),
@@ -89,15 +91,15 @@ def scaling_cells(curve: Curve) -> list[list[str]]:
 
 
 def scaling_notes(curves: tuple[Curve, ...]) -> list[str]:
-    """What must be said of the links, and of what nobody verified."""
+    """Remarks on the links, and on what nobody has verified."""
     said = [f"{each.link.name}: {name} = {text}" for each in curves for name, text in each.link.quantities().items()]
     said += [f"{each.link.name}: {each.link.note}" for each in curves if each.link.note]
-    said += [f"* {each.link.name}: indicative, as nobody verified {', '.join(each.unverified)}" for each in curves]
+    said += [f"* {each.link.name}: indicative, as nobody has verified {', '.join(each.unverified)}" for each in curves]
     return [*said, "times in ms; the energy of NICs and switches is unknown and not counted"]
 
 
 def interval_text(interval: Interval | None) -> str:
-    """Three significant digits, and the bounds where there are any but the number itself; "-" for None."""
+    """Three significant digits, and the bounds if they differ from the number; "-" for None."""
     if interval is None:
         return "-"
     if interval.low is None or interval.high is None or interval.low == interval.high:
@@ -106,7 +108,7 @@ def interval_text(interval: Interval | None) -> str:
 
 
 def number_text(value: float) -> str:
-    """Three significant digits, or all before the point."""
+    """Three significant digits, or all digits before the point."""
     digits = 2 if value == 0 else 2 - floor(log10(abs(value)))
     return f"{value:,.{max(0, digits)}f}"
 
