@@ -152,7 +152,7 @@ class Peer:
         self._reset()
 
     def _reset(self) -> None:
-        """Restores the first weights with a learning rate of 0: every step is then the same work, as on the other side."""
+        """Restores the first weights at a rate of 0, so that every step is the same work, as on the other side."""
         import torch
 
         with torch.no_grad():

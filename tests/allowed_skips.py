@@ -17,7 +17,7 @@ def no_data() -> bool:
 
 
 def no_fashion() -> bool:
-    """CNN_DATA_DIR may have MNIST and CIFAR-10 alone."""
+    """CNN_DATA_DIR may have only MNIST and CIFAR-10."""
     return no_data() or not (Path(os.environ["CNN_DATA_DIR"]) / "fashion-mnist").exists()
 
 

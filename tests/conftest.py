@@ -1,4 +1,4 @@
-"""What holds for every test: no clock chooses an algorithm; and the tiny network and the stand-in card, made once."""
+"""For every test: algorithms are not chosen by time; fixtures for the tiny network and the stand-in card, made once."""
 
 import os
 from collections.abc import Callable
@@ -57,9 +57,9 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 @pytest.fixture
 def forget_backends(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """No backend is made yet and none is chosen, as in a new process; nor again after each call of the fixture."""
+    """No backend is created or chosen, as in a new process; again so after each call of the fixture."""
 
-    # A process keeps its instances to its end, so that nothing public forgets them.
+    # A process keeps its instances to its end, so there is no public way to forget them.
     def forget() -> None:
         monkeypatch.setattr(registry, "_instances", {})
         monkeypatch.setattr(registry, "_used", None)
@@ -102,12 +102,12 @@ def mkl_2018() -> Path:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Where CI is set, a skip that is not allowed is a failure."""
+    """If CI is set, a skip that is not allowed is a failure."""
     config.pluginmanager.register(UnlistedSkips(ALLOWED))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what runs on a backend of the old MKL in files that run on every backend."""
+    """Marks tests that run on a backend with the old MKL in files that run on every backend."""
     for item in items:
         if any(name in item.name for name in ("mkl-offload", "mkl-phi")):
             item.add_marker("phi")

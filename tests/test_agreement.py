@@ -24,13 +24,13 @@ HOST = registry.create("numpy")
 
 @pytest.fixture(scope="module", params=ZOO)
 def reference_run(request):
-    """(name of the net, (input, output, slope, slope of input, parameter gradients) of each layer) by the reference."""
+    """(network name, (input, output, dy, dx, parameter gradients) of each layer) by the reference."""
     model = architecture(request.param).build(backend="reference", seed=1)
     rng = np.random.default_rng(2)
     images = rng.integers(0, 256, (BATCH, *model.input_shape), np.uint8)
     x, steps = model.load_images(images), []
     for layer in model.layers:
-        # Larger than the published ones (some of 0.0001), with biases: else nothing but zeros would reach the end.
+        # Larger than the published ones (some of 0.0001), with biases: otherwise only zeros would reach the end.
         for parameter in layer.parameters:
             size = 1.5 / np.sqrt(np.prod(parameter.value.shape[:-1])) if parameter.value.ndim > 1 else 0.1
             parameter.value[...] = size * rng.standard_normal(parameter.value.shape)
@@ -59,7 +59,7 @@ def test_half_precision_is_found_in_every_net(reference_run):
 
 
 def agree(net, steps, backend):
-    """Fails unless every layer of the net, built on the backend, gives what the reference gave, within its bound."""
+    """Fails unless every layer of the network, on the backend, gives the reference's results within its bound."""
     model = architecture(net).build(backend=backend)
     for layer, step in zip(model.layers, steps, strict=True):
         for parameter, given in zip(layer.parameters, step["values"], strict=True):
@@ -80,7 +80,7 @@ def agree(net, steps, backend):
 
 
 def weighted_bounds(layer, step):
-    """y, dx, dw and db of act(x * w + b): as the module says."""
+    """The bounds on y, dx, dw and db of act(x * w + b), as described at the top."""
     x, dy, y, w = (np.abs(each.astype(np.float64)) for each in (step["x"], step["dy"], step["y"], layer.w.value))
     b = np.abs(layer.b.value.astype(np.float64)) if layer.b else None
     terms = int(np.prod(w.shape[:-1]))
@@ -89,7 +89,7 @@ def weighted_bounds(layer, step):
     if layer.activation is None:
         y_error = dz
     elif layer.activation == "relu":
-        # Where the sum may be on either side of zero, so may the slope be all or nothing.
+        # Where the sum may have either sign, the gradient may be all or nothing.
         y_error, dy_error = dz, np.where(y <= dz, dy, 0)
     else:
         y_error = dz + 8 * EPS * y
@@ -131,12 +131,12 @@ def weight_gradient(layer, x, dy):
 
 
 def exact_bounds(layer, step):
-    """Copies and choices."""
+    """Copies and selections."""
     return np.zeros(step["y"].shape), np.zeros(step["x"].shape)
 
 
 def max_pool_bounds(layer, step):
-    """y is chosen; a pixel that wins several windows sums their gradients, R*S of them at most."""
+    """y is selected; a pixel that wins several windows sums their gradients, R*S of them at most."""
     x, dy = step["x"].astype(np.float64), np.abs(step["dy"].astype(np.float64))
     winners, dx = np.empty(dy.shape, np.uint8), np.empty(x.shape)
     HOST.max_pool2d(x, layer.window, np.empty(dy.shape), winners, Buffers(HOST))
@@ -154,7 +154,7 @@ def avg_pool_bounds(layer, step):
 
 
 def activation_bounds(layer, step):
-    """The function's own rounding, and that of its slope."""
+    """The function's own rounding, and its gradient's."""
     return 8 * EPS * np.abs(step["y"]), 20 * EPS * np.abs(step["dy"])
 
 

@@ -1,4 +1,4 @@
-"""A backend's options: read, checked against its constructor, and part of what an instance is."""
+"""A backend's options: read, checked against its constructor, and part of an instance's identity."""
 
 from functools import wraps
 from typing import Annotated, Any, ClassVar, Literal
@@ -123,7 +123,7 @@ def test_a_resumed_run_has_the_options_of_the_first(tuned, forget_backends, tmp_
     forget_backends()
     assert main([*run, "--resume"]) == 0
     assert made[1:] == made[:1]
-    # Another backend knows nothing of them.
+    # Another backend does not have them.
     assert main([*run, "--resume", "--backend", "numpy"]) == 0
 
 
@@ -133,7 +133,7 @@ def test_the_command_names_the_options_there_are(tuned, capsys):
 
 
 def recording(made):
-    """Tuned's constructor, which notes in `made` what it was given."""
+    """Tuned's constructor, which records its arguments in `made`."""
     original = Tuned.__init__
 
     @wraps(original)

@@ -1,4 +1,4 @@
-"""Which backend is chosen and why; none is loaded before its time; `mkl` is MKL."""
+"""Which backend is chosen and why; none is loaded before it is needed; `mkl` is MKL."""
 
 import os
 import re
@@ -68,7 +68,7 @@ class TestChoice:
 
 
 class TestAbsentBackend:
-    """MKL is made to be missing."""
+    """Makes MKL appear to be missing."""
 
     missing = "import sys; sys.modules['mkl'] = None\n"
 
@@ -179,7 +179,7 @@ class TestMkl:
 
     @staticmethod
     def verbose(name: str) -> list[str]:
-        """MKL's own log of a product on the backend, MKL being in the process in any case."""
+        """MKL's own log of a product on the backend; MKL is in the process in any case."""
         code = "import mkl\n" + textwrap.dedent(PRODUCT.format(name=name))
         return printed(code, MKL_VERBOSE="1").splitlines()
 

@@ -1,4 +1,4 @@
-"""Calibration of this machine, on few probes: it is kept, read back, and held against steps that run here."""
+"""Calibration of this machine on few probes: it is stored, read back, and compared with steps that run here."""
 
 import json
 from itertools import islice
@@ -22,7 +22,7 @@ from cnn.model.zoo import ZOO, architecture
 
 @pytest.fixture
 def few(monkeypatch, tmp_path):
-    """A cache of its own, and probes enough for a law of each kind of layer that mlp has."""
+    """A separate cache, and enough probes for a law of each kind of layer in mlp."""
     monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path))
 
     def perceptrons():
@@ -56,7 +56,7 @@ def test_a_calibration_is_kept_and_validated(few, capsys):
     printed = capsys.readouterr().out
     lines = [line.split() for line in printed.splitlines()]
     assert ["linear2", "backward"] in [line[:2] for line in lines]
-    # 8.69 and 0.99 times one thread without vectors, which one with vectors outran by 1.47.
+    # 8.69 and 0.99 times one thread without vectors; one thread with vectors was 1.47 times as fast.
     assert ["2x-e5-2620v3,", "OpenMP,", "AVX2", "10", "5.91"] in [line[:5] for line in lines]
     assert ["xeon-phi-5110p,", "offload,", "no", "vectors", "120", "0.67"] in [line[:6] for line in lines]
     assert CORNELL_DIFFERENCE in printed

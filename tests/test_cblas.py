@@ -26,7 +26,7 @@ from cnn.system.threads import budget, limit_threads
 from cnn.system.timing import now
 from cnn.testing import CASES, check_backend
 
-# The OpenBLAS inside NumPy: another file, other names and sizes than those of the backends that come with the package.
+# The OpenBLAS inside NumPy: its file, names and sizes differ from those of the package's own backends.
 THIRD = """
 import ctypes
 import numpy
@@ -150,7 +150,7 @@ class TestTraining:
 
 
 class TestChooser:
-    """Candidates that sleep, so that which is the fastest is known."""
+    """Candidates that sleep, so that it is known which is the fastest."""
 
     @staticmethod
     def candidates(calls, **seconds):

@@ -1,4 +1,4 @@
-"""The command line as a user meets it: what it prints, writes, and answers to mistakes."""
+"""The command line as a user sees it: what it prints and writes, and how it reports mistakes."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def train(net: str, out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(net: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of the tiny net."""
+    """The folder of a finished run of the tiny network."""
     folder = tmp_path_factory.mktemp("trained") / "run"
     assert main(train(net, folder)) == 0
     return folder
@@ -135,7 +135,7 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     assert result["seconds"] == pytest.approx(sum(line["seconds"] for line in result["lines"]))
     assert result["images_per_second"] == pytest.approx(4 / result["step_seconds"])
     assert lines["conv2", "forward"]["gemm_flops"] == 2 * 4 * 8 * 8 * 500 * 50
-    # The first layer's data gradient is never asked for.
+    # The first layer's data gradient is never computed.
     assert lines["conv1", "backward"]["gemm_flops"] == 2 * 4 * 24 * 24 * 25 * 20
     assert lines["conv2", "backward"]["gemm_flops"] == 2 * lines["conv2", "forward"]["gemm_flops"]
     for line in result["lines"]:

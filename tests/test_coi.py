@@ -1,4 +1,4 @@
-"""The stand-in card's COI functions one by one, with a program of the tests' own on the card."""
+"""The stand-in card's COI functions one by one, with a test program on the card."""
 
 import os
 import threading

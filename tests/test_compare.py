@@ -1,4 +1,4 @@
-"""Comparisons: rows recomputed, provenance kept, absent stays absent, and the same numbers in every form."""
+"""Comparisons: rows recomputed, provenance kept, missing values stay missing, and the same numbers in every format."""
 
 import csv
 import io
@@ -42,7 +42,7 @@ def a_row(**changes):
 
 @pytest.fixture(scope="module")
 def comparison():
-    """Predicted rows of three places and two that were put in by hand, one of which knows nothing."""
+    """Predicted rows of three places and two made by hand, one of them without numbers."""
     cost = count(architecture("lenet"), 64, training=True)
     predicted = [predict_at(cost, target, Thresholds()) for target in targets(KEYS, DEVICES)]
     by_hand = [a_row(seconds_per_image=Interval(1e-4, 0.9e-4, 1.2e-4)), a_row(device="unknown <&>")]
@@ -139,7 +139,7 @@ def test_a_place_that_is_none_is_refused_by_name(key):
 
 
 class TwoJoulesAnImage(Meter):
-    """Counts as many joules as twice the images it is told of."""
+    """Counts two joules per image."""
 
     kind = "measured"
     source = "a test"
@@ -211,7 +211,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(comparison):
     assert not tags & {"script", "link", "img", "iframe", "object", "image", "metadata"}
     assert "@import" not in text
     assert re.findall(r'(?:href|src)="(?!#)', text) == []
-    # Names of XML's languages, which nothing fetches.
+    # XML namespaces, which are never downloaded.
     assert set(re.findall(r'https?://[^"\s<]+', text)) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     targets = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text)
     assert {a or b for a, b in targets} <= set(ids)
@@ -316,7 +316,7 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     assert "predicted*" in out
     assert "* Tesla K40: indicative, as nobody has verified" in out
     assert main(["compare", "--no-measure", "--device", "e5-2680v3,e5-2695v2"]) == 0
-    # What holds for two rows is said once.
+    # A note for two rows is printed once.
     assert capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: the time to start an operation is unknown") == 1
     assert "not comparable" in out
     assert re.search(r"\[\d\] NVIDIA's blog", out)

@@ -36,7 +36,7 @@ def compiled() -> Backend:
 
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Every array is cut into so many parts, however small."""
+    """Every array is divided into that many parts, however small."""
     monkeypatch.setattr(parts, "SERIAL", 0)
     if request.param > numba.config.NUMBA_NUM_THREADS:
         monkeypatch.setattr(ops, "parts_for", lambda elements: request.param)  # parts beyond the threads wait in line
@@ -70,7 +70,7 @@ def test_activations_on_both_sides_of_the_threshold(compiled: Backend, name: str
 
 
 def test_thread_counts_agree(compiled: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is chosen or computed alone has the same bits; sums over rows are within the bound of a sum."""
+    """Selected or separately computed elements have the same bits; sums over rows are within the bound of a sum."""
     rng = np.random.default_rng(1)
     x, dy = rng.standard_normal((2, 5, 16, 16, 21)).astype(np.float32)
     results = []
@@ -155,10 +155,10 @@ def test_other_arrays_are_left_to_numpy(compiled: Backend, monkeypatch: pytest.M
         pooled = np.empty((2, 2, 2, x.shape[3]), x.dtype)
         compiled.avg_pool2d(x, Window((4, 4), (2, 2), (2, 2)), pooled)
         np.testing.assert_allclose(pooled, x.reshape(2, 2, 2, 2, 2, -1).mean(axis=(2, 4)), rtol=1e-5, atol=1e-6)
-        rows, shares = x.reshape(2, -1), np.empty((2, x[0].size), x.dtype)
+        rows, probabilities = x.reshape(2, -1), np.empty((2, x[0].size), x.dtype)
         rows.flags.writeable = x.flags.writeable
-        compiled.softmax(rows if not x.flags.carray else x.reshape(2, -1), shares)
-        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
+        compiled.softmax(rows if not x.flags.carray else x.reshape(2, -1), probabilities)
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
     w, g, v = np.ones((3, 4, 6))[..., ::2]
     compiled.sgd_update(w, g, v, Buffers(compiled, np.float64), lr=0.5, momentum=0.0, decay=0.0, nesterov=False)
     np.testing.assert_array_equal(w, np.full((4, 3), 0.5))
@@ -225,7 +225,7 @@ def test_batches_refuse_what_does_not_fit() -> None:
 
 
 def test_start_up_compiles_all_that_is_called(compiled: Backend) -> None:
-    """Each kernel with the types listed and no other: a call with others would compile in the middle of a run."""
+    """Each kernel has only the listed types: a call with others would compile in the middle of a run."""
     assert KERNELS
     for kernel in KERNELS:
         kernel.compile()

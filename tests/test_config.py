@@ -1,4 +1,4 @@
-"""Objects as tables of plain values: what reads back, and what is said of a table that does not fit."""
+"""Objects as tables of plain values: they read back unchanged, and tables that do not fit give an error."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""--config: what a file may hold, what wins over it, and what is said of mistakes."""
+"""--config: what a file may hold, what takes precedence over it, and the messages for mistakes."""
 
 import json
 import tomllib
@@ -135,7 +135,7 @@ def test_a_run_takes_it_and_a_resumed_run_remembers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 epochs, batch 500" in printed
     assert "resumed  after 1 epochs" in printed
-    # What a resumed run is given in a file goes before what it remembers.
+    # For a resumed run, a file takes precedence over the stored settings.
     path.write_text("epochs = 3\n")
     assert main([*run, "--resume", "--config", str(path)]) == 0
     assert "3 epochs, batch 500" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Every backend keeps the contract, and each planted fault is rejected for what it is."""
+"""Every backend keeps the contract, and each planted fault is rejected with its own message."""
 
 from typing import Any
 
@@ -127,7 +127,7 @@ def test_recorder_sees_the_products_of_lenet():
         product(batch, 500, 800),
         product(batch, 10, 500),
     ]
-    # The gradient of each weight, then that of the input; none of the images.
+    # The gradient of each weight, then of the input; no gradient of the images.
     backward = [
         product(500, 10, batch, a=True),
         product(batch, 500, 10, b=True),

@@ -1,4 +1,4 @@
-"""The cost model: what is counted from shapes is what a step executes, and bytes worked by hand."""
+"""The cost model: the counts from shapes equal what a step executes, and bytes equal sums done by hand."""
 
 import json
 

@@ -29,7 +29,7 @@ NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3
 
 
 def plugin(name: str, **changes: object) -> object:
-    """The plug-in `name`, with class attributes changed so that small files do."""
+    """The plug-in `name`, with class attributes changed so that small files suffice."""
     return type("Small", (plugins.load(plugins.DATASETS, name),), changes)()
 
 
@@ -133,7 +133,7 @@ def test_header_that_announces_much_costs_no_memory(tmp_path):
 
 
 def damaged(valid: bytes) -> st.SearchStrategy[bytes]:
-    """Random bytes, and the valid file with a stretch of it replaced, cut out or put in."""
+    """Random bytes, and the valid file with a part replaced, removed or inserted."""
     position = st.integers(0, len(valid))
     spliced = st.builds(
         lambda at, cut, new: valid[:at] + new + valid[at + cut :], position, st.integers(0, 40), st.binary(max_size=12)
@@ -153,7 +153,7 @@ def halved(raw: bytes) -> bytes:
 
 
 def inside_gzip(change: Change) -> Change:
-    """The change, made to what is packed."""
+    """The change, applied to the unpacked content."""
     return lambda raw: gzip.compress(change(gzip.decompress(raw)), 1)
 
 
@@ -210,7 +210,7 @@ def binary_batch(name: str) -> bytes:
 def pickled_batch(
     name: str, data: np.ndarray | None = None, labels: list[int] | None = None, key: bytes = b"labels"
 ) -> bytes:
-    """A batch as Python 2 and the NumPy of its day pickled it: protocol 2, byte strings, numpy.core."""
+    """A batch as pickled by Python 2 and the NumPy of that time: protocol 2, byte strings, numpy.core."""
 
     def text(value: bytes) -> bytes:
         return b"T" + struct.pack("<i", len(value)) + value
@@ -436,7 +436,7 @@ def test_damaged_archive_is_named(tmp_path, damage):
 
 
 def changed_cifar(folder: Path, layout: str, change: Change) -> Dataset:
-    """The small CIFAR-10 after a change to its test batch or, where it is an archive, to that."""
+    """The small CIFAR-10 after a change to its test batch or to its archive."""
     inside = {"cifar-10-batches-bin": "test_batch.bin", "cifar-10-batches-py": "test_batch"}
     path = write_cifar(folder, layout) / layout / inside.get(layout, "")
     path.write_bytes(change(path.read_bytes()))
@@ -447,7 +447,7 @@ PIXELS = PLANAR["test_batch"].tobytes()
 
 
 def around_pixels(change: Change) -> Change:
-    """The change, made to a pickle less its pixels, which are then put back where they were."""
+    """The change, applied to a pickle without its pixels, which are then restored."""
 
     def changed(raw: bytes) -> bytes:
         at = raw.index(PIXELS)
@@ -466,7 +466,7 @@ def test_cifar_batch_fuzz(layout, data):
 @FUZZ
 @given(data=st.data())
 def test_pickle_opcode_fuzz(data):
-    """The damage falls on the opcodes, which are few beside the pixels."""
+    """The damage hits the opcodes, which are few compared with the pixels."""
     loads_or_is_refused(changed_cifar, "cifar-10-batches-py", around_pixels(lambda raw: data.draw(damaged(raw))))
 
 
@@ -576,7 +576,7 @@ def test_images_that_the_fuzz_damages_load_as_they_are(tmp_path, suffix):
         dataset = changed_folder(tmp_path / name, suffix, change)
         images = np.concatenate([dataset.train.images, dataset.test.images]).astype(int)
         assert images.shape == (6, 8, 8, 3)
-        # Each image is of one grey, which some of the formats keep but roughly.
+        # Each image has one grey level, which some of the formats keep only roughly.
         assert np.ptp(images, axis=(1, 2, 3)).max() <= 2
         np.testing.assert_allclose(np.sort(images.mean(axis=(1, 2, 3))), [0, 0, 10, 10, 20, 20], atol=2)
     with pytest.raises(DataError, match=rf"001\.{suffix}.*replace or remove"):

@@ -1,4 +1,4 @@
-"""Data sets as a user meets them: splits, where they are looked for, what is said if they are absent, real files."""
+"""Data sets as a user sees them: splits, search folders, messages for missing files, real files."""
 
 import hashlib
 import os
@@ -35,7 +35,7 @@ def make_split(count: int = 10, shape: tuple[int, ...] = (2, 2, 1)) -> Split:
 
 @pytest.fixture
 def no_folders(tmp_path, monkeypatch):
-    """Nothing is found but what the test puts there."""
+    """Only files that the test creates are found."""
     monkeypatch.delenv("CNN_DATA_DIR", raising=False)
     monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path
@@ -390,7 +390,7 @@ def test_folder_without_classes(no_folders):
 
 
 def real(name: str) -> Dataset:
-    """The real set out of CNN_DATA_DIR or the operating system's folder; skips, with the reason, where it is not."""
+    """The real set from CNN_DATA_DIR or the operating system's folder; skips with the reason if it is missing."""
     status = dataset_status(name, data_dir=os.environ.get("CNN_DATA_DIR"))
     if not status.present:
         pytest.skip(status.reason)

@@ -1,4 +1,4 @@
-"""The device catalogue: every number has a source and a confidence, and files of the user's are checked."""
+"""The device catalogue: every number has a source and a confidence, and user files are checked."""
 
 import json
 

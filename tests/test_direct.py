@@ -1,4 +1,4 @@
-"""Direct convolution: the microkernel in every size, and the contract with it in the place of im2col."""
+"""Direct convolution: the microkernel in every size, and the contract with it instead of im2col."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def run_tile(microkernel, rows, vectors, tail, a, a_strides, counts, b, start, f
 @pytest.mark.parametrize("rows", range(1, ROWS + 1))
 @pytest.mark.parametrize("tail", [1, WIDTH // 2 + 1, WIDTH])
 def test_microkernel(rows, vectors, tail):
-    """Rows 5 elements apart, 3 times 4 numbers along each; what lies behind the last element of out stays."""
+    """Rows 5 elements apart, 3 times 4 numbers along each; memory after the last element of out must not change."""
     rng = np.random.default_rng(rows)
     columns = (vectors - 1) * WIDTH + tail
     a = rng.standard_normal(200).astype(np.float32)
@@ -41,7 +41,7 @@ def test_microkernel(rows, vectors, tail):
 
 @pytest.fixture
 def direct(monkeypatch):
-    """A backend of its own, as one remembers which algorithm it chose."""
+    """A separate backend, because a backend remembers which algorithm it chose."""
     monkeypatch.setenv("CNN_ALGORITHM", "direct")
     return type(registry.create("openblas"))()
 
@@ -92,7 +92,7 @@ def test_the_gradient_of_x_is_a_convolution_only_with_stride_one_and_little_padd
 
 
 def test_nothing_is_read_behind_an_array():
-    """Every array ends where a page begins that must not be touched."""
+    """Every array ends just before a page that must not be accessed."""
     code = """
 import ctypes, mmap, os
 os.environ["CNN_ALGORITHM"] = "direct"

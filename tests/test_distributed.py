@@ -1,4 +1,4 @@
-"""Training on several processes: the numbers of one, whatever fails ends all, and another number of them goes on."""
+"""Training on several processes: the numbers of one process, any failure ends all, and resuming on another number."""
 
 import json
 import os
@@ -57,7 +57,7 @@ def mpiexec(*groups, **options):
 
 
 def said(result):
-    """The lines of a run that are this program's own, not the launcher's."""
+    """The lines of a run that come from this program, not from the launcher."""
     return [line for line in result.stderr.splitlines() if line.startswith("cnn:")]
 
 
@@ -100,7 +100,7 @@ def test_every_image_is_trained_on_once_an_epoch_by_one_of_the_ranks(several):
     count, found = several
     assert sorted(chain(*found["seen"])) == list(range(distributed_runs.IMAGES))
     sizes = [len(each) for each in found["seen"]]
-    # Four batches, in each of which two ranks' shares differ by one image at most.
+    # Four batches; in each, the shares of two ranks differ by at most one image.
     assert len(sizes) == count
     assert max(sizes) - min(sizes) <= 4
 
@@ -119,7 +119,7 @@ def test_the_traffic_of_a_run_is_counted(several):
     steps = distributed_runs.EPOCHS * ceil(distributed_runs.IMAGES / distributed_runs.BATCH)
     gradients = found["gradient bytes"]
     count, seconds, exposed = found["traffic"]
-    # Beside the gradients: loss, right answers and the flag; four channels' moments and their slopes; two evaluations.
+    # Beside the gradients: loss, correct answers and the flag; four channels' moments and gradients; two evaluations.
     assert count == steps * (gradients + 3 * 8 + 2 * 4 * 8 + 2 * 4 * 8) + distributed_runs.EPOCHS * 2 * 8
     assert 0 < exposed <= seconds
 
@@ -165,7 +165,7 @@ def test_a_fault_in_one_rank_ends_all_with_one_message_and_another_number_of_ran
     assert result.returncode == code
     assert result.stdout.count("curve") == 0
     if sentence is None:
-        # A process that is killed says nothing; its launcher does.
+        # A killed process prints nothing; its launcher does.
         assert said(result) == []
     else:
         (line,) = said(result)
@@ -222,7 +222,7 @@ def test_rank_0_alone_prints_and_saves_and_one_process_goes_on(tmp_path, capsys)
     assert len(read_metrics(run / "metrics.jsonl")) == 1
     assert main(train(tmp_path, "--resume", "--epochs", "2")) == 0
     header = capsys.readouterr().out
-    # Steps of 1,000 images less 50 held out, in hundreds; four times the recipe's batch and so its rate.
+    # Steps of 1,000 images minus 50 held out, in hundreds; four times the recipe's batch, so four times its rate.
     assert "batch 100 in 2 micro-batches" in header
     assert "Warmup (then Constant(lr=0.04), steps 5, start 0.25)" in header
     assert "world" not in header
@@ -249,7 +249,7 @@ def test_a_rank_that_is_not_as_the_others_is_refused(odd, code, sentence, tmp_pa
 
 
 class Odd(World):
-    """A world in which rank 1 has other facts."""
+    """A world in which rank 1 has different facts."""
 
     def __init__(self, changes):
         super().__init__()
@@ -343,7 +343,7 @@ def test_ranks_of_a_host_share_its_quota(monkeypatch):
 
 
 class Sums(Pending):
-    """Notes what is summed, and when."""
+    """Records what is summed, and when."""
 
     def __init__(self, events):
         self.events = events
@@ -388,7 +388,7 @@ def test_buckets_are_every_gradient_once_and_as_large_as_asked(least):
     for group in model.groups:
         assert (group.gradient == 1).all()
     assert [bucket.layer for bucket in found] == sorted((bucket.layer for bucket in found), reverse=True)
-    # What lies at the start of a group is left over, and may be small.
+    # The part at the start of a group is the remainder, and may be small.
     small = [bucket for bucket in found if bucket.gradient.nbytes < least]
     assert len(small) <= len(model.groups)
     for bucket in found:

@@ -1,4 +1,4 @@
-"""The model of time and energy against sums done by hand, and what it says of what it does not know."""
+"""The model of time and energy against sums done by hand, and its messages for unknown values."""
 
 from dataclasses import replace
 from math import prod
@@ -114,7 +114,7 @@ def test_wider_bounds_widen_the_interval_and_repeat():
 
 @pytest.mark.parametrize("key", [key for key, each in catalogue().items() if each.cap_watts and each.stream_gbs])
 def test_no_draw_is_beyond_the_power_cap(key):
-    """Also where idle and busy watts are known by no more than their physical bounds."""
+    """Also if only physical bounds on idle and busy watts are known."""
     known = catalogue()[key]
     prediction = predict(count(architecture("vgg6"), 64, training=True), known)
     assert 0 < prediction.watts.low <= prediction.watts.value <= prediction.watts.high <= known.cap_watts.value * 1.001
@@ -201,7 +201,7 @@ def test_a_calibrated_machine_takes_laws_and_names_what_has_none(law):
 
 
 def test_published_times_are_predicted_from_shapes_known_to_be_right():
-    # Published: 138 million parameters; 15.5 GFLOP (multiply-adds) an image forward.
+    # Published: 138 million parameters; 15.5 GFLOP (multiply-adds) per image forward.
     vgg = count(published_net("vgg16"), 1, training=True)
     assert vgg.stages[-1].bytes == 20 * 138_357_544
     assert count(published_net("vgg16"), 1, training=False).gemm_flops == pytest.approx(2 * 15.5e9, rel=0.01)

@@ -1,4 +1,4 @@
-"""Instruments work on private copies: who else computes on the same backend neither notices nor is counted."""
+"""Instruments work on private copies: other users of the same backend are neither affected nor counted."""
 
 import os
 import signal
@@ -99,7 +99,7 @@ def test_no_algorithm_is_chosen_by_its_time_without_products(monkeypatch):
 
 
 class Closing(plugins.load(plugins.BACKENDS, "numpy")):
-    """A backend of somebody else's, which knows nothing of copies and ends what it holds when it ends."""
+    """A third-party backend that has no support for copies and frees its resources when it ends."""
 
     def __init__(self):
         super().__init__()
@@ -131,7 +131,7 @@ def test_a_private_copy_has_the_worker_and_the_memory_of_its_backend():
     assert close(out, right)
     assert recorder.backend._worker.pid == backend._worker.pid == pid
     assert all(backend._arena.holds(x) for x in (a, b, out))
-    # Whichever starts it again, it is there for both.
+    # Whichever of the two restarts it, it is there for both.
     os.kill(pid, signal.SIGKILL)
     recorder.backend.gemm(a, b, out=out)
     assert recorder.backend._worker is backend._worker

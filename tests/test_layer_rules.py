@@ -1,4 +1,4 @@
-"""What holds for every layer: errors with numbers, configurations that read back, and memory used again."""
+"""Rules for every layer: errors with numbers, configurations that read back, and reused memory."""
 
 import json
 
@@ -65,7 +65,7 @@ def test_a_configuration_is_json_that_makes_the_same_layer(layer, expected):
 
 
 def everything(seed=0, dtype=np.float32):
-    """A net with every kind of layer, for images (8, 8, 2)."""
+    """A model with every kind of layer, for images (8, 8, 2)."""
     layers = [
         Conv2D(3, 3, padding=1, activation="relu"),
         LocalResponseNorm(3, 0.1, region="within"),
@@ -115,7 +115,7 @@ def test_a_layer_returns_the_memory_it_returned_before():
 
 
 def test_a_smaller_batch_after_a_larger_one_gives_the_numbers_it_gives_alone():
-    # Batch statistics and dropout depend on the batch and on the random state, which both nets share here.
+    # Batch statistics and dropout depend on the batch and on the random state, which both models share here.
     used, fresh = everything(dtype=np.float64), everything(dtype=np.float64)
     used.train_step(images(10), np.zeros(10, np.int64))
     for each in all_buffers(used):

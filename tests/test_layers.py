@@ -25,7 +25,7 @@ RAMP = np.arange(1.0, 17).reshape(1, 4, 4, 1)
 
 
 def built(layer, shape, *, seed=0, dtype=np.float64):
-    """The layer, ready for images of `shape`, on the plainest backend."""
+    """The layer, ready for images of `shape`, on the simplest backend."""
     backend = create("numpy")
     layer.name = "layer1"
     layer.build(shape, context=Context(backend, np.dtype(dtype), np.random.default_rng(seed)))
@@ -94,7 +94,7 @@ def test_linear_is_a_product_and_a_bias():
         (MaxPool2D(2, padding=1), [[1, 3, 4], [9, 11, 12], [13, 15, 16]]),
         (MaxPool2D(1, 3), [[1, 4], [13, 16]]),
         (AvgPool2D(2), [[3.5, 5.5], [11.5, 13.5]]),
-        # The windows that hang over are divided by the 6, 6 and 4 pixels they see.
+        # The windows beyond the edge are divided by the 6, 6 and 4 pixels they cover.
         (AvgPool2D(3, 2, ceil=True), [[6, 7.5], [12, 13.5]]),
         # Padding counts as zeros: the corner window holds 1 and three zeros.
         (AvgPool2D(2, padding=1), [[0.25, 1.25, 1], [3.5, 8.5, 5], [3.25, 7.25, 4]]),
@@ -158,7 +158,7 @@ def test_local_response_norm_within_a_channel_averages_a_square_with_zeros_aroun
 def test_dropout_keeps_the_mean_and_drops_the_share_it_should():
     y = run(Dropout(0.2), np.ones((100, 1000)), training=True)
     assert set(np.unique(y.round(6))) == {0, 1.25}
-    # 100,000 draws: the share dropped has a standard deviation of 0.0013.
+    # 100,000 draws: the dropped fraction has a standard deviation of 0.0013.
     assert abs(np.mean(y == 0) - 0.2) < 0.006
     assert abs(y.mean() - 1) < 0.008
 

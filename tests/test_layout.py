@@ -1,4 +1,4 @@
-"""Imports go one way: what stands lower in the package never imports what stands higher."""
+"""Imports go one way: lower parts of the package never import higher ones."""
 
 import ast
 from pathlib import Path

@@ -11,7 +11,7 @@ from cnn.registry import create
 
 
 def evaluated(loss, scores, labels, dtype=np.float64):
-    """(summed loss, right answers, gradient of the mean loss)."""
+    """(summed loss, correct answers, gradient of the mean loss)."""
     scores = np.array(scores, dtype)
     out = np.full_like(scores, np.nan)
     value, correct = loss.evaluate(create("numpy"), scores, np.array(labels, np.int64), out)
@@ -26,22 +26,22 @@ def shares(loss, scores, dtype=np.float32):
 
 
 def test_cross_entropy_of_two_images_worked_by_hand():
-    value, correct, slopes = evaluated(SoftmaxCrossEntropy(), [[0, 0, 0, 0], [log(5), 0, 0, 0]], [2, 0])
-    # Shares 1/4 each, and 5/8, 1/8, 1/8, 1/8.
+    value, correct, gradients = evaluated(SoftmaxCrossEntropy(), [[0, 0, 0, 0], [log(5), 0, 0, 0]], [2, 0])
+    # Probabilities 1/4 each, and 5/8, 1/8, 1/8, 1/8.
     assert value == pytest.approx(log(4) + log(8 / 5), rel=1e-14)
     assert correct == 1
     expected = np.array([[2, 2, -6, 2], [-3, 1, 1, 1]]) / 16
-    np.testing.assert_allclose(slopes, expected, rtol=1e-14)
+    np.testing.assert_allclose(gradients, expected, rtol=1e-14)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cross_entropy_is_exact_for_scores_of_ten_thousand(dtype):
-    value, correct, slopes = evaluated(
+    value, correct, gradients = evaluated(
         SoftmaxCrossEntropy(), [[1e4, -1e4, 0], [1e4, -1e4, 0], [-1e4, -1e4, -1e4]], [0, 1, 2], dtype
     )
     assert value == pytest.approx(0 + 20_000 + log(3), rel=1e-6)
     assert correct == 1
-    np.testing.assert_allclose(slopes * 3, [[0, 0, 0], [1, -1, 0], [1 / 3, 1 / 3, -2 / 3]], atol=1e-6)
+    np.testing.assert_allclose(gradients * 3, [[0, 0, 0], [1, -1, 0], [1 / 3, 1 / 3, -2 / 3]], atol=1e-6)
 
 
 def test_cross_entropy_does_not_change_when_all_scores_move():
@@ -53,23 +53,23 @@ def test_cross_entropy_does_not_change_when_all_scores_move():
 
 
 def test_squared_error_of_two_images_worked_by_hand():
-    value, correct, slopes = evaluated(MeanSquaredError(-1, 1), [[0, 2], [-1, 1]], [0, 1])
+    value, correct, gradients = evaluated(MeanSquaredError(-1, 1), [[0, 2], [-1, 1]], [0, 1])
     # Targets (1, -1) and (-1, 1): errors (-1, 3) and (0, 0), the mean over two outputs.
     assert value == pytest.approx((1 + 9) / 2)
     assert correct == 1
-    np.testing.assert_allclose(slopes, [[2 * -1 / 4, 2 * 3 / 4], [0, 0]])
+    np.testing.assert_allclose(gradients, [[2 * -1 / 4, 2 * 3 / 4], [0, 0]])
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError(-0.8, 0.8)], ids=str)
 def test_the_gradient_is_the_slope_of_the_mean_loss(loss):
     rng = np.random.default_rng(2)
     scores, labels = rng.normal(size=(3, 4)), [1, 3, 0]
-    slopes = evaluated(loss, scores, labels)[2]
+    gradients = evaluated(loss, scores, labels)[2]
     for at in np.ndindex(3, 4):
         step = np.zeros((3, 4))
         step[at] = 1e-6
         difference = evaluated(loss, scores + step, labels)[0] - evaluated(loss, scores - step, labels)[0]
-        assert slopes[at] == pytest.approx(difference / 2e-6 / 3, abs=1e-8)
+        assert gradients[at] == pytest.approx(difference / 2e-6 / 3, abs=1e-8)
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError()], ids=str)

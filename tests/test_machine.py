@@ -1,4 +1,4 @@
-"""Machine reads the formats that real kernels print, and says nothing that they do not."""
+"""Machine reads the formats that real kernels print, and reports nothing else."""
 
 import json
 import os

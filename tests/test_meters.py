@@ -1,4 +1,4 @@
-"""Meters of coprocessors and GPUs on recorded formats, and what becomes of joules from a meter to a run's summary."""
+"""Meters of coprocessors and GPUs on recorded formats, and the way of joules from a meter to a run's summary."""
 
 import json
 import subprocess
@@ -157,7 +157,7 @@ def test_a_card_that_is_lost_is_no_saving(tmp_path):
 
 @pytest.fixture(scope="module")
 def nvml(tmp_path_factory):
-    """The folder of a library that NVML's binding takes for the driver's."""
+    """The folder of a library that NVML's binding loads as the driver's."""
     pytest.importorskip("pynvml")
     compiler = stand_in_card.compiler()
     if compiler is None:
@@ -223,7 +223,7 @@ def test_a_meter_is_of_every_part_or_of_none(tmp_path):
 
 
 class Scripted(Reader):
-    """Gives the joules it was told, and fails where told None."""
+    """Gives the given joules, and fails for None."""
 
     name = "scripted"
     part = "processor"
@@ -258,7 +258,7 @@ def test_a_counter_that_stands_still_measures_nothing():
 
 
 class Sampled(Reader):
-    """1 W until it is sampled, then 1000 W; and it may fail as it is."""
+    """1 W until it is sampled, then 1000 W; it may also fail."""
 
     name = "sampled"
     part = "processor"
@@ -329,7 +329,7 @@ def trainer(meter, checkpoint=None, **settings):
 
 
 class PerImage(Meter):
-    """A joule an image, from the count the trainer gives, and a record of when it was on."""
+    """One joule per image, by the trainer's count, and a record of when it was on."""
 
     kind = "modelled"
     source = "a joule an image"
@@ -433,7 +433,7 @@ def test_a_run_from_before_energy_was_counted_goes_on_without(net, tmp_path, cap
 
 @pytest.fixture
 def calibrated(monkeypatch, tmp_path):
-    """A calibration of numpy at one thread in a cache of its own, with no law; returns its file."""
+    """A calibration of numpy at one thread in a separate cache, with no law; returns its file."""
     monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(train, "open_meter", lambda parts, watts: open_meter(parts, watts=watts, root=tmp_path))
     cpu = this_machine().cpu or "unknown"
@@ -443,7 +443,7 @@ def calibrated(monkeypatch, tmp_path):
 
 
 def trained(net, out, *more):
-    """The summary of an epoch of the tiny network on the backend and threads that are calibrated."""
+    """The summary of an epoch of the tiny network on the calibrated backend and threads."""
     where = ["--backend", "numpy", "--threads", "1", "--out", str(out)]
     assert main(["train", "--model", net, "--epochs", "1", "--batch-size", "475", *where, *more]) == 0
     return json.loads((out / "summary.json").read_text())

@@ -1,4 +1,4 @@
-"""The old MKL is found where it is said to be, and fetched whole, checked, or not at all."""
+"""The old MKL is found where it is configured, and downloaded completely and checked, or not at all."""
 
 import hashlib
 import importlib.util
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch):
-    """An empty cache, and no root that is named."""
+    """An empty cache, and no configured root."""
     monkeypatch.setenv("CNN_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.delenv("CNN_MKL_ROOT", raising=False)
     return tmp_path / "cache"
@@ -36,7 +36,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def index(tmp_path, monkeypatch):
-    """A package index of one folder with small wheels, whose digests count as the known ones."""
+    """A package index in one folder with small wheels, whose digests replace the known ones."""
     folder = tmp_path / "index"
     folder.mkdir()
     openmp = [name for name in FILES if "iomp" in name]
@@ -133,7 +133,7 @@ class TestFetching:
         assert printed.err.startswith("cnn: `cnn phi get` is called `cnn backends get mkl-phi` now\n")
         assert find_library("mkl-phi").exists()
 
-    def test_the_listing_says_what_can_be_fetched(self, cache, capsys):
+    def test_the_listing_says_what_can_be_fetched(self, cache, capsys, forget_backends):
         assert main(["backends", "list"]) == 0
         printed = capsys.readouterr().out
         for name in ("mkl-offload", "mkl-phi"):
@@ -220,7 +220,7 @@ class TestFetching:
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_an_interrupted_run_leaves_nothing(self, cache, index, monkeypatch, number, tmp_path):
-        # A pip that never comes to an end.
+        # A pip that never ends.
         pip = tmp_path / "site/pip"
         pip.mkdir(parents=True)
         (pip / "__init__.py").touch()
@@ -229,7 +229,7 @@ class TestFetching:
             [sys.executable, "-m", "cnn", "backends", "get", "mkl-phi"],
             stderr=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": str(pip.parent)},
-            # A shell starts what it runs in the background deaf to Ctrl-C.
+            # A shell makes background processes ignore Ctrl-C.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         ) as process:
             end = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The network as a whole: construction, predictions, accuracy, and the file it is saved in."""
+"""The model as a whole: construction, predictions, accuracy, and the file it is saved in."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def pixels(count, shape=(8, 8, 2)):
 
 
 def identity(**settings):
-    """A net whose scores are the three pixels of an image."""
+    """A model whose scores are the three pixels of an image."""
     net = Sequential([Flatten(), Linear(3)], (1, 3, 1), backend="numpy", **settings)
     net.load_state({"linear1.weight": np.eye(3, dtype=net.dtype), "linear1.bias": np.zeros(3, net.dtype)})
     return net
@@ -156,7 +156,7 @@ def test_a_state_that_does_not_fit_changes_nothing(change, message):
 
 @pytest.fixture
 def trained():
-    """A net with a mean image, class names, a loss of its own, and running statistics that are not the first ones."""
+    """A model with a mean image, class names, its own loss, and running statistics other than the first ones."""
     split = Split(pixels(9), np.arange(9) % 3)
     net = small(
         name="mine",

@@ -1,4 +1,4 @@
-"""The walk: a chain is the case in which every layer reads the one before; branches are summed going backward."""
+"""The passes over a network: in a chain every layer reads the one before; gradients of branches are summed."""
 
 from dataclasses import dataclass
 

@@ -43,7 +43,7 @@ def test_two_steps_worked_by_hand(optimizer, expected):
 
 
 def test_the_learning_rate_is_part_of_the_velocity_as_in_caffe():
-    # v = 1 * 2; then v = 0.5 * 2 + 0.1 * 2 = 1.2: the lower rate does not shrink what is left of the first step.
+    # v = 1 * 2; then v = 0.5 * 2 + 0.1 * 2 = 1.2: the lower rate does not shrink the rest of the first step.
     assert steps(SGD(0.5), [2.0, 2.0], [1.0, 0.1]) == pytest.approx([-1.0, -2.2])
 
 

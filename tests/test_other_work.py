@@ -1,4 +1,4 @@
-"""The share of the processors that other work takes, from files of /proc that are laid out here."""
+"""The share of the processors that other work takes, from /proc files that the tests write."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Recorded passes leave the bytes that the layers leave, and are given up where they would not."""
+"""Recorded passes give the same bytes as the layers, and are dropped if they would not."""
 
 import gc
 import threading
@@ -24,7 +24,7 @@ STEPS = SETTLED + 4
 
 
 def mixed():
-    """Layers that are repeated with others between them that are not."""
+    """Repeatable layers with others between them that are not."""
     return [
         Conv2D(4, 3, activation="relu"),
         BatchNorm(),
@@ -48,7 +48,7 @@ def batches(count, size, shape=SHAPE, classes=CLASSES):
 
 
 def trained(model, data, **options):
-    """Results of training steps on the batches, and the state they end in."""
+    """Results of training steps on the batches, and the final state."""
     optimizer = SGD(0.9)
     optimizer.attach(model.backend, model.groups)
     results = []
@@ -58,7 +58,7 @@ def trained(model, data, **options):
     return results, {name: array.tobytes() for name, array in model.state().items()}
 
 
-# Results are the same with recordings as without: whether there are any shows in the model's own store of them alone.
+# Results are the same with and without recordings: only the model's own store shows whether there are any.
 def by_layers(model):
     """The model, kept from recording."""
     model._passes = Forgetful()
@@ -132,7 +132,7 @@ def test_layers_are_no_longer_called_once_their_passes_are_recorded(backend):
 
 @dataclass(eq=False)
 class Doubled(ReLU):
-    """Doubles in NumPy, which no recording hears of."""
+    """Doubles in NumPy, which recordings do not see."""
 
     def forward(self, x, *, training):
         y = super().forward(x, training=training)
@@ -142,7 +142,7 @@ class Doubled(ReLU):
 
 @dataclass(eq=False)
 class Noisy(ReLU):
-    """Adds numbers that are others every time."""
+    """Adds different numbers every time."""
 
     def forward(self, x, *, training):
         y = super().forward(x, training=training)
@@ -152,7 +152,7 @@ class Noisy(ReLU):
 
 @dataclass(eq=False)
 class Elsewhere(ReLU):
-    """Leaves its output in another array every time."""
+    """Puts its output in another array every time."""
 
     def forward(self, x, *, training):
         self._y = super().forward(x, training=training).copy()
@@ -161,7 +161,7 @@ class Elsewhere(ReLU):
 
 @dataclass(eq=False)
 class Masked(ReLU):
-    """Remembers by NumPy where to let slopes through: forward it does nothing else."""
+    """Stores with NumPy where gradients pass; its forward pass does nothing else."""
 
     def forward(self, x, *, training):
         self._positive = self.buffers.get("positive", x.shape)
@@ -188,7 +188,7 @@ def test_a_layer_that_claims_to_be_repeatable_and_is_not_is_found_out(layer, bac
 
 @dataclass(frozen=True)
 class Smoothed(SoftmaxCrossEntropy):
-    """Changes the slopes in NumPy."""
+    """Changes the gradients in NumPy."""
 
     def evaluate(self, backend, scores, labels, out):
         result = super().evaluate(backend, scores, labels, out)
@@ -208,7 +208,7 @@ def test_a_loss_that_claims_to_be_repeatable_and_is_not_is_found_out(backend):
 
 
 class Stranger(Layer):
-    """A layer that says nothing about recordings: in NumPy, its output in new memory each time."""
+    """A layer without a setting for recordings: in NumPy, with its output in new memory each time."""
 
     def shape_after(self, input_shape):
         return input_shape

@@ -35,11 +35,11 @@ WIDE = (12544, 64, 576)
 
 @pytest.fixture(autouse=True)
 def old_mkl(mkl_2018):
-    """Skips, with the reason, without an MKL of 2018."""
+    """Skips with the reason if there is no MKL of 2018."""
 
 
 def make(name: str, **options: Any) -> Any:
-    """A new instance, so that its worker has the environment of now."""
+    """A new instance, so that its worker has the current environment."""
     return plugins.load(plugins.BACKENDS, name)(**options)
 
 
@@ -106,7 +106,7 @@ class TestKnightsLanding:
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
         flags = {"avx512f", "avx512er", "avx512pf"}
         monkeypatch.setattr(sys.modules[plugin.__module__], "_processor_flags", lambda: flags)
-        # The user's own setting makes up for the processor that this is not.
+        # The user's own setting replaces the missing processor.
         monkeypatch.setenv("MKL_DEBUG_CPU_TYPE", "6")
         assert plugin().library.remark is None
         monkeypatch.delenv("MKL_DEBUG_CPU_TYPE")
@@ -146,7 +146,7 @@ class TestKnightsLanding:
         ("policy", "shown"), [("bind", "bind"), ("preferred", "prefer"), ("interleave", "interleave")]
     )
     def test_arrays_and_worker_take_memory_from_the_nodes_of_mcdram(self, monkeypatch, policy, shown):
-        # Node 0, which every machine has, in place of one without processors.
+        # Node 0, which every machine has, instead of one without processors.
         plugin = plugins.load(plugins.BACKENDS, "mkl-phi")
         monkeypatch.setattr(sys.modules[plugin.__module__], "memory_only_nodes", lambda: [0])
         backend = plugin(mcdram=policy)
@@ -262,7 +262,7 @@ class TestNoCard:
 
 @pytest.fixture
 def card(stand_in, mkl_2018, monkeypatch, tmp_path):
-    """Makes a backend that sees stand-in cards, by their controls and the backend's options; `card.log` is theirs."""
+    """Makes a backend that sees stand-in cards, with their controls and its options; the cards' log is `card.log`."""
 
     def with_cards(controls: dict[str, Any] | None = None, **options: Any) -> Any:
         environment = stand_in.environment(mkl_2018, log=with_cards.log, **(controls or {}))
@@ -369,7 +369,7 @@ class TestCard:
         for _ in range(2):
             right, report = multiplied(backend, *WIDE)
             assert right
-            # MKL says nothing of the product that it repeated, nor why.
+            # MKL does not report the repeated product, nor why.
             assert (report.where, report.why) == ("host", "MKL kept it")
 
     def test_one_of_two_cards_that_dies(self, card):

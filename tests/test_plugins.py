@@ -1,4 +1,4 @@
-"""Plug-ins are found wherever they are, by entry point alone; the repository's own are what pyproject says."""
+"""Plug-ins are found anywhere, by their entry points alone; the repository's own are those in pyproject."""
 
 import ast
 import re
@@ -145,7 +145,7 @@ class TestThirdParty:
         site = install(tmp_path / "site", "sad", "import no_such_module\n", {"cnn.backends": "sad = sad:Sad"})
         result = python("from cnn import registry; registry.create('sad')", site)
         assert "CnnError: Plug-in 'sad' of cnn.backends cannot be loaded from sad:Sad" in result.stderr
-        # It does not stand in the way of the others.
+        # It does not affect the others.
         code = "from cnn.registry import statuses; print({s.name: bool(s.library) for s in statuses()})"
         assert "'sad': False" in printed(code, site)
         assert "'numpy': True" in printed(code, site)

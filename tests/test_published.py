@@ -1,4 +1,4 @@
-"""Published measurements: what is derived is recomputed, what nobody verified says so, and bad entries are refused."""
+"""Published measurements: derived values are recomputed, unverified ones are marked, and bad entries are refused."""
 
 import pytest
 
@@ -37,7 +37,7 @@ def test_watts_and_images_a_joule_follow_from_each_other():
     (catapult,) = (run for run in published() if run.device.startswith("Catapult"))
     efficiency = catapult.quantities()["images_per_joule"]
     assert efficiency.value == pytest.approx(134 / 25)
-    # The watts were only remembered.
+    # The watts were given from memory.
     assert efficiency.confidence == "unverified"
     assert catapult.unverified() == ["watts = 25"]
 

@@ -1,4 +1,4 @@
-"""`cnn bench --ranks`: what is launched, what its table says, and what the model makes of planted times."""
+"""`cnn bench --ranks`: the launched command, its table, and the model's predictions from planted times."""
 
 import json
 import re
@@ -44,7 +44,7 @@ def test_two_ranks_are_launched_and_timed_beside_one(capsys):
     assert set(table) == documented()["cnn bench --ranks"]
 
 
-# What is launched, and what the table is made of, is planted below the command: real launches have times of their own.
+# The launch and the table's numbers are planted below the command, because real launches have other times.
 SIZES = gradient_bytes(architecture("mlp"))
 
 
@@ -57,7 +57,7 @@ def planted(count, net="mlp"):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
 def test_the_model_of_planted_times_by_hand(count):
-    """What the cores copy themselves hides behind nothing: the sums come on top of 15 ms."""
+    """Copies by the cores hide behind nothing: the sums are added to 15 ms."""
     timed = planted(count)
     row = ranks._row("mlp", SIZES, timed, 8 * count, ranks._link(timed))
     assert (row["compute"], row["hidden"]) == pytest.approx((19e-3, 2e-3))
@@ -85,7 +85,7 @@ def test_the_model_cuts_gradients_as_training_does():
 
 
 def test_efficiency_is_by_thread(monkeypatch, capsys):
-    """One rank of 2 threads and two of 1 that are as fast have the same."""
+    """One rank of 2 threads and two of 1 that are equally fast have the same result."""
     launches = iter([planted(1), planted(2)])
     found = {}
 
@@ -134,5 +134,5 @@ def test_the_script_of_the_slow_link_says_what_it_needs(tmp_path):
         [sys.executable, ROOT / "bench/slow_link.py"], env={"PATH": str(tmp_path)}, capture_output=True, text=True
     )
     assert done.returncode == 1
-    # Root lacks ip in an empty PATH, others are not root.
+    # With an empty PATH root lacks ip; other users are not root.
     assert re.fullmatch(r"slow_link.py needs (root|ip), .*\n", done.stderr)

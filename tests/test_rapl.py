@@ -36,7 +36,7 @@ def spend(folder, microjoules):
 
 @pytest.fixture
 def two_sockets(tmp_path):
-    """The zones of a server with two Xeons, as Linux lays them out, psys and a second way to package-0 besides."""
+    """The zones of a server with two Xeons as in Linux, plus psys and a second path to package-0."""
     (tmp_path / "sys/class/powercap/intel-rapl").mkdir(parents=True)
     return {
         "root": tmp_path,
@@ -132,7 +132,7 @@ def shared_folder():
 
 @contextmanager
 def unprivileged():
-    """The effective user is one to whom files of root are closed, as pytest's own user mostly is."""
+    """The effective user cannot read root's files, like most users of pytest."""
     was = os.geteuid()
     if was == 0:
         os.seteuid(65534)
@@ -152,7 +152,7 @@ def test_a_counter_for_root_only_is_explained_with_its_cure(shared_folder):
 
 
 def pmu(root, *, kind=CPU_CLOCK[0], event=f"event={CPU_CLOCK[1]:#04x}", scale="1e-9", mask="0", names=("energy-pkg",)):
-    """The files of the PMU `power`, by default on a counter that runs everywhere: a joule a second."""
+    """The files of the PMU `power`, by default on a counter that runs everywhere: one joule per second."""
     folder = root / "sys/bus/event_source/devices/power"
     (folder / "events").mkdir(parents=True)
     (folder / "type").write_text(f"{kind}\n")
@@ -173,7 +173,7 @@ def cpu_at(root, cpu, package, die=0):
 
 @pytest.fixture
 def allowed(tmp_path):
-    """Skips where the system lets no process-wide event be opened."""
+    """Skips if the system does not allow a process-wide event."""
     pmu(tmp_path)
     try:
         PerfEvents(tmp_path).close()
@@ -196,7 +196,7 @@ def test_a_real_event_is_opened_and_scaled(allowed, tmp_path):
     before, opened = reader.joules(), now()
     time.sleep(0.2)
     after, asked = reader.joules(), now()
-    # Two events of a joule a second each.
+    # Two events of one joule per second each.
     assert 2 * 0.2 * 0.9 <= after - before <= 2 * (now() - started)
     assert after - before == pytest.approx(2 * (asked - opened), rel=0.2)
     assert len(open_descriptors() - held) == 2

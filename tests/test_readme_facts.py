@@ -1,4 +1,4 @@
-"""What the READMEs say of outputs, names and predicted figures is what the commands print and what there is."""
+"""The outputs, names and predicted figures in the READMEs match what the commands print and what exists."""
 
 import csv
 import json
@@ -31,7 +31,7 @@ def printed(capsys, *words):
 
 @pytest.fixture
 def outputs(net, tmp_path, capsys):
-    """Every output that can be had in seconds, by its name in the tables: a list of objects with the same keys."""
+    """Every output that takes only seconds, by its name in the tables: a list of objects with the same keys."""
     run, image = tmp_path / "run", tmp_path / "black.png"
     words = ["train", "mnist-5k", "--model", net, "--epochs", "1", "--backend", "numpy", "--out", str(run)]
     assert main(words) == 0
@@ -110,7 +110,7 @@ def test_every_command_is_in_the_table(file):
 
 
 def test_every_variable_is_in_the_table():
-    """Those that the sources name, but for what hands a variable on to a process of its own."""
+    """The variables in the sources, without those that are only passed on to another process."""
     sources = [path for folder in ("cnn", "backends", "datasets") for path in (ROOT / folder).rglob("*.py")]
     used = {name for path in sources for name in re.findall(r'"(CNN_[A-Z_]+)"', path.read_text(encoding="utf-8"))}
     assert first_column("README.md", "variable") == used
@@ -124,7 +124,7 @@ def test_every_option_of_a_backend_is_explained():
 
 
 def agrees(text, *values):
-    """Whether a cell says these numbers, rounded: whole percents, or two digits."""
+    """Whether a cell has these numbers, rounded to whole percents or two digits."""
     said = [float(each.replace(",", "")) for each in re.findall(r"[\d,]*\.?\d+", text)]
     if len(said) == 1:
         values = values[:1]

@@ -79,7 +79,7 @@ del module, few
 
 @pytest.mark.parametrize("readme", [each for each in READMES if each.blocks("python")], ids=lambda each: each.name)
 def test_python_runs(readme, tmp_path):
-    """All blocks of a file one after the other, in a process and a folder of their own."""
+    """Runs all blocks of a file one after the other, in a separate process and folder."""
     code = "\n\n".join([FEW, *(block.text for block in readme.blocks("python") if not block.not_run)])
     chosen = {name: value for name, value in os.environ.items() if not name.startswith("CNN_")}
     chosen |= {"CNN_BACKEND": "numpy", "CNN_CACHE_DIR": str(cache_folder())}
@@ -107,7 +107,7 @@ def test_toml_is_what_it_is_shown_for(readme, block, tmp_path):
 
 
 def check_entry_points(readme, table):
-    """Each names a class of this README's Python blocks, of the kind and with the name that it is registered by."""
+    """Each names a class in this README's Python blocks, with the kind and the name of its entry point."""
     classes = {
         node.name: node
         for block in readme.blocks("python")

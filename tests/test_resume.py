@@ -1,4 +1,4 @@
-"""A run that is stopped, even killed, and continued ends with the very bytes of one that never stopped."""
+"""A run that is stopped, even killed, and continued ends with the same bytes as one that never stopped."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def split(count, seed=0):
 
 
 def trainer(checkpoint=None, *, seed=0, net=None, images=IMAGES, **settings):
-    """A run with all that has a state: dropout, batch statistics, augmentation, momentum, a falling rate."""
+    """A run with everything that has a state: dropout, batch statistics, augmentation, momentum, a falling rate."""
     layers = [Conv2D(4, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dropout(0.25), Linear(3)]
     model = Sequential(layers, (8, 8, 1), backend="numpy", seed=seed, **(net or {}))
     defaults = {
@@ -99,7 +99,7 @@ def test_a_run_can_be_stopped_at_every_step_and_still_end_with_the_same_bytes(tm
 
 
 def test_early_stopping_goes_on_counting_and_remembers_the_best_weights(tmp_path):
-    # The labels are drawn at random: what is learnt of the training images soon makes the others worse.
+    # The labels are random, so learning the training images soon makes the others worse.
     settings = {"schedule": Constant(0.3), "optimizer": Adam(), "patience": 3}
     straight = trainer(**settings)
     expected = straight.run(40)

@@ -44,7 +44,7 @@ def draws(value):
 
 
 def a_step(forward=1.0, backward=((BUCKET_BYTES, 1.0),), update=0.5, **watts):
-    # Memory that adds up for nothing leaves latency and bandwidth alone.
+    # Infinitely fast memory leaves only latency and bandwidth.
     layers = tuple((size, draws(seconds)) for size, seconds in backward)
     known = {name: draws(value) for name, value in watts.items()}
     return StepTime(draws(forward), layers, draws(update), draws(np.inf), **known)
@@ -110,7 +110,7 @@ def test_one_node_does_not_communicate():
 
 @pytest.mark.parametrize("nodes", [2, 3, 4])
 def test_a_step_and_its_energy_by_hand(nodes):
-    """A gradient that is there at the end, and one that hides behind 5 s of computing."""
+    """A gradient that is ready at the end, and one that is hidden behind 5 s of computing."""
     size = 1 << 30
     step = a_step(1.0, ((size, 1.0), (size, 5.0)), 0.5, joules=100.0, idle=10.0)
     transfer, result = (Fabric(a_link()).allreduce(each, nodes, 0.0)[0] for each in (size, RESULT_BYTES))
@@ -167,7 +167,7 @@ def step_at(batch):
 
 def test_without_gradients_weak_scaling_is_perfect_and_strong_loses_to_small_products_only():
     weak = curve(step_at, a_link(), (1, 7, 1024), 64, weak=True)
-    # But for the loss, which is summed over all.
+    # Except for the loss, which is summed over all.
     results = [Fabric(a_link()).allreduce(RESULT_BYTES, nodes, 0.0)[0] for nodes in (1, 7, 1024)]
     assert [point.exposed.value for point in weak] == pytest.approx(results, rel=1e-3)
     assert [point.batch for point in weak] == [64, 448, 65536]

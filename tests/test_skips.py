@@ -1,4 +1,4 @@
-"""Where CI is set, a test is skipped for a listed reason or fails; each entry of the list names a test that exists."""
+"""If CI is set, a test is skipped for a listed reason or fails; each entry of the list names an existing test."""
 
 import ast
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_that_runs():
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Runs a file of tests in a pytest of its own with the list above, in CI or elsewhere."""
+    """Runs a file of tests in a separate pytest with the list above, in CI or elsewhere."""
 
     def run(tests, ci):
         monkeypatch.delenv("CI", raising=False)

@@ -35,7 +35,7 @@ def log(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def offload(stand_in: StandIn, mkl_2018: Path, tmp_path: Path, log: Path) -> Offload:
-    """Multiplies with the stand-in's controls, and MKL's variables in capitals."""
+    """Multiplies with the stand-in's controls (lower case) and MKL's variables (upper case)."""
 
     def multiply(products: list[Product], **controls: object) -> Finished:
         variables = {name: str(controls.pop(name)) for name in list(controls) if name.isupper()}
@@ -59,7 +59,7 @@ def wrong(products: list[Product], done: Finished) -> int:
 
 
 def on_card(outcome: Outcome) -> bool:
-    """Whether a card computed a part: its report alone is not enough, as a card may be sent data in vain."""
+    """Whether a card computed a part: the report alone is not enough, as a card may be sent data and return nothing."""
     return any(card.received > 0 for card in outcome.cards.values())
 
 
@@ -139,7 +139,7 @@ def test_bytes_follow_from_the_sizes(offload: Offload, log: Path):
     done = offload(products)
     assert wrong(products, done) == 0
     for outcome in done.outcomes:
-        # What is added to stays on the host.
+        # A product that accumulates stays on the host.
         [card] = outcome.cards.values()
         assert (card.sent, card.received) == (4 * (m * k + k * n), 4 * m * n)
         assert card.seconds > 0
@@ -151,7 +151,7 @@ def test_what_the_card_sends_is_what_arrives(offload: Offload):
     [outcome] = offload(products, corrupt=1).outcomes
     faulty = products[0].wrong(outcome.out)
     assert faulty.any()
-    # One element of each transfer, and nothing but those.
+    # One element of each transfer, and no others.
     np.testing.assert_array_equal(outcome.out[faulty], 12345)
     assert faulty[0, 0]
 
@@ -214,11 +214,11 @@ def test_no_card(offload: Offload, log: Path):
 
 @pytest.mark.parametrize("runs", [1, 2, 3])
 def test_card_killed_in_a_product(runs: int, offload: Offload, log: Path):
-    # A part that had arrived before must not be added twice.
+    # A part that arrived before must not be added twice.
     products = [random(*WIDE, accumulate=True) for _ in range(3)]
     done = offload(products, die_after=runs)
     assert "died after" in log.read_text()
-    # MKL repeats the product on the host, and its status is success all the same.
+    # MKL repeats the product on the host, and its status is still success.
     assert wrong(products, done) == 0
     assert [outcome.status for outcome in done.outcomes] == [0, 0, 0]
     before = (runs - 1) // 2

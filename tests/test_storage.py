@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read as what they are or refused."""
+"""Files are written completely or not at all, and read correctly or refused."""
 
 import errno
 import os

@@ -209,7 +209,7 @@ def run(script: str, **variables: str) -> None:
 
 
 def counts() -> dict[str, int | None]:
-    """Threads by file of every library that can have more than one and is not held at one."""
+    """The thread counts, by file, of every library that can have several threads and is not fixed at one."""
     fixed = ("sequential", "disabled")
     free = [each for each in libraries() if each.threading_layer not in fixed and each.filepath not in held_at_one()]
     return {found.filepath: found.threads for found in free}
@@ -217,8 +217,8 @@ def counts() -> dict[str, int | None]:
 
 @pytest.fixture
 def before():
-    """The counts of the libraries loaded now; NumPy's OpenBLAS is one of them, or there is little to test."""
-    # The first limit starts the compiled kernels' pool, should another test have imported them.
+    """The counts of the libraries loaded now, which must include NumPy's OpenBLAS."""
+    # The first limit starts the compiled kernels' pool if another test has imported them.
     with limit_threads(1):
         pass
     found = counts()

@@ -1,4 +1,4 @@
-"""What is timed, how often and in what order, on a clock that only the jobs move."""
+"""What is timed, how often and in what order, with a clock that only the jobs advance."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The training loop: it learns, repeats itself to the byte, stops where it should, and reports what happened."""
+"""The training loop: it learns, gives the same bytes again, stops where it should, and reports what happened."""
 
 from dataclasses import dataclass
 from itertools import chain
@@ -53,7 +53,7 @@ def test_a_small_network_learns_the_synthetic_patterns():
 
 @dataclass(eq=False)
 class Gain(Layer):
-    """A user's own layer: every pixel times a trained factor of its place."""
+    """A user's own layer: every pixel times a trained factor of its position."""
 
     def shape_after(self, input_shape):
         return input_shape
@@ -74,7 +74,7 @@ def test_a_users_own_first_layer_that_defines_only_forward_and_backward_learns()
     assert check_gradients(Gain(), (2, 2, 1), backend="numpy") <= 1
 
     def scores(dtype):
-        # Nothing but the first layer learns.
+        # Only the first layer learns.
         last = Linear(2, False, weights=Gaussian(0.5), weight_multipliers=(0.0, 0.0))
         return Sequential([Gain(), Flatten(), last], (2, 2, 1), backend="numpy", dtype=dtype)
 
@@ -103,7 +103,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(backend):
 
 
 def test_the_results_of_an_epoch_are_those_worked_by_hand():
-    # A learning rate of 1e-30 leaves the zero weights as good as they are: all scores 0, every share 1 in 4, and
+    # A learning rate of 1e-30 leaves the zero weights as good as they are: all scores 0, every probability 1/4, and
     # class 0 the answer throughout.
     data = Split(np.ones((5, 2, 2, 1), np.uint8), np.array([0, 1, 0, 3, 2]))
     held = Split(np.ones((4, 2, 2, 1), np.uint8), np.array([0, 0, 0, 3]))
@@ -125,7 +125,7 @@ def test_without_validation_its_figures_are_none_and_the_rate_is_that_of_the_las
 
 
 def test_one_step_of_plain_descent_worked_by_hand():
-    # Scores 0, shares 1/2: the gradient of the mean loss is 1/2 - 1 for the right class, times pixel / 256.
+    # Scores 0, probabilities 1/2: the gradient of the mean loss is 1/2 - 1 for the right class, times pixel / 256.
     model = linear()
     data = Split(np.array([0, 64, 128, 255], np.uint8).reshape(1, 2, 2, 1), np.array([1]))
     fit(model, data, epochs=1, optimizer=SGD(0.0), schedule=Constant(0.1))
@@ -198,7 +198,7 @@ def test_callbacks_are_told_of_each_step_and_epoch_in_turn():
 
 
 def opposites():
-    """Training images whose lesson is wrong for the validation images, so that each epoch makes those worse."""
+    """Training images whose labels are wrong for the validation images, so that each epoch makes those worse."""
     images = np.full((8, 2, 2, 1), 255, np.uint8)
     return Split(images, np.ones(8, np.int64)), Split(images, np.zeros(8, np.int64))
 

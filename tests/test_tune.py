@@ -21,7 +21,7 @@ Numpy: Any = plugins.load(plugins.BACKENDS, "numpy")
 
 
 class Paced(Numpy):
-    """A backend each product of which takes as long, by a clock of its own, as its options say."""
+    """A backend whose options determine the time of each product, on its own clock."""
 
     name: ClassVar[str] = "paced"
     now: ClassVar[float] = 0.0
@@ -56,7 +56,7 @@ class PacedInstruments(Instruments):
 
 @pytest.fixture
 def paced(register_backend, monkeypatch):
-    """The backend `paced`, registered beside the others, and the tuner's clock its own."""
+    """The backend `paced`, registered beside the others, with its clock as the tuner's."""
     register_backend(Paced)
     monkeypatch.setattr("cnn.system.timing.perf_counter", lambda: Paced.now)
 

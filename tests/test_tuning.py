@@ -1,4 +1,4 @@
-"""What the tuner chooses where the speed of each setting is known: by a clock that only the jobs move."""
+"""The tuner's choices when the speed of each setting is known, with a clock that only the jobs advance."""
 
 import weakref
 from contextlib import contextmanager
@@ -114,7 +114,7 @@ def test_a_choice_is_searched_again_after_another_one_changed(tuner):
     assert dict(run.setting.options) == {"mode": "a", "tile": 32}
     assert [finding.name for finding in run.findings] == ["mode", "tile", "mode", "tile"]
     assert gain.ratio == pytest.approx(seconds(START) / seconds(run.setting))
-    # Each starts from what was found before it.
+    # Each starts from the previous result.
     tiles = [finding for finding in run.findings if finding.name == "tile"]
     assert all(earlier.value == later.before for earlier, later in pairwise(tiles))
 

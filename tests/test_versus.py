@@ -1,4 +1,4 @@
-"""The comparison with PyTorch: what it prints, what it says without PyTorch, and what numbers it refuses."""
+"""The comparison with PyTorch: its output, its output without PyTorch, and the numbers it refuses."""
 
 import json
 import os
@@ -38,7 +38,7 @@ sys.modules["torch"] = None
 
 needs_torch = pytest.mark.skipif(find_spec("torch") is None, reason="PyTorch is not installed")
 
-# In an interpreter of its own, as PyTorch brings an OpenMP runtime; the numpy backend brings none to meet it.
+# In a separate interpreter, because PyTorch loads an OpenMP runtime; the numpy backend loads no second one.
 AGREE = """
     from dataclasses import replace
 
@@ -74,7 +74,7 @@ AGREE = """
 
 
 def versus(*arguments: str, path: Path = BENCH) -> subprocess.CompletedProcess[str]:
-    """Runs the script with turns as short as they can be; `path` is looked at first for modules."""
+    """Runs the script with the shortest possible turns; modules are looked up in `path` first."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("CNN_")}
     short = ["--rounds", "1", "--seconds", "0.001", "--no-compile", "--threads", "1"]
     return subprocess.run(
@@ -87,7 +87,7 @@ def versus(*arguments: str, path: Path = BENCH) -> subprocess.CompletedProcess[s
 
 
 def measured(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """Its JSON, once checked for what always holds."""
+    """Its JSON, after checks that apply to every run."""
     assert result.returncode == 0, result.stderr
     row: dict[str, Any] = json.loads(result.stdout)
     assert set(row) == KEYS

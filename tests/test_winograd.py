@@ -16,7 +16,7 @@ from cnn.compiled.winograd import (
 from cnn.convolution import Convolution, Window
 
 UNIT = 2.0**-24
-# Terms of second order, and what is lost below the smallest normal number.
+# Terms of second order, and losses below the smallest normal number.
 SLACK, TINY = 1.01, 1e-37
 
 # images, window, channels, filters: whole and partial tiles, single tiles, padding of every size, odd vectors
@@ -64,12 +64,12 @@ MAKERS = [normal, far_from_zero, of_all_sizes, with_giants]
 
 
 def sgemm_of(backend):
-    """The address of the product that the kernels call; they and these tests alone have a use for it."""
+    """The address of the product that the kernels call, which only they and these tests use."""
     return backend._sgemm
 
 
 def tiles_of(x, shift, plane, tile, side):
-    """(N, rows, columns, side, side, C): pixels (i, j) from the tile's first result less `shift` on, zero outside."""
+    """(N, rows, columns, side, side, C): pixels (i, j) from `shift` before the tile's first result, zero outside."""
     grid = [-(-size // tile) for size in plane]
     result = np.zeros((len(x), *grid, side, side, x.shape[3]))
     for i in range(grid[0]):
@@ -246,7 +246,7 @@ def test_weight_gradient_is_within_the_bound(backend, n, window, channels, filte
 
 @pytest.mark.parametrize(("tile", "span"), SCHEMES)
 def test_simple_bound_holds_where_all_elements_are_alike(backend, tile, span):
-    """|error| <= roundings u amplification C max|d| max|g|: what a reader can work out by hand."""
+    """|error| <= roundings u amplification C max|d| max|g|: which can be computed by hand."""
     window = Window((12, 12), (span, span), padding=(1, 1, 1, 1))
     x, w = drawn(normal, (4, 12, 12, 64), (span, span, 64, 32))
     out = np.empty((4, *window.out, 32), np.float32)

@@ -1,4 +1,4 @@
-"""Products in a worker process are right whatever becomes of the process, and errors where they cannot be."""
+"""Products in a worker process are correct whatever happens to the process, or give an error."""
 
 import gc
 import os
@@ -75,7 +75,7 @@ class TestNumbers:
         for count in (1, 2):
             with limit_threads(count):
                 backend.gemm(x, x, out=out)
-            # More than the process may use is not for Numba to grant.
+            # Numba cannot give more than the process may use.
             assert worker_of(backend).call("scipy_openblas_get_num_threads") == [min(count, os.cpu_count())]
 
     def test_nothing_but_the_standard_library_and_the_blas_is_in_the_worker(self, backend):
@@ -304,7 +304,7 @@ class TestArena:
         whole = arena.empty((4 << 20,), np.uint8)
         assert arena.offset(whole) == place
         del whole
-        # With what lies behind them, too.
+        # With the memory behind them, too.
         assert arena.offset(arena.empty((16 << 20,), np.uint8)) == place
 
     def test_arrays_do_not_overlap_and_are_aligned(self):

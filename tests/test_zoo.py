@@ -35,7 +35,7 @@ PARAMETERS = {
 MACS = {
     # 288,000 + 1,600,000 + 400,000 + 5,000
     "lenet": [24 * 24 * 20 * 25, 8 * 8 * 50 * 25 * 20, 800 * 500, 500 * 10],
-    # As executed, the second convolution being dense; 60 of its 96 kernels count in the published 316,800.
+    # As executed, with a dense second convolution; 60 of its 96 kernels count in the published 316,800.
     "lenet5": [28 * 28 * 6 * 25, 10 * 10 * 16 * 25 * 6, 25 * 16 * 120, 120 * 10],
     "cifar10_quick": [32 * 32 * 32 * 75, 16 * 16 * 32 * 800, 8 * 8 * 64 * 800, 1024 * 64, 64 * 10],
     "cifar10_full": [32 * 32 * 32 * 75, 16 * 16 * 32 * 800, 8 * 8 * 64 * 800, 1024 * 10],
@@ -92,7 +92,7 @@ def test_lecuns_connections_are_table_1_of_the_paper():
     ],
 )
 def test_a_recipe_is_caffes(name, epochs, batch, optimizer, schedule, preprocessing, scale):
-    """The solvers run 10,000 batches of MNIST (10.7 epochs), 5,000 and 70,000 of CIFAR-10 (500 an epoch)."""
+    """The solvers run 10,000 batches of MNIST (10.7 epochs), 5,000 and 70,000 of CIFAR-10 (500 per epoch)."""
     recipe = architecture(name).recipe
     assert (recipe.epochs, recipe.batch_size) == (epochs, batch)
     assert recipe.optimizer.config() == optimizer.config()

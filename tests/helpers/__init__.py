@@ -1,1 +1,1 @@
-"""What several tests use, and the programs that tests run in processes of their own."""
+"""Code that several tests share, and the programs that tests run in their own processes."""

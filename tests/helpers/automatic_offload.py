@@ -1,6 +1,6 @@
-"""Runs products through MKL's automatic offload in a process of their own, and reads what MKL reports of each.
+"""Runs products through MKL's automatic offload in a separate process, and reads MKL's report of each.
 
-As a program, it is that process: argument 1 is a folder with the operands, where it puts the results.
+As a program, it is that process: argument 1 is the folder with the operands, where it also puts the results.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ MARK = "== product"
 
 
 class Product(NamedTuple):
-    """out = op(a) @ op(b), or `start` + that."""
+    """out = op(a) @ op(b), plus `start` if it is given."""
 
     a: np.ndarray
     b: np.ndarray
@@ -39,8 +39,8 @@ class Product(NamedTuple):
     def wrong(self, out: np.ndarray) -> np.ndarray:
         """Where |error| > 4 sqrt(K) 2**-24 (|A| @ |B| + |start|), or `out` is not a number.
 
-        Rounding errors are taken for independent (Higham and Mary 2019, theorem 3.1): the bound that always holds
-        grows with K and would let through what a tester would call wrong.
+        Rounding errors are assumed to be independent (Higham and Mary 2019, theorem 3.1): the bound that always holds
+        grows with K and would accept results that are plainly wrong.
         """
         a, b = (x.astype(np.float64) for x in self.operands())
         start = 0.0 if self.start is None else self.start.astype(np.float64)
@@ -50,7 +50,7 @@ class Product(NamedTuple):
 
 @dataclass(frozen=True)
 class Card:
-    """What MKL reports of a card's part of a product: seconds (-1: it died), bytes to the card and from it."""
+    """MKL's report of a card's part of a product: seconds (-1 if it died), bytes to the card and from it."""
 
     seconds: float
     sent: int
@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Finished:
-    """What a process did: the cards it saw, its products, and what it wrote to standard error."""
+    """The results of a process: the cards it saw, its products, and its standard error."""
 
     devices: int
     outcomes: list[Outcome]
@@ -77,7 +77,7 @@ class Finished:
 
 
 def run(folder: Path, products: list[Product], environment: dict[str, str]) -> Finished:
-    """Multiplies in a new process, whose environment is this one's and `environment`."""
+    """Multiplies in a new process, with this environment updated by `environment`."""
     process = start(folder, products, environment)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
@@ -88,14 +88,14 @@ def run(folder: Path, products: list[Product], environment: dict[str, str]) -> F
 
 
 def start(folder: Path, products: list[Product], environment: dict[str, str]) -> subprocess.Popen[str]:
-    """The process, which has just begun."""
+    """Starts the process."""
     folder.mkdir(exist_ok=True)
     for i, product in enumerate(products):
         values = {name: value for name, value in product._asdict().items() if value is not None}
         np.savez(folder / f"in{i}.npz", **values)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MKL_", "MIC_", "OFFLOAD_"))}
-    # The thresholds let small products go. With fewer threads than cards and host MKL may divide by zero, and unless it
-    # is forbidden to, it takes fewer than it is told.
+    # The thresholds let small products go to a card. With fewer threads than cards plus host, MKL may divide by zero,
+    # and unless it is forbidden to, it uses fewer threads than it is told.
     threads = int(environment.get("STANDIN_CARDS", 1)) + 1
     settings = {"MKL_NUM_THREADS": str(threads), "MKL_DYNAMIC": "FALSE"}
     settings |= {"MKL_MIC_THRESHOLDS_SGEMM": "0,0,0", "OFFLOAD_REPORT": "2"}
@@ -123,11 +123,11 @@ def _outcome(out: np.ndarray, report: str) -> Outcome:
 
 
 def main(folder: Path) -> None:
-    """Multiplies what lies in the folder with the MKL that the loader finds, and prints MKL's reports between marks."""
+    """Multiplies the operands in the folder with the MKL that the loader finds; prints MKL's reports between marks."""
     mkl, libc = ctypes.CDLL("libmkl_rt.so"), ctypes.CDLL(None)
 
     def say(text: str) -> None:
-        # MKL's report waits in C's buffer, Python's print in another one.
+        # MKL's report is in C's buffer, the output of print in Python's.
         libc.fflush(None)
         os.write(1, text.encode())
 

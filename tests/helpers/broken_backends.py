@@ -1,4 +1,4 @@
-"""Planted faults, one a class, that make a backend the contract must reject; and where its message must point."""
+"""Planted faults, one per class, for which the contract must reject a backend, and the messages it must give."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ def planted(fault: type[Any], name: str) -> Any:
 
 
 class WrongTranspose:
-    """Takes a square b as it lies, where its transpose is asked for."""
+    """Does not transpose a square b."""
 
     def gemm(self, a, b, *, out, transpose_a=False, transpose_b=False, accumulate=False):
         transpose_b = transpose_b and b.shape[0] != b.shape[1]
@@ -30,7 +30,7 @@ class IgnoredAccumulate:
 
 
 class StaleOut:
-    """Adds to out where it should overwrite, as BLAS does with beta 1, or with NaN times a beta of 0 done by hand."""
+    """Adds to out where it should overwrite: BLAS with beta 1, or NaN multiplied by a beta of 0."""
 
     def gemm(self, a, b, *, out, accumulate=False, **options):
         if not accumulate:
@@ -39,7 +39,7 @@ class StaleOut:
 
 
 class StaleScratch:
-    """Counts on the scratch being zero where no pixel is copied to."""
+    """Assumes that the scratch is zero where no pixel is copied to."""
 
     def im2col(self, x, window, out, scratch):
         top, _, left, _ = window.padding
@@ -50,7 +50,7 @@ class StaleScratch:
 
 
 class GapBetweenRows:
-    """Reads strided rows as if they touched."""
+    """Reads strided rows as if they were contiguous."""
 
     def gemm(self, a, b, **options):
         touching = np.lib.stride_tricks.as_strided(b, b.shape, (b.shape[1] * b.itemsize, b.itemsize))
@@ -58,7 +58,7 @@ class GapBetweenRows:
 
 
 class WrittenGap:
-    """Writes beyond the end of out's rows, into what lies between them."""
+    """Writes beyond the end of the rows of out, into the gaps between them."""
 
     def gemm(self, a, b, *, out, **options):
         super().gemm(a, b, out=out, **options)
@@ -77,7 +77,7 @@ class PaddingOffByOne:
 
 
 class WrongStride:
-    """Moves sideways by the stride that is meant for down."""
+    """Uses the vertical stride for the horizontal direction."""
 
     def col2im(self, columns, window, out):
         if window.stride[1] < window.stride[0]:
@@ -95,7 +95,7 @@ class DilationIgnored:
 
     def im2col(self, x, window, out, scratch):
         if window.dilated:
-            # Of an image that is as much smaller as the kernels are, there are as many windows.
+            # An image that is smaller by as much as the kernel has as many windows.
             size = tuple(np.subtract(window.size, np.subtract(window.extent, window.kernel)))
             x = np.ascontiguousarray(x[:, : size[0], : size[1]])
             window = replace(window, size=size, dilation=(1, 1))
@@ -103,7 +103,7 @@ class DilationIgnored:
 
 
 class NextGroup:
-    """Shows each group of filters the channels of the one before."""
+    """Gives each group of filters the channels of the previous group."""
 
     def conv2d(self, x, w, bias, convolution, activation, out, scratch):
         if convolution.groups > 1:
@@ -129,7 +129,7 @@ class SinglePrecisionAlways:
 
 
 class InputChanged:
-    """Applies the slope to dy itself."""
+    """Overwrites dy with the result."""
 
     def activation_gradient(self, name, y, dy, out):
         super().activation_gradient(name, y, dy, dy)
@@ -137,11 +137,11 @@ class InputChanged:
 
 
 class SharedBuffer:
-    """Keeps one column matrix a shape for all callers: right with one thread, wrong with two."""
+    """Keeps one column matrix per shape for all callers: correct with one thread, wrong with two."""
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
 
-    # The columns are a step within public operations, so this fault lies in a private one.
+    # The columns are a step within public operations, so this fault overrides a private method.
     def _columns(self, x, convolution, scratch):
         private = super()._columns(x, convolution, scratch)
         shared = self.buffers.setdefault((private.shape, private.dtype), np.empty_like(private))
@@ -150,7 +150,7 @@ class SharedBuffer:
 
 
 class SharedProduct:
-    """Multiplies into one matrix a shape for all callers and copies from there."""
+    """Multiplies into one matrix per shape for all callers and copies from it."""
 
     buffers: dict[Any, Any] = {}  # noqa: RUF012  the fault
 
@@ -170,19 +170,19 @@ class NotRepeatable:
 
 
 class WholeWindowMean:
-    """Divides by the whole window where it hangs over the edge."""
+    """Divides by the size of the whole window where it extends beyond the edge."""
 
     def avg_pool2d(self, x, window, out):
         super().avg_pool2d(x, window, out)
         for axis in (0, 1):
             start = np.arange(window.out[axis]) * window.stride[axis]
             room = window.size[axis] + sum(window.padding[2 * axis : 2 * axis + 2]) - start
-            share = np.minimum(room, window.kernel[axis]) / window.kernel[axis]
-            out *= share.astype(out.dtype).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
+            ratio = np.minimum(room, window.kernel[axis]) / window.kernel[axis]
+            out *= ratio.astype(out.dtype).reshape((-1, 1, 1) if axis == 0 else (-1, 1))
 
 
 class LastTieWins:
-    """Gives the slope to the last of the largest elements."""
+    """Gives the gradient to the last of the largest elements."""
 
     def max_pool2d(self, x, window, out, winners, scratch):
         super().max_pool2d(x, window, out, winners, scratch)
@@ -201,7 +201,7 @@ class PaddingWins:
 
 
 class LostOverlap:
-    """Lets the last window that covers a pixel overwrite what the others gave it."""
+    """Lets the last window that covers a pixel overwrite the gradients of the others."""
 
     def max_pool2d_gradient(self, dy, winners, window, out, scratch):
         out.fill(0)
@@ -211,7 +211,7 @@ class LostOverlap:
 
 
 class BiasByRow:
-    """Adds the bias along the rows of the image where their number is that of the filters."""
+    """Adds the bias along the rows of the image if there are as many rows as filters."""
 
     def bias_activation(self, y, bias, activation):
         if bias is not None and y.ndim == 4 and y.shape[2] == len(bias):
@@ -219,8 +219,8 @@ class BiasByRow:
         super().bias_activation(y, bias, activation)
 
 
-class SlopeAtZero:
-    """Lets slopes through where relu gave zero."""
+class GradientAtZero:
+    """Passes gradients where relu gave zero."""
 
     def activation_gradient(self, name, y, dy, out):
         super().activation_gradient(name, y, dy, out)
@@ -229,14 +229,14 @@ class SlopeAtZero:
 
 
 class NesterovIgnored:
-    """Takes plain momentum for Nesterov's."""
+    """Uses plain momentum instead of Nesterov's."""
 
     def sgd_update(self, w, g, velocity, scratch, **numbers):
         super().sgd_update(w, g, velocity, scratch, **(numbers | {"nesterov": False}))
 
 
 class EvenNeighbourhoodNotMirrored:
-    """Hands slopes back to the channels it reads, which are not those that read it when their number is even."""
+    """Returns gradients to the channels it reads, which for an even size are not the channels that read it."""
 
     def lrn_gradient(self, x, y, dy, scale, out, scratch, *, size, window, **numbers):
         super().lrn_gradient(x, y, dy, scale, out, scratch, size=size, window=window, **numbers)
@@ -256,7 +256,7 @@ class UnbiasedVariance:
 
 
 class OnePassVariance:
-    """The mean of squares less the square of the mean, which cancels."""
+    """Computes the mean of squares minus the square of the mean, which loses digits by cancellation."""
 
     def batch_statistics(self, x, mean, variance):
         rows = x.reshape(-1, x.shape[-1])
@@ -265,7 +265,7 @@ class OnePassVariance:
 
 
 class OverflowingSoftmax:
-    """Does not take the largest score off."""
+    """Does not subtract the largest score."""
 
     def softmax(self, scores, out):
         with np.errstate(over="ignore", invalid="ignore"):
@@ -284,7 +284,7 @@ class SummedGradient:
 
 
 class NoChecks:
-    """Reads beyond the end of what it is given; here it merely does nothing."""
+    """Accepts arrays that do not fit; here it then does nothing."""
 
     def gemm(self, a, b, *, out, **options):
         if a.ndim == b.ndim == 2:
@@ -323,7 +323,7 @@ FAULTS: list[tuple[type[Any], str]] = [
     (PaddingWins, r"max_pool2d \(3/2 padded\).*is 0, expected -1"),
     (LostOverlap, r"max_pool2d_gradient \(3/2 overlapping\).*elements are wrong"),
     (BiasByRow, r"bias_activation \(None \(2, 3, 5, 4\)\)|conv2d .*elements are wrong"),
-    (SlopeAtZero, r"activation_gradient \(relu .*elements are wrong"),
+    (GradientAtZero, r"activation_gradient \(relu .*elements are wrong"),
     (NesterovIgnored, r"sgd_update \(.*nesterov\).*: w\["),
     (EvenNeighbourhoodNotMirrored, r"lrn_gradient \(across 4, even\).*elements are wrong"),
     (UnbiasedVariance, r"batch_statistics .*: variance\["),

@@ -89,7 +89,7 @@ class Process:
         returned: Any = None,
         returned_length: int = 0,
     ) -> Event:
-        """Queues a function; its event."""
+        """Queues a function and returns its event."""
         done, count = Event(), len(buffers)
         handle = self.function(function) if isinstance(function, str) else function
         queued = self.coi.COIPipelineRunFunction(

@@ -1,4 +1,4 @@
-"""Finds the calls of `cnn` in lines of a shell, and says what is wrong with one without running it."""
+"""Finds the calls of `cnn` in shell lines, and reports what is wrong with one without running it."""
 
 import argparse
 import re
@@ -32,13 +32,13 @@ VALUES = {
     "NET": "lenet",
     "W": "100",
 }
-"""What stands for each placeholder when a command line is parsed."""
+"""The value of each placeholder when a command line is parsed."""
 
 INCOMPLETE = re.compile(r"arguments are required|expected (one|at least one) argument|required: ACTION")
 
 
 def commands(text: str) -> list[list[str]]:
-    """The arguments of every call of cnn in lines of a shell, placeholders filled in."""
+    """The arguments of every call of cnn in shell lines, with placeholders filled in."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|<>")
@@ -56,7 +56,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def _calls(words: list[str]) -> list[list[str]]:
-    """The words of a line, parted where another program begins."""
+    """The words of a line, divided where another program begins."""
     calls: list[list[str]] = [[]]
     for word in words:
         if set(word) <= set(";&|<>"):
@@ -69,7 +69,7 @@ def _calls(words: list[str]) -> list[list[str]]:
 def _filled(word: str) -> str:
     bare = word.strip("[]").removesuffix("...")
     if re.fullmatch(r"[A-Z][A-Z,=]*", bare) and bare not in VALUES:
-        raise AssertionError(f"nothing stands for the placeholder {word}")
+        raise AssertionError(f"the placeholder {word} has no value in VALUES; add one")
     return VALUES.get(bare, word)
 
 
@@ -82,7 +82,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 
 
 def _parsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    """The parser and all below it."""
+    """The parser and all its subparsers."""
     actions = [each for each in parser._actions if isinstance(each, argparse._SubParsersAction)]
     return [parser, *(each for action in actions for choice in action.choices.values() for each in _parsers(choice))]
 
@@ -97,7 +97,7 @@ OPTIONS = set().union(*map(options_of, COMMANDS))
 
 
 def problem(words: list[str], mentioned: bool) -> str | None:
-    """What is wrong with a command line; one that is only mentioned may stop in the middle."""
+    """What is wrong with a command line, or None; one that is only mentioned may be incomplete."""
     if words[-1] == "--help":
         return None if words[0] in COMMANDS else f"there is no command {words[0]}"
     try:
@@ -106,7 +106,7 @@ def problem(words: list[str], mentioned: bool) -> str | None:
     except CnnError as error:
         if not (mentioned and INCOMPLETE.search(str(error))):
             return str(error)
-        # The parser says first what is missing.
+        # The parser reports missing arguments first.
         unknown = [
             word for word in words if word.startswith("--") and word.partition("=")[0] not in options_of(words[0])
         ]
@@ -115,7 +115,7 @@ def problem(words: list[str], mentioned: bool) -> str | None:
 
 
 def check_values(options: dict[str, object]) -> None:
-    """Raises CnnError for a network, data set, backend, device or link that is not there."""
+    """Raises CnnError for a network, data set, backend, device or link that does not exist."""
     for name in filter(None, str(options.get("model") or "").split(",")):
         if name not in ZOO and not name.endswith((".toml", ".safetensors")):
             raise CnnError(f"there is no network {name}")

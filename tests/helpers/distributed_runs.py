@@ -1,4 +1,4 @@
-"""What the tests of distributed training run under mpiexec, and by themselves where one process is to be compared."""
+"""Programs that the tests of distributed training run under mpiexec, or in one process for comparison."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from cnn.schedules import Step
 from cnn.training.trainer import Callback, Trainer
 
 IMAGES, BATCH, HELD, EPOCHS = 50, 16, 100, 2
-"""Batches of 16, 16, 16 and 2: no even parts for three ranks, and with three or more some have none of the last."""
+"""Batches of 16, 16, 16 and 2: uneven parts for three ranks; with three or more, some have no image of the last."""
 
 
 def split(count, seed=0):
@@ -31,7 +31,7 @@ def split(count, seed=0):
 
 
 def trainer(world, backend="numpy", *, plain=False, **settings):
-    """A run with all that draws or looks at a whole batch, or a `plain` one without."""
+    """A run with all layers that use random numbers or the whole batch, or a `plain` one without them."""
     mixing = [] if plain else [BatchNorm(), Dropout(0.25)]
     layers = [Conv2D(4, 3, activation="relu"), *mixing, MaxPool2D(2), Flatten(), Linear(3)]
     model = Sequential(layers, (8, 8, 1), backend=backend, seed=3)
@@ -51,7 +51,7 @@ def checksum(run):
 
 
 def outcome(world, run, epochs=EPOCHS, callbacks=()):
-    """The numbers of a run, the weights it ends with, and the checksum of those on every rank."""
+    """The numbers of a run, its final weights, and their checksum on every rank."""
     results = run.run(epochs, callbacks)
     curve = [[r.train_loss, r.train_accuracy, r.val_loss, r.val_accuracy] for r in results]
     weights = np.concatenate([array.ravel() for _, array in sorted(run.model.state().items())])
@@ -73,7 +73,7 @@ def seen(world):
 
 
 class Nudge(Callback):
-    """Moves a weight of one rank by a bit now and then, as a processor of another kind would."""
+    """Changes a weight of one rank by one bit after each batch, as another kind of processor would."""
 
     def on_batch(self, trainer):
         if trainer.world.rank == trainer.world.size - 1:
@@ -81,7 +81,7 @@ class Nudge(Callback):
 
 
 def numbers(world, backends):
-    """Everything that is to be the same on any number of ranks, by name."""
+    """Everything that must be the same on any number of ranks, by name."""
     found = {backend: outcome(world, trainer(world, backend)) for backend in backends}
     found["accumulated"] = outcome(world, trainer(world, accumulate=3))
     found["averaged each step"] = outcome(world, trainer(world, plain=True, average_every=1))
@@ -90,7 +90,7 @@ def numbers(world, backends):
 
 
 def others(world):
-    """What is not the same on any number of ranks."""
+    """What depends on the number of ranks."""
     run = trainer(world)
     traffic = world.traffic.bytes
     found = {"nudged": outcome(world, run, callbacks=[Nudge()])}
@@ -103,7 +103,7 @@ def others(world):
 
 
 class Fault(Callback):
-    """Does to one rank, after a step, what its name says."""
+    """Causes the fault of its name on one rank after a step."""
 
     def __init__(self, name, rank, step):
         self.name, self.rank, self.step = name, rank, step
@@ -124,7 +124,7 @@ class Fault(Callback):
 def train(world, checkpoint, fault):
     """Trains, from the checkpoint if there is one; rank 1 has the fault after step 5.
 
-    It saves at every step, which looks at the weights; so that the loss is the first to be NaN, it saves at some only.
+    It saves at every step, which checks the weights. With "nan" it saves less often, so that the loss is NaN first.
     """
     run = trainer(world, checkpoint=checkpoint, checkpoint_every=2 if fault == "nan" else 1)
     if world.from_first(Path(checkpoint).exists):
@@ -133,7 +133,7 @@ def train(world, checkpoint, fault):
 
 
 def program(command, *arguments):
-    """Prints what a command gives on all ranks, or why there is nothing, as `cnn` does."""
+    """Prints the result of a command on all ranks, or the error, as `cnn` does."""
     try:
         with job() as world:
             found = numbers(world, arguments) | others(world) if command == "numbers" else train(world, *arguments)

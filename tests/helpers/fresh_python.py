@@ -1,4 +1,4 @@
-"""Runs code in an interpreter of its own, where nothing is loaded and nothing chosen yet."""
+"""Runs code in a new interpreter, where nothing is loaded or chosen yet."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def python(code: str, *paths: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Runs code in a fresh interpreter with warnings as errors; CNN_ variables are those given here alone."""
+    """Runs code in a new interpreter with warnings as errors; only the given CNN_ and MKL_ variables are set."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CNN_", "MKL_"))}
     if paths:
         kept["PYTHONPATH"] = os.pathsep.join(map(str, paths))
@@ -22,7 +22,7 @@ def python(code: str, *paths: Path, **environment: str) -> subprocess.CompletedP
 
 
 def printed(code: str, *paths: Path, **environment: str) -> str:
-    """What the code prints. It must end well."""
+    """The output of the code, which must succeed."""
     result = python(code, *paths, **environment)
     assert result.returncode == 0, result.stderr
     return result.stdout

@@ -1,4 +1,4 @@
-"""A backend with OpenBLAS in a worker process, to test workers where there is no old MKL."""
+"""A backend with OpenBLAS in a worker process, to test workers without an old MKL."""
 
 import os
 import threading
@@ -29,10 +29,10 @@ class OpenblasWorker(WorkerBackend):
         )
 
 
-# Which process computes, and where arrays lie, is a worker backend's own affair. But tests kill that process, and look
-# at its memory.
+# Which process computes, and where arrays are, is private to a worker backend. But tests kill that process and inspect
+# its memory.
 def worker_of(backend):
-    """The worker that has the backend's next product to compute."""
+    """The worker that will compute the backend's next product."""
     return backend._worker
 
 
@@ -42,21 +42,21 @@ def arena_of(backend):
 
 
 def square(backend, size, seed=0):
-    """(a, b, out) of the backend, full of numbers, and the right a @ b."""
+    """Random (a, b, out) of the backend, and the correct a @ b."""
     rng = np.random.default_rng(seed)
     a, b, out = (rng.standard_normal((size, size)).astype(np.float32) for _ in range(3))
     return *(backend.asarray(x) for x in (a, b, out)), a.astype(np.float64) @ b, out
 
 
 def close(out, right):
-    """Whether a float32 product of standard normal matrices is right."""
+    """Whether a float32 product of standard normal matrices is correct."""
     return bool(np.abs(out - right).max() < 1e-5 * len(right))
 
 
 def while_it_multiplies(backend, action):
-    """Has `action` run in another thread as soon as the worker has the next product to compute; returns the thread."""
+    """Runs `action` in another thread as soon as the worker gets the next product; returns the thread."""
     asked, worker = threading.Event(), worker_of(backend)
-    # By then the worker has been asked, and no public function runs in between.
+    # By then the worker has the request; no public function runs in between.
     answer = worker._answer
 
     def told():
@@ -74,7 +74,7 @@ def while_it_multiplies(backend, action):
 
 
 def gone(pid, seconds=10.0):
-    """Whether the process ends within that time; a zombie has."""
+    """Whether the process ends within that time; a zombie has ended."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         try:

@@ -1,4 +1,4 @@
-"""Reads the READMEs: their blocks, spans, links and tables, and finds what is wrong in them."""
+"""Reads the READMEs: their blocks, spans, links and tables, and finds errors in them."""
 
 import ast
 import os
@@ -14,7 +14,7 @@ from helpers.command_lines import OPTIONS, commands, problem
 ROOT = Path(__file__).resolve().parents[2]
 
 FOREIGN = {"--mpi"}
-"""Options in the text that are another program's."""
+"""Options in the text that belong to other programs."""
 
 SKIP = re.compile(r"<!-- not run: (.+) -->")
 FOLDERS = ("cnn/", "backends/", "datasets/", "tests/", "bench/", ".ci/")
@@ -22,7 +22,7 @@ FOLDERS = ("cnn/", "backends/", "datasets/", "tests/", "bench/", ".ci/")
 
 @dataclass(frozen=True)
 class Block:
-    """A block of code: its language ("" where it is indented), its text, and why it is not run, if it is not."""
+    """A block of code: its language ("" if it is indented), its text, and the reason if it is not run."""
 
     language: str
     text: str
@@ -83,7 +83,7 @@ class Readme:
         return found
 
     def tables(self) -> list[list[list[str]]]:
-        """Every table as rows of cells, the head first."""
+        """Every table as rows of cells, the heading first."""
         found, rows = [], []
         for line in [*self._parts[1], ""]:
             if line.startswith("|"):
@@ -94,14 +94,14 @@ class Readme:
         return found
 
     def table(self, first: str, number: int = 0) -> dict[str, list[str]]:
-        """The cells of a table by their row's first cell; `number` counts those whose head begins with `first`."""
+        """The cells of a table by the first cell of their row; `number` counts those headed by `first`."""
         chosen = [rows for rows in self.tables() if rows[0][0] == first][number]
         return {row[0]: row[1:] for row in chosen[1:]}
 
     # ------------------------------------------------------------------------------------------- what is wrong with it
 
     def wrong_links(self) -> list[str]:
-        """Links to what is not there."""
+        """Links to missing files or headings."""
         wrong = []
         for target in re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", self.prose):
             if re.match(r"\w+:", target):
@@ -128,7 +128,7 @@ class Readme:
         return wrong
 
     def wrong_commands(self) -> list[str]:
-        """Command lines that the parser does not take, or that name what is not there."""
+        """Command lines that the parser rejects, or that name something that does not exist."""
         whole = [words for block in self.blocks("", "sh") for words in commands(block.text)]
         mentioned = [words for span in self.spans for words in commands(span)]
         problems = [(words, problem(words, False)) for words in whole]
@@ -136,7 +136,7 @@ class Readme:
         return [f"{self.name}: cnn {' '.join(words)}: {why}" for words, why in problems if why]
 
     def wrong_python(self) -> list[str]:
-        """What keeps a Python block from being compiled, names that do not exist, and roundabout imports."""
+        """Python blocks that do not compile, names that do not exist, and imports that are not from `cnn` itself."""
         wrong = []
         for block in self.blocks("python"):
             try:
@@ -171,7 +171,7 @@ def readmes(root: Path = ROOT) -> list[Readme]:
 
 
 def exists(dotted: str) -> bool:
-    """Whether a dotted name leads to a module or what is in one."""
+    """Whether a dotted name is a module or something in one."""
     place, *rest = dotted.split(".")
     value = import_module(place)
     for name in rest:
@@ -186,7 +186,7 @@ def exists(dotted: str) -> bool:
 
 
 def documented() -> dict[str, set[str]]:
-    """The keys of each JSON output by what the tables of cnn/commands/README.md call it; `x`+ stands for three."""
+    """The keys of each JSON output, by its name in the tables of cnn/commands/README.md; `x`+ stands for three keys."""
     readme, found = Readme(ROOT / "cnn/commands/README.md"), {}
     for rows in readme.tables():
         if rows[0][-1] == "keys":

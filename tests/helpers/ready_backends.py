@@ -11,7 +11,7 @@ from cnn.errors import BackendUnavailable
 
 ALL = plugins.names(plugins.BACKENDS)
 SURE = {"reference", "numpy", "openblas"} | ({"mkl"} if platform.machine() in ("x86_64", "AMD64") else set())
-"""Those that need nothing beyond this package's dependencies."""
+"""The backends that need only this package's dependencies."""
 
 
 def no_avx512() -> bool:

@@ -1,4 +1,4 @@
-"""Where CI is set, a skip that is not on the list of allowed skips is a failure: CI has all that the tests need."""
+"""If CI is set, a skip that is not on the list of allowed skips is a failure: CI has everything the tests need."""
 
 import os
 import re
@@ -13,7 +13,7 @@ Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 
 @dataclass(frozen=True)
 class AllowedSkip:
-    """A test that may be skipped, for a reason that the regular expression finds, where the condition holds."""
+    """A test that may be skipped if the reason matches the regular expression and the condition holds."""
 
     test: str
     """file.py::name or file.py::Class::name, without parameters."""
@@ -21,25 +21,25 @@ class AllowedSkip:
     where: Callable[[], bool]
 
     def allows(self, node: str, reason: str) -> bool:
-        """Whether the test of that node id may be skipped for that reason, here."""
+        """Whether the test with this node id may be skipped for this reason here."""
         test = node.partition("[")[0].rpartition("/")[2]
         return test == self.test and re.search(self.reason, reason) is not None and self.where()
 
 
 class UnlistedSkips:
-    """A pytest plugin that turns every skip that is not on the list into a failure, where CI is set."""
+    """A pytest plugin that turns every skip that is not on the list into a failure, if CI is set."""
 
     def __init__(self, allowed: Sequence[AllowedSkip]) -> None:
         self._allowed = allowed
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-        """A test's own skip, its mark's or its fixture's."""
+        """Checks the skip of a test, by itself, its mark or its fixture."""
         return self._checked((yield))
 
     @pytest.hookimpl(wrapper=True)
     def pytest_make_collect_report(self) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
-        """The skip of a whole file."""
+        """Checks the skip of a whole file."""
         return self._checked((yield))
 
     def _checked(self, report: Report) -> Report:

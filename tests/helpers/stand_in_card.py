@@ -1,4 +1,4 @@
-"""Builds the stand-in card, and says what a process needs in its environment to see such cards."""
+"""Builds the stand-in card, and gives the environment in which a process sees such cards."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror"]
 
 @dataclass(frozen=True)
 class StandIn:
-    """The libraries of the stand-in card, of the host in one folder and of the card in another."""
+    """The libraries of the stand-in card: the host's in one folder, the card's in another."""
 
     host: Path
     card: Path
@@ -27,12 +27,12 @@ class StandIn:
         """Variables for a process that is to see the cards, and for the MKL in `mkl`, if given, to find its worker.
 
         `controls` are the variables of coi/settings.h in lower case: cards=2, type="KNC", corrupt=1, die_after=3,
-        refuse_buffer="2+", log=path. They must be there when the process starts, as the loader's path must.
+        refuse_buffer="2+", log=path. They must be set when the process starts, like the loader's path.
         """
         given = {f"STANDIN_{name.upper()}": str(value) for name, value in controls.items()}
         worker = [] if mkl is None else [str(mkl / "lib")]
         path = [str(self.host), *worker, *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
-        # MKL looks for its worker in the first for a KNL card, in the second for a KNC card.
+        # MKL looks for its worker in the first path for a KNL card, in the second for a KNC card.
         paths = {"LD_LIBRARY_PATH": ":".join(path), "MIC_LD_LIBRARY_PATH": ":".join(worker)}
         return {"STANDIN_CARD_LIBRARIES": str(self.card)} | paths | given
 
@@ -43,7 +43,7 @@ def compiler() -> str | None:
 
 
 def compile_c(out: Path, sources: list[str], *options: str) -> None:
-    """Compiles sources of the stand-in card; AssertionError with what the compiler says if it finds fault."""
+    """Compiles sources of the stand-in card; raises AssertionError with the compiler's message if it fails."""
     out.parent.mkdir(exist_ok=True)
     files = [str(SOURCES / name) for name in sources]
     done = subprocess.run(
@@ -65,7 +65,7 @@ def build(folder: Path) -> StandIn:
 
 
 def beside_backend(module: str) -> ModuleType:
-    """A module of the folder where the backends of the old MKL are."""
+    """A module in the folder of the backends with the old MKL."""
     package = plugins.load(plugins.BACKENDS, "mkl-offload").__module__.rpartition(".")[0]
     return sys.modules[f"{package}.{module}"]
 

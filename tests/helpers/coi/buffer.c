@@ -1,4 +1,4 @@
-/* Buffers: a card's one is memory that the host and the card's process share, a host's one is the user's memory. */
+/* Buffers: a card's buffer is memory that host and card process share, a host's buffer is the user's memory. */
 #define _GNU_SOURCE
 #include "buffer.h"
 
@@ -146,7 +146,7 @@ COIRESULT COIBufferCreateFromMemory(uint64_t bytes, COI_BUFFER_TYPE type, uint32
     return COI_SUCCESS;
 }
 
-/* COI: gives a buffer back when all that uses it has ended. */
+/* COI: frees a buffer when all operations that use it have ended. */
 COIRESULT COIBufferDestroy(COIBUFFER buffer) {
     if (!buffer)
         return COI_INVALID_HANDLE;

@@ -13,14 +13,14 @@ bool buffer_on_card(COIBUFFER buffer);
 /* The card's process that the buffer was made for. */
 COIPROCESS buffer_process(COIBUFFER buffer);
 
-/* Where the card sees it. */
+/* Its address on the card. */
 struct span buffer_span(COIBUFFER buffer);
 
 /* Keeps the buffer from being destroyed until it is released. */
 void buffer_hold(COIBUFFER buffer);
 void buffer_release(COIBUFFER buffer);
 
-/* Where the host sees it; nothing but a transfer may look at a card's memory. */
+/* Its address on the host; only a transfer may access a card's memory. */
 char *buffer_memory(COIBUFFER buffer);
 
 /* Bytes in it. */

@@ -1,7 +1,7 @@
 /* The part of the public COI interface (Coprocessor Offload Infrastructure) that the stand-in card provides.
  *
- * Values and layouts are those of COI's public headers (Intel MPSS); what each function does is said where it is
- * defined. "Host" is what COI calls the source, "card" what it calls the sink. Handles are checked for NULL only.
+ * Values and layouts are those of COI's public headers (Intel MPSS); what each function does is described where it
+ * is defined. "Host" is what COI calls the source, "card" what it calls the sink. Handles are checked for NULL only.
  */
 #ifndef COI_H
 #define COI_H
@@ -39,7 +39,7 @@ typedef struct {
     uint64_t opaque[2];
 } COIEVENT;
 
-/* In place of a completion event: do not signal the end, or return only then. */
+/* Instead of a completion event: do not signal the end, or return only then. */
 #define COI_EVENT_ASYNC ((COIEVENT *)1)
 #define COI_EVENT_SYNC ((COIEVENT *)2)
 
@@ -80,7 +80,7 @@ typedef struct {
     uint8_t CpuStepping;
 } COI_ENGINE_INFO;
 
-/* What a function must look like that the card runs. */
+/* The type of a function that the card runs. */
 typedef void run_function(uint32_t buffer_count, void **buffers, uint64_t *lengths, void *misc, uint16_t misc_length,
                           void *returned, uint16_t returned_length);
 

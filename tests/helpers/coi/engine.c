@@ -1,4 +1,4 @@
-/* Engines: the cards that there are. */
+/* Engines: the existing cards. */
 #include "engine.h"
 
 #include <string.h>
@@ -18,7 +18,7 @@ unsigned engine_card(COIENGINE engine) {
     return engine->card;
 }
 
-/* COI: how many cards of a type there are; COI_DOES_NOT_EXIST for a type that is none.
+/* COI: how many cards of a type there are; COI_DOES_NOT_EXIST for an unknown type.
  * Stand-in: STANDIN_CARDS of STANDIN_TYPE, at most 8, and none of any other type. */
 COIRESULT COIEngineGetCount(COI_DEVICE_TYPE type, uint32_t *count) {
     if (!count)
@@ -41,7 +41,7 @@ COIRESULT COIEngineGetHandle(COI_DEVICE_TYPE type, uint32_t index, COIENGINE *en
     return COI_SUCCESS;
 }
 
-/* COI: fills in what is known of a card, and 0 for what is not; COI_SIZE_MISMATCH for a size that no version has.
+/* COI: fills in what is known about a card, 0 for the rest; COI_SIZE_MISMATCH for a size that no version has.
  * Stand-in: made-up but plausible figures; an older, shorter version gets the members that it has. */
 COIRESULT COIEngineGetInfo(COIENGINE engine, uint32_t bytes, COI_ENGINE_INFO *info) {
     if (!engine)

@@ -1,4 +1,4 @@
-/* Engines: the cards that there are. */
+/* Engines: the existing cards. */
 #ifndef ENGINE_H
 #define ENGINE_H
 

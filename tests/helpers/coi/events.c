@@ -1,4 +1,4 @@
-/* Events: those that are pending or failed are kept in a list; any other that was ever made has ended well. */
+/* Events: those that are pending or failed are kept in a list; all others have ended with success. */
 #define _GNU_SOURCE
 #include "events.h"
 
@@ -70,8 +70,8 @@ void events_end_of_users(void) {
     pthread_mutex_unlock(&lock);
 }
 
-/* COI: waits until all events (or, unless `all`, at least one) have ended, at most so many milliseconds; 0 only looks,
- * -1 waits as long as it takes. Tells how many have ended and which. COI_TIME_OUT_REACHED if too few have,
+/* COI: waits until all events (or, unless `all`, at least one) have ended, at most that many milliseconds; 0 only looks,
+ * -1 waits without limit. Tells how many have ended and which. COI_TIME_OUT_REACHED if too few have,
  * COI_EVENT_CANCELED if a user's event was unregistered, COI_PROCESS_DIED if the card's process died.
  * Stand-in: with `all`, returns at the first failure instead of waiting for the rest. */
 COIRESULT COIEventWait(uint16_t count, const COIEVENT *events, int32_t milliseconds, uint8_t all, uint32_t *ended,
@@ -129,8 +129,8 @@ COIRESULT COIEventRegisterUserEvent(COIEVENT *event) {
     return COI_SUCCESS;
 }
 
-/* COI: gives the event back; who still waits for it gets COI_EVENT_CANCELED. COI_INVALID_HANDLE if it is no user's.
- * Stand-in: the few bytes of an event that was never signalled are kept, to say so to who waits later. */
+/* COI: frees the event; a waiting caller gets COI_EVENT_CANCELED. COI_INVALID_HANDLE if it is not a user event.
+ * Stand-in: the few bytes of an event that was never signalled are kept, to tell later callers. */
 COIRESULT COIEventUnregisterUserEvent(COIEVENT event) {
     pthread_mutex_lock(&lock);
     struct event *known = *find(event);
@@ -140,7 +140,7 @@ COIRESULT COIEventUnregisterUserEvent(COIEVENT event) {
     return valid ? COI_SUCCESS : COI_INVALID_HANDLE;
 }
 
-/* COI: the name of a result in letters; "COI_ERROR" for what is none. Stand-in: knows those it returns itself. */
+/* COI: the name of a result; "COI_ERROR" for an unknown one. Stand-in: knows the results it returns itself. */
 const char *COIResultGetName(COIRESULT result) {
 #define NAME(value) \
     case value:     \

@@ -1,4 +1,4 @@
-/* Events: each ends once, with success or with the reason why not. */
+/* Events: each ends once, with success or with an error code. */
 #ifndef EVENTS_H
 #define EVENTS_H
 
@@ -6,10 +6,10 @@
 
 #include "coi.h"
 
-/* An event that nothing has ended yet; a user's own one, or that of an operation. */
+/* A new pending event, of a user or of an operation. */
 COIEVENT event_create(bool users);
 
-/* Ends an event and wakes who waits for it; an event that has ended stays as it is. */
+/* Ends an event and wakes its waiting threads; does nothing if it has ended. */
 void event_end(COIEVENT event, COIRESULT result);
 
 /* Ends all events of users with COI_PROCESS_DIED: a dead card's process signals none any more. */

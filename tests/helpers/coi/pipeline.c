@@ -34,7 +34,7 @@ static void release(struct operation *operation) {
 }
 
 /* COI: makes a pipeline in a process, whose thread on the card runs on the threads of the mask with that much stack.
- * Stand-in: takes mask and stack for hints; functions of all pipelines of a process run one at a time. */
+ * Stand-in: treats mask and stack as hints; functions of all pipelines of a process run one at a time. */
 COIRESULT COIPipelineCreate(COIPROCESS process, void *mask, uint32_t stack, COIPIPELINE *created) {
     (void)mask;
     (void)stack;
@@ -48,7 +48,7 @@ COIRESULT COIPipelineCreate(COIPROCESS process, void *mask, uint32_t stack, COIP
     return *created ? COI_SUCCESS : COI_RESOURCE_EXHAUSTED;
 }
 
-/* COI: gives a pipeline back when all that is queued in it has run. */
+/* COI: frees a pipeline when everything queued in it has run. */
 COIRESULT COIPipelineDestroy(COIPIPELINE pipeline) {
     if (!pipeline)
         return COI_INVALID_HANDLE;

@@ -58,7 +58,7 @@ static void note_end(struct process *process, const char *how) {
     events_end_of_users();
 }
 
-/* Whether the process closes its end of the socket, as its end does, within so many milliseconds. */
+/* Whether the process closes its end of the socket, as it does when it ends, within that many milliseconds. */
 static bool ends_within(struct process *process, int milliseconds) {
     struct pollfd socket = {.fd = process->socket};
     return poll(&socket, 1, milliseconds) > 0;
@@ -140,8 +140,8 @@ COIRESULT COIProcessCreateFromFile(COIENGINE engine, const char *program, int ar
     return COI_SUCCESS;
 }
 
-/* COI: asks the process to return from main and waits so many milliseconds (-1: as long as it takes) for that; kills it
- * then if `force`. With 0 it is killed at once or, without `force`, only looked at: COI_TIME_OUT_REACHED if it still
+/* COI: asks the process to return from main and waits that many milliseconds (-1: without limit); then kills it
+ * if `force`. With 0 it is killed at once or, without `force`, only looked at: COI_TIME_OUT_REACHED if it still
  * runs. Tells what main returned and the signal, if one killed it. Destroys the process's pipelines as well.
  * Stand-in: pipelines are left to their own destruction; what the card has not begun then ends with COI_PROCESS_DIED.
  * The handle's few bytes are kept, so that buffers and pipelines may be destroyed after their process. */

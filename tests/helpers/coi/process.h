@@ -11,10 +11,10 @@
 /* Which card it runs on. */
 unsigned process_card(const struct process *process);
 
-/* Where operations that move data to or from the process wait for their turn. */
+/* The queue of operations that move data to or from the process. */
 struct queue *process_transfers(struct process *process);
 
-/* Whether the process has ended, asked for or not. */
+/* Whether the process has ended, on request or not. */
 bool process_ended(struct process *process);
 
 /* Counts bytes moved between host and card. */

@@ -1,4 +1,4 @@
-/* A program for the card, of which the tests run functions. */
+/* A program for the card, whose functions the tests run. */
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,7 +33,7 @@ void wait_long(uint32_t buffer_count, void **buffers, uint64_t *lengths, void *m
     usleep(milliseconds * 1000);
 }
 
-/* Does not come back. */
+/* Never returns. */
 void crash(uint32_t buffer_count, void **buffers, uint64_t *lengths, void *misc, uint16_t misc_length, void *returned,
            uint16_t returned_length) {
     (void)buffer_count, (void)buffers, (void)lengths, (void)misc, (void)misc_length, (void)returned;

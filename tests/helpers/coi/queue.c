@@ -71,7 +71,7 @@ COIRESULT queue_submit(struct queue *queue, struct operation *operation, uint32_
     operation->dependencies = allocate(dependency_count * sizeof *dependencies);
     if (dependency_count)
         memcpy(operation->dependencies, dependencies, dependency_count * sizeof *dependencies);
-    /* Nobody can wait for an operation that has no event: MKL moves a matrix row by row in such ones. */
+    /* Nobody can wait for an operation without an event; MKL moves a matrix row by row in such operations. */
     COIEVENT event = {{0, 0}};
     if (completion != COI_EVENT_ASYNC)
         event = operation->completion = event_create(false);

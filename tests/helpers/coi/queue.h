@@ -9,7 +9,7 @@ struct process;
 /* The first member of every operation. */
 struct operation {
     COIRESULT (*perform)(struct operation *);
-    void (*release)(struct operation *); /* gives back what it holds, but not the operation itself */
+    void (*release)(struct operation *); /* frees what it holds, but not the operation itself */
     COIEVENT completion;
     uint32_t dependency_count;
     COIEVENT *dependencies;

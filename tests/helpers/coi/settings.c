@@ -32,7 +32,7 @@ void card_log(unsigned card, const char *format, ...) {
         used = (int)sizeof line - 2;
     line[used++] = '\n';
     int file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-    /* One write a line: lines of several threads and processes do not mix. */
+    /* One write per line, so that lines of several threads and processes do not mix. */
     if (file < 0 || write(file, line, (size_t)used) != used)
         perror("STANDIN_LOG");
     if (file >= 0)

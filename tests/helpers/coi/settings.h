@@ -19,7 +19,7 @@
 
 #include "coi.h"
 
-/* A whole number of the environment, or `otherwise`. */
+/* An integer from the environment, or `otherwise`. */
 long setting(const char *name, long otherwise);
 
 /* COI_DEVICE_KNL or COI_DEVICE_KNC. */

@@ -65,7 +65,7 @@ static bool inside(COIBUFFER buffer, uint64_t offset, uint64_t bytes) {
 }
 
 /* COI: copies host memory into a buffer; waits for nothing that uses the buffer but the dependencies.
- * Stand-in: like the next two, copies on one thread a card, in the order of the calls, whatever the type says. */
+ * Stand-in: like the next two, copies on one thread per card, in the order of the calls, whatever the type says. */
 COIRESULT COIBufferWrite(COIBUFFER to, uint64_t offset, const void *source, uint64_t bytes, COI_COPY_TYPE type,
                          uint32_t dependency_count, const COIEVENT *dependencies, COIEVENT *completion) {
     (void)type;

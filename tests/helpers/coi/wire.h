@@ -1,4 +1,4 @@
-/* What host and card say to each other: one request, its body, one reply, its data, over a stream socket. */
+/* The messages between host and card: one request, its body, one reply, its data, over a stream socket. */
 #ifndef WIRE_H
 #define WIRE_H
 
