@@ -11,7 +11,7 @@ from cnn.energy.devices import catalogue
 from cnn.energy.links import links
 from cnn.errors import CnnError
 from cnn.model.zoo import ZOO
-from cnn.report.predicted import places
+from cnn.report.predicted import targets
 
 VALUES = {
     "COMMAND": "train",
@@ -125,7 +125,7 @@ def check_values(options: dict[str, object]) -> None:
         plugin = plugins.load(plugins.BACKENDS, name)
         check_options(name, plugin, options.get("backend_options") or {})
     if isinstance(options.get("device"), str):
-        places(str(options["device"]).split(","), catalogue())
+        targets(str(options["device"]).split(","), catalogue())
     for key in filter(None, str(options.get("link") or "").split(",")):
         if key not in links():
             raise CnnError(f"there is no link {key}")
