@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
@@ -93,8 +94,12 @@ class _Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help.")
 
 
-class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Descriptions as written, and every default that is not None."""
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Wraps each paragraph of a description, leaves tables in it as they are, and shows defaults other than None."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = (part if "  " in part else textwrap.fill(part, width) for part in text.strip().split("\n\n"))
+        return textwrap.indent("\n\n".join(paragraphs), indent)
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default in (None, False, argparse.SUPPRESS):

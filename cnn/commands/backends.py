@@ -1,7 +1,7 @@
 """Lists the known backends and whether they run here, or fetches the library of one.
 
-cnn backends list       every backend: its library or why it is not ready, its options, what can be fetched for it
-cnn backends get NAME   fetch the library, into the folder --root or where the backend looks for it
+cnn backends list       show each backend: ready or why not, options, downloads
+cnn backends get NAME   download its library, to --root or where it is looked for
 """
 
 import argparse

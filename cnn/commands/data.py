@@ -1,7 +1,7 @@
 """Lists the known data sets and where they are, or downloads one.
 
 cnn data list       every data set, present or not
-cnn data get NAME   download its official files, checked by SHA-256, into --data-dir or the cache
+cnn data get NAME   download it, checked by SHA-256, to --data-dir or the cache
 """
 
 import argparse
