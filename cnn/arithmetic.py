@@ -61,7 +61,7 @@ class Work:
         return sum(each.flops for each in self.forward if each.sizes) // 2
 
 
-class Memory(NamedTuple):
+class Footprint(NamedTuple):
     """Elements that a layer needs per image.
 
     `forward` counts what is kept from the forward pass, `input_gradient` the gradient of the layer's input, `backward`

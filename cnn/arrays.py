@@ -13,7 +13,7 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
-class Memory(Protocol):
+class Allocator(Protocol):
     """What allocates new arrays: a backend."""
 
     def empty(self, shape: Shape, dtype: npt.DTypeLike = np.float32) -> Array:
@@ -29,7 +29,7 @@ class Buffers:
     """
 
     def __init__(
-        self, backend: Memory, dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
+        self, backend: Allocator, dtype: npt.DTypeLike = np.float32, on_move: Callable[[], None] = lambda: None
     ) -> None:
         """`on_move` is called whenever a buffer moves to other memory."""
         self.backend = backend

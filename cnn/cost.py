@@ -14,7 +14,7 @@ from cnn.arithmetic import FLOAT, Operation, Sizes, Work
 from cnn.errors import UsageError
 from cnn.model.network import Network, Node
 
-FORWARD, WEIGHT, DATA, UPDATE = PHASES = ("forward", "weight gradient", "data gradient", "update")
+FORWARD, WEIGHT, DATA, UPDATE = ("forward", "weight gradient", "data gradient", "update")
 
 
 class Extent(NamedTuple):

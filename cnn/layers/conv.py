@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.arithmetic import Memory, Operation, Work, elementwise, move, product
+from cnn.arithmetic import Footprint, Operation, Work, elementwise, move, product
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Convolution, Padding, Window, pair, resolve_padding
@@ -70,7 +70,7 @@ class Conv2D(Weighted):
             taps=convolution.taps,
         )
 
-    def memory(self, input_shape: Shape) -> Memory:
+    def memory(self, input_shape: Shape) -> Footprint:
         convolution = self.convolution_on(input_shape)
         columns = 0 if convolution.copyless else prod(convolution.out) * convolution.depth
         return super().memory(input_shape)._replace(scratch=columns)

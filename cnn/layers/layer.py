@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 import numpy.typing as npt
 
-from cnn.arithmetic import Memory, Work, elementwise
+from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
 from cnn.config import Configurable
@@ -147,9 +147,9 @@ class Layer(Configurable):
         x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
         return Work([elementwise(y, x + y)], data_gradient=[elementwise(2 * y, 2 * y + x)])
 
-    def memory(self, input_shape: Shape) -> Memory:
+    def memory(self, input_shape: Shape) -> Footprint:
         """The memory needed per image; unless overridden, the output and the gradient of the input."""
-        return Memory(prod(self.shape_after(input_shape)), prod(input_shape))
+        return Footprint(prod(self.shape_after(input_shape)), prod(input_shape))
 
     def create(self) -> None:
         """Makes parameters and statistics; by default there are none."""

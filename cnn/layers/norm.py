@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from cnn.arithmetic import Memory, Work, elementwise
+from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Window
@@ -46,7 +46,7 @@ class BatchNorm(Layer):
         backward = [elementwise(4 * x, 2 * x), elementwise(5 * x, 3 * x)]
         return Work([*statistics, elementwise(2 * x, 2 * x)], data_gradient=backward)
 
-    def memory(self, input_shape: Shape) -> Memory:
+    def memory(self, input_shape: Shape) -> Footprint:
         return super().memory(input_shape)._replace(scratch=prod(input_shape))
 
     def create(self) -> None:
@@ -122,7 +122,7 @@ class LocalResponseNorm(Layer):
         forward = [elementwise((size + 3) * x, 2 * x), elementwise(2 * x, 3 * x)]
         return Work(forward, data_gradient=[elementwise((size + 7) * x, 5 * x)])
 
-    def memory(self, input_shape: Shape) -> Memory:
+    def memory(self, input_shape: Shape) -> Footprint:
         x = prod(input_shape)
         return super().memory(input_shape)._replace(forward=2 * x, scratch=2 * x)
 

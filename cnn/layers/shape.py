@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from cnn.arithmetic import Memory, Work, elementwise
+from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.layers.layer import Layer
@@ -23,8 +23,8 @@ class Flatten(Layer):
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return Work([])
 
-    def memory(self, input_shape: Shape) -> Memory:
-        return Memory(0, 0)
+    def memory(self, input_shape: Shape) -> Footprint:
+        return Footprint(0, 0)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         return x.reshape(len(x), *self.output_shape)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from math import prod
 
-from cnn.arithmetic import Memory, Operation, Work, elementwise
+from cnn.arithmetic import Footprint, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.initializers import Initializer, Zeros
 from cnn.layers.activation import pass_of_its_own
@@ -45,7 +45,7 @@ class Weighted(Layer):
     def backward_parameters(self, dy: Array) -> None:
         self._parameter_gradients(dy)
 
-    def memory(self, input_shape: Shape) -> Memory:
+    def memory(self, input_shape: Shape) -> Footprint:
         outputs = prod(self.shape_after(input_shape))
         return super().memory(input_shape)._replace(backward=outputs if self.activation else 0)
 
