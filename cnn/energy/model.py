@@ -118,7 +118,7 @@ class _Parameters:
             return 1.0, np.ones(1 + DRAWS)
         if self.device.cores is None:
             raise UsageError(
-                f"The speed of {self.device.name} with {threads} threads is unknown, as its number of cores is."
+                f"The speed of {self.device.name} with {threads} threads is unknown: its number of cores is not known."
             )
         self.used["cores"] = self.device.cores
         needed = self.device.cores.value
