@@ -1,7 +1,10 @@
 """The model as a whole: construction, predictions, accuracy, and the file it is saved in."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
+from helpers.ready_backends import ready
 
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
@@ -235,3 +238,28 @@ def test_a_backend_that_does_not_exist_is_not_blamed_on_the_file(tmp_path, train
     with pytest.raises(UsageError, match="no backend 'none'"):
         load_model(tmp_path / "net", backend="none")
     assert load_model(tmp_path / "net", backend=create("numpy")).backend is create("numpy")
+
+
+@pytest.mark.parametrize("name", ["numpy", "mkl", "openblas"])
+def test_threads_that_share_a_model_get_the_probabilities_of_one(name):
+    net = small(backend=ready(name))
+    batches = [pixels(size) for size in (1, 3, 3, 8, 5) * 12]
+    expected = [net.predict(each) for each in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(net.predict, batches))
+    assert [each.tobytes() for each in found] == [each.tobytes() for each in expected]
+
+
+@pytest.mark.parametrize("size", [0, -1, 64.0, True, "8"])
+def test_a_batch_size_that_is_no_whole_number_of_at_least_1_is_refused(size):
+    split = Split(pixels(2), np.array([0, 1]))
+    for use in (lambda: small().predict(pixels(2), batch_size=size), lambda: small().evaluate(split, batch_size=size)):
+        with pytest.raises(UsageError, match=f"whole number of at least 1, not {size!r}"):
+            use()
+
+
+def test_images_that_are_no_array_are_refused():
+    with pytest.raises(ShapeError, match=r"as a NumPy array \(N, 8, 8, 2\) of uint8, not as a list"):
+        small().predict(pixels(2).tolist())
+    with pytest.raises(ShapeError, match=r"these are \(9, 8, 2\)"):
+        small().predict(pixels(0, (9, 8, 2)))

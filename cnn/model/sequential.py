@@ -3,6 +3,7 @@
 from collections.abc import Hashable, Iterable, Mapping
 from functools import partial
 from math import prod
+from threading import RLock
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from cnn import registry
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
+from cnn.config import require
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
@@ -27,7 +29,11 @@ EVALUATED = 64
 
 
 class Sequential:
-    """A model: layers applied one after the other to images (N, H, W, C)."""
+    """A model: layers applied one after the other to images (N, H, W, C).
+
+    `predict`, `evaluate` and `train_step` may be called from several threads: one call waits for the other, as all use
+    the same buffers. `forward` and `backward` return or read these buffers, so use them from one thread.
+    """
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class Sequential:
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self.rng = np.random.default_rng(seed)
+        self._lock = RLock()
         self._passes: dict[Hashable, Passes] = {}
         # Recordings of passes hold addresses: they are valid until a buffer moves.
         self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
@@ -137,17 +144,25 @@ class Sequential:
 
         `changes` come from an augmentation. Raises ShapeError for images of another shape or type.
         """
-        if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
-            raise ShapeError(
-                f"{self.name} was built for images of {self.input_shape} uint8, but these are {images.shape[1:]} "
-                f"{images.dtype}; resize them or build it anew."
-            )
+        self._check_images(images)
         if order is None:
             order = np.arange(len(images))
         x = self.buffers.get("x", (len(order), *self.input_shape))
         pre = self.preprocessing
         self.backend.load_batch(images, order, changes or Changes(), x, scale=pre.scale, mean=pre.mean, std=pre.std)
         return x
+
+    def _check_images(self, images: npt.NDArray[Any]) -> None:
+        if not isinstance(images, np.ndarray):
+            raise ShapeError(
+                f"{self.name} takes images as a NumPy array (N, {', '.join(map(str, self.input_shape))}) of uint8, "
+                f"not as a {type(images).__name__}."
+            )
+        if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
+            raise ShapeError(
+                f"{self.name} was built for images of {self.input_shape} uint8, but these are {images.shape[1:]} "
+                f"{images.dtype}; resize them or build it anew."
+            )
 
     def train_step(
         self,
@@ -164,18 +179,20 @@ class Sequential:
         Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, correct answers).
         `after_layer` is passed to `backward`.
         """
-        x = self.load_images(images, order, changes)
-        gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
-        chosen = self._labels(labels if order is None else labels[order])
-        loss, backend = self.loss, self.backend
+        with self._lock:
+            x = self.load_images(images, order, changes)
+            gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
+            chosen = self._labels(labels if order is None else labels[order])
+            loss, backend = self.loss, self.backend
 
-        def score(scores: Array) -> tuple[float, int]:
-            result = loss.evaluate(backend, scores, chosen, gradient)
-            if weight != 1:
-                backend.scale(gradient, weight, gradient)
-            return result
+            def score(scores: Array) -> tuple[float, int]:
+                result = loss.evaluate(backend, scores, chosen, gradient)
+                if weight != 1:
+                    backend.scale(gradient, weight, gradient)
+                return result
 
-        return checked_count(self._pass(f"training, {weight}", x, gradient, score, after_layer), len(self.classes))
+            result = self._pass(f"training, {weight}", x, gradient, score, after_layer)
+        return checked_count(result, len(self.classes))
 
     def _pass(
         self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
@@ -193,27 +210,38 @@ class Sequential:
         return result
 
     def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
-        """The probability of each class, (N, K), for images (N, H, W, C) of pixels."""
+        """The probability of each class, (N, K), for images (N, H, W, C) of pixels.
+
+        Raises ShapeError for images of another shape or type, UsageError for a batch size below 1.
+        """
+        _check_batch_size(batch_size)
+        self._check_images(images)
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
-            x = self.load_images(images[start : start + batch_size])
-            out = self.buffers.get("probabilities", (len(x), *self.output_shape))
-            score = partial(_probabilities, self.loss, self.backend, out)
-            result[start : start + len(x)] = self.backend.to_numpy(self._pass("probabilities", x, None, score))
+            with self._lock:
+                x = self.load_images(images[start : start + batch_size])
+                out = self.buffers.get("probabilities", (len(x), *self.output_shape))
+                score = partial(_probabilities, self.loss, self.backend, out)
+                result[start : start + len(x)] = self.backend.to_numpy(self._pass("probabilities", x, None, score))
         return result
 
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
-        """(mean loss, accuracy in 0..1) on a split. Raises UsageError if it is empty or has unknown labels.
+        """(mean loss, accuracy in 0..1) on a split.
+
+        Raises UsageError if it is empty or has unknown labels, or for a batch size below 1.
 
         If several processes train the model, all of them evaluate it, each on some of the batches.
         """
+        _check_batch_size(batch_size)
         self.check_labels(split)
         total, right = 0.0, 0.0
         for start in self.context.shard.deal(range(0, len(split), batch_size)):
-            x = self.load_images(split.images[start : start + batch_size])
-            labels = self._labels(split.labels[start : start + len(x)])
-            score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
-            loss, correct = checked_count(self._pass("loss", x, None, score), len(self.classes))
+            with self._lock:
+                x = self.load_images(split.images[start : start + batch_size])
+                labels = self._labels(split.labels[start : start + len(x)])
+                score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
+                result = self._pass("loss", x, None, score)
+            loss, correct = checked_count(result, len(self.classes))
             total, right = total + loss, right + correct
         total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
@@ -241,6 +269,13 @@ class Sequential:
             "loss": self.loss.config(),
             "classes": list(self.classes),
         }
+
+
+def _check_batch_size(batch_size: int) -> None:
+    require(
+        isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool) and batch_size >= 1,
+        f"The batch size must be a whole number of at least 1, not {batch_size!r}.",
+    )
 
 
 def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
