@@ -49,6 +49,23 @@ def test_training_leaves_every_file_of_a_run(trained: Path) -> None:
     assert 0.8 < summary["test_accuracy"] <= 1
 
 
+def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("cnn.commands.train.time.strftime", lambda form: "20260102-030405")
+    words = ["train", "--model", net, "--epochs", "1", "--backend", "numpy"]
+    assert [main(words) for _ in range(3)] == [0, 0, 0]
+    name = "20260102-030405-tiny-mnist-5k"
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == [name, f"{name}-2", f"{name}-3"]
+    assert all((folder / "model.safetensors").exists() for folder in (tmp_path / "runs").iterdir())
+    monkeypatch.chdir(tmp_path / "runs" / name)
+    Path("runs").touch()
+    capsys.readouterr()
+    assert main(words) == 1
+    assert "cannot be created (Not a directory); name another one with --out" in capsys.readouterr().err
+
+
 def test_a_run_leaves_the_recipe_of_its_network_as_it_was(
     net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
 from cnn.energy.meters import open_meter
+from cnn.errors import CnnError
 from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
@@ -63,6 +64,8 @@ def run(options: argparse.Namespace) -> None:
             train, validation = _held_out(data.train, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
+            if world.rank == 0 and not options.out:
+                out = _new_folder(out)
             trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter, world)
             epochs = options.epochs or architecture.recipe.epochs
         if world.size > 1:
@@ -83,6 +86,23 @@ def run(options: argparse.Namespace) -> None:
         test = model.evaluate(data.test)
         if world.rank == 0:
             _finish(trainer, data, test, metrics.rows, resources, options.seed, out)
+
+
+def _new_folder(wanted: Path) -> Path:
+    """Creates the folder; with -2, -3, ... behind its name if another run started in the same second."""
+    number, folder = 1, wanted
+    while True:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            folder = wanted.with_name(f"{wanted.name}-{number}")
+        except OSError as error:
+            raise CnnError(
+                f"The folder {wanted} cannot be created ({error.strerror or error}); name another one with --out."
+            ) from error
+        else:
+            return folder
 
 
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
