@@ -125,6 +125,19 @@ def test_search_order(monkeypatch, tmp_path):
     assert search_folders() == [tmp_path / "data"]
 
 
+def test_a_user_without_a_home_folder_is_told_what_to_set(monkeypatch):
+    def home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.delenv("CNN_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(CnnError, match="no home folder; set CNN_CACHE_DIR to a folder for"):
+        cache_folder()
+    monkeypatch.setenv("CNN_CACHE_DIR", "/own")
+    assert cache_folder() == Path("/own")
+
+
 def test_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.setenv("CNN_CACHE_DIR", "/own")
