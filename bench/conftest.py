@@ -11,9 +11,6 @@ from cnn.model.passes import SETTLED
 from cnn.system.threads import budget, limit_threads
 from cnn.system.timing import repeat
 
-# The reference is slow on purpose, so its time is meaningless.
-READY = [each.name for each in registry.statuses() if each.library and each.name != "reference"]
-
 Timer = Callable[[str, Callable[[], object], int], None]
 
 
@@ -23,7 +20,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.benchmark(max_time=0.2, min_rounds=5))
 
 
-@pytest.fixture(params=READY)
+@pytest.fixture(params=registry.ready_names())
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Each ready backend."""
     return registry.create(request.param)

@@ -154,14 +154,12 @@ def say(text: str) -> None:
 
 def _works(options: argparse.Namespace) -> list[Work]:
     """What to measure. Raises UsageError for more threads than this process may use."""
-    budget = threads.budget(options.threads)
-    if options.threads and budget.count < options.threads:
-        raise UsageError(f"--threads {options.threads} cannot be measured here: {budget.describe()}.")
+    count = threads.budget().count if options.threads is None else threads.measurable(options.threads)
     if not options.all:
-        return [Work(options.net, options.mode, options.batch, budget.count)]
+        return [Work(options.net, options.mode, options.batch, count)]
     table = [(net, mode, options.batch) for net in NETS for mode in ("train", "infer")]
     table += [(net, "infer", 1) for net in ("lenet", "vgg6")]
-    return [Work(*row, budget.count) for row in table]
+    return [Work(*row, count) for row in table]
 
 
 def _print(results: list[dict[str, Any]]) -> None:

@@ -90,6 +90,11 @@ def download(name: str, root: Path | None = None) -> str:
     return str(plugin.download(root))
 
 
+def ready_names() -> list[str]:
+    """The backends worth measuring: every ready one except the reference, which is slow on purpose."""
+    return [each.name for each in statuses() if each.library and each.name != REFERENCE]
+
+
 def _downloadable(plugin: Any) -> bool:
     return isinstance(plugin, type) and issubclass(plugin, Downloadable)
 

@@ -11,7 +11,6 @@ from cnn import registry
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.dataset import Dataset, load_dataset
-from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
 from cnn.system.threads import ThreadBudget
@@ -113,18 +112,14 @@ def backend_names(given: str | None) -> list[str]:
     """The backends that a text separated by commas names; without one, every ready backend except reference."""
     if given is not None:
         return given.split(",")
-    return [each.name for each in registry.statuses() if each.library and each.name != registry.REFERENCE]
+    return registry.ready_names()
 
 
 def thread_counts(asked: list[int] | None) -> list[int]:
     """The counts asked for, else the one that a run gets. Raises UsageError for a count that is not available."""
     if asked is None:
         return [threads.budget().count]
-    for count in asked:
-        budget = threads.budget(count)
-        if budget.count < count:
-            raise UsageError(f"--threads {count} cannot be measured here: {budget.describe()}.")
-    return asked
+    return [threads.measurable(count) for count in asked]
 
 
 def dataset_of(options: argparse.Namespace) -> Dataset:

@@ -105,6 +105,14 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     return ThreadBudget(affinity, quota, requested, most if requested is None else min(requested, most), processes)
 
 
+def measurable(count: int) -> int:
+    """The count, to measure with exactly that many threads. Raises UsageError if a run cannot get them."""
+    available = budget(count)
+    if available.count < count:
+        raise UsageError(f"--threads {count} cannot be measured here: {available.describe()}.")
+    return count
+
+
 @contextmanager
 def limit_threads(count: int) -> Iterator[None]:
     """Sets every BLAS, OpenMP and kernel pool of the process to `count` threads, and restores them afterwards.
