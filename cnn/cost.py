@@ -127,7 +127,7 @@ def count(described: Described, batch: int, *, training: bool) -> Cost:
 
 def gradient_bytes(described: Described) -> dict[str, int]:
     """Bytes of the gradients of each layer that has parameters, in the order of the layers."""
-    counts = ((node.name, node.layer.parameter_count(*node.input_shapes)) for node in described.network.nodes)
+    counts = ((node.name, node.parameter_count) for node in described.network.nodes)
     return {name: FLOAT * parameters for name, parameters in counts if parameters}
 
 

@@ -72,9 +72,9 @@ def summarise(model: Sequential, batch: int) -> dict[str, Any]:
                 "name": node.name,
                 "type": type(node.layer).__name__,
                 "output": list(node.output_shape),
-                "parameters": node.layer.parameter_count(*node.input_shapes),
+                "parameters": node.parameter_count,
                 "macs": node.macs,
-                "activation_bytes": node.layer.memory(*node.input_shapes).forward * itemsize,
+                "activation_bytes": node.footprint.forward * itemsize,
             }
             for node in model.network.nodes
         ],

@@ -42,13 +42,14 @@ class Pool2D(Layer):
     def shape_after(self, input_shape: Shape) -> Shape:
         return (*self.window_on(input_shape).out, input_shape[2])
 
-    def _work(self, batch: int, input_shape: Shape, *, gradient_flops: int, winners: int, training: bool) -> Work:
-        """`winners`: bytes per window for the position of its largest element, which is kept in training."""
-        taps = self.window_on(input_shape).taps
-        x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
-        forward = Operation("elementwise", taps * y, FLOAT * (x + y) + (winners * y if training else 0))
-        backward = Operation("elementwise", gradient_flops * y, FLOAT * (x + y) + winners * y)
-        return Work([forward], data_gradient=[backward], taps=taps)
+    def _work(self, batch: int, input_shape: Shape, *, routed: bool, training: bool) -> Work:
+        """With `routed` a gradient goes to one element per window, whose position, a byte, is kept in training."""
+        window = self.window_on(input_shape)
+        x, y = batch * prod(input_shape), batch * prod(window.out) * input_shape[2]
+        positions = y if routed else 0
+        forward = Operation("elementwise", window.taps * y, FLOAT * (x + y) + (positions if training else 0))
+        backward = Operation("elementwise", y if routed else window.taps * y, FLOAT * (x + y) + positions)
+        return Work([forward], data_gradient=[backward], taps=window.taps)
 
     def create(self) -> None:
         self.window = self.window_on(self.input_shape)
@@ -64,7 +65,7 @@ class MaxPool2D(Pool2D):
     ceil: bool = False
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
-        return self._work(batch, input_shape, gradient_flops=1, winners=1, training=training)
+        return self._work(batch, input_shape, routed=True, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self.output_buffer(len(x))
@@ -92,8 +93,7 @@ class AvgPool2D(Pool2D):
     ceil: bool = False
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
-        taps = self.window_on(input_shape).taps
-        return self._work(batch, input_shape, gradient_flops=taps, winners=0, training=training)
+        return self._work(batch, input_shape, routed=False, training=training)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self.output_buffer(len(x))

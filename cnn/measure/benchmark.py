@@ -38,7 +38,7 @@ def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iter
     x = model.load_images(rng.integers(0, 256, (batch, *model.input_shape), np.uint8))
     model.network.forward(x, training=True)
     for node in model.network.nodes:
-        inputs = model.network.inputs(node)
+        inputs = model.network.arrays.inputs(node)
         dy = backend.asarray(rng.standard_normal((batch, *node.output_shape)), model.dtype)
         ahead, *back = (stage.gemm_flops for stage in layer_stages(node, batch))
         name = f"{model.name} {node.name}"

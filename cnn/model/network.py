@@ -6,6 +6,7 @@ from functools import partial
 from math import prod
 from typing import TypeVar
 
+from cnn.arithmetic import Footprint
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
 from cnn.layers.layer import Context, Layer, Parameter
@@ -38,6 +39,16 @@ class Node:
         """Multiply-accumulates per image in the forward pass; 1 MAC is 2 FLOP."""
         return self.layer.work(1, *self.input_shapes, training=False).macs
 
+    @property
+    def parameter_count(self) -> int:
+        """Trained numbers of the layer."""
+        return self.layer.parameter_count(*self.input_shapes)
+
+    @property
+    def footprint(self) -> Footprint:
+        """Elements that the layer needs per image."""
+        return self.layer.memory(*self.input_shapes)
+
 
 class Arrays:
     """The arrays of a walk by place: the output of each node, including the network's input, and its gradient."""
@@ -45,6 +56,10 @@ class Arrays:
     def __init__(self, x: Array) -> None:
         self.outputs: dict[int, Array] = {INPUT: x}
         self.gradients: dict[int, Array] = {}
+
+    def inputs(self, node: Node) -> list[Array]:
+        """What the node reads."""
+        return [self.outputs[source] for source in node.inputs]
 
 
 class Network:
@@ -104,7 +119,7 @@ class Network:
     def _find_trained(self) -> None:
         self.trained = set[int]()
         for node in self.nodes:
-            if node.layer.parameter_count(*node.input_shapes) or self.trained.intersection(node.inputs):
+            if node.parameter_count or self.trained.intersection(node.inputs):
                 self.trained.add(node.place)
         self.backward_order = [place for place in reversed(self.order) if place in self.trained]
 
@@ -124,16 +139,16 @@ class Network:
 
     def memory(self, batch: int, *, training: bool) -> int:
         """Elements needed for a batch: parameters, activations and temporary space, and in training gradients."""
-        parameters = sum(node.layer.parameter_count(*node.input_shapes) for node in self.nodes)
-        needs = [node.layer.memory(*node.input_shapes) for node in self.nodes]
-        an_image = prod(self.input_shape) + sum(each.forward for each in needs) + max(each.scratch for each in needs)
+        parameters = sum(node.parameter_count for node in self.nodes)
+        needs = [node.footprint for node in self.nodes]
+        per_image = prod(self.input_shape) + sum(each.forward for each in needs) + max(each.scratch for each in needs)
         if not training:
-            return parameters + batch * an_image
-        an_image += prod(self.output_shape) + sum(each.backward for each in needs)
-        an_image += sum(
+            return parameters + batch * per_image
+        per_image += prod(self.output_shape) + sum(each.backward for each in needs)
+        per_image += sum(
             each.input_gradient for node, each in zip(self.nodes, needs, strict=True) if self.wants_input_gradient(node)
         )
-        return 2 * parameters + batch * an_image
+        return 2 * parameters + batch * per_image
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """The output (N, *output_shape) for x (N, *input_shape); the next walk overwrites it."""
@@ -162,16 +177,11 @@ class Network:
             self._hand_on(node, node.layer.backward(gradients[node.place]), gradients, {INPUT, *self.order})
         return gradients[INPUT]
 
-    def inputs(self, node: Node) -> list[Array]:
-        """The inputs of the node in the last walk forward."""
-        return [self.arrays.outputs[source] for source in node.inputs]
-
     def visit(self, place: int, direction: str, arrays: Arrays, *, training: bool) -> None:
         """Runs one node's part of a walk on `arrays`; arrays that are already there are overwritten in place."""
         node = self.nodes[place]
         if direction == FORWARD:
-            inputs = [arrays.outputs[source] for source in node.inputs]
-            self._put(arrays.outputs, place, node.layer.forward(*inputs, training=training))
+            self._put(arrays.outputs, place, node.layer.forward(*arrays.inputs(node), training=training))
         elif self.wants_input_gradient(node):
             self._hand_on(node, node.layer.backward(arrays.gradients[place]), arrays.gradients, self.trained)
         else:
