@@ -1,6 +1,7 @@
 """The `reference` backend: each operation from its definition, slowly in float64; all others are checked against it."""
 
 from collections.abc import Iterator
+from math import erfc, sqrt
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, Library, gemm_sizes
 from cnn.convolution import Convolution, Window
-from cnn.ops.elementwise import unknown_activation
+from cnn.ops.elementwise import SLOPE, unknown_activation
 
 
 class Pixel(NamedTuple):
@@ -131,20 +132,19 @@ class ReferenceBackend(Backend):
     def bias_gradient(self, dy: Array, out: Array) -> None:
         out[...] = wide(dy).sum(axis=tuple(range(dy.ndim - 1)))
 
-    def activation(self, name: str, x: Array, out: Array) -> None:
-        out[...] = activated(name, wide(x))
+    def add(self, x: Array, y: Array, activation: str | None, out: Array) -> None:
+        z = wide(x) + wide(y)
+        out[...] = z if activation is None else activated(activation, z)
 
-    def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
-        y = wide(y)
-        if name == "relu":
-            derivative = np.where(y > 0, 1.0, 0.0)
-        elif name == "tanh":
-            derivative = 1 - y**2
-        elif name == "sigmoid":
-            derivative = y - y**2
-        else:
-            raise unknown_activation(name)
-        out[...] = derivative * wide(dy)
+    def copy_channels(self, x: Array, out: Array, *, channels: int, source: int = 0, target: int = 0) -> None:
+        for c in range(channels):
+            out[..., target + c] = x[..., source + c]
+
+    def activation(self, name: str, x: Array, out: Array, *, slope: float = SLOPE) -> None:
+        out[...] = activated(name, wide(x), slope)
+
+    def activation_gradient(self, name: str, source: Array, dy: Array, out: Array, *, slope: float = SLOPE) -> None:
+        out[...] = derivative(name, wide(source), slope) * wide(dy)
 
     def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
         loss, right = 0.0, 0
@@ -186,10 +186,20 @@ class ReferenceBackend(Backend):
         variance[...] = ((rows - centre) ** 2).sum(axis=0) / len(rows)
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
+        self,
+        x: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        beta: Array,
+        out: Array,
+        *,
+        epsilon: float,
+        relu: bool = False,
     ) -> None:
         normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
-        out[...] = wide(gamma) * normal + wide(beta)
+        y = wide(gamma) * normal + wide(beta)
+        out[...] = activated("relu", y) if relu else y
 
     def batch_norm_sums(
         self,
@@ -197,16 +207,20 @@ class ReferenceBackend(Backend):
         dy: Array,
         mean: Array,
         variance: Array,
+        gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
         *,
         epsilon: float,
+        relu: bool = False,
     ) -> None:
         axes = tuple(range(x.ndim - 1))
         normal = (wide(x) - wide(mean)) / np.sqrt(wide(variance) + epsilon)
-        dgamma[...] = (wide(dy) * normal).sum(axis=axes)
-        dbeta[...] = wide(dy).sum(axis=axes)
+        dz = wide(dy) * (gamma * normal + beta > 0) if relu else wide(dy)
+        dgamma[...] = (dz * normal).sum(axis=axes)
+        dbeta[...] = dz.sum(axis=axes)
 
     def batch_norm_gradient(
         self,
@@ -215,19 +229,22 @@ class ReferenceBackend(Backend):
         mean: Array,
         variance: Array,
         gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         out: Array,
         *,
         epsilon: float,
         rows: int,
+        relu: bool = False,
     ) -> None:
         # Ioffe & Szegedy 2015, section 3, through the variance, the mean, and x itself. The sums over the batch in the
         # paper's steps are those of dbeta and dgamma times gamma; the rows' distances from their mean sum up to 0.
         deviation, centred = np.sqrt(wide(variance) + epsilon), wide(x) - wide(mean)
+        dz = wide(dy) * (gamma * centred / deviation + beta > 0) if relu else wide(dy)
         dvariance = wide(gamma) * wide(dgamma) * -0.5 / deviation**2
         dmean = -wide(gamma) * wide(dbeta) / deviation
-        out[...] = wide(dy) * wide(gamma) / deviation + dvariance * 2 * centred / rows + dmean / rows
+        out[...] = dz * wide(gamma) / deviation + dvariance * 2 * centred / rows + dmean / rows
 
     def lrn_scale(
         self, x: Array, out: Array, scratch: Buffers, *, size: int, window: Window | None, alpha: float, k: float
@@ -378,15 +395,59 @@ def neighbours(channels: int, size: int) -> Iterator[tuple[int, slice]]:
         yield c, slice(max(0, first), min(channels, first + size))
 
 
-def activated(name: str, x: Array) -> Array:
-    """relu(x), tanh(x) or sigmoid(x). Raises UsageError for another name."""
+def activated(name: str, x: Array, slope: float = SLOPE) -> Array:
+    """The activation of x. Raises UsageError for an unknown name."""
+    y: Array
     if name == "relu":
-        return np.where(x > 0, x, 0.0)
-    if name == "tanh":
-        return np.tanh(x)
-    if name == "sigmoid":
-        return 1 / (1 + np.exp(-x))
-    raise unknown_activation(name)
+        y = np.where(x > 0, x, 0.0)
+    elif name == "tanh":
+        y = np.tanh(x)
+    elif name == "sigmoid":
+        y = 1 / (1 + np.exp(-x))
+    elif name == "leaky_relu":
+        y = np.where(x > 0, x, slope * x)
+    elif name == "relu6":
+        y = np.where(x < 6, np.where(x > 0, x, 0.0), 6.0)
+    elif name == "gelu":
+        y = x * normal_cdf(x)
+    elif name == "silu":
+        y = x / (1 + np.exp(-x))
+    elif name == "hard_swish":
+        y = np.where(x <= -3, 0.0, np.where(x >= 3, x, x * (x + 3) / 6))
+    else:
+        raise unknown_activation(name)
+    return y
+
+
+def derivative(name: str, s: Array, slope: float) -> Array:
+    """The activation's derivative, from its output s if it is a fused one, else from its input."""
+    y: Array
+    if name == "relu":
+        y = np.where(s > 0, 1.0, 0.0)
+    elif name == "tanh":
+        y = 1 - s**2
+    elif name == "sigmoid":
+        y = s - s**2
+    elif name == "leaky_relu":
+        y = np.where(s > 0, 1.0, slope)
+    elif name == "relu6":
+        y = np.where((s <= 0) | (s >= 6), 0.0, 1.0)
+    elif name == "gelu":
+        y = normal_cdf(s) + s * np.exp(-(s**2) / 2) / np.sqrt(2 * np.pi)
+    elif name == "silu":
+        e = np.exp(-s)
+        y = (1 + e + s * e) / (1 + e) ** 2
+    elif name == "hard_swish":
+        y = np.where(s <= -3, 0.0, np.where(s >= 3, 1.0, s / 3 + 0.5))
+    else:
+        raise unknown_activation(name)
+    return y
+
+
+def normal_cdf(x: Array) -> Array:
+    """The standard normal distribution function of each element."""
+    values: Array = np.array([erfc(-each / sqrt(2)) / 2 for each in x.flat])
+    return values.reshape(x.shape)
 
 
 def softmax(row: Array) -> Array:

@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
@@ -47,12 +47,12 @@ class Configurable:
             table = {"type": table}
         if not isinstance(table, dict) or not isinstance(table.get("type"), str):
             raise UsageError(f"A {cls._family} is described by a table with a `type`, not by {table!r}.")
-        # A class that is not a dataclass is a common base such as Pool2D, not a member.
-        members = {name: member for name, member in cls._members.items() if is_dataclass(member)}
+        members = {name: member for name, member in cls._members.items() if _is_member(member)}
         known = members.get(table["type"])
         if known is None:
             raise UsageError(f"There is no {cls._family} {table['type']!r}; known are: {', '.join(sorted(members))}.")
-        allowed = {field.name: field for field in fields(cast(Any, known)) if field.init}
+        settings = sorted(fields(cast(Any, known)), key=lambda field: field.kw_only is True)
+        allowed = {field.name: field for field in settings if field.init}
         values = {key: value for key, value in table.items() if key != "type"}
         check_values(table["type"], values, allowed)
         missing = [name for name, field in allowed.items() if _default(field) is MISSING and name not in values]
@@ -122,6 +122,11 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, kind)
     # An object of another class checks its own values when it is made.
     return isinstance(value, (kind, dict, str)) if isinstance(kind, type) else True
+
+
+def _is_member(kind: type) -> bool:
+    """Whether it is a dataclass of its family; a class that adds no settings to it is a common base, such as Pool2D."""
+    return any("__dataclass_fields__" in vars(each) and Configurable not in each.__bases__ for each in kind.__mro__)
 
 
 def _default(field: "Field[Any]") -> Any:

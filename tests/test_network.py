@@ -7,7 +7,8 @@ import pytest
 
 from cnn.errors import ShapeError, UsageError
 from cnn.layers import BatchNorm, Context, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D, ReLU
-from cnn.model.network import INPUT, Network
+from cnn.model.network import Network
+from cnn.model.wiring import INPUT
 from cnn.model.zoo import ZOO, architecture
 from cnn.registry import create
 from cnn.testing.gradients import spaced
@@ -40,9 +41,16 @@ def built(network, backend="numpy"):
 
 def diamond():
     """Two branches of one convolution, multiplied; the first one is read once more at the end."""
-    layers = [Conv2D(3, 1), ReLU(), Conv2D(3, 3, padding=1), Product(), Product(), Flatten(), Linear(2)]
-    inputs = [(INPUT,), (0,), (0,), (1, 2), (3, 0), (4,), (5,)]
-    return Network(layers, (4, 4, 2), inputs)
+    layers = [
+        Conv2D(3, 1, name="stem"),
+        ReLU(),
+        Conv2D(3, 3, padding=1, inputs="stem"),
+        Product(inputs=["relu1", "conv1"]),
+        Product(inputs=["product1", "stem"]),
+        Flatten(),
+        Linear(2),
+    ]
+    return Network(layers, (4, 4, 2))
 
 
 def test_a_chain_needs_no_inputs_named():
@@ -52,14 +60,14 @@ def test_a_chain_needs_no_inputs_named():
     assert [node.name for node in network.nodes] == ["conv1", "maxpool1", "flatten1", "linear1"]
     assert [node.output_shape for node in network.nodes] == [(6, 6, 4), (3, 3, 4), (36,), (3,)]
     assert network.output_shape == (3,)
-    assert layers[0].name == ""  # nothing is built
+    assert layers[0].name is None  # nothing is built
 
 
 def test_a_layer_that_does_not_fit_or_reads_what_comes_later_is_named():
     with pytest.raises(ShapeError, match=r"^conv2: .*\(9, 9\)"):
         Network([Conv2D(4, 3), Conv2D(4, 9)], (8, 8, 2))
-    with pytest.raises(UsageError, match=r"relu2 reads the layers at \(1,\); give it only layers before it, -1 to 0"):
-        Network([ReLU(), ReLU()], (8, 8, 2), [(INPUT,), (1,)])
+    with pytest.raises(UsageError, match="relu2 reads relu2, which is not before it; a layer reads only layers before"):
+        Network([ReLU(), ReLU(inputs="relu2")], (8, 8, 2))
     with pytest.raises(UsageError, match="at least one layer"):
         Network([], (8, 8, 2))
 

@@ -10,7 +10,25 @@ import pytest
 
 from cnn.compiled import losses
 from cnn.compiled.recording import KernelRecording
-from cnn.layers import AvgPool2D, BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
+from cnn.layers import (
+    GELU,
+    AvgPool2D,
+    BatchNorm,
+    Branches,
+    Concat,
+    Conv2D,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2D,
+    HardSwish,
+    Layer,
+    LeakyReLU,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2D,
+    ReLU,
+    Residual,
+)
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
 from cnn.model.network import BACKWARD, FORWARD
 from cnn.model.passes import SETTLED
@@ -40,6 +58,29 @@ def mixed():
 
 def plain():
     return [Conv2D(4, 3), ReLU(), AvgPool2D(2), Flatten(), Linear(7, activation="sigmoid"), Linear(CLASSES)]
+
+
+def graph():
+    """Branches, and outputs with several readers, one of which is not repeated."""
+    return [
+        Conv2D(4, 3, padding=1, name="stem"),
+        Residual([BatchNorm(activation="relu"), Conv2D(4, 3, padding=1), GELU()], activation="relu"),
+        Branches([Conv2D(3, 1)], [], [Dropout(0.3)], [MaxPool2D(3, 1, 1), LeakyReLU(0.2)]),
+        Concat(inputs=["concat1", "stem", "stem"]),
+        GlobalAvgPool2D(),
+        Linear(CLASSES),
+    ]
+
+
+def residual():
+    """Branches of repeatable layers only."""
+    return [
+        Conv2D(4, 1),
+        Residual([ReLU(), Conv2D(4, 3, padding=1)]),
+        Branches([HardSwish()], []),
+        Flatten(),
+        Linear(5),
+    ]
 
 
 def batches(count, size, shape=SHAPE, classes=CLASSES):
@@ -94,7 +135,7 @@ def test_networks_of_the_zoo_learn_the_same_from_recordings(net, batch, backend)
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError()], ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("options", [{}, {"weight": 0.25}, {"after_layer": lambda place: None}], ids=str)
-@pytest.mark.parametrize("layers", [plain, mixed])
+@pytest.mark.parametrize("layers", [plain, mixed, residual, graph])
 def test_what_is_not_repeated_is_called_in_between(layers, options, loss, backend):
     def run(prepare):
         model = prepare(Sequential(layers(), SHAPE, loss=loss, backend=backend))

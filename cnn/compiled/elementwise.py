@@ -86,6 +86,20 @@ def repeated(numbers: Any, size: int) -> Any:
 
 
 @njit(**INNER)
+def _activate(kind: int, out: Any, start: int, end: int) -> None:
+    """In place, because a loop whose input and output might overlap is not vectorised."""
+    if kind == RELU:
+        for i in range(start, end):
+            out[i] = ZERO if out[i] <= ZERO else out[i]
+    elif kind == TANH:
+        for i in range(start, end):
+            out[i] = _tanh(out[i])
+    elif kind == SIGMOID:
+        for i in range(start, end):
+            out[i] = _sigmoid(out[i])
+
+
+@njit(**INNER)
 def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
     """Elements first to last in blocks of `step`; `bias` is empty or repeated to the size of a block."""
     for start in range(first, last, step):
@@ -96,16 +110,7 @@ def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int
         if bias.size:
             for i in range(end - start):
                 out[start + i] += bias[i]
-        # In place, because a loop whose input and output might overlap is not vectorised.
-        if kind == RELU:
-            for i in range(start, end):
-                out[i] = ZERO if out[i] <= ZERO else out[i]
-        elif kind == TANH:
-            for i in range(start, end):
-                out[i] = _tanh(out[i])
-        elif kind == SIGMOID:
-            for i in range(start, end):
-                out[i] = _sigmoid(out[i])
+        _activate(kind, out, start, end)
 
 
 @kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
@@ -121,6 +126,30 @@ def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> 
         for part in prange(parts):
             first, last = row * start_of(part, parts, rows), row * start_of(part + 1, parts, rows)
             _forward_part(x, added, out, apart, kind, step, first, last)
+
+
+@njit(**INNER)
+def _add_part(x: Any, y: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
+    for start in range(first, last, step):
+        end = min(start + step, last)
+        if apart:
+            for i in range(start, end):
+                out[i] = x[i] + y[i]
+        else:
+            for i in range(start, end):
+                out[i] += y[i]
+        _activate(kind, out, start, end)
+
+
+@kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
+def add(x: Any, y: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
+    """out = activation(x + y); `apart` if out is neither x nor y, else out must be x."""
+    if parts == 1:
+        _add_part(x, y, out, apart, kind, U(BLOCK), U(0), U(out.size))
+    else:
+        for part in prange(parts):
+            first, last = start_of(part, parts, out.size), start_of(part + 1, parts, out.size)
+            _add_part(x, y, out, apart, kind, U(BLOCK), first, last)
 
 
 @njit(**INNER)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.elementwise import block_size, repeated
+from cnn.compiled.elementwise import ZERO, block_size, repeated
 from cnn.compiled.kernels import kernel
-from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
+from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
 
 BLOCK = 1024
 """The approximate elements of a block."""
@@ -21,11 +21,20 @@ D, U = np.float64, np.uintp
 
 
 @njit(**INNER)
-def _add_part(x: Any, dy: Any, pivot: Any, first: int, last: int, step: int, sums: Any, products: Any) -> None:
-    """Adds up all blocks of elements first to last."""
+def _add_part(
+    x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int, step: int, sums: Any, products: Any
+) -> None:
+    """Adds up all blocks of elements first to last; tables hold the pivot, the factor and the shift of `normalise`."""
+    pivot, factor, shift = tables[0], tables[1], tables[2]
     for start in range(first, last, step):
         count = min(step, last - start)
-        if dy.size:
+        if relu:
+            for i in range(count):
+                distance = x[start + i] - pivot[i]
+                gradient = D(dy[start + i] if distance * factor[i] + shift[i] > ZERO else ZERO)
+                sums[i] += gradient
+                products[i] += gradient * D(distance)
+        elif dy.size:
             for i in range(count):
                 gradient = D(dy[start + i])
                 sums[i] += gradient
@@ -37,18 +46,38 @@ def _add_part(x: Any, dy: Any, pivot: Any, first: int, last: int, step: int, sum
                 products[i] += distance * distance
 
 
-@kernel(PARALLEL, *[FLOATS] * 4, types.float64, FLOATS, FLOATS, INTEGER)
-def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: Any, second: Any, parts: int) -> None:
+@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLAG, FLOATS, FLOATS, INTEGER)
+def moments(
+    x: Any,
+    dy: Any,
+    mean: Any,
+    variance: Any,
+    gamma: Any,
+    beta: Any,
+    epsilon: float,
+    relu: bool,
+    first: Any,
+    second: Any,
+    parts: int,
+) -> None:
     """first (C,) = dbeta and second = dgamma of `batch_norm_sums`; without dy, mean and variance of x itself."""
     channels = U(first.size)
     rows, step = U(x.size) // channels, block_size(channels, BLOCK)
-    # Distances from a row lose no digits if the mean is far from zero.
-    pivot = repeated(mean if dy.size else x[: first.size], step)
+    numbers = np.zeros((3, first.size), np.float32)
+    for c in range(channels):
+        # Distances from a row lose no digits if the mean is far from zero.
+        numbers[0, c] = mean[c] if dy.size else x[c]
+        if relu:
+            numbers[1, c] = gamma[c] * (1 / sqrt(D(variance[c]) + epsilon))
+            numbers[2, c] = beta[c]
+    tables = np.empty((3, step), np.float32)
+    for k in range(3):
+        tables[k] = repeated(numbers[k], step)
     # The sums of the parts lie cache lines apart.
     sums, products = np.zeros((parts, int(step) + 16)), np.zeros((parts, int(step) + 16))
     for part in prange(parts):
         begin, end = channels * start_of(part, parts, rows), channels * start_of(part + 1, parts, rows)
-        _add_part(x, dy, pivot, begin, end, step, sums[part], products[part])
+        _add_part(x, dy, tables, relu, begin, end, step, sums[part], products[part])
     for c in range(channels):
         total, product = 0.0, 0.0
         for part in range(parts):
@@ -60,30 +89,45 @@ def moments(x: Any, dy: Any, mean: Any, variance: Any, epsilon: float, first: An
             second[c] = product / sqrt(D(variance[c]) + epsilon)
         else:
             total /= rows
-            first[c] = pivot[c] + total
+            first[c] = D(x[c]) + total
             second[c] = max(0.0, product / rows - total * total)
 
 
 @njit(**INNER)
-def _apply_part(x: Any, dy: Any, tables: Any, first: int, last: int, out: Any) -> None:
-    """out = (x - mean) * factor + shift (+ dy * weight unless dy is empty); tables hold these four."""
+def _apply_part(x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int, out: Any) -> None:
+    """out = (x - mean) * factor + shift, or with dy, (x - mean) * slope + intercept + dz * factor.
+
+    Tables hold these five in the order mean, factor, shift, slope, intercept.
+    """
     step = U(tables.shape[1])
-    mean, factor, shift, weight = tables[0], tables[1], tables[2], tables[3]
+    mean, factor, shift, slope, intercept = tables[0], tables[1], tables[2], tables[3], tables[4]
     for start in range(first, last, step):
         block = out[start : min(start + step, last)]
         # Loops with few arrays, because one whose input and output might overlap is not vectorised.
         for i in range(U(block.size)):
             block[i] = x[start + i] - mean[i]
-        for i in range(U(block.size)):
-            block[i] *= factor[i]
-        for i in range(U(block.size)):
-            block[i] += shift[i]
-        if dy.size:
+        if not dy.size:
             for i in range(U(block.size)):
-                block[i] += dy[start + i] * weight[i]
+                block[i] *= factor[i]
+            for i in range(U(block.size)):
+                block[i] += shift[i]
+            if relu:
+                for i in range(U(block.size)):
+                    block[i] = ZERO if block[i] <= ZERO else block[i]
+        elif relu:
+            for i in range(U(block.size)):
+                dz = dy[start + i] if block[i] * factor[i] + shift[i] > ZERO else ZERO
+                block[i] = block[i] * slope[i] + intercept[i] + dz * factor[i]
+        else:
+            for i in range(U(block.size)):
+                block[i] *= slope[i]
+            for i in range(U(block.size)):
+                block[i] += intercept[i]
+            for i in range(U(block.size)):
+                block[i] += dy[start + i] * factor[i]
 
 
-@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLOATS, FLOATS, INTEGER, FLOATS, INTEGER)
+@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLAG, FLOATS, FLOATS, INTEGER, FLOATS, INTEGER)
 def normalise(
     x: Any,
     dy: Any,
@@ -92,33 +136,32 @@ def normalise(
     gamma: Any,
     beta: Any,
     epsilon: float,
+    relu: bool,
     dgamma: Any,
     dbeta: Any,
     rows: int,
     out: Any,
     parts: int,
 ) -> None:
-    """out = `batch_norm` of x; or, unless dy is empty, `batch_norm_gradient`, which needs no beta."""
+    """out = `batch_norm` of x; or, unless dy is empty, `batch_norm_gradient`."""
     channels = U(mean.size)
-    numbers = np.zeros((4, mean.size), np.float32)
+    numbers = np.zeros((5, mean.size), np.float32)
     for c in range(channels):
         inverse = 1 / sqrt(D(variance[c]) + epsilon)
         numbers[0, c] = mean[c]
+        numbers[1, c] = gamma[c] * inverse
+        numbers[2, c] = beta[c]
         if dy.size:
-            numbers[1, c] = -gamma[c] * inverse * inverse * dgamma[c] / rows
-            numbers[2, c] = -gamma[c] * inverse * dbeta[c] / rows
-            numbers[3, c] = gamma[c] * inverse
-        else:
-            numbers[1, c] = gamma[c] * inverse
-            numbers[2, c] = beta[c]
+            numbers[3, c] = -gamma[c] * inverse * inverse * dgamma[c] / rows
+            numbers[4, c] = -gamma[c] * inverse * dbeta[c] / rows
     step = block_size(channels, BLOCK)
-    tables = np.empty((4, step), np.float32)
-    for k in range(4):
+    tables = np.empty((5, step), np.float32)
+    for k in range(5):
         tables[k] = repeated(numbers[k], step)
     count = U(x.size) // channels
     for part in prange(parts):
         begin, end = channels * start_of(part, parts, count), channels * start_of(part + 1, parts, count)
-        _apply_part(x, dy, tables, begin, end, out)
+        _apply_part(x, dy, tables, relu, begin, end, out)
 
 
 @kernel(SINGLE, FLOATS, FLOATS, types.float64)

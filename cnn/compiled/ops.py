@@ -7,12 +7,22 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
-from cnn.compiled import elementwise, geometry, input, losses, normalization, pooling, updates
+from cnn.compiled import (
+    activations,
+    channel_copy,
+    elementwise,
+    geometry,
+    input,
+    losses,
+    normalization,
+    pooling,
+    updates,
+)
 from cnn.compiled.elementwise import KINDS, LINEAR
 from cnn.compiled.input import Constants
 from cnn.compiled.parts import flat, parts_for
 from cnn.convolution import Window
-from cnn.ops.elementwise import Elementwise
+from cnn.ops.elementwise import ACTIVATIONS, SLOPE, Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses, checked_count
 from cnn.ops.normalization import Normalization
@@ -64,21 +74,48 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             x, added = arrays[0], NOTHING if bias is None else arrays[1]
             elementwise.forward(x, added, x, False, KINDS[activation], parts_for(x.size))
 
-    def activation(self, name: str, x: Array, out: Array) -> None:
-        arrays = flat(x, out)
-        if arrays is None or x.shape != out.shape or name not in KINDS:
-            super().activation(name, x, out)
+    def add(self, x: Array, y: Array, activation: str | None, out: Array) -> None:
+        arrays = flat(x, y, out)
+        if arrays is None or not x.shape == y.shape == out.shape or activation not in KINDS:
+            super().add(x, y, activation, out)
         else:
-            source, result = arrays
-            apart = source.ctypes.data != result.ctypes.data
-            elementwise.forward(source, NOTHING, result, apart, KINDS[name], parts_for(x.size))
+            first, second, result = arrays
+            if second.ctypes.data == result.ctypes.data:
+                first, second = second, first
+            apart = first.ctypes.data != result.ctypes.data
+            elementwise.add(first, second, result, apart, KINDS[activation], parts_for(out.size))
 
-    def activation_gradient(self, name: str, y: Array, dy: Array, out: Array) -> None:
-        arrays = flat(y, dy, out)
-        if arrays is None or not y.shape == dy.shape == out.shape or name not in KINDS:
-            super().activation_gradient(name, y, dy, out)
+    def copy_channels(self, x: Array, out: Array, *, channels: int, source: int = 0, target: int = 0) -> None:
+        arrays = flat(x, out)
+        if arrays is None or x.shape[:-1] != out.shape[:-1]:
+            super().copy_channels(x, out, channels=channels, source=source, target=target)
         else:
-            elementwise.backward(KINDS[name], *arrays, NOTHING, parts_for(y.size))
+            parts = parts_for(x.size // x.shape[-1] * channels)
+            channel_copy.copy(*arrays, x.shape[-1], source, out.shape[-1], target, channels, parts)
+
+    def activation(self, name: str, x: Array, out: Array, *, slope: float = SLOPE) -> None:
+        arrays = flat(x, out)
+        if arrays is None or x.shape != out.shape or name not in ACTIVATIONS:
+            super().activation(name, x, out, slope=slope)
+            return
+        given, result = arrays
+        parts = parts_for(x.size)
+        if name in KINDS:
+            apart = given.ctypes.data != result.ctypes.data
+            elementwise.forward(given, NOTHING, result, apart, KINDS[name], parts)
+        else:
+            activations.apply(activations.KINDS[name], given, NOTHING, slope, result, False, parts)
+
+    def activation_gradient(self, name: str, source: Array, dy: Array, out: Array, *, slope: float = SLOPE) -> None:
+        arrays = flat(source, dy, out)
+        if arrays is None or not source.shape == dy.shape == out.shape or name not in ACTIVATIONS:
+            super().activation_gradient(name, source, dy, out, slope=slope)
+        elif name in KINDS:
+            elementwise.backward(KINDS[name], *arrays, NOTHING, parts_for(dy.size))
+        else:
+            given, gradients, result = arrays
+            parts = parts_for(dy.size)
+            activations.apply(activations.KINDS[name], given, gradients, slope, result, True, parts)
 
     def bias_gradient(self, dy: Array, out: Array) -> None:
         arrays = flat(dy, out)
@@ -111,18 +148,27 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             super().batch_statistics(x, mean, variance)
         else:
             rows, *results = arrays
-            normalization.moments(rows, NOTHING, NOTHING, NOTHING, 0.0, *results, parts_for(x.size))
+            normalization.moments(rows, *[NOTHING] * 5, 0.0, False, *results, parts_for(x.size))
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
+        self,
+        x: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        beta: Array,
+        out: Array,
+        *,
+        epsilon: float,
+        relu: bool = False,
     ) -> None:
         arrays = flat(x, mean, variance, gamma, beta, out)
         if arrays is None or not x.size:
-            super().batch_norm(x, mean, variance, gamma, beta, out, epsilon=epsilon)
+            super().batch_norm(x, mean, variance, gamma, beta, out, epsilon=epsilon, relu=relu)
         else:
             rows, *numbers, result = arrays
             parts = parts_for(x.size)
-            normalization.normalise(rows, NOTHING, *numbers, epsilon, NOTHING, NOTHING, 1, result, parts)
+            normalization.normalise(rows, NOTHING, *numbers, epsilon, relu, NOTHING, NOTHING, 1, result, parts)
 
     def batch_norm_sums(
         self,
@@ -130,17 +176,21 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         dy: Array,
         mean: Array,
         variance: Array,
+        gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
         *,
         epsilon: float,
+        relu: bool = False,
     ) -> None:
-        arrays = flat(x, dy, mean, variance, dbeta, dgamma)
+        inputs = (x, dy, mean, variance, gamma, beta)
+        arrays = flat(*inputs, dbeta, dgamma)
         if arrays is None or not x.size:
-            super().batch_norm_sums(x, dy, mean, variance, dgamma, dbeta, scratch, epsilon=epsilon)
+            super().batch_norm_sums(*inputs, dgamma, dbeta, scratch, epsilon=epsilon, relu=relu)
         else:
-            normalization.moments(*arrays[:4], epsilon, *arrays[4:], parts_for(x.size))
+            normalization.moments(*arrays[:6], epsilon, relu, *arrays[6:], parts_for(x.size))
 
     def batch_norm_gradient(
         self,
@@ -149,20 +199,22 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         mean: Array,
         variance: Array,
         gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         out: Array,
         *,
         epsilon: float,
         rows: int,
+        relu: bool = False,
     ) -> None:
-        arrays = flat(x, dy, mean, variance, gamma, dgamma, dbeta, out)
+        inputs = (x, dy, mean, variance, gamma, beta, dgamma, dbeta)
+        arrays = flat(*inputs, out)
         if arrays is None or not x.size:
-            super().batch_norm_gradient(x, dy, mean, variance, gamma, dgamma, dbeta, out, epsilon=epsilon, rows=rows)
+            super().batch_norm_gradient(*inputs, out, epsilon=epsilon, rows=rows, relu=relu)
         else:
-            *inputs, sums, shifts, result = arrays
             parts = parts_for(x.size)
-            normalization.normalise(*inputs, NOTHING, epsilon, sums, shifts, rows, result, parts)
+            normalization.normalise(*arrays[:6], epsilon, relu, *arrays[6:8], rows, arrays[8], parts)
 
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
         taps = scratch.get("winners", out.shape, np.uint8) if winners is None else winners

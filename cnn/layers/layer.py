@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,7 @@ from cnn.backend import Backend
 from cnn.config import Configurable
 from cnn.errors import ShapeError, UsageError
 from cnn.initializers import Initializer
-from cnn.ops.elementwise import ACTIVATIONS, unknown_activation
+from cnn.ops.elementwise import ACTIVATIONS, FUSED
 from cnn.shard import Shard
 
 LINE = 16
@@ -86,14 +87,30 @@ def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Pa
     return Group(name, value, gradient, *multipliers, parts=list(zip(members, starts, strict=False)))
 
 
+@dataclass(eq=False, kw_only=True)
 class Layer(Configurable):
     """One step of a network. Shapes are those of a single image, without N; arrays have N.
 
-    A concrete layer is a dataclass of its settings. `build` fixes these and its input shape and makes its parameters;
+    A concrete layer is a dataclass of its settings. `build` fixes these and its input shapes and makes its parameters;
     `forward` keeps what `backward` needs; both return buffers that the next call overwrites.
+
+    Every layer may have a name, and inputs: the names of earlier layers, or "input" for the network's input. Without
+    inputs it reads the layer before it, without a name it gets one of its class and a number, such as "conv2". A layer
+    of several inputs takes several shapes and arrays, and returns a tuple of gradients.
     """
 
-    name = ""
+    name: str | None = None
+    inputs: str | list[str] | None = field(default=None, repr=False)
+
+    generated_name = False
+    """Whether `name` was not given but made by a network."""
+
+    def config(self) -> dict[str, Any]:
+        """As every configuration, without a generated name."""
+        table = super().config()
+        if self.generated_name:
+            del table["name"]
+        return table
 
     @property
     def repeatable(self) -> bool:
@@ -105,6 +122,7 @@ class Layer(Configurable):
 
     def build(self, *input_shapes: Shape, context: Context) -> None:
         """Prepares the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
+        self.input_shapes = input_shapes
         self.input_shape = input_shapes[0]
         self.output_shape = self.shape_after(*input_shapes)
         self.context = context
@@ -123,7 +141,7 @@ class Layer(Configurable):
         """The output (N, *output_shape) for x (N, *input_shape)."""
 
     @abstractmethod
-    def backward(self, dy: Array) -> Array:
+    def backward(self, dy: Array) -> Array | tuple[Array, ...]:
         """The gradient of x, given the gradient dy of the last output; also fills the gradients of the parameters."""
 
     def backward_parameters(self, dy: Array) -> None:
@@ -181,9 +199,10 @@ def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:
 
 
 def checked_activation(name: str | None) -> None:
-    """Raises UsageError unless `name` is None or an activation."""
-    if name is not None and name not in ACTIVATIONS:
-        raise unknown_activation(name)
+    """Raises UsageError unless `name` is None or an activation that can be fused."""
+    if name is not None and name not in FUSED:
+        cure = "put it after this layer as a layer of its own" if name in ACTIVATIONS else "take one of these"
+        raise UsageError(f"There is no fused activation {name!r}, only {', '.join(FUSED)}; {cure}.")
 
 
 def checked_multipliers(values: tuple[float, float], what: str) -> tuple[float, float]:

@@ -9,8 +9,8 @@ from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Window
-from cnn.initializers import Ones, Zeros
-from cnn.layers.layer import Layer, image_shape
+from cnn.initializers import Initializer, Ones, Zeros
+from cnn.layers.layer import Layer, Parameter, image_shape
 
 
 @dataclass(eq=False)
@@ -18,14 +18,22 @@ class BatchNorm(Layer):
     """Normalises each channel over the batch and its pixels, then scales and shifts it (Ioffe & Szegedy 2015).
 
     Inference uses running means: running = momentum * running + (1 - momentum) * batch. Both use the biased variance.
+    Without `scale` or `shift` this factor is 1, or this term 0, and not trained. activation is None or "relu".
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    scale: bool = True
+    shift: bool = True
+    activation: str | None = None
 
     def __post_init__(self) -> None:
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, not {self.momentum}.")
         require(self.epsilon > 0, f"epsilon must be above 0, not {self.epsilon}.")
+        require(
+            self.activation in (None, "relu"),
+            f"BatchNorm applies relu or no activation, not {self.activation!r}; put another one after it as a layer.",
+        )
 
     @property
     def repeatable(self) -> bool:
@@ -36,7 +44,7 @@ class BatchNorm(Layer):
         return input_shape
 
     def parameter_count(self, input_shape: Shape) -> int:
-        return 2 * input_shape[-1]
+        return (self.scale + self.shift) * input_shape[-1]
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         x = batch * prod(input_shape)
@@ -51,8 +59,8 @@ class BatchNorm(Layer):
 
     def create(self) -> None:
         shape = self.input_shape[-1:]
-        self.gamma = self.add_parameter("gamma", shape, Ones(), (1.0, 0.0))
-        self.beta = self.add_parameter("beta", shape, Zeros(), (1.0, 0.0))
+        self.gamma = self._factors("gamma", Ones(), trained=self.scale)
+        self.beta = self._factors("beta", Zeros(), trained=self.shift)
         mean = self.backend.zeros(shape, self.context.dtype)
         variance = self.backend.asarray(np.ones(shape), self.context.dtype)
         self._running = (mean, variance)
@@ -69,22 +77,30 @@ class BatchNorm(Layer):
             for running, batch in zip(self._running, (mean, variance), strict=True):
                 self.backend.running_mean(running, batch, momentum=self.momentum)
         y = self.output_buffer(len(x))
-        self.backend.batch_norm(x, mean, variance, self.gamma.value, self.beta.value, y, epsilon=self.epsilon)
+        factors, relu = (self.gamma.value, self.beta.value), self.activation == "relu"
+        self.backend.batch_norm(x, mean, variance, *factors, y, epsilon=self.epsilon, relu=relu)
         return y
 
     def backward(self, dy: Array) -> Array:
         channels = self.input_shape[-1:]
         mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
-        gradients, scratch = (self.gamma.gradient, self.beta.gradient), self.context.scratch
-        self.backend.batch_norm_sums(self._x, dy, mean, variance, *gradients, scratch, epsilon=self.epsilon)
+        arrays = (self._x, dy, mean, variance, self.gamma.value, self.beta.value)
+        sums, relu = (self.gamma.gradient, self.beta.gradient), self.activation == "relu"
+        self.backend.batch_norm_sums(*arrays, *sums, self.context.scratch, epsilon=self.epsilon, relu=relu)
         shard = self.context.shard
-        dgamma, dbeta = shard.summed(*gradients)
+        dgamma, dbeta = shard.summed(*sums)
         rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
         dx = self.input_gradient_buffer(len(dy))
-        self.backend.batch_norm_gradient(
-            self._x, dy, mean, variance, self.gamma.value, dgamma, dbeta, dx, epsilon=self.epsilon, rows=rows
-        )
+        self.backend.batch_norm_gradient(*arrays, dgamma, dbeta, dx, epsilon=self.epsilon, rows=rows, relu=relu)
         return dx
+
+    def _factors(self, name: str, start: Initializer, *, trained: bool) -> Parameter:
+        """A parameter (C,), or an array that nobody trains in its place."""
+        shape = self.input_shape[-1:]
+        if trained:
+            return self.add_parameter(name, shape, start, (1.0, 0.0))
+        value = self.backend.asarray(start.draw(shape, self.context.rng), self.context.dtype)
+        return Parameter(name, value, self.backend.zeros(shape, self.context.dtype))
 
 
 @dataclass(eq=False)

@@ -5,7 +5,7 @@ from math import prod
 
 import numpy as np
 
-from cnn.arithmetic import FLOAT, Operation, Work
+from cnn.arithmetic import FLOAT, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
@@ -103,4 +103,32 @@ class AvgPool2D(Pool2D):
     def backward(self, dy: Array) -> Array:
         dx = self.input_gradient_buffer(len(dy))
         self.backend.avg_pool2d_gradient(dy, self.window, dx, self.context.scratch)
+        return dx
+
+
+@dataclass(eq=False)
+class GlobalAvgPool2D(Layer):
+    """The mean of each channel over all pixels: images (H, W, C) to vectors (C,) (Lin et al. 2013, section 3.2)."""
+
+    repeatable = True
+
+    def shape_after(self, input_shape: Shape) -> Shape:
+        return image_shape(self, input_shape)[2:]
+
+    def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
+        x, y = batch * prod(input_shape), batch * input_shape[2]
+        return Work([elementwise(x, x + y)], data_gradient=[elementwise(y, x + y)], taps=prod(input_shape[:2]))
+
+    def create(self) -> None:
+        height, width, _ = self.input_shape
+        self._window = Window((height, width), (height, width))
+
+    def forward(self, x: Array, *, training: bool) -> Array:
+        y = self.output_buffer(len(x))
+        self.backend.avg_pool2d(x, self._window, y.reshape(len(x), 1, 1, -1))
+        return y
+
+    def backward(self, dy: Array) -> Array:
+        dx = self.input_gradient_buffer(len(dy))
+        self.backend.avg_pool2d_gradient(dy.reshape(len(dy), 1, 1, -1), self._window, dx, self.context.scratch)
         return dx

@@ -1,5 +1,6 @@
 """Architectures: layers with the recipe to train them, described in Python or in a TOML file."""
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from math import isfinite
@@ -14,6 +15,7 @@ from cnn.data.dataset import Dataset
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import UsageError
 from cnn.layers import Layer
+from cnn.layers.blocks import Block
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import Network
 from cnn.model.sequential import Sequential
@@ -73,7 +75,7 @@ class Architecture:
     """The description that models are built from: name, layers, published image shape and recipe."""
 
     name: str
-    layers: list[Layer]
+    layers: Sequence[Layer | Block]
     input_shape: tuple[int, int, int]
     recipe: Recipe
 

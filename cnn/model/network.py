@@ -1,20 +1,20 @@
 """Networks: layers as nodes with inputs, order and shapes, and the walks forward and backward through them."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cnn.arithmetic import Footprint
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
+from cnn.layers.blocks import Block
 from cnn.layers.layer import Context, Layer, Parameter
+from cnn.model.wiring import INPUT, INPUT_NAME, wire
 
 FORWARD, BACKWARD = "forward", "backward"
-
-INPUT = -1
-"""The place that stands for the network's input among the inputs of a node."""
 
 Observer = Callable[[int, str, Callable[[], None]], None]
 """Called with a node's place, the direction, and a function that it must call to run the node's part of a walk."""
@@ -56,6 +56,8 @@ class Arrays:
     def __init__(self, x: Array) -> None:
         self.outputs: dict[int, Array] = {INPUT: x}
         self.gradients: dict[int, Array] = {}
+        self.first_gradients: dict[int, Array] = {}
+        """Of an output with several readers: the gradient from the reader that the walk backward meets first."""
 
     def inputs(self, node: Node) -> list[Array]:
         """What the node reads."""
@@ -72,32 +74,33 @@ class Network:
 
     context: Context
 
-    def __init__(
-        self, layers: Iterable[Layer], input_shape: Shape, inputs: Sequence[tuple[int, ...]] | None = None
-    ) -> None:
-        """`inputs` are the places that each layer reads; without them, each layer reads the one before it.
+    def __init__(self, layers: Iterable[Layer | Block], input_shape: Shape) -> None:
+        """Each layer reads the inputs that it names, or else the layer before it.
 
-        Raises UsageError if there are no layers or a layer reads anything but layers before it, and ShapeError naming
-        the layer that does not fit.
+        Raises UsageError if there are no layers or names do not fit, and ShapeError naming the layer that does not fit.
         """
-        self.layers = tuple(layers)
         self.input_shape = tuple(input_shape)
-        if not self.layers:
-            raise UsageError("A network needs at least one layer.")
-        sources = [(place - 1,) for place in range(len(self.layers))] if inputs is None else inputs
         nodes: list[Node] = []
-        for name, layer, read in zip(_names(self.layers), self.layers, sources, strict=True):
-            place = len(nodes)
-            if not read or not all(INPUT <= source < place for source in read):
+        for place, (layer, name, inputs) in enumerate(wire(layers)):
+            shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in inputs)
+            if len(shapes) > 1 and not _takes(layer, len(shapes)):
                 raise UsageError(
-                    f"{name} reads the layers at {read}; give it only layers before it, {INPUT} to {place - 1}."
+                    f"{name} takes one input, not {len(shapes)}; join them by an Add or a Concat before it."
                 )
-            shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in read)
-            nodes.append(Node(place, name, layer, tuple(read), shapes, _named(name, layer.shape_after, *shapes)))
+            nodes.append(Node(place, name, layer, inputs, shapes, _named(name, layer.shape_after, *shapes)))
+        if not nodes:
+            raise UsageError("A network needs at least one layer.")
+        self.layers = tuple(node.layer for node in nodes)
         self.nodes = tuple(nodes)
         self.output_shape = nodes[-1].output_shape
         self.order = range(len(nodes))
-        self.readers = {place: [each.place for each in nodes if place in each.inputs] for place in (INPUT, *self.order)}
+        self.readers: dict[int, list[int]] = {place: [] for place in (INPUT, *self.order)}
+        self._turns: dict[tuple[int, int], int] = {}
+        """For the k-th input of the node at a place: as which of that input's readers a walk backward meets it."""
+        for node in reversed(nodes):
+            for k, source in enumerate(node.inputs):
+                self.readers[source].append(node.place)
+                self._turns[node.place, k] = len(self.readers[source])
         self.observer: Observer | None = None
         self._find_trained()
 
@@ -106,11 +109,12 @@ class Network:
         self.context = context
         self.buffers = context.buffers()
         for node in self.nodes:
-            if node.layer.name:
+            if hasattr(node.layer, "context"):
                 raise UsageError(
                     f"{node.layer.name} is already part of a network; "
                     f"make a new {type(node.layer).__name__} for this one."
                 )
+            node.layer.generated_name = node.layer.name is None
             node.layer.name = node.name
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
         # Only now is it known whether a user's own layer has parameters.
@@ -126,6 +130,18 @@ class Network:
     def wants_input_gradient(self, node: Node) -> bool:
         """Whether the walk backward needs the gradient of the node's input, not only those of its parameters."""
         return not self.trained.isdisjoint(node.inputs)
+
+    def config(self) -> list[dict[str, Any]]:
+        """The settings of each layer, with the names of its inputs unless it reads the layer before it."""
+        names = {INPUT: INPUT_NAME} | {node.place: node.name for node in self.nodes}
+        tables = []
+        for node in self.nodes:
+            table = node.layer.config()
+            table.pop("inputs", None)
+            if node.inputs != (node.place - 1,):
+                table["inputs"] = [names[source] for source in node.inputs]
+            tables.append(table)
+        return tables
 
     @property
     def parameters(self) -> list[Parameter]:
@@ -164,7 +180,7 @@ class Network:
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
         """Fills every parameter's gradient, given the gradient of the last training forward walk's output."""
-        self.arrays.gradients = {self.order[-1]: dy}
+        self.arrays.gradients, self.arrays.first_gradients = {self.order[-1]: dy}, {}
         for place in self.backward_order:
             self.observed(place, BACKWARD, partial(self.visit, place, BACKWARD, self.arrays, training=True))
             if after_layer is not None:
@@ -172,10 +188,11 @@ class Network:
 
     def input_gradient(self, dy: Array) -> Array:
         """The gradient of the network's input, which training does not need; also fills the parameters' gradients."""
-        gradients = {self.order[-1]: dy}
+        arrays = Arrays(self.arrays.outputs[INPUT])
+        arrays.gradients[self.order[-1]] = dy
         for node in reversed(self.nodes):
-            self._hand_on(node, node.layer.backward(gradients[node.place]), gradients, {INPUT, *self.order})
-        return gradients[INPUT]
+            self._hand_on(node, node.layer.backward(arrays.gradients[node.place]), arrays, {INPUT, *self.order})
+        return arrays.gradients[INPUT]
 
     def visit(self, place: int, direction: str, arrays: Arrays, *, training: bool) -> None:
         """Runs one node's part of a walk on `arrays`; arrays that are already there are overwritten in place."""
@@ -183,26 +200,25 @@ class Network:
         if direction == FORWARD:
             self._put(arrays.outputs, place, node.layer.forward(*arrays.inputs(node), training=training))
         elif self.wants_input_gradient(node):
-            self._hand_on(node, node.layer.backward(arrays.gradients[place]), arrays.gradients, self.trained)
+            self._hand_on(node, node.layer.backward(arrays.gradients[place]), arrays, self.trained)
         else:
             node.layer.backward_parameters(arrays.gradients[place])
 
-    def _hand_on(
-        self, node: Node, found: Array | tuple[Array, ...], gradients: dict[int, Array], wanted: set[int]
-    ) -> None:
+    def _hand_on(self, node: Node, found: Array | tuple[Array, ...], arrays: Arrays, wanted: set[int]) -> None:
         """Gives each input of a node its gradient, or adds it to the gradients from other readers of that input."""
-        for source, gradient in zip(node.inputs, found if isinstance(found, tuple) else (found,), strict=True):
+        gradients_found = found if isinstance(found, tuple) else (found,)
+        for k, (source, gradient) in enumerate(zip(node.inputs, gradients_found, strict=True)):
             if source not in wanted:
                 continue
-            readers = self.readers[source]
-            if len(readers) < 2:
-                self._put(gradients, source, gradient)
-            else:
-                total = gradients[source] = self.buffers.get(f"gradient {source}", gradient.shape)
-                if node.place == readers[-1]:
-                    self.context.backend.copy(gradient, total)
-                else:
-                    self.context.backend.add(gradient, total)
+            number = self._turns[node.place, k]
+            if number == 1:
+                store = arrays.gradients if len(self.readers[source]) == 1 else arrays.first_gradients
+                self._put(store, source, gradient)
+                continue
+            total = self.buffers.get(f"gradient {source}", gradient.shape)
+            before = arrays.first_gradients[source] if number == 2 else total
+            self.context.backend.add(before, gradient, None, total)
+            arrays.gradients[source] = total
 
     def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
         there = store.setdefault(place, array)
@@ -228,14 +244,13 @@ class Network:
         return None
 
 
-def _names(layers: Iterable[Layer]) -> list[str]:
-    """The name of each layer of a network: its class in short and its number within that class."""
-    names, counts = [], dict[str, int]()
-    for layer in layers:
-        kind = type(layer).__name__.lower().removesuffix("2d")
-        counts[kind] = counts.get(kind, 0) + 1
-        names.append(f"{kind}{counts[kind]}")
-    return names
+def _takes(layer: Layer, inputs: int) -> bool:
+    """Whether a layer can be given so many inputs."""
+    try:
+        signature(layer.shape_after).bind(*range(inputs))
+    except TypeError:
+        return False
+    return True
 
 
 T = TypeVar("T")

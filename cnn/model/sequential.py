@@ -17,6 +17,7 @@ from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
+from cnn.layers.blocks import Block
 from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import AfterLayer, Network
@@ -29,7 +30,7 @@ EVALUATED = 64
 
 
 class Sequential:
-    """A model: layers applied one after the other to images (N, H, W, C).
+    """A model: layers applied to images (N, H, W, C), one after the other unless they name their inputs.
 
     `predict`, `evaluate` and `train_step` may be called from several threads: one call waits for the other, as all use
     the same buffers. `forward` and `backward` return or read these buffers, so use them from one thread.
@@ -37,7 +38,7 @@ class Sequential:
 
     def __init__(
         self,
-        layers: Iterable[Layer],
+        layers: Iterable[Layer | Block],
         input_shape: Shape,
         *,
         name: str = "net",
@@ -265,7 +266,7 @@ class Sequential:
         return {
             "name": self.name,
             "input": list(self.input_shape),
-            "layers": [layer.config() for layer in self.layers],
+            "layers": self.network.config(),
             "loss": self.loss.config(),
             "classes": list(self.classes),
         }

@@ -17,12 +17,26 @@ class Normalization(Pooling):
         np.var(rows, axis=0, mean=mean[None], out=variance)
 
     def batch_norm(
-        self, x: Array, mean: Array, variance: Array, gamma: Array, beta: Array, out: Array, *, epsilon: float
+        self,
+        x: Array,
+        mean: Array,
+        variance: Array,
+        gamma: Array,
+        beta: Array,
+        out: Array,
+        *,
+        epsilon: float,
+        relu: bool = False,
     ) -> None:
-        """out = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe & Szegedy 2015, alg. 1)."""
+        """out = (x - mean) / sqrt(variance + epsilon) * gamma + beta, per channel (Ioffe & Szegedy 2015, alg. 1).
+
+        With `relu`, negative elements become 0.
+        """
         np.subtract(x, mean, out=out)
         out *= gamma / np.sqrt(variance + epsilon)
         out += beta
+        if relu:
+            np.maximum(out, 0, out=out)
 
     def batch_norm_sums(
         self,
@@ -30,18 +44,26 @@ class Normalization(Pooling):
         dy: Array,
         mean: Array,
         variance: Array,
+        gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         scratch: Buffers,
         *,
         epsilon: float,
+        relu: bool = False,
     ) -> None:
-        """dgamma (C,) = the sum over all rows of dy times the normalised x; dbeta (C,) = the sum of dy."""
+        """dgamma (C,) = the sum over all rows of dz times the normalised x; dbeta (C,) = the sum of dz.
+
+        dz is dy, or with `relu` its elements where `batch_norm` without relu is above 0.
+        """
         channels = x.shape[-1]
         rows, gradients = x.reshape(-1, channels), dy.reshape(-1, channels)
         normal = scratch.get("normal", rows.shape, x.dtype)
         np.subtract(rows, mean, out=normal)
         normal *= 1 / np.sqrt(variance + epsilon)
+        if relu:
+            gradients = gradients * (normal * gamma + beta > 0)
         np.sum(gradients, axis=0, out=dbeta)
         np.einsum("mc,mc->c", gradients, normal, out=dgamma)
 
@@ -52,22 +74,26 @@ class Normalization(Pooling):
         mean: Array,
         variance: Array,
         gamma: Array,
+        beta: Array,
         dgamma: Array,
         dbeta: Array,
         out: Array,
         *,
         epsilon: float,
         rows: int,
+        relu: bool = False,
     ) -> None:
         """out = the gradient of x, given the mean, variance, dgamma and dbeta over `rows` rows.
 
-        x may hold all of these rows or some of them. dgamma and dbeta are the sums of `batch_norm_sums`.
+        x may hold all of these rows or some of them. dgamma and dbeta are the sums of `batch_norm_sums`, and dz, for
+        which the formula holds, is the one described there.
         """
-        # dx = gamma / sigma * (dy - mean(dy) - normal * mean(dy * normal))
+        # dx = gamma / sigma * (dz - mean(dz) - normal * mean(dz * normal))
         inverse = 1 / np.sqrt(variance + epsilon)
         np.subtract(x, mean, out=out)
+        dz = dy * (out * (inverse * gamma) + beta > 0) if relu else dy
         out *= inverse * dgamma / -rows
-        out += dy
+        out += dz
         out -= dbeta / rows
         out *= gamma * inverse
 

@@ -1,7 +1,7 @@
 """Compares backward passes with differences of forward passes, in float64."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,7 @@ class _LayerUnderTest(_UnderTest):
 
     def input_gradient(self) -> Host:
         self.value()
-        return self.backend.to_numpy(self.layer.backward(self.backend.asarray(self.weights)))
+        return self.backend.to_numpy(cast(Array, self.layer.backward(self.backend.asarray(self.weights))))
 
     def compute_parameter_gradients(self) -> None:
         self.value()

@@ -4,6 +4,8 @@ The bounds count the roundings of the textbook formula, each on the largest magn
 as the mean of squares minus the square of the mean fails: on inputs with an offset it loses the digits that count.
 """
 
+from itertools import product
+
 import numpy as np
 import numpy.typing as npt
 
@@ -13,6 +15,7 @@ from cnn.convolution import Window
 from cnn.testing.case import Arrays, Case, normal, run_reference
 
 ALPHA, BETA, K, EPSILON = 0.3, 0.75, 1.5, 1e-3
+RELU = ("", " with relu")
 
 
 def batch_statistics_case(shape: Shape) -> Case:
@@ -34,32 +37,36 @@ def batch_statistics_case(shape: Shape) -> Case:
 
 
 def batch_norm_inputs(shape: Shape, rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
-    """x with its own statistics, gamma and beta."""
+    """x with about its own statistics, gamma and beta."""
     x = 0.5 + rng.standard_normal(shape)
     axes = tuple(range(len(shape) - 1))
     gamma, beta = rng.standard_normal((2, shape[-1]))
-    arrays = {"x": x, "mean": x.mean(axis=axes), "variance": x.var(axis=axes), "gamma": gamma, "beta": beta}
+    mean, variance = x.mean(axis=axes), x.var(axis=axes)
+    # Away from where the result is 0, because there a relu's gradient jumps.
+    normal = (x - mean) / np.sqrt(variance + EPSILON)
+    x += np.where(np.abs(normal * gamma + beta) < 1e-3 * np.abs(gamma), 4e-3 * np.sqrt(variance + EPSILON), 0)
+    arrays = {"x": x, "mean": mean, "variance": variance, "gamma": gamma, "beta": beta}
     return {name: array.astype(dtype) for name, array in arrays.items()}
 
 
-def batch_norm_case(shape: Shape) -> Case:
+def batch_norm_case(shape: Shape, relu: bool) -> Case:
     """A difference, a root, a quotient, a product and a sum; the scale and shift may be combined first."""
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         return batch_norm_inputs(shape, rng, dtype)
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        a = arrays
-        backend.batch_norm(a["x"], a["mean"], a["variance"], a["gamma"], a["beta"], a["out"], epsilon=EPSILON)
+        names = "x", "mean", "variance", "gamma", "beta", "out"
+        backend.batch_norm(*(arrays[name] for name in names), epsilon=EPSILON, relu=relu)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"out": 8 * (magnitude(inputs) * np.abs(inputs["gamma"]) + np.abs(inputs["beta"]))}
 
-    return Case(f"{shape}", "batch_norm", make, call, bound, outputs={"out": shape})
+    return Case(f"{shape}{RELU[relu]}", "batch_norm", make, call, bound, outputs={"out": shape})
 
 
-def batch_norm_sums_case(shape: Shape) -> Case:
-    """Two sums of M terms."""
+def batch_norm_sums_case(shape: Shape, relu: bool) -> Case:
+    """Two sums of M terms. With relu no element before it is so close to 0 that rounding could change its sign."""
     channels, count = shape[-1:], int(np.prod(shape[:-1]))
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
@@ -67,29 +74,29 @@ def batch_norm_sums_case(shape: Shape) -> Case:
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
-        backend.batch_norm_sums(
-            *(a["x"], a["dy"], a["mean"], a["variance"], a["dgamma"], a["dbeta"], scratch), epsilon=EPSILON
-        )
+        inputs = a["x"], a["dy"], a["mean"], a["variance"], a["gamma"], a["beta"]
+        backend.batch_norm_sums(*inputs, a["dgamma"], a["dbeta"], scratch, epsilon=EPSILON, relu=relu)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         dgamma, dbeta = magnitude_sums(inputs)
         return {"dgamma": (count + 8) * dgamma, "dbeta": (count + 2) * dbeta}
 
-    return Case(f"{shape}", "batch_norm_sums", make, call, bound, outputs={"dgamma": channels, "dbeta": channels})
+    outputs = {"dgamma": channels, "dbeta": channels}
+    return Case(f"{shape}{RELU[relu]}", "batch_norm_sums", make, call, bound, outputs=outputs)
 
 
-def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
+def batch_norm_gradient_case(shape: Shape, whole: bool, relu: bool) -> Case:
     """A difference of three parts; x is the batch of the statistics, or the half that one of two processes has."""
     rows = int(np.prod(shape[:-1])) * (1 if whole else 2)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         arrays = batch_norm_inputs(shape, rng, dtype) | {"dy": rng.standard_normal(shape).astype(dtype)}
-        sums = run_reference(batch_norm_sums_case(shape), arrays)
+        sums = run_reference(batch_norm_sums_case(shape, relu), arrays)
         return arrays | {name: (sums[name] * (1 if whole else 1.7)).astype(dtype) for name in ("dgamma", "dbeta")}
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        names = "x", "dy", "mean", "variance", "gamma", "dgamma", "dbeta", "out"
-        backend.batch_norm_gradient(*(arrays[name] for name in names), epsilon=EPSILON, rows=rows)
+        names = "x", "dy", "mean", "variance", "gamma", "beta", "dgamma", "dbeta", "out"
+        backend.batch_norm_gradient(*(arrays[name] for name in names), epsilon=EPSILON, rows=rows, relu=relu)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         sizes = {name: np.abs(inputs[name]) for name in ("dy", "dgamma", "dbeta")}
@@ -97,7 +104,7 @@ def batch_norm_gradient_case(shape: Shape, whole: bool) -> Case:
         factor = np.abs(inputs["gamma"]) / np.sqrt(inputs["variance"] + EPSILON)
         return {"out": 16 * factor * parts}
 
-    name = f"{shape}" if whole else f"{shape}, half of a batch"
+    name = f"{shape}{RELU[relu]}{'' if whole else ', half of a batch'}"
     return Case(name, "batch_norm_gradient", make, call, bound, outputs={"out": shape})
 
 
@@ -174,8 +181,10 @@ def terms(size: int, window: Window | None) -> int:
 def normalization_cases() -> list[Case]:
     """Few and many rows; across an odd, an even and a too large number of channels; within squares."""
     shapes: tuple[Shape, ...] = ((6, 1), (16, 5), (3, 5, 4, 7))
-    cases = [make(shape) for shape in shapes for make in (batch_statistics_case, batch_norm_case, batch_norm_sums_case)]
-    cases += [batch_norm_gradient_case(shape, whole) for shape in shapes for whole in (True, False)]
+    cases = [batch_statistics_case(shape) for shape in shapes]
+    for shape, relu in product(shapes, (False, True)):
+        cases += [batch_norm_case(shape, relu), batch_norm_sums_case(shape, relu)]
+        cases += [batch_norm_gradient_case(shape, whole, relu) for whole in (True, False)]
     cases += [lrn_case(shape) for shape in shapes]
     image: Shape = (2, 5, 6, 9)
     for name, size, window in (

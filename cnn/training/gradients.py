@@ -105,7 +105,7 @@ class BatchGradients:
             if first:
                 self.model.backend.scale(bucket.gradient, self._counts, kept)
             elif self._counts:
-                self.model.backend.add(bucket.gradient, kept)
+                self.model.backend.add(kept, bucket.gradient, None, kept)
 
     def _complete(self, layer: int) -> None:
         """Starts to sum the gradients that are complete after `layer`, and lets running sums make progress."""
@@ -114,7 +114,7 @@ class BatchGradients:
             if not self._counts:
                 self.model.backend.scale(bucket.gradient, 0.0, bucket.gradient)
             if self._keeps:
-                self.model.backend.add(self._kept[self._completed], bucket.gradient)
+                self.model.backend.add(bucket.gradient, self._kept[self._completed], None, bucket.gradient)
             if self._sums and not self.alone:
                 self._sums.add(bucket.gradient)
             self._completed += 1

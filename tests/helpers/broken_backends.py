@@ -131,8 +131,8 @@ class SinglePrecisionAlways:
 class InputChanged:
     """Overwrites dy with the result."""
 
-    def activation_gradient(self, name, y, dy, out):
-        super().activation_gradient(name, y, dy, dy)
+    def activation_gradient(self, name, source, dy, out, **numbers):
+        super().activation_gradient(name, source, dy, dy, **numbers)
         out[...] = dy
 
 
@@ -222,10 +222,64 @@ class BiasByRow:
 class GradientAtZero:
     """Passes gradients where relu gave zero."""
 
-    def activation_gradient(self, name, y, dy, out):
-        super().activation_gradient(name, y, dy, out)
+    def activation_gradient(self, name, source, dy, out, **numbers):
+        super().activation_gradient(name, source, dy, out, **numbers)
         if name == "relu":
-            out[...] = np.where(y >= 0, dy, 0)
+            out[...] = np.where(source >= 0, dy, 0)
+
+
+class ApproximateGelu:
+    """Computes gelu by its approximation with tanh."""
+
+    def activation(self, name, x, out, **numbers):
+        if name == "gelu":
+            inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+            out[...] = x / 2 * (1 + np.tanh(inner))
+        else:
+            super().activation(name, x, out, **numbers)
+
+
+class SlopeIgnored:
+    """Gives every leaky relu the same slope."""
+
+    def activation(self, name, x, out, **numbers):
+        super().activation(name, x, out)
+
+
+class SumNotActivated:
+    """Leaves out the activation of a sum."""
+
+    def add(self, x, y, activation, out):
+        super().add(x, y, None, out)
+
+
+class ChannelsShifted:
+    """Reads from one channel after the first."""
+
+    def copy_channels(self, x, out, *, channels, source=0, target=0):
+        super().copy_channels(np.roll(x, -1, axis=-1), out, channels=channels, source=source, target=target)
+
+
+class NeighboursCleared:
+    """Writes zeros to the channels beside those it copies to."""
+
+    def copy_channels(self, x, out, **numbers):
+        out[...] = 0
+        super().copy_channels(x, out, **numbers)
+
+
+class NormNotActivated:
+    """Leaves out the relu of a batch normalisation's gradient."""
+
+    def batch_norm_gradient(self, *arrays, relu=False, **numbers):
+        super().batch_norm_gradient(*arrays, **numbers)
+
+
+class ActivatedSumForgotten:
+    """Sums all gradients, also those that the relu stops."""
+
+    def batch_norm_sums(self, *arrays, relu=False, **numbers):
+        super().batch_norm_sums(*arrays, **numbers)
 
 
 class NesterovIgnored:
@@ -324,6 +378,13 @@ FAULTS: list[tuple[type[Any], str]] = [
     (LostOverlap, r"max_pool2d_gradient \(3/2 overlapping\).*elements are wrong"),
     (BiasByRow, r"bias_activation \(None \(2, 3, 5, 4\)\)|conv2d .*elements are wrong"),
     (GradientAtZero, r"activation_gradient \(relu .*elements are wrong"),
+    (ApproximateGelu, r"activation \(gelu .*elements are wrong"),
+    (SlopeIgnored, r"activation \(leaky_relu .*slope 0.3\).*elements are wrong"),
+    (SumNotActivated, r"add \(relu .*elements are wrong"),
+    (ChannelsShifted, r"copy_channels .*elements are wrong"),
+    (NeighboursCleared, r"copy_channels .*elements are wrong"),
+    (NormNotActivated, r"batch_norm_gradient \(.* with relu\).*elements are wrong"),
+    (ActivatedSumForgotten, r"batch_norm_sums \(.* with relu\).*: dgamma\["),
     (NesterovIgnored, r"sgd_update \(.*nesterov\).*: w\["),
     (EvenNeighbourhoodNotMirrored, r"lrn_gradient \(across 4, even\).*elements are wrong"),
     (UnbiasedVariance, r"batch_statistics .*: variance\["),
