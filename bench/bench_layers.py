@@ -8,18 +8,18 @@ from conftest import Timer
 
 from cnn.backend import Backend
 from cnn.measure.benchmark import Job, layer_jobs
-from cnn.model.zoo import ZOO
+from cnn.model.zoo import SMALL, architecture
 from cnn.testing import CASES, Case
 
 BATCH = 64
 
-LAYERS = [(name, layer) for name, build in ZOO.items() for layer in range(len(build(10).layers))]
+LAYERS = [(name, layer) for name in SMALL for layer in range(len(architecture(name).network.layers))]
 
 
 @lru_cache(maxsize=1)
 def jobs_of(network: str, backend: Backend) -> list[Job]:
     """The jobs of one network, cached for its next layer."""
-    return list(layer_jobs(ZOO[network](10), backend, BATCH))
+    return list(layer_jobs(architecture(network), backend, BATCH))
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

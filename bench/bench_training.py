@@ -6,13 +6,13 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from cnn.backend import Backend
 from cnn.measure.benchmark import step_job
-from cnn.model.zoo import ZOO
+from cnn.model.zoo import SMALL, architecture
 
 
 @pytest.mark.parametrize("batch", [1, 64])
-@pytest.mark.parametrize("network", ZOO)
+@pytest.mark.parametrize("network", SMALL)
 def bench_training(network: str, batch: int, backend: Backend, timed: Timer, benchmark: BenchmarkFixture) -> None:
-    job = step_job(ZOO[network](10), backend, batch)
+    job = step_job(architecture(network), backend, batch)
     timed(f"{job.group}, batch {batch}", job.run, job.flops)
     if benchmark.stats:
         benchmark.extra_info["images_per_second"] = round(batch / benchmark.stats.stats.median, 1)

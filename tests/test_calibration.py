@@ -27,7 +27,9 @@ def few(monkeypatch, tmp_path):
 
     def perceptrons():
         yield from (
-            probe for probe in probes() if not any(isinstance(layer, Conv2D) for layer in probe.architecture.layers)
+            probe
+            for probe in probes()
+            if not any(isinstance(layer, Conv2D) for layer in probe.architecture.network.layers)
         )
 
     monkeypatch.setattr(calibration, "probes", lambda: islice(perceptrons(), 6))
@@ -89,8 +91,8 @@ def test_probes_know_every_kind_of_layer_and_are_not_of_the_zoo():
     for net in zoo:
         for training in (True, False):
             assert {task.law for task in tasks(count(net, 64, training=training))} <= known
-    shapes = {str([layer.config() for layer in net.layers]) for net in zoo}
-    assert not any(str([layer.config() for layer in probe.architecture.layers]) in shapes for probe in drawn)
+    shapes = {str(net.network.config()) for net in zoo}
+    assert not any(str(probe.architecture.network.config()) in shapes for probe in drawn)
     assert all(cost_of(probe).gemm_flops <= FLOPS or probe.batch == 1 for probe in drawn)
 
 

@@ -13,7 +13,7 @@ from cnn.errors import UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, ReLU
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import SMALL, architecture
 from cnn.testing import Recorder
 
 BATCH = 3
@@ -32,7 +32,7 @@ def executed(net, training):
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "infer"])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SMALL)
 def test_the_products_counted_are_those_executed(name, training):
     net = architecture(name)
     products = executed(net, training)
@@ -52,7 +52,7 @@ def test_what_precedes_the_first_trained_layer_has_no_backward_pass_and_that_one
     assert {("conv1", WEIGHT), ("batchnorm1", DATA), ("dropout1", DATA), ("linear1", DATA)} <= phases
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SMALL)
 def test_parameters_and_names_are_those_of_the_model(name):
     model = architecture(name).build(backend="numpy")
     cost = count(model, BATCH, training=True)

@@ -15,7 +15,7 @@ from cnn.energy.law import Law, Point
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.validation import cornell_curves, mean_absolute_error, published_cases, published_net
 from cnn.errors import UsageError
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import SMALL, architecture
 
 
 def exactly(value):
@@ -92,7 +92,7 @@ def test_offload_sends_what_mkl_sends_and_pays_for_the_way():
         predict(cost_of(large), host, host=host, offload=Thresholds())
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SMALL)
 def test_no_product_of_the_zoo_is_offloaded_by_default(name):
     """As measured with MKL: N is the number of filters, which stays below 2049."""
     products = count(architecture(name), 64, training=True).products

@@ -9,7 +9,7 @@ from cnn.errors import ShapeError, UsageError
 from cnn.layers import BatchNorm, Context, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D, ReLU
 from cnn.model.network import Network
 from cnn.model.wiring import INPUT
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import SMALL, architecture
 from cnn.registry import create
 from cnn.testing.gradients import spaced
 
@@ -106,7 +106,7 @@ def test_gradients_of_branches_are_those_of_differences(backend):
             assert gradient[at] == pytest.approx((above - below) / 2e-6, rel=1e-5, abs=1e-8)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SMALL)
 def test_parameters_and_memory_are_told_without_building(name):
     described = architecture(name)
     model = described.build(backend="numpy")

@@ -33,7 +33,7 @@ from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
 from cnn.model.network import BACKWARD, FORWARD
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import SMALL, architecture
 from cnn.optimizers import SGD
 from cnn.system.threads import limit_threads
 
@@ -119,7 +119,7 @@ def recorded(model):
 
 
 @pytest.mark.parametrize("batch", [1, 6])
-@pytest.mark.parametrize("net", ZOO)
+@pytest.mark.parametrize("net", SMALL)
 def test_networks_of_the_zoo_learn_the_same_from_recordings(net, batch, backend):
     def run(prepare):
         model = prepare(architecture(net).build(backend=backend))

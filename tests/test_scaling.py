@@ -26,7 +26,7 @@ from cnn.energy.scaling import (
     step_of,
 )
 from cnn.errors import FileFormatError, UsageError
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import SMALL, architecture
 
 NODE = catalogue()["2x-e5-2620v3"]
 
@@ -140,7 +140,7 @@ def test_an_unknown_overlap_is_anything_and_widens_the_interval():
     assert found.seconds.low < found.seconds.high
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_predicted_step_is_taken_apart_without_loss(name):
     net = architecture(name)
     gradients = gradient_bytes(net)

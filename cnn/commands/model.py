@@ -13,7 +13,7 @@ from pathlib import Path
 from cnn import registry
 from cnn.commands import _common
 from cnn.commands._validation import validate
-from cnn.model.zoo import ZOO
+from cnn.model.zoo import SMALL
 from cnn.terminal.arguments import whole_number, whole_numbers
 
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """ACTION and the options."""
     parser.add_argument("action", metavar="ACTION", choices=("validate",), help="validate, the only action so far")
     parser.add_argument(
-        "--model", default=",".join(ZOO), metavar="NAMES", help="networks or .toml files, separated by commas"
+        "--model", default=",".join(SMALL), metavar="NAMES", help="networks or .toml files, separated by commas"
     )
     parser.add_argument(
         "--backend",

@@ -40,19 +40,23 @@ def run(options: argparse.Namespace) -> None:
         return
     shape = "x".join(map(str, model.input_shape))
     print(f"{model.name} on images {shape}, {len(model.classes)} classes")
-    print_table(
-        ["layer", "output", "parameters", "MAC", "activations"],
+    head = ["layer", "output", "parameters", "MAC", "activations"]
+    rows = [
         [
-            [
-                layer["name"],
-                "x".join(map(str, layer["output"])),
-                f"{layer['parameters']:,}",
-                f"{layer['macs']:,}",
-                f"{layer['activation_bytes'] / 1024:,.1f} KiB",
-            ]
-            for layer in table["layers"]
-        ],
-    )
+            layer["name"],
+            "x".join(map(str, layer["output"])),
+            f"{layer['parameters']:,}",
+            f"{layer['macs']:,}",
+            f"{layer['activation_bytes'] / 1024:,.1f} KiB",
+        ]
+        for layer in table["layers"]
+    ]
+    inputs = [layer["inputs"] for layer in table["layers"]]
+    chain = ["input", *(layer["name"] for layer in table["layers"][:-1])]
+    reads = ["" if names == [before] else ", ".join(names) for names, before in zip(inputs, chain, strict=True)]
+    if any(reads):  # A chain needs no column of what each layer reads.
+        head, rows = [*head, "reads"], [[*row, names] for row, names in zip(rows, reads, strict=True)]
+    print_table(head, rows)
     print(f"{table['parameters']:,} parameters, {table['macs']:,} MAC per image forward (1 MAC = 2 FLOP)")
     print(
         f"memory at batch {options.batch_size}: {_mebibytes(table['inference_bytes'])} to classify, "
@@ -71,6 +75,7 @@ def summarise(model: Sequential, batch: int) -> dict[str, Any]:
             {
                 "name": node.name,
                 "type": type(node.layer).__name__,
+                "inputs": model.network.input_names(node),
                 "output": list(node.output_shape),
                 "parameters": node.parameter_count,
                 "macs": node.macs,

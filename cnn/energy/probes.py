@@ -1,6 +1,6 @@
 """The networks that a machine is calibrated with: drawn over the sizes that CNNs have, none of them in the zoo."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import exp, log, prod
 from typing import NamedTuple
 
@@ -9,17 +9,26 @@ import numpy as np
 from cnn.arrays import Shape
 from cnn.cost import count
 from cnn.layers import (
+    GELU,
     AvgPool2D,
     BatchNorm,
+    Block,
+    Branches,
     Conv2D,
     Dropout,
     Flatten,
+    GlobalAvgPool2D,
+    HardSwish,
     Layer,
+    LeakyReLU,
     Linear,
     LocalResponseNorm,
     MaxPool2D,
     ReLU,
+    ReLU6,
+    Residual,
     Sigmoid,
+    SiLU,
     Tanh,
 )
 from cnn.model.architecture import Architecture, Recipe
@@ -41,7 +50,7 @@ class Probe(NamedTuple):
 
 def probes() -> Iterator[Probe]:
     """The smallest layer of every kind, which shows the overhead, then random networks of a fixed seed."""
-    smallest: list[Layer] = [
+    smallest: list[Layer | Block] = [
         Conv2D(1, 1, activation="relu"),
         Conv2D(1, 1, activation="relu"),
         MaxPool2D(1),
@@ -49,13 +58,20 @@ def probes() -> Iterator[Probe]:
         ReLU(),
         Tanh(),
         Sigmoid(),
+        LeakyReLU(),
+        ReLU6(),
+        GELU(),
+        SiLU(),
+        HardSwish(),
         BatchNorm(),
+        Residual([ReLU()]),
+        Branches([ReLU()], []),
         Dropout(),
         LocalResponseNorm(),
         LocalResponseNorm(3, region="within"),
-        Flatten(),
     ]
-    yield Probe(_architecture("smallest", [*smallest, Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
+    for name, end in (("smallest", Flatten()), ("smallest mean", GlobalAvgPool2D())):
+        yield Probe(_architecture(name, [*smallest, end, Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
     yield Probe(_architecture("smallest linear", [Flatten(), Linear(1, activation="relu"), Linear(1)], (1, 1, 1)), 1)
     rng = np.random.default_rng(5)
     for number in range(NETS):
@@ -68,7 +84,7 @@ def probes() -> Iterator[Probe]:
         yield Probe(architecture, _fitting(architecture, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
 
 
-def _architecture(name: str, layers: list[Layer], shape: tuple[int, int, int]) -> Architecture:
+def _architecture(name: str, layers: Sequence[Layer | Block], shape: tuple[int, int, int]) -> Architecture:
     return Architecture(name, layers, shape, Recipe())
 
 
@@ -106,12 +122,21 @@ class _Draw:
             if self.chance(0.2):
                 yield Dropout()
 
-    def convolutions(self, shape: Shape) -> Iterator[Layer]:
-        """Blocks of convolutions, which may have normalisation and pooling, then perhaps a hidden linear layer."""
+    def convolutions(self, shape: Shape) -> Iterator[Layer | Block]:
+        """Blocks of convolutions, which may have normalisation and pooling, then perhaps a hidden linear layer.
+
+        In one network of four, branches follow each block.
+        """
+        branched = self.chance(0.25)
         for _ in range(self.rng.integers(1, 5)):
-            block = list(self.block(shape[0]))
+            block: list[Layer | Block] = list(self.block(shape[0]))
+            if branched:
+                block.append(self.branches(Network(block, shape).output_shape[-1]))
             yield from block
             shape = Network(block, shape).output_shape
+        if self.chance(0.2):
+            yield GlobalAvgPool2D()
+            return
         yield Flatten()
         if self.chance(0.6):
             # No more weights than fit the probe's size.
@@ -139,6 +164,19 @@ class _Draw:
             yield LocalResponseNorm(3, region="within") if self.chance(0.6) else LocalResponseNorm()
         if self.chance(0.1):
             yield Dropout()
+
+    def branches(self, channels: int) -> Block:
+        """A residual block, or a small inception module."""
+        if self.chance(0.6):
+            main = [
+                Conv2D(channels, 3, padding=1, bias=False),
+                BatchNorm(activation="relu"),
+                Conv2D(channels, 3, padding=1, bias=False),
+                BatchNorm(),
+            ]
+            return Residual(main, activation="relu")
+        wide = Conv2D(self.width(8, 64), 3, padding=1, activation="relu")
+        return Branches([Conv2D(self.width(8, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
 
     def following(self) -> list[Layer]:
         """What follows a convolution that fuses nothing; nothing where it does."""

@@ -131,15 +131,18 @@ class Network:
         """Whether the walk backward needs the gradient of the node's input, not only those of its parameters."""
         return not self.trained.isdisjoint(node.inputs)
 
+    def input_names(self, node: Node) -> list[str]:
+        """The names of what a node reads."""
+        return [INPUT_NAME if source == INPUT else self.nodes[source].name for source in node.inputs]
+
     def config(self) -> list[dict[str, Any]]:
         """The settings of each layer, with the names of its inputs unless it reads the layer before it."""
-        names = {INPUT: INPUT_NAME} | {node.place: node.name for node in self.nodes}
         tables = []
         for node in self.nodes:
             table = node.layer.config()
             table.pop("inputs", None)
             if node.inputs != (node.place - 1,):
-                table["inputs"] = [names[source] for source in node.inputs]
+                table["inputs"] = self.input_names(node)
             tables.append(table)
         return tables
 

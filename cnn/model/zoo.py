@@ -1,4 +1,4 @@
-"""Published architectures, each with the recipe it was trained by."""
+"""Published architectures, each with the recipe it was trained by: the small ones here, and the names of all."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError
+from cnn.model import imagenet, resnets
 from cnn.model.architecture import Architecture, Recipe, read_architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant, Inv, MultiStep
@@ -177,15 +178,27 @@ def mlp(classes: int = 10) -> Architecture:
     )
 
 
-ZOO: dict[str, Callable[[int], Architecture]] = {
-    builder.__name__: builder for builder in (lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp)
+ZOO: dict[str, Callable[..., Architecture]] = {
+    builder.__name__: builder
+    for builder in (
+        *(lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp),
+        *(resnets.resnet8, resnets.resnet20, resnets.resnet18, resnets.resnet50),
+        *(imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet),
+    )
 }
+"""Each makes an architecture, for its published number of classes or another."""
+
+SMALL = tuple(name for name, build in ZOO.items() if max(build().input_shape) <= 32)
+"""The names of those for images of MNIST's and CIFAR's sizes."""
 
 
-def architecture(name: str, classes: int = 10) -> Architecture:
-    """The published architecture `name`, or the one in the TOML file `name`. Raises UsageError if there is neither."""
+def architecture(name: str, classes: int | None = None) -> Architecture:
+    """The published architecture `name`, or the one in the TOML file `name`. Raises UsageError if there is neither.
+
+    `classes` is for a published one, whose own number is the default.
+    """
     if name in ZOO:
-        return ZOO[name](classes)
+        return ZOO[name]() if classes is None else ZOO[name](classes)
     if name.endswith(".toml"):
         return read_architecture(Path(name))
     raise UsageError(f"There is no architecture {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")
