@@ -4,8 +4,8 @@ An operation's bytes are those of the arrays it reads and writes, each counted o
 arrays do not fit the caches. Convolutions are counted as im2col + GEMM executes them.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 FLOAT = 4
@@ -61,17 +61,16 @@ class Work:
         return sum(each.flops for each in self.forward if each.sizes) // 2
 
 
-class Footprint(NamedTuple):
-    """Elements that a layer needs per image.
+@dataclass(frozen=True)
+class Footprint:
+    """Elements per image that a layer needs besides its output and the gradients of its inputs.
 
-    `forward` counts what is kept from the forward pass, `input_gradient` the gradient of the layer's input, `backward`
-    anything else the backward pass keeps, and `scratch` temporary space that all layers share.
+    `kept` is memory of its own, `scratch` temporary space by name, which all layers share. Both are those of NumPy
+    lowering; compiled kernels need less of the latter.
     """
 
-    forward: int
-    input_gradient: int
-    backward: int = 0
-    scratch: int = 0
+    kept: int = 0
+    scratch: Mapping[str, int] = field(default_factory=dict)
 
 
 def product(m: int, n: int, k: int) -> Operation:

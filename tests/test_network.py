@@ -91,6 +91,7 @@ def test_gradients_of_branches_are_those_of_differences(backend):
     value()
     network.backward(weights)
     gradients = {each.name: each.gradient.copy() for each in network.parameters}
+    value()
     dx = network.input_gradient(weights).copy()
     for each in network.parameters:
         np.testing.assert_array_equal(each.gradient, gradients[each.name])
@@ -114,3 +115,25 @@ def test_parameters_and_memory_are_told_without_building(name):
         assert described.network.memory(64, training=training) * 4 == model.memory(64, training=training)
     counts = [node.layer.parameter_count(*node.input_shapes) for node in described.network.nodes]
     assert counts == [sum(each.value.size for each in layer.parameters) for layer in model.layers]
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", [*SMALL, "squeezenet"])
+def test_the_memory_told_is_the_memory_taken(name, training):
+    """By NumPy lowering, whose buffers are all counted: those of the model, the layers and the temporary space."""
+    model = architecture(name).build(backend="numpy")
+    batch = 4 if max(model.input_shape) > 32 else 16
+    images = np.zeros((batch, *model.input_shape), np.uint8)
+
+    def taken():
+        every = [model.buffers, model.context.scratch, *(layer.buffers for layer in model.layers)]
+        every += [memory.memory._buffers for memory in model.network._slots.values()]
+        return sum(each.nbytes() for each in every)
+
+    if training:
+        model.train_step(images, np.zeros(batch, np.int64))
+    else:
+        model.predict(images, batch_size=batch)
+    parameters = 2 * 4 * model.parameter_count()
+    told = model.memory(batch, training=training) - parameters
+    assert taken() == pytest.approx(told, rel=0.1)

@@ -79,7 +79,7 @@ def summarise(model: Sequential, batch: int) -> dict[str, Any]:
                 "output": list(node.output_shape),
                 "parameters": node.parameter_count,
                 "macs": node.macs,
-                "activation_bytes": node.footprint.forward * itemsize,
+                "activation_bytes": node.activations * itemsize,
             }
             for node in model.network.nodes
         ],

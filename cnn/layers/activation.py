@@ -7,7 +7,7 @@ from math import isfinite, prod
 from cnn.arithmetic import Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.layers.layer import Layer
+from cnn.layers.layer import Layer, Lives
 from cnn.ops.elementwise import FUSED, SLOPE
 
 
@@ -20,6 +20,10 @@ class Activation(Layer):
     @abstractmethod
     def function(self) -> str:
         """The name by which the backend knows the function."""
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(keeps_output=True, in_place=True) if self.function in FUSED else Lives(keeps_input=True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -9,7 +9,7 @@ import numpy as np
 from cnn.arithmetic import Footprint, Operation, Work, elementwise, move, product
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.convolution import Convolution, Padding, Window, pair, resolve_padding
+from cnn.convolution import Convolution, Padding, Window, padded_size, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
 from cnn.layers.layer import image_shape
@@ -70,10 +70,14 @@ class Conv2D(Weighted):
             taps=convolution.taps,
         )
 
-    def memory(self, input_shape: Shape) -> Footprint:
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
         convolution = self.convolution_on(input_shape)
-        columns = 0 if convolution.copyless else prod(convolution.out) * convolution.depth
-        return super().memory(input_shape)._replace(scratch=columns)
+        scratch = dict(super().memory(input_shape, training=training).scratch)
+        if not convolution.copyless:
+            scratch["columns"] = prod(convolution.out) * convolution.depth
+            if any(convolution.window.padding):
+                scratch["padded"] = prod(padded_size(convolution.window)) * convolution.channels
+        return Footprint(scratch=scratch)
 
     def create(self) -> None:
         self.convolution = self.convolution_on(self.input_shape)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +87,47 @@ def _joined(backend: Backend, multipliers: tuple[float, float], members: list[Pa
     return Group(name, value, gradient, *multipliers, parts=list(zip(members, starts, strict=False)))
 
 
+class Lives(NamedTuple):
+    """What a layer does with memory, so that a network can let arrays share it.
+
+    `keeps_*`: whether the backward pass reads the input or the output of the forward pass. `shares_*`: whether the
+    output may be the input's own memory, or the gradient of an input that of dy. `makes_output`: whether the output is
+    written to `output_buffer`; `makes_gradients`: how many `input_gradient_buffer`s are written. `in_place`: whether
+    the output buffer may be the first input's memory.
+    """
+
+    keeps_input: bool = False
+    keeps_output: bool = False
+    shares_output: bool = False
+    shares_gradient: bool = False
+    makes_output: bool = True
+    makes_gradients: int = 1
+    in_place: bool = False
+
+
+class SlotMemory:
+    """The memory of a network's slots, each as large as the largest array that it ever holds."""
+
+    def __init__(self, buffers: Buffers, sizes: Sequence[int]) -> None:
+        """`sizes` are elements per image."""
+        self._buffers, self._sizes = buffers, sizes
+        self._names = [f"slot {number}" for number in range(len(sizes))]
+
+    def get(self, slot: int, batch: int, shape: Shape) -> Array:
+        """An array (batch, *shape) in a slot."""
+        name = self._names[slot]
+        self._buffers.get(name, (batch * self._sizes[slot],))
+        return self._buffers.get(name, (batch, *shape))
+
+
+class Slots(NamedTuple):
+    """Where a layer writes its output and the gradients of its inputs: slots, or None for buffers of its own."""
+
+    memory: SlotMemory
+    output: int | None
+    gradients: tuple[int | None, ...]
+
+
 @dataclass(eq=False, kw_only=True)
 class Layer(Configurable):
     """One step of a network. Shapes are those of a single image, without N; arrays have N.
@@ -111,6 +152,24 @@ class Layer(Configurable):
         if self.generated_name:
             del table["name"]
         return table
+
+    slots: Slots | None = field(default=None, init=False, repr=False)
+    """Given by the network; without, the layer has buffers of its own."""
+
+    @property
+    def lives(self) -> Lives | None:
+        """What the layer does with memory; None if that is not known. It does not hold for a subclass that computes."""
+        return None
+
+    @property
+    def known_lives(self) -> Lives | None:
+        """`lives`, unless a subclass has passes of its own and does not say what they do with memory."""
+        for kind in type(self).__mro__:
+            if "lives" in vars(kind):
+                return self.lives
+            if {"forward", "backward", "backward_parameters"} & vars(kind).keys():
+                return None
+        return None
 
     @property
     def repeatable(self) -> bool:
@@ -165,9 +224,9 @@ class Layer(Configurable):
         x, y = batch * prod(input_shape), batch * prod(self.shape_after(input_shape))
         return Work([elementwise(y, x + y)], data_gradient=[elementwise(2 * y, 2 * y + x)])
 
-    def memory(self, input_shape: Shape) -> Footprint:
-        """The memory needed per image; unless overridden, the output and the gradient of the input."""
-        return Footprint(prod(self.shape_after(input_shape)), prod(input_shape))
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        """The memory per image besides the output and the gradient of the input; unless overridden, none."""
+        return Footprint()
 
     def create(self) -> None:
         """Makes parameters and statistics; by default there are none."""
@@ -184,11 +243,17 @@ class Layer(Configurable):
 
     def output_buffer(self, batch: int) -> Array:
         """An array (batch, *output_shape) in the same memory at every call."""
-        return self.buffers.get("y", (batch, *self.output_shape))
+        if self.slots is None or self.slots.output is None:
+            return self.buffers.get("y", (batch, *self.output_shape))
+        return self.slots.memory.get(self.slots.output, batch, self.output_shape)
 
-    def input_gradient_buffer(self, batch: int) -> Array:
-        """An array (batch, *input_shape) in the same memory at every call."""
-        return self.buffers.get("dx", (batch, *self.input_shape))
+    def input_gradient_buffer(self, batch: int, number: int = 0) -> Array:
+        """An array (batch, *input_shapes[number]) in the same memory at every call."""
+        shape = self.input_shapes[number]
+        slot = self.slots.gradients[number] if self.slots else None
+        if self.slots is None or slot is None:
+            return self.buffers.get(f"dx{number}", (batch, *shape))
+        return self.slots.memory.get(slot, batch, shape)
 
 
 def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:

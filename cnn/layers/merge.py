@@ -8,7 +8,7 @@ from math import prod
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError
-from cnn.layers.layer import Layer, checked_activation
+from cnn.layers.layer import Layer, Lives, checked_activation
 
 
 @dataclass(eq=False)
@@ -21,6 +21,15 @@ class Add(Layer):
 
     def __post_init__(self) -> None:
         checked_activation(self.activation)
+
+    @property
+    def lives(self) -> Lives:
+        return Lives(
+            keeps_output=self.activation is not None,
+            shares_gradient=self.activation is None,
+            makes_gradients=int(self.activation is not None),
+            in_place=True,
+        )
 
     def shape_after(self, *input_shapes: Shape) -> Shape:
         _at_least_two(self, input_shapes)
@@ -41,9 +50,8 @@ class Add(Layer):
         forward.append(elementwise((1 + (self.activation is not None)) * y, 3 * y))
         return Work(forward, data_gradient=[elementwise(2 * y, 3 * y)] if self.activation else [])
 
-    def memory(self, *input_shapes: Shape) -> Footprint:
-        y = prod(input_shapes[0])
-        return Footprint(y, y if self.activation else 0)
+    def memory(self, *input_shapes: Shape, training: bool) -> Footprint:
+        return Footprint()
 
     def forward(self, *inputs: Array, training: bool) -> Array:
         self._y = self.output_buffer(len(inputs[0]))
@@ -67,6 +75,10 @@ class Concat(Layer):
 
     repeatable = True
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(makes_gradients=len(self.input_shapes))
+
     def shape_after(self, *input_shapes: Shape) -> Shape:
         _at_least_two(self, input_shapes)
         if len({shape[:-1] for shape in input_shapes}) > 1:
@@ -83,9 +95,8 @@ class Concat(Layer):
         copy = elementwise(0, 2 * batch * sum(map(prod, input_shapes)))
         return Work([copy], data_gradient=[copy])
 
-    def memory(self, *input_shapes: Shape) -> Footprint:
-        total = sum(map(prod, input_shapes))
-        return Footprint(total, total)
+    def memory(self, *input_shapes: Shape, training: bool) -> Footprint:
+        return Footprint()
 
     def create(self) -> None:
         starts = accumulate((shape[-1] for shape in self.input_shapes), initial=0)
@@ -99,8 +110,8 @@ class Concat(Layer):
 
     def backward(self, dy: Array) -> tuple[Array, ...]:
         gradients = []
-        for k, (shape, (start, end)) in enumerate(zip(self.input_shapes, self._channels, strict=True)):
-            dx = self.buffers.get(f"dx{k}", (len(dy), *shape))
+        for k, (start, end) in enumerate(self._channels):
+            dx = self.input_gradient_buffer(len(dy), k)
             self.backend.copy_channels(dy, dx, channels=end - start, source=start)
             gradients.append(dx)
         return tuple(gradients)

@@ -10,7 +10,7 @@ from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Window
 from cnn.initializers import Initializer, Ones, Zeros
-from cnn.layers.layer import Layer, Parameter, image_shape
+from cnn.layers.layer import Layer, Lives, Parameter, image_shape
 
 
 @dataclass(eq=False)
@@ -40,6 +40,10 @@ class BatchNorm(Layer):
         # Processes that share a batch share its statistics.
         return not self.context.shard.divided
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(keeps_input=True)
+
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
 
@@ -54,8 +58,8 @@ class BatchNorm(Layer):
         backward = [elementwise(4 * x, 2 * x), elementwise(5 * x, 3 * x)]
         return Work([*statistics, elementwise(2 * x, 2 * x)], data_gradient=backward)
 
-    def memory(self, input_shape: Shape) -> Footprint:
-        return super().memory(input_shape)._replace(scratch=prod(input_shape))
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        return Footprint(scratch={"normal": prod(input_shape)} if training else {})
 
     def create(self) -> None:
         shape = self.input_shape[-1:]
@@ -125,6 +129,10 @@ class LocalResponseNorm(Layer):
         require(self.region in ("across", "within"), f'region must be "across" or "within", not {self.region!r}.')
         require(self.region == "across" or self.size % 2 == 1, f"A square needs an odd size, not {self.size}.")
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(keeps_input=True, keeps_output=True)
+
     def shape_after(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)
         return input_shape
@@ -138,9 +146,9 @@ class LocalResponseNorm(Layer):
         forward = [elementwise((size + 3) * x, 2 * x), elementwise(2 * x, 3 * x)]
         return Work(forward, data_gradient=[elementwise((size + 7) * x, 5 * x)])
 
-    def memory(self, input_shape: Shape) -> Footprint:
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
         x = prod(input_shape)
-        return super().memory(input_shape)._replace(forward=2 * x, scratch=2 * x)
+        return Footprint(x, {"squares": x, "spread": x} if training else {"squares": x})
 
     def create(self) -> None:
         height, width, _ = self.input_shape

@@ -5,11 +5,11 @@ from math import prod
 
 import numpy as np
 
-from cnn.arithmetic import FLOAT, Operation, Work, elementwise
+from cnn.arithmetic import FLOAT, Footprint, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
-from cnn.layers.layer import Layer, image_shape
+from cnn.layers.layer import Layer, Lives, image_shape
 
 
 class Pool2D(Layer):
@@ -64,8 +64,19 @@ class MaxPool2D(Pool2D):
     padding: Padding = "valid"
     ceil: bool = False
 
+    @property
+    def lives(self) -> Lives:
+        return Lives()
+
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=True, training=training)
+
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        if not training:
+            return Footprint()
+        outputs = prod(self.shape_after(input_shape))
+        winners = -(-outputs // FLOAT)  # a byte each
+        return Footprint(winners, {"larger": winners, "routed": outputs})
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self.output_buffer(len(x))
@@ -92,8 +103,15 @@ class AvgPool2D(Pool2D):
     padding: Padding = "valid"
     ceil: bool = False
 
+    @property
+    def lives(self) -> Lives:
+        return Lives()
+
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=False, training=training)
+
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        return Footprint(scratch={"shares": prod(self.shape_after(input_shape))} if training else {})
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self.output_buffer(len(x))
@@ -111,6 +129,10 @@ class GlobalAvgPool2D(Layer):
     """The mean of each channel over all pixels: images (H, W, C) to vectors (C,) (Lin et al. 2013, section 3.2)."""
 
     repeatable = True
+
+    @property
+    def lives(self) -> Lives:
+        return Lives()
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return image_shape(self, input_shape)[2:]

@@ -8,7 +8,7 @@ import numpy as np
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.layers.layer import Layer
+from cnn.layers.layer import Layer, Lives
 
 
 @dataclass(eq=False)
@@ -17,14 +17,15 @@ class Flatten(Layer):
 
     repeatable = True
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(shares_output=True, shares_gradient=True, makes_output=False, makes_gradients=0)
+
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return Work([])
-
-    def memory(self, input_shape: Shape) -> Footprint:
-        return Footprint(0, 0)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         return x.reshape(len(x), *self.output_shape)
@@ -45,6 +46,10 @@ class Dropout(Layer):
     def __post_init__(self) -> None:
         require(0 <= self.rate < 1, f"rate must be at least 0 and below 1, not {self.rate}.")
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(shares_output=True, shares_gradient=True)
+
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
 
@@ -54,6 +59,9 @@ class Dropout(Layer):
         x = batch * prod(input_shape)
         # A mask is drawn and written, then read with the input.
         return Work([elementwise(2 * x, 4 * x)] if training else [], data_gradient=[elementwise(x, 3 * x)])
+
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        return Footprint(prod(input_shape) if training and self.rate else 0)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         self._dropped = training and self.rate > 0

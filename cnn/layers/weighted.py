@@ -7,7 +7,7 @@ from cnn.arithmetic import Footprint, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.initializers import Initializer, Zeros
 from cnn.layers.activation import pass_of_its_own
-from cnn.layers.layer import Layer, Parameter, checked_activation, checked_multipliers
+from cnn.layers.layer import Layer, Lives, Parameter, checked_activation, checked_multipliers
 
 
 class Weighted(Layer):
@@ -30,6 +30,10 @@ class Weighted(Layer):
         self.weight_multipliers = checked_multipliers(self.weight_multipliers, "weight_multipliers")
         self.bias_multipliers = checked_multipliers(self.bias_multipliers, "bias_multipliers")
 
+    @property
+    def lives(self) -> Lives:
+        return Lives(keeps_input=True, keeps_output=self.activation is not None)
+
     def forward(self, x: Array, *, training: bool) -> Array:
         self._x = x
         self._y = self.output_buffer(len(x))
@@ -45,9 +49,9 @@ class Weighted(Layer):
     def backward_parameters(self, dy: Array) -> None:
         self._parameter_gradients(dy)
 
-    def memory(self, input_shape: Shape) -> Footprint:
-        outputs = prod(self.shape_after(input_shape))
-        return super().memory(input_shape)._replace(backward=outputs if self.activation else 0)
+    def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
+        activated = training and self.activation is not None
+        return Footprint(scratch={"dz": prod(self.shape_after(input_shape))} if activated else {})
 
     def _finished(
         self,
@@ -91,7 +95,7 @@ class Weighted(Layer):
 
     def _parameter_gradients(self, dy: Array) -> Array:
         """Fills the gradients of weights and bias; returns the gradient of the sum before the activation."""
-        dz = dy if self.activation is None else self.buffers.get("dz", dy.shape)
+        dz = dy if self.activation is None else self.context.scratch.get("dz", dy.shape)
         if self.activation is None:
             if self.b:
                 self.backend.bias_gradient(dz, self.b.gradient)

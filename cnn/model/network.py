@@ -5,13 +5,15 @@ from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import prod
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from cnn.arithmetic import Footprint
+import numpy as np
+
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
 from cnn.layers.blocks import Block
-from cnn.layers.layer import Context, Layer, Parameter
+from cnn.layers.layer import Context, Layer, Parameter, SlotMemory, Slots
+from cnn.model.liveness import Plan
 from cnn.model.wiring import INPUT, INPUT_NAME, wire
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -45,9 +47,19 @@ class Node:
         return self.layer.parameter_count(*self.input_shapes)
 
     @property
-    def footprint(self) -> Footprint:
-        """Elements that the layer needs per image."""
-        return self.layer.memory(*self.input_shapes)
+    def activations(self) -> int:
+        """Elements per image of the output, unless it lies in the input's memory, and of what else is kept of it."""
+        lives = self.layer.known_lives
+        made = prod(self.output_shape) if lives is None or lives.makes_output else 0
+        return made + self.layer.memory(*self.input_shapes, training=True).kept
+
+
+class _Memory(NamedTuple):
+    """The slots of a walk, those of each layer, and those of summed gradients by place."""
+
+    memory: SlotMemory
+    layers: list[Slots]
+    sums: dict[int, int]
 
 
 class Arrays:
@@ -102,6 +114,8 @@ class Network:
                 self.readers[source].append(node.place)
                 self._turns[node.place, k] = len(self.readers[source])
         self.observer: Observer | None = None
+        self.random_state: Any = None
+        """The state of the random generator before the last training pass, if a layer may draw from it."""
         self._find_trained()
 
     def build(self, context: Context) -> None:
@@ -119,6 +133,7 @@ class Network:
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
         # Only now is it known whether a user's own layer has parameters.
         self._find_trained()
+        self._slots = {training: self._planned(training=training) for training in (False, True)}
 
     def _find_trained(self) -> None:
         self.trained = set[int]()
@@ -126,6 +141,16 @@ class Network:
             if node.parameter_count or self.trained.intersection(node.inputs):
                 self.trained.add(node.place)
         self.backward_order = [place for place in reversed(self.order) if place in self.trained]
+
+    def plan(self, *, training: bool) -> Plan:
+        """Which arrays of a pass share memory."""
+        return Plan(self.nodes, self.trained, training=training)
+
+    def _planned(self, *, training: bool) -> "_Memory":
+        plan = self.plan(training=training)
+        memory = SlotMemory(self.context.buffers(), plan.sizes)
+        layers = [Slots(memory, plan.output(place), plan.gradients(place)) for place in self.order]
+        return _Memory(memory, layers, plan.sums)
 
     def wants_input_gradient(self, node: Node) -> bool:
         """Whether the walk backward needs the gradient of the node's input, not only those of its parameters."""
@@ -157,17 +182,21 @@ class Network:
         return {name: array for layer in self.layers for name, array in layer.statistics.items()}
 
     def memory(self, batch: int, *, training: bool) -> int:
-        """Elements needed for a batch: parameters, activations and temporary space, and in training gradients."""
-        parameters = sum(node.parameter_count for node in self.nodes)
-        needs = [node.footprint for node in self.nodes]
-        per_image = prod(self.input_shape) + sum(each.forward for each in needs) + max(each.scratch for each in needs)
-        if not training:
-            return parameters + batch * per_image
-        per_image += prod(self.output_shape) + sum(each.backward for each in needs)
-        per_image += sum(
-            each.input_gradient for node, each in zip(self.nodes, needs, strict=True) if self.wants_input_gradient(node)
-        )
-        return 2 * parameters + batch * per_image
+        """Elements needed for a batch: parameters with gradients, input, activations and temporary space.
+
+        Activations that are not needed at the same time share memory. The same space serves all layers.
+        """
+        per_image = prod(self.input_shape) + sum(self.plan(training=training).sizes)
+        scratch = dict[str, int]()
+        for node in self.nodes:
+            footprint = node.layer.memory(*node.input_shapes, training=training)
+            per_image += footprint.kept
+            if node.layer.known_lives is None:  # it has buffers of its own
+                per_image += prod(node.output_shape) + (sum(map(prod, node.input_shapes)) if training else 0)
+            for name, size in footprint.scratch.items():
+                scratch[name] = max(size, scratch.get(name, 0))
+        per_image += sum(scratch.values()) + prod(self.output_shape)  # of probabilities, or the gradient of scores
+        return 2 * sum(node.parameter_count for node in self.nodes) + batch * per_image
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """The output (N, *output_shape) for x (N, *input_shape); the next walk overwrites it."""
@@ -182,7 +211,10 @@ class Network:
         return self.arrays.outputs[self.order[-1]]
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
-        """Fills every parameter's gradient, given the gradient of the last training forward walk's output."""
+        """Fills every parameter's gradient, given the gradient of the last training forward walk's output.
+
+        Once per walk forward: what that kept is overwritten.
+        """
         self.arrays.gradients, self.arrays.first_gradients = {self.order[-1]: dy}, {}
         for place in self.backward_order:
             self.observed(place, BACKWARD, partial(self.visit, place, BACKWARD, self.arrays, training=True))
@@ -200,6 +232,7 @@ class Network:
     def visit(self, place: int, direction: str, arrays: Arrays, *, training: bool) -> None:
         """Runs one node's part of a walk on `arrays`; arrays that are already there are overwritten in place."""
         node = self.nodes[place]
+        node.layer.slots = self._slots[training].layers[place]
         if direction == FORWARD:
             self._put(arrays.outputs, place, node.layer.forward(*arrays.inputs(node), training=training))
         elif self.wants_input_gradient(node):
@@ -218,10 +251,17 @@ class Network:
                 store = arrays.gradients if len(self.readers[source]) == 1 else arrays.first_gradients
                 self._put(store, source, gradient)
                 continue
-            total = self.buffers.get(f"gradient {source}", gradient.shape)
+            total = self._sum_buffer(source, gradient.shape)
             before = arrays.first_gradients[source] if number == 2 else total
             self.context.backend.add(before, gradient, None, total)
             arrays.gradients[source] = total
+
+    def _sum_buffer(self, source: int, shape: Shape) -> Array:
+        """Where the gradients of an output that several nodes read are added up."""
+        memory, _, sums = self._slots[True]
+        if source in sums:
+            return memory.get(sums[source], shape[0], shape[1:])
+        return self.buffers.get(f"gradient {source}", shape)  # of the network's input
 
     def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
         there = store.setdefault(place, array)
@@ -236,15 +276,24 @@ class Network:
             self.observer(place, direction, run)
 
     def first_non_finite(self) -> str | None:
-        """Where NaN or infinity first appeared in the last walk forward, or None."""
+        """Where NaN or infinity first appeared in the last walk forward in training, or None.
+
+        The walk is repeated, because arrays that are needed no more have been overwritten: with the same random
+        numbers, and, if several processes train together, by all of them.
+        """
         finite = self.context.backend.all_finite
+        if self.random_state is not None:
+            self.context.rng.bit_generator.state = self.random_state
+        arrays, first = Arrays(self.arrays.outputs[INPUT]), None
         for node in self.nodes:
-            for parameter in node.layer.parameters:
-                if not finite(parameter.value):
-                    return f"the parameter {parameter.name}"
-            if not finite(self.arrays.outputs[node.place]):
-                return f"the output of {node.name}"
-        return None
+            with np.errstate(all="ignore"):
+                self.visit(node.place, FORWARD, arrays, training=True)
+            broken = [each.name for each in node.layer.parameters if not finite(each.value)]
+            if first is None and broken:
+                first = f"the parameter {broken[0]}"
+            elif first is None and not finite(arrays.outputs[node.place]):
+                first = f"the output of {node.name}"
+        return first
 
 
 def _takes(layer: Layer, inputs: int) -> bool:

@@ -62,6 +62,9 @@ class Passes:
 
         `after_layer` is called with the place of each layer whose gradients are complete, if recordings are kept apart.
         """
+        network = self._network
+        if self._gradient is not None and not all(layer.repeatable for layer in network.layers):
+            network.random_state = network.context.rng.bit_generator.state
         if self._recorded and self.runs >= SETTLED:
             return self._repeat(after_layer)
         run = self._record if self.runs == 1 else self._check if self._recorded else self._by_layers

@@ -1,5 +1,6 @@
 """The arrays of a backend: making them, copying them in and out of its memory, checking that they are finite."""
 
+from collections.abc import Callable
 from math import prod
 from typing import Any
 
@@ -17,13 +18,12 @@ class Memory:
 
     def empty(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
         """A new array with arbitrary content, aligned to ALIGNMENT bytes."""
-        size = prod(shape) * np.dtype(dtype).itemsize
-        memory = np.empty(size + ALIGNMENT, np.uint8)
-        start = -memory.ctypes.data % ALIGNMENT
-        return memory[start : start + size].view(dtype).reshape(shape)
+        return _aligned(np.empty, shape, dtype)
 
     def zeros(self, shape: tuple[int, ...], dtype: npt.DTypeLike = np.float32) -> Array:
-        """A new array of zeros."""
+        """A new array of zeros, aligned as `empty` is; a large one takes no memory before it is written to."""
+        if type(self).empty is Memory.empty:
+            return _aligned(np.zeros, shape, dtype)
         x = self.empty(shape, dtype)
         x.fill(0)
         return x
@@ -46,3 +46,10 @@ class Memory:
     def all_finite(self, x: Array) -> bool:
         """Whether x holds neither NaN nor infinity."""
         return bool(np.isfinite(x).all())
+
+
+def _aligned(make: Callable[..., Array], shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
+    size = prod(shape) * np.dtype(dtype).itemsize
+    memory = make(size + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)

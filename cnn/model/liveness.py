@@ -1,0 +1,185 @@
+"""Which arrays of a network's walks may share memory, found from when each is written first and read last."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple, Protocol
+
+from cnn.arrays import Shape
+from cnn.layers.layer import Layer
+
+
+class Placed(Protocol):
+    """What the plan needs to know of a node."""
+
+    @property
+    def place(self) -> int:
+        """Its number in the walk forward."""
+
+    @property
+    def layer(self) -> Layer:
+        """Its layer."""
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """The places it reads."""
+
+    @property
+    def input_shapes(self) -> tuple[Shape, ...]:
+        """Their shapes, without N."""
+
+    @property
+    def output_shape(self) -> Shape:
+        """Without N."""
+
+
+class Plan:
+    """The slot of memory of every output and gradient of a walk; two that are needed at the same time have two slots.
+
+    Node p computes at time p, in training also at time 2 n - 1 - p on the way back. A slot is as large as the largest
+    array that it ever holds; sizes are elements per image.
+    """
+
+    def __init__(self, nodes: Sequence[Placed], trained: set[int], *, training: bool) -> None:
+        """`trained` are the places whose gradient is computed."""
+        self._nodes, self._trained, self._training = nodes, trained, training
+        self._end = 2 * len(nodes) if training else len(nodes)
+        self._readers = _readers(nodes)
+        self.sizes: list[int] = []
+        """Elements per image of each slot."""
+        self.sums: dict[int, int] = {}
+        """The slot of the summed gradient of each output that several nodes read."""
+        outputs = self._outputs()
+        gradients = self._gradients() if training else []
+        self._assign(sorted([*outputs, *gradients]))
+
+    def output(self, place: int) -> int | None:
+        """The slot of a node's output; None if the node does not write it to memory of the plan."""
+        return self._slot.get((place, None))
+
+    def gradients(self, place: int) -> tuple[int | None, ...]:
+        """The slots of the gradients that a node gives its inputs."""
+        return tuple(self._slot.get((place, k)) for k in range(len(self._nodes[place].inputs)))
+
+    def _back(self, place: int) -> int:
+        """The time at which a node computes on the way back."""
+        return 2 * len(self._nodes) - 1 - place
+
+    def _outputs(self) -> list["_Array"]:
+        """The outputs that layers write to memory of the plan."""
+        last = dict[int, int]()
+        for node in reversed(self._nodes):
+            reads = [reader.place for reader in self._readers[node.place]]
+            ends = [node.place, *reads]
+            if self._training:
+                ends += [self._back(reader.place) for reader in self._readers[node.place] if _keeps_input(reader)]
+                ends += [self._back(node.place)] if _keeps_output(node) else []
+            # A layer that hands its input on keeps that memory in use as long as its own output is.
+            ends += [last[reader.place] for reader in self._readers[node.place] if _shares_output(reader)]
+            last[node.place] = max(ends) if reads else self._end
+        found = []
+        for node in self._nodes:
+            lives = node.layer.known_lives
+            if lives is None or not lives.makes_output:
+                continue
+            source = node.inputs[0]
+            before = source if lives.in_place and last.get(source) == node.place else None
+            found.append(_Array(node.place, last[node.place], prod(node.output_shape), (node.place, None), before))
+        return found
+
+    def _gradients(self) -> list["_Array"]:
+        """The gradients of inputs that layers write to memory of the plan, and their sums."""
+        last = dict[int, int]()  # of the gradient of each output, as its node reads it
+        ends = dict[tuple[int, int], int]()  # of the gradient that a node gives its k-th input
+        for node in self._nodes:
+            for k, source in enumerate(node.inputs):
+                if source not in self._trained:
+                    continue
+                turns = [reader.place for reader in reversed(self._readers[source])]
+                if len(turns) == 1:
+                    ends[node.place, k] = last[source]
+                elif turns[0] == node.place and source not in node.inputs[:k]:
+                    ends[node.place, k] = self._back(turns[1])  # the first one waits for the second
+                else:
+                    ends[node.place, k] = self._back(node.place)
+            own = [ends[node.place, k] for k in range(len(node.inputs)) if (node.place, k) in ends]
+            shared = own if _shares_gradient(node) else []
+            last[node.place] = max([self._back(node.place), *shared])
+        found = []
+        for node in self._nodes:
+            made = 0 if node.layer.known_lives is None else node.layer.known_lives.makes_gradients
+            for k, shape in list(enumerate(node.input_shapes))[:made]:
+                if (node.place, k) in ends:
+                    # One array may be handed to several inputs.
+                    end = max(ends.get((node.place, j), 0) for j in (range(len(node.inputs)) if made == 1 else (k,)))
+                    found.append(_Array(self._back(node.place), end, prod(shape), (node.place, k), None))
+        for source, readers in self._readers.items():
+            if source in self._trained and len(readers) > 1:
+                born = self._back(readers[-2].place)
+                found.append(_Array(born, last[source], prod(self._nodes[source].output_shape), (source, -1), None))
+        return found
+
+    def _assign(self, arrays: Sequence["_Array"]) -> None:
+        """Gives each array, in the order of their birth, the free slot that fits best, or a new one."""
+        self._slot: dict[tuple[int, int | None], int] = {}
+        busy: dict[int, int] = {}
+        for array in arrays:
+            if array.in_place_of is not None and (array.in_place_of, None) in self._slot:
+                slot = self._slot[array.in_place_of, None]
+            else:
+                free = [k for k in range(len(self.sizes)) if busy[k] < array.born]
+                large = [k for k in free if self.sizes[k] >= array.size]
+                best = (
+                    min(large, key=self.sizes.__getitem__)
+                    if large
+                    else max(free, key=self.sizes.__getitem__, default=None)
+                )
+                slot = len(self.sizes) if best is None else best
+                if best is None:
+                    self.sizes.append(0)
+            self.sizes[slot] = max(self.sizes[slot], array.size)
+            busy[slot] = array.last
+            self._slot[array.key] = slot
+            if array.key[1] == -1:
+                self.sums[array.key[0]] = slot
+
+
+class _Array(NamedTuple):
+    """When it is written, when it is read last, its elements per image, and what it is.
+
+    The key has a place, and None for its output, k for the gradient of its k-th input, -1 for its summed gradient.
+    """
+
+    born: int
+    last: int
+    size: int
+    key: tuple[int, int | None]
+    in_place_of: int | None
+
+    def __lt__(self, other: tuple[object, ...]) -> bool:
+        assert isinstance(other, _Array)
+        return (self.born, -self.size) < (other.born, -other.size)
+
+
+def _readers(nodes: Sequence[Placed]) -> dict[int, list[Placed]]:
+    """Of each place, the nodes that read it in their order, one that reads it twice listed twice."""
+    readers: dict[int, list[Placed]] = {place: [] for place in range(-1, len(nodes))}
+    for node in nodes:
+        for source in node.inputs:
+            readers[source].append(node)
+    return readers
+
+
+def _keeps_input(node: Placed) -> bool:
+    return node.layer.known_lives is None or node.layer.known_lives.keeps_input
+
+
+def _keeps_output(node: Placed) -> bool:
+    return node.layer.known_lives is None or node.layer.known_lives.keeps_output
+
+
+def _shares_output(node: Placed) -> bool:
+    return node.layer.known_lives is None or node.layer.known_lives.shares_output
+
+
+def _shares_gradient(node: Placed) -> bool:
+    return node.layer.known_lives is None or node.layer.known_lives.shares_gradient
