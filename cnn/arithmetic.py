@@ -1,7 +1,8 @@
 """What a layer computes, as operations with FLOP and bytes: layers describe their work in them, `cnn.cost` counts them.
 
 An operation's bytes are those of the arrays it reads and writes, each counted once: the least memory traffic if the
-arrays do not fit the caches. Convolutions are counted as im2col + GEMM executes them.
+arrays do not fit the caches. Convolutions are counted as im2col + GEMM executes them, a GEMM for each group, except
+depthwise ones, which need neither.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,12 +33,20 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class Operation:
-    """One pass over arrays: `kind` is "gemm", "im2col", "col2im" or "elementwise"; only a product has `sizes`."""
+    """One pass over arrays: `kind` is "gemm", "depthwise", "im2col", "col2im" or "elementwise".
+
+    Only a "gemm" has `sizes`.
+    """
 
     kind: str
     flops: int
     bytes: int
     sizes: Sizes | None = None
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of a product or a depthwise convolution, 0 for all else."""
+        return self.flops // 2 if self.kind in ("gemm", "depthwise") else 0
 
 
 @dataclass(frozen=True)
@@ -57,8 +66,8 @@ class Work:
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of the forward products; 1 MAC is 2 FLOP."""
-        return sum(each.flops for each in self.forward if each.sizes) // 2
+        """Multiply-accumulates of the forward products and depthwise convolutions; 1 MAC is 2 FLOP."""
+        return sum(each.macs for each in self.forward)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,11 @@ def product(m: int, n: int, k: int) -> Operation:
     """(M, K) @ (K, N)."""
     sizes = Sizes(m, n, k)
     return Operation("gemm", sizes.flops, sum(sizes.operands), sizes)
+
+
+def sliding(macs: int, elements: int) -> Operation:
+    """A depthwise convolution or one of its gradients: `elements` read and written in total, `macs` between them."""
+    return Operation("depthwise", 2 * macs, FLOAT * elements)
 
 
 def elementwise(flops: int, elements: int) -> Operation:

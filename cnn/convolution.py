@@ -74,8 +74,7 @@ class Window:
     @cached_property
     def extent(self) -> Pair:
         """Rows and columns that a kernel spans, gaps included: (k - 1) * dilation + 1."""
-        (rows, columns), (down, right) = self.kernel, self.dilation
-        return (rows - 1) * down + 1, (columns - 1) * right + 1
+        return kernel_extent(self.kernel, self.dilation)
 
     @property
     def dilated(self) -> bool:
@@ -174,6 +173,11 @@ class Convolution:
         """Whether an image is its own column matrix."""
         return self.groups == 1 and self.window.copyless
 
+    @property
+    def depthwise(self) -> bool:
+        """Whether each channel is a group, with kernels of its own: no sum over channels, and so no matrix product."""
+        return self.groups > 1 and self.groups == self.channels
+
     @cached_property
     def group(self) -> "Convolution":
         """The convolution of a single group."""
@@ -203,10 +207,16 @@ def pair(value: int | tuple[int, ...] | list[int], what: str) -> Pair:
     return numbers[0], numbers[1]
 
 
+def kernel_extent(kernel: Pair, dilation: Pair) -> Pair:
+    """Rows and columns that a kernel spans whose elements lie `dilation` pixels apart."""
+    return (kernel[0] - 1) * dilation[0] + 1, (kernel[1] - 1) * dilation[1] + 1
+
+
 def resolve_padding(padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) from "valid", "same", one number, (rows, columns), or all four.
 
-    "same" gives ceil(size / stride) outputs; an odd remainder goes to the bottom and right.
+    `kernel` is what a kernel spans, gaps included. "same" gives ceil(size / stride) outputs; an odd remainder goes to
+    the bottom and right.
     """
     if padding == "valid":
         return 0, 0, 0, 0

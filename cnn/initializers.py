@@ -22,6 +22,13 @@ class Initializer(Configurable):
     def draw(self, shape: Shape, rng: np.random.Generator) -> npt.NDArray[Any]:
         """A float64 array of `shape`."""
 
+    def draw_groups(self, shape: Shape, groups: int, rng: np.random.Generator) -> npt.NDArray[Any]:
+        """A float64 array of `shape`, whose last axis is cut into `groups` tensors that share no input or output."""
+        if groups == 1:
+            return self.draw(shape, rng)
+        own = (*shape[:-1], shape[-1] // groups)
+        return np.concatenate([self.draw(own, rng) for _ in range(groups)], axis=-1)
+
 
 @dataclass(frozen=True)
 class Zeros(Initializer):

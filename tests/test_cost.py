@@ -52,6 +52,20 @@ def test_what_precedes_the_first_trained_layer_has_no_backward_pass_and_that_one
     assert {("conv1", WEIGHT), ("batchnorm1", DATA), ("dropout1", DATA), ("linear1", DATA)} <= phases
 
 
+def test_groups_are_products_of_their_own_and_depthwise_convolutions_none():
+    grouped, depthwise = Conv2D(6, 3, groups=2), Conv2D(12, 3, groups=6, activation="relu")
+    net = Architecture("groups", [Conv2D(4, 3), grouped, Flatten(), Linear(2)], (9, 9, 2), Recipe())
+    assert count(net, BATCH, training=True).products == executed(net, True)
+    work = depthwise.work(BATCH, (5, 4, 6), training=True)
+    moved, flops = 4 * (BATCH * 5 * 4 * 6 + 9 * 12 + BATCH * 3 * 2 * 12), 2 * BATCH * 3 * 2 * 12 * 9
+    for operations in (work.forward, work.weight_gradient, work.data_gradient):
+        assert [(each.flops, each.bytes) for each in operations if each.kind == "depthwise"] == [(flops, moved)]
+    assert work.macs == flops // 2
+    assert (grouped.parameter_count((7, 7, 4)), depthwise.parameter_count((5, 4, 6))) == (6 * 19, 12 * 10)
+    assert grouped.memory((7, 7, 4), training=False).scratch == {"columns": 5 * 5 * 9 * 2}
+    assert depthwise.memory((5, 4, 6), training=False).scratch == {}
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_parameters_and_names_are_those_of_the_model(name):
     model = architecture(name).build(backend="numpy")

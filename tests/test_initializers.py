@@ -47,6 +47,14 @@ def test_normal_draws_have_the_published_deviation(initializer, shape, deviation
     assert np.mean(np.abs(w) < deviation) == pytest.approx(0.6827, abs=0.01)
 
 
+def test_groups_have_the_fans_of_one_group():
+    """100 groups of 5 channels and 40 filters: fan-in 125, fan-out 1000."""
+    w = Glorot().draw_groups((5, 5, 5, 4000), 100, np.random.default_rng(0))
+    assert w.shape == (5, 5, 5, 4000)
+    assert 0.999 < np.abs(w).max() / (6 / 1125) ** 0.5 <= 1
+    assert len(np.unique(w[0, 0, 0])) == 4000
+
+
 def test_constants_are_constant():
     rng = np.random.default_rng(0)
     assert not Zeros().draw((3, 4), rng).any()

@@ -39,6 +39,9 @@ PARAMETERS = {
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,
     "vgg16": 138_357_544,
+    # The paper's networks of two groups, as counted for Caffe's bvlc_reference and by Keras for MobileNet.
+    "alexnet": 60_965_224,
+    "mobilenet": 4_231_976,
     "squeezenet": 1_235_496,
     # BVLC Caffe's bvlc_googlenet without its two auxiliary classifiers.
     "googlenet": 6_998_552,
@@ -86,6 +89,14 @@ def test_googlenet_is_its_papers_table():
     assert found.keys() == INCEPTIONS.keys()
     for name, (shape, parameters, macs) in INCEPTIONS.items():
         assert found[name] == (shape, pytest.approx(parameters, rel=0.105), pytest.approx(macs, rel=0.06))
+
+
+def test_alexnet_takes_724_million_products():
+    """Sze et al. 2017, "Efficient processing of deep neural networks", table II: 666 M in convolutions, 58.6 M after."""
+    nodes = architecture("alexnet").network.nodes
+    convolutions = sum(node.macs for node in nodes if isinstance(node.layer, Conv2D))
+    assert round(convolutions / 1e6) == 666
+    assert round(sum(node.macs for node in nodes) / 1e6) == 724
 
 
 RESIDUAL_SHAPES = {

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from cnn.arithmetic import Footprint, Operation, Work, elementwise, move, product
+from cnn.arithmetic import Footprint, Operation, Work, elementwise, move, product, sliding
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.convolution import Convolution, Padding, Window, padded_size, pair, resolve_padding
+from cnn.convolution import Convolution, Padding, Window, kernel_extent, padded_size, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
 from cnn.layers.layer import image_shape
@@ -22,6 +22,9 @@ class Conv2D(Weighted):
 
     padding is "valid", "same", one number, (rows, columns) or (top, bottom, left, right). connections, if given,
     lists for each filter the input channels it sees (LeCun et al. 1998, table I); all other weights stay zero.
+    With groups, channels and filters are cut into as many equal parts, and a filter sees only the channels of its own
+    part (Krizhevsky et al. 2012, section 3.5); as many groups as channels make the convolution depthwise. dilation is
+    the distance in pixels between neighbouring kernel elements, one number or (rows, columns).
     """
 
     filters: int
@@ -34,20 +37,46 @@ class Conv2D(Weighted):
     weight_multipliers: tuple[float, float] = (1.0, 1.0)
     bias_multipliers: tuple[float, float] = (1.0, 1.0)
     connections: list[list[int]] | None = None
+    groups: int = 1
+    dilation: int | tuple[int, int] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.filters >= 1, f"Conv2D needs at least 1 filter, not {self.filters}.")
         self._kernel = pair(self.kernel, "kernel")
         self._stride = pair(self.stride, "stride")
+        self._dilation = pair(self.dilation, "dilation")
+        require(
+            min(self._dilation) >= 1, f"dilation {self._dilation} must be at least 1; 1 leaves no gaps in a kernel."
+        )
+        require(
+            self.groups >= 1 and self.filters % self.groups == 0,
+            f"{self.filters} filters cannot be divided into {self.groups} groups; give a number that divides them.",
+        )
+        require(
+            self.groups == 1 or self.connections is None,
+            f"connections and groups ({self.groups}) both say which channels a filter sees; give one of them.",
+        )
         if self.connections is not None and len(self.connections) != self.filters:
             raise ShapeError(f"connections lists {len(self.connections)} filters, but there are {self.filters}.")
+
+    @property
+    def repeatable(self) -> bool:
+        # The copies that the NumPy base makes of groups and of dilated windows are not recorded.
+        return self.groups == 1 and self._dilation == (1, 1)
+
+    @property
+    def kind(self) -> str:
+        # A kernel per channel is no product of matrices, and takes another time.
+        return f"{super().kind} depthwise" if self.groups == self.filters > 1 else super().kind
 
     def convolution_on(self, shape: Shape) -> Convolution:
         """The convolution of an image of `shape`."""
         height, width, channels = image_shape(self, shape)
-        padding = resolve_padding(self.padding, (height, width), self._kernel, self._stride)
-        return Convolution(Window((height, width), self._kernel, self._stride, padding), channels, self.filters)
+        extent = kernel_extent(self._kernel, self._dilation)
+        padding = resolve_padding(self.padding, (height, width), extent, self._stride)
+        window = Window((height, width), self._kernel, self._stride, padding, dilation=self._dilation)
+        return Convolution(window, channels, self.filters, self.groups)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return self.convolution_on(input_shape).output_shape
@@ -58,22 +87,27 @@ class Conv2D(Weighted):
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         convolution = self.convolution_on(input_shape)
         rows, depth = batch * prod(convolution.out), convolution.depth
+        if convolution.depthwise:
+            arrays = batch * prod(input_shape) + prod(convolution.weights_shape) + rows * self.filters
+            each = [sliding(batch * convolution.macs, arrays)]
+            return self._finished(rows * self.filters, each, each, each, taps=convolution.taps)
         lowering = _lowering(convolution, batch)
         mask = [elementwise(depth * self.filters, 3 * depth * self.filters)] if self.connections else []
-        x, columns = batch * prod(input_shape), rows * depth
+        groups, group = convolution.groups, convolution.group
+        x, columns = batch * prod(input_shape), rows * depth * groups
         scatter = [] if convolution.copyless else [move("col2im", columns + x, columns)]
         return self._finished(
             rows * self.filters,
-            [*lowering, product(rows, self.filters, depth)],
-            [*lowering, product(depth, self.filters, rows), *mask],
-            [product(rows, depth, self.filters), *scatter],
+            [*lowering, *[product(rows, group.filters, depth)] * groups],
+            [*lowering, *[product(depth, group.filters, rows)] * groups, *mask],
+            [*[product(rows, depth, group.filters)] * groups, *scatter],
             taps=convolution.taps,
         )
 
     def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
         convolution = self.convolution_on(input_shape)
         scratch = dict(super().memory(input_shape, training=training).scratch)
-        if not convolution.copyless:
+        if not (convolution.copyless or convolution.depthwise):
             scratch["columns"] = prod(convolution.out) * convolution.depth
             if any(convolution.window.padding):
                 scratch["padded"] = prod(padded_size(convolution.window)) * convolution.channels
@@ -81,7 +115,7 @@ class Conv2D(Weighted):
 
     def create(self) -> None:
         self.convolution = self.convolution_on(self.input_shape)
-        self._create_weights(self.convolution.weights_shape)
+        self._create_weights(self.convolution.weights_shape, self.groups)
         self._mask: Array | None = None
         if self.connections is not None:
             mask = connection_mask(self.connections, self.convolution.channels)
@@ -109,7 +143,8 @@ def _lowering(convolution: Convolution, batch: int) -> list[Operation]:
     height, width, channels = convolution.input_shape
     padded = batch * (height + top + bottom) * (width + left + right) * channels
     copy = [move("im2col", batch * height * width * channels + padded)] if top or bottom or left or right else []
-    return [*copy, move("im2col", padded + batch * prod(convolution.out) * convolution.depth)]
+    columns = batch * prod(convolution.out) * convolution.depth * convolution.groups
+    return [*copy, move("im2col", padded + columns)]
 
 
 def connection_mask(connections: list[list[int]], channels: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -232,10 +232,13 @@ class Layer(Configurable):
         """Makes parameters and statistics; by default there are none."""
 
     def add_parameter(
-        self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float]
+        self, name: str, shape: Shape, initializer: Initializer, multipliers: tuple[float, float], groups: int = 1
     ) -> Parameter:
-        """A new parameter with values drawn by `initializer`; multipliers are for (learning rate, weight decay)."""
-        value = self.backend.asarray(initializer.draw(shape, self.context.rng), self.context.dtype)
+        """A new parameter with values drawn by `initializer`; multipliers are for (learning rate, weight decay).
+
+        `groups` parts of the last axis are drawn one by one, each with the fans of its own shape.
+        """
+        value = self.backend.asarray(initializer.draw_groups(shape, groups, self.context.rng), self.context.dtype)
         gradient = self.backend.zeros(shape, self.context.dtype)
         parameter = Parameter(f"{self.name}.{name}", value, gradient, *multipliers)
         self.parameters.append(parameter)

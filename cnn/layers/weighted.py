@@ -16,7 +16,9 @@ class Weighted(Layer):
     Multipliers scale the (learning rate, weight decay) of weights and bias.
     """
 
-    repeatable = True
+    @property
+    def repeatable(self) -> bool:
+        return True
 
     bias: bool
     activation: str | None
@@ -87,8 +89,8 @@ class Weighted(Layer):
     @abstractmethod
     def _data_gradient(self, dz: Array, out: Array) -> None: ...
 
-    def _create_weights(self, shape: Shape) -> None:
-        self.w = self.add_parameter("weight", shape, self.weights, self.weight_multipliers)
+    def _create_weights(self, shape: Shape, groups: int = 1) -> None:
+        self.w = self.add_parameter("weight", shape, self.weights, self.weight_multipliers, groups)
         self.b: Parameter | None = None
         if self.bias:
             self.b = self.add_parameter("bias", shape[-1:], Zeros(), self.bias_multipliers)

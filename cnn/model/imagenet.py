@@ -1,10 +1,12 @@
 """Published networks for ImageNet's pictures of 224x224 that are neither residual nor for small images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from cnn.data.augmentation import Augmentation
 from cnn.initializers import Gaussian, He
 from cnn.layers import (
+    BatchNorm,
     Block,
     Branches,
     Conv2D,
@@ -21,6 +23,42 @@ from cnn.optimizers import SGD
 from cnn.schedules import Constant, MultiStep
 
 SHAPE = (224, 224, 3)
+
+
+def alexnet(classes: int = 1000) -> Architecture:
+    """Krizhevsky et al. 2012, section 3, with its two groups and local response normalisation: 60,965,224 parameters.
+
+    The paper's 224 pixels and stride of 4 give its 55 columns only for 227, as which its authors later corrected it.
+    Trained as in section 5; its layers are normalised before they are pooled.
+    """
+
+    def conv(filters: int, kernel: int, **settings: Any) -> Conv2D:
+        return Conv2D(filters, kernel, activation="relu", weights=Gaussian(0.01), **settings)
+
+    def norm() -> Layer:
+        return LocalResponseNorm(5, 5e-4, 0.75, k=2.0)  # alpha is of the mean over 5, the paper's 1e-4 of the sum
+
+    hidden = [layer for _ in range(2) for layer in (Linear(4096, activation="relu", weights=Gaussian(0.01)), Dropout())]
+    return Architecture(
+        "alexnet",
+        [
+            conv(96, 11, stride=4),
+            norm(),
+            MaxPool2D(3, 2),
+            conv(256, 5, padding=2, groups=2),
+            norm(),
+            MaxPool2D(3, 2),
+            conv(384, 3, padding=1),
+            conv(384, 3, padding=1, groups=2),
+            conv(256, 3, padding=1, groups=2),
+            MaxPool2D(3, 2),
+            Flatten(),
+            *hidden,
+            Linear(classes, weights=Gaussian(0.01)),
+        ],
+        (227, 227, 3),
+        _recipe(epochs=90, batch_size=128, schedule=MultiStep(0.01, (250_000, 500_000, 750_000))),
+    )
 
 
 def vgg16(classes: int = 1000) -> Architecture:
@@ -101,6 +139,35 @@ def squeezenet(classes: int = 1000) -> Architecture:
             Dropout(0.5),
             Conv2D(classes, 1, activation="relu", weights=Gaussian(0.01)),
             GlobalAvgPool2D(),
+        ],
+        SHAPE,
+        _recipe(epochs=90, batch_size=128, schedule=Constant(0.01)),
+    )
+
+
+def mobilenet(classes: int = 1000) -> Architecture:
+    """MobileNet (version 1) of width 1: 4,231,976 parameters (Howard et al. 2017, table 1).
+
+    The recipe's constant rate is ours.
+    """
+
+    blocks: list[Layer] = []
+    sizes = [(32, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2)]
+    for channels, filters, stride in [*sizes, *[(512, 512, 1)] * 5, (512, 1024, 2), (1024, 1024, 1)]:
+        blocks += [
+            Conv2D(channels, 3, stride, 1, bias=False, weights=He(), groups=channels),
+            BatchNorm(activation="relu"),
+            Conv2D(filters, 1, bias=False, weights=He()),
+            BatchNorm(activation="relu"),
+        ]
+    return Architecture(
+        "mobilenet",
+        [
+            Conv2D(32, 3, 2, 1, bias=False, weights=He()),
+            BatchNorm(activation="relu"),
+            *blocks,
+            GlobalAvgPool2D(),
+            Linear(classes, weights=He()),
         ],
         SHAPE,
         _recipe(epochs=90, batch_size=128, schedule=Constant(0.01)),

@@ -183,7 +183,7 @@ ZOO: dict[str, Callable[..., Architecture]] = {
     for builder in (
         *(lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp),
         *(resnets.resnet8, resnets.resnet20, resnets.resnet18, resnets.resnet50),
-        *(imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet),
+        *(imagenet.alexnet, imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet, imagenet.mobilenet),
     )
 }
 """Each makes an architecture, for its published number of classes or another."""
