@@ -221,7 +221,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         ([], 2, "required: COMMAND"),
         (["fly"], 2, "invalid choice: 'fly'"),
         (["train", "nodata"], 2, "There is no dataset 'nodata'; known are: "),
-        (["train", "--model", "alexnet"], 2, "There is no architecture 'alexnet'; known are: lenet"),
+        (["train", "--model", "nonet"], 2, "There is no architecture 'nonet'; known are: lenet"),
         (["train", "--model", "absent.toml"], 1, "absent.toml cannot be read"),
         (["train", "--backend", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["train", "--epochs", "0"], 2, "'0' is not a whole number of at least 1"),

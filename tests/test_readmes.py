@@ -147,7 +147,7 @@ See [there](nowhere.md), [here](#title), [a heading](#no-such-heading) and [a fi
     cnn train mnist --epoch 2
     cnn train --epochs two
     cnn fly
-    mpiexec -n 2 cnn train --model alexnet
+    mpiexec -n 2 cnn train --model nonet
     cnn train --backend numpy --backend-option speed=9
 
 Say `cnn eval`, `cnn eval --speed` or `cnn bench --ranks`, `--epochs N`, `--spede`, `cnn.fit`, `cnn.fitt`,
@@ -186,7 +186,7 @@ def test_planted_mistakes_are_found(planted):
     wrong = planted.wrong_commands()
     for line, words in zip(
         wrong,
-        ("--epoch 2", "--epochs two", "cnn fly", "alexnet", "has no setting 'speed'", "eval --speed"),
+        ("--epoch 2", "--epochs two", "cnn fly", "nonet", "has no setting 'speed'", "eval --speed"),
         strict=True,
     ):
         assert words in line

@@ -316,6 +316,6 @@ def test_a_file_that_is_missing_or_no_text_and_a_name_that_is_unknown_are_errors
     with pytest.raises(FileFormatError, match=r"bytes\.toml cannot be read"):
         architecture(str(tmp_path / "bytes.toml"))
     with pytest.raises(
-        UsageError, match=r"no architecture 'alexnet'; known are: lenet, lenet5, .* or a file ending in"
+        UsageError, match=r"no architecture 'nonet'; known are: lenet, lenet5, .* or a file ending in"
     ):
-        architecture("alexnet")
+        architecture("nonet")
