@@ -57,6 +57,10 @@ class Buffers:
             flat = self._flat[name] = self.backend.empty((size,), kind)
         return flat[:size].reshape(shape)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies of views would no longer share memory, and the content is temporary: a copy starts empty.
+        return type(self), (self.backend, self.dtype)
+
     def arrays(self) -> list[Array]:
         """The memory of each buffer as a one-dimensional array."""
         return list(self._flat.values())

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,6 +64,13 @@ class Group(Parameter):
 
     parts: Sequence[tuple[Parameter, int]] = ()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Copied one by one, the parts no longer share the memory of the whole.
+        for part, start in self.parts:
+            place, shape = slice(start, start + int(part.value.size)), part.value.shape
+            part.value, part.gradient = self.value[place].reshape(shape), self.gradient[place].reshape(shape)
+
 
 def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Group]:
     """Moves parameters with equal multipliers next to each other; returns one long parameter per pair of multipliers.
@@ -90,7 +98,8 @@ class Layer(Configurable):
     """One step of a network. Shapes are those of a single image, without N; arrays have N.
 
     A concrete layer is a dataclass of its settings. `build` fixes these and its input shape and makes its parameters;
-    `forward` keeps what `backward` needs; both return buffers that the next call overwrites.
+    `forward` keeps what `backward` needs; both return buffers that the next call overwrites. A copy of a layer has its
+    settings only, so that another network can build it.
     """
 
     name = ""
@@ -105,6 +114,7 @@ class Layer(Configurable):
 
     def build(self, *input_shapes: Shape, context: Context) -> None:
         """Prepares the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
+        self._settings = [key for key in vars(self) if key != "name"]
         self.input_shape = input_shapes[0]
         self.output_shape = self.shape_after(*input_shapes)
         self.context = context
@@ -113,6 +123,10 @@ class Layer(Configurable):
         self.parameters: list[Parameter] = []
         self.statistics: dict[str, Array] = {}
         self.create()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is a layer with the same settings that is in no network yet; a model copies its own arrays.
+        return {name: getattr(self, name) for name in getattr(self, "_settings", vars(self))}
 
     @abstractmethod
     def shape_after(self, input_shape: Shape) -> Shape:

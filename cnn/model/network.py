@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import prod
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from cnn.arithmetic import Footprint
 from cnn.arrays import Array, Shape
@@ -100,6 +100,10 @@ class Network:
         self.readers = {place: [each.place for each in nodes if place in each.inputs] for place in (INPUT, *self.order)}
         self.observer: Observer | None = None
         self._find_trained()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is the same structure with layers of its own, not built.
+        return type(self), (self.layers, self.input_shape, [node.inputs for node in self.nodes])
 
     def build(self, context: Context) -> None:
         """Gives every layer its name, parameters and memory. Raises UsageError if a layer is already in a network."""
