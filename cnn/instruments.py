@@ -25,6 +25,10 @@ class Recording(ABC):
     def record(self) -> AbstractContextManager[None]:
         """Records the work that this thread gives the backend within the block."""
 
+    def prepare(self) -> bool:
+        """Gets ready to repeat the work; False if there is no room for one more recording."""
+        return True
+
     @abstractmethod
     def repeat(self) -> Any:
         """Repeats all the work; returns the last result that is not None."""

@@ -28,6 +28,9 @@ from cnn.ops.losses import checked_count
 _OWN = {"_lock", "_passes", "context", "buffers", "groups"}
 """Attributes that a copy makes anew."""
 
+MOST_PASSES = 128
+"""Passes that a model keeps, each with its recording of some 60 kB; the one that was not used for longest goes."""
+
 EVALUATED = 64
 """Images that a model classifies at a time by default."""
 
@@ -226,10 +229,12 @@ class Sequential:
         """The result of `score`, which depends on `purpose` only and holds no reference to this model."""
         apart = after_layer is not None or self.network.observer is not None
         key = (purpose, x.shape, apart, self.backend.instruments.recording_key())
-        passes = self._passes.get(key)
+        passes = self._passes.pop(key, None)
         if passes is None:
             passes = Passes(self.network, x, gradient, score, steady_score=self.loss.repeatable, apart=apart)
-            self._passes[key] = passes
+        self._passes[key] = passes  # as the last one used
+        if len(self._passes) > MOST_PASSES:
+            del self._passes[next(iter(self._passes))]
         result = passes.run(after_layer)
         if passes.runs == 1:  # A first run may move buffers, but has recorded nothing.
             self._passes[key] = passes
