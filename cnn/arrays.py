@@ -13,6 +13,10 @@ Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 
+MOST_VIEWS = 1000
+"""Views of different shapes that a set of buffers keeps."""
+
+
 class Allocator(Protocol):
     """What allocates new arrays: a backend."""
 
@@ -43,6 +47,8 @@ class Buffers:
         # A step requests about fifty buffers, so the views are kept too.
         view = self._views.get((name, shape, dtype))
         if view is None:
+            if len(self._views) >= MOST_VIEWS:
+                self._views.clear()
             view = self._views[name, shape, dtype] = self._view(name, shape, dtype)
         return view
 
@@ -56,6 +62,10 @@ class Buffers:
                 self._on_move()
             flat = self._flat[name] = self.backend.empty((size,), kind)
         return flat[:size].reshape(shape)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Copies of views would no longer share memory, and the content is temporary: a copy starts empty.
+        return type(self), (self.backend, self.dtype)
 
     def arrays(self) -> list[Array]:
         """The memory of each buffer as a one-dimensional array."""

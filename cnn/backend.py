@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array, Buffers
 from cnn.convolution import Convolution, Window, col2im, im2col, pad, padded_size
-from cnn.errors import ShapeError
+from cnn.errors import ShapeError, UsageError
 from cnn.instruments import Instruments
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
@@ -50,7 +50,8 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
     Arrays are passed by position, numbers by name. Arrays are contiguous and row-major, images NHWC, filters
     (R, S, C, K); only gemm's matrices may have gaps between their rows. Every `out` is overwritten whatever it held.
     Methods keep no state and may be called from several threads with different arguments; temporary space is taken
-    from the caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable.
+    from the caller's `scratch`. Constructing a backend that cannot run here raises BackendUnavailable. A copy of a
+    backend is the backend itself; pickled, it is its name and options.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,22 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
     """The parts of the computer whose energy a run uses."""
+    remade: Callable[[], "Backend"] | None = None
+    """Makes the equal of this backend in another process; the registry sets it."""
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.remade is None:
+            raise UsageError(
+                f"Backend {self.name!r} was not made by its name, so that no other process can make it again; "
+                "register it as an entry point and name it."
+            )
+        return self.remade, ()
 
     @abstractmethod
     def gemm(

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from copy import copy
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -25,6 +24,10 @@ class Recording(ABC):
     @abstractmethod
     def record(self) -> AbstractContextManager[None]:
         """Records the work that this thread gives the backend within the block."""
+
+    def prepare(self) -> bool:
+        """Gets ready to repeat the work; False if there is no room for one more recording."""
+        return True
 
     @abstractmethod
     def repeat(self) -> Any:
@@ -97,10 +100,9 @@ def private(backend: AnyBackend, **methods: Around) -> AnyBackend:
     """
     kind = type(backend)
     replaced = {name: _method(getattr(kind, name), around) for name, around in methods.items()}
-    copied = copy(backend)
     # Resources of the backend must not be released with a copy, nor while a copy exists.
-    copied.__class__ = type(kind.__name__, (kind,), replaced | {"__del__": lambda self: None})
-    vars(copied)["_copied_from"] = backend
+    copied: AnyBackend = object.__new__(type(kind.__name__, (kind,), replaced | {"__del__": lambda self: None}))
+    vars(copied).update(vars(backend), _copied_from=backend)
     return copied
 
 

@@ -2,8 +2,8 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self, cast
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
@@ -14,7 +14,8 @@ from cnn.layers.layer import Parameter
 class Optimizer(Configurable):
     """Updates parameters in place and keeps its own state arrays for each.
 
-    A parameter's multipliers scale the learning rate and the weight decay, as Caffe's lr_mult and decay_mult.
+    A parameter's multipliers scale the learning rate and the weight decay, as Caffe's lr_mult and decay_mult. A copy
+    has the same settings and is not attached to any parameters.
     """
 
     slots: tuple[str, ...]
@@ -23,6 +24,9 @@ class Optimizer(Configurable):
     def fresh(self) -> Self:
         """A new optimizer with the same settings, not attached to any parameters."""
         return replace(self)  # type: ignore[type-var]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {each.name: getattr(self, each.name) for each in fields(cast(Any, self))}
 
     def attach(self, backend: Backend, parameters: Iterable[Parameter]) -> None:
         """Starts afresh with zeroed state arrays for the parameters, which `step` will then update."""
@@ -38,7 +42,8 @@ class Optimizer(Configurable):
         self._scratch = Buffers(backend)
 
     def step(self, lr: float) -> None:
-        """Updates every parameter from its gradient with learning rate `lr`."""
+        """Updates every parameter from its gradient with learning rate `lr`. Raises UsageError before `attach`."""
+        require(hasattr(self, "state"), f"This {type(self).__name__} updates no parameters yet; call `attach` first.")
         self.time += 1
         for parameter, state in zip(self.parameters, self._states, strict=True):
             decay = self.weight_decay * parameter.decay_multiplier

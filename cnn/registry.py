@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def construct(name: str, /, **options: Any) -> Backend:
     backend = plugin(**options)
     if not isinstance(backend, Backend):
         raise CnnError(f"Plug-in {name!r} is a {type(backend).__name__}, not a cnn.Backend; correct its entry point.")
+    backend.remade = partial(create, name, **options)
     return backend
 
 

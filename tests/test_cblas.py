@@ -2,6 +2,7 @@
 
 import ctypes
 import json
+import re
 import resource
 import shutil
 import time
@@ -185,6 +186,26 @@ class TestChooser:
         first.choose("one", self.candidates([], im2col=0.0, winograd2=0.005), "im2col")
         second.choose("two", self.candidates([], im2col=0.0, winograd2=0.005), "im2col")
         assert set(Chooser("b", tmp_path).times()) == {"one", "two"}
+
+    @pytest.mark.parametrize(("images", "measures"), [(33, False), (127, False), (64, False), (32, True), (128, True)])
+    def test_less_than_twice_as_many_images_take_the_same(self, tmp_path, images, measures):
+        alike, calls = re.compile("([0-9]+)x8 images, stride 2"), []
+        candidates = self.candidates(calls, im2col=0.01, winograd2=0.0)
+        chooser = Chooser("b", tmp_path)
+        chooser.choose("64x8 images, stride 2", candidates, "im2col", alike)
+        calls.clear()
+        assert chooser.choose(f"{images}x8 images, stride 2", candidates, "im2col", alike) == "winograd2"
+        assert bool(calls) == measures
+        calls.clear()
+        chooser.choose("64x9 images, stride 2", candidates, "im2col", re.compile("([0-9]+)x9 images, stride 2"))
+        assert calls
+
+    def test_a_problem_is_like_itself_with_any_number_of_images(self):
+        convolution = Convolution(Window((8, 8), (3, 3)), 4, 5)
+        one, other = (Problem("forward", convolution, images, 2) for images in (7, 64))
+        assert one.alike == other.alike
+        assert [one.alike.fullmatch(str(each))[1] for each in (one, other)] == ["7", "64"]
+        assert not one.alike.fullmatch(str(one._replace(threads=3)))
 
     def test_one_candidate_needs_no_clock(self, tmp_path):
         calls = []

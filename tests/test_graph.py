@@ -1,6 +1,8 @@
 """Networks with branches: named layers and inputs, blocks, files, and what is said of those that do not fit."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -195,6 +197,15 @@ def test_a_graph_is_saved_and_read_with_its_names_and_inputs(tmp_path):
     images, labels = images_and_labels()
     assert again.predict(images).tobytes() == one.predict(images).tobytes()
     assert again.evaluate(Split(images, labels)) == one.evaluate(Split(images, labels))
+
+
+def test_a_copy_of_a_graph_computes_the_same():
+    one = model(seed=3)
+    images, labels = images_and_labels()
+    for again in (copy.deepcopy(one), pickle.loads(pickle.dumps(one))):
+        assert [node.name for node in again.network.nodes] == [node.name for node in one.network.nodes]
+        assert again.predict(images).tobytes() == one.predict(images).tobytes()
+        assert again.train_step(images, labels) == model(seed=3).train_step(images, labels)
 
 
 def test_a_chain_is_written_without_names_and_inputs():

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cnn.compiled import losses
+from cnn import arrays
+from cnn.compiled import losses, recording
 from cnn.compiled.recording import KernelRecording
 from cnn.layers import (
     GELU,
@@ -30,11 +31,13 @@ from cnn.layers import (
     Residual,
 )
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model import sequential
 from cnn.model.network import BACKWARD, FORWARD
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import SMALL, architecture
 from cnn.optimizers import SGD
+from cnn.registry import create
 from cnn.system.threads import limit_threads
 
 SHAPE, CLASSES = (8, 8, 3), 5
@@ -375,23 +378,67 @@ def test_models_in_two_threads_record_each_its_own_kernels(backend):
 def test_a_recording_returns_what_its_last_kernel_did_that_returns_anything():
     scores, labels = np.eye(3, dtype=np.float32), np.array([0, 1, 1])
     shares, slopes = np.empty(9, np.float32), np.empty(9, np.float32)
-    recording = KernelRecording()
-    with recording.record():
+    made = KernelRecording()
+    with made.record():
         expected = losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
         losses.softmax(scores.reshape(-1), shares, 3)
-    assert recording.repeat() == expected
+    assert made.prepare()
+    assert made.repeat() == expected
     scores *= 7
-    assert recording.repeat() == losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
+    assert made.repeat() == losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
     np.testing.assert_allclose(shares.reshape(3, 3).sum(axis=1), 1, rtol=1e-6)
 
 
 def test_a_recording_says_when_a_kernel_finds_no_memory():
     x = np.ones(1, np.float32)
-    recording = KernelRecording()
-    with recording.record(), pytest.raises(MemoryError):
+    made = KernelRecording()
+    with made.record(), pytest.raises(MemoryError):
         losses.softmax(x, x, 1 << 55)
+    assert made.prepare()
     with pytest.raises(MemoryError, match="smaller batch"):
-        recording.repeat()
+        made.repeat()
+
+
+def test_a_model_forgets_the_pass_it_has_not_used_for_longest(backend, monkeypatch):
+    monkeypatch.setattr(sequential, "MOST_PASSES", 3)
+    model = Sequential(plain(), SHAPE, backend=backend)
+    for size in (9, 1, 2, 3, 4, 2, 5):
+        model.predict(batches(1, size)[0][0])
+    assert [key[1][0] for key in model._passes] == [4, 2, 5]
+
+
+def refuse(calls):
+    raise RuntimeError("Failed to materialize symbols")
+
+
+@pytest.mark.parametrize("fault", [{"MOST": 0}, {"_machine_code": refuse}], ids=lambda fault: next(iter(fault)))
+@pytest.mark.parametrize("layers", [plain, mixed])
+def test_where_no_more_recordings_can_be_made_the_layers_are_called(layers, fault, backend, monkeypatch):
+    for name, value in fault.items():
+        monkeypatch.setattr(recording, name, value)
+    model, data = Sequential(layers(), SHAPE, backend=backend), batches(STEPS, 4)
+    found = trained(model, data)
+    assert not any(passes._recorded for passes in model._passes.values())
+    assert found == trained(by_layers(Sequential(layers(), SHAPE, backend=backend)), data)
+
+
+def test_a_recording_counts_while_it_exists():
+    gc.collect()
+    before, made = len(recording._prepared), KernelRecording()
+    assert made.prepare()
+    assert len(recording._prepared) == before + 1
+    del made
+    assert len(recording._prepared) == before
+
+
+def test_buffers_keep_few_views(monkeypatch):
+    monkeypatch.setattr(arrays, "MOST_VIEWS", 3)
+    buffers = arrays.Buffers(create("numpy"))
+    first = buffers.get("x", (9,))
+    for size in range(9):
+        buffers.get("x", (size,))[:] = size
+    assert len(buffers._views) <= 3
+    assert first[0] == 8
 
 
 def test_a_backend_without_kernels_goes_by_its_layers():

@@ -92,7 +92,7 @@ def test_googlenet_is_its_papers_table():
 
 
 def test_alexnet_takes_724_million_products():
-    """Sze et al. 2017, "Efficient processing of deep neural networks", table II: 666 M in convolutions, 58.6 M after."""
+    """666 M of them in convolutions (Sze et al. 2017, "Efficient processing of deep neural networks", table II)."""
     nodes = architecture("alexnet").network.nodes
     convolutions = sum(node.macs for node in nodes if isinstance(node.layer, Conv2D))
     assert round(convolutions / 1e6) == 666
@@ -315,7 +315,5 @@ def test_a_file_that_is_missing_or_no_text_and_a_name_that_is_unknown_are_errors
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FileFormatError, match=r"bytes\.toml cannot be read"):
         architecture(str(tmp_path / "bytes.toml"))
-    with pytest.raises(
-        UsageError, match=r"no architecture 'nonet'; known are: lenet, lenet5, .* or a file ending in"
-    ):
+    with pytest.raises(UsageError, match=r"no architecture 'nonet'; known are: lenet, lenet5, .* or a file ending in"):
         architecture("nonet")

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,17 @@ class Chooser:
         self._owner = f"{backend} on {machine.cpu}"
         self._times: dict[str, dict[str, float]] | None = None
 
-    def choose(self, shape: str, candidates: Mapping[str, Callable[[], None]], default: str) -> str:
+    def choose(
+        self,
+        shape: str,
+        candidates: Mapping[str, Callable[[], None]],
+        default: str,
+        alike: re.Pattern[str] | None = None,
+    ) -> str:
         """The name of the fastest of `candidates` for `shape`; a new shape is timed on the current arrays.
 
+        `alike` matches the shapes that differ in the number of images only, which is its group 1: if one with less
+        than twice as many images, or more than half, has been timed, its fastest is taken.
         If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
         Raises UsageError for a CNN_ALGORITHM that does not exist.
         """
@@ -46,8 +55,12 @@ class Chooser:
             return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):
-            times[shape] = _best_times(candidates)
-            self._save()
+            near = _near(shape, alike, (known for known in times if set(times[known]) == set(candidates)))
+            if near is not None:
+                shape = near
+            else:
+                times[shape] = _best_times(candidates)
+                self._save()
         return min(times[shape], key=times[shape].__getitem__)
 
     def times(self) -> dict[str, dict[str, float]]:
@@ -64,6 +77,19 @@ class Chooser:
         stored[self._owner] = (others if isinstance(others, dict) else {}) | self.times()
         with suppress(CnnError):
             write_atomically(self._path, json.dumps(stored, indent=1).encode())
+
+
+def _near(shape: str, alike: re.Pattern[str] | None, known: Iterable[str]) -> str | None:
+    """The first of the known shapes that differs from `shape` by a factor of images below 2; others come after it."""
+    own = alike and alike.fullmatch(shape)
+    if not alike or not own:
+        return None
+    images = int(own[1])
+    for each in known:
+        found = alike.fullmatch(each)
+        if found and images < 2 * int(found[1]) and int(found[1]) < 2 * images:
+            return each
+    return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, direct, or Winograd."""
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, ClassVar, NamedTuple
@@ -47,8 +48,16 @@ class Problem(NamedTuple):
 
     def __str__(self) -> str:
         """In words, the same in every process: the key of the times on disk."""
+        return self._text(str(self.images))
+
+    @property
+    def alike(self) -> re.Pattern[str]:
+        """Matches the same problem with any number of images, its group 1."""
+        return re.compile(re.escape(self._text("@")).replace("@", "([0-9]+)"))
+
+    def _text(self, images: str) -> str:
         convolution, window = self.convolution, self.convolution.window
-        size = "x".join(map(str, (self.images, *convolution.input_shape)))
+        size = "x".join(map(str, (images, *convolution.input_shape)))
         kernel = "x".join(map(str, window.kernel))
         dilation = f"dilation {window.dilation}, " if window.dilated else ""
         groups = f"{convolution.groups} groups, " if convolution.groups > 1 else ""
@@ -221,7 +230,7 @@ class CompiledConvolution(Backend):
             if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return
-            chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default)
+            chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default, problem.alike)
         candidates[chosen]()
 
 

@@ -2,10 +2,11 @@
 
 import ctypes
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from itertools import count
 from typing import Any
+from weakref import WeakSet
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -21,6 +22,9 @@ from cnn.instruments import Recording
 _ADDRESS = ir.IntType(64)
 _NAME = "repeat"
 _numbers = count()
+
+MOST = 10_000
+"""Recordings of a process with machine code, which takes two memory maps: Linux allows 65,530 of these by default."""
 
 Call = tuple[Kernel, tuple[Any, ...], npt.NDArray[Any]]
 """A kernel, its arguments, and a place for its result."""
@@ -51,13 +55,23 @@ class KernelRecording(Recording):
         with watched(run):
             yield
 
+    def prepare(self) -> bool:
+        if self._code is None and len(_prepared) < MOST:
+            # LLVM raises RuntimeError where the system gives it no memory.
+            with suppress(RuntimeError, MemoryError):
+                self._code = Native(_machine_code(self._calls))
+                _prepared.add(self)
+        return self._code is not None
+
     def repeat(self) -> Any:
-        """Makes all calls again. Raises MemoryError if a kernel finds no memory for its own arrays."""
-        if self._code is None:
-            self._code = Native(_machine_code(self._calls))
+        """Makes all calls again, once prepared. Raises MemoryError if a kernel finds no memory for its own arrays."""
+        assert self._code is not None
         if self._code():
             raise MemoryError("A kernel found no memory for its sums; take a smaller batch or fewer threads.")
         return None if self._result is None else self._result.item()
+
+
+_prepared: WeakSet[KernelRecording] = WeakSet()
 
 
 @global_compiler_lock

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 from cnn.arrays import Array
 from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
 from cnn.distributed.shard import Slice
-from cnn.errors import CnnError
+from cnn.errors import CnnError, UsageError
 from cnn.system.threads import in_words
 from cnn.system.timing import now
 from cnn.training.world import Pending, World
@@ -49,6 +49,9 @@ class MpiWorld(World):
             sets = self._local.allgather(allowed)
             hold_to(divide(sets, self.local_rank))
             self._patience = SPIN if self.local_size <= len(frozenset().union(*sets)) else 0.0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise UsageError("A run of several processes cannot be pickled; give it a checkpoint and resume from that.")
 
     def shard(self, *, alone: bool = False) -> Slice:
         return Slice(self, alone=alone)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any
+from typing import Any, Self
 
 from cnn.energy.nvml import Nvml
 from cnn.energy.rapl import PerfEvents, Powercap
@@ -54,6 +54,15 @@ class Measured(Meter):
         ]
         for thread in self._threads:
             thread.start()
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # it has threads and open files, and whoever opened it closes it
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Unmetered, ("the meter stayed in the process that opened it",)
 
     def _watch(self, reader: Reader, period: float) -> None:
         while not self._closed.wait(period):

@@ -51,7 +51,8 @@ class Probe(NamedTuple):
 def probes() -> Iterator[Probe]:
     """The smallest layer of every kind, which shows the overhead, then random networks of a fixed seed."""
     smallest: list[Layer | Block] = [
-        Conv2D(1, 1, activation="relu"),
+        Conv2D(2, 1, activation="relu"),
+        Conv2D(2, 1, activation="relu", groups=2),
         Conv2D(1, 1, activation="relu"),
         MaxPool2D(1),
         AvgPool2D(1),
@@ -131,7 +132,7 @@ class _Draw:
         for _ in range(self.rng.integers(1, 5)):
             block: list[Layer | Block] = list(self.block(shape[0]))
             if branched:
-                block.append(self.branches(Network(block, shape).output_shape[-1]))
+                block += self.branches(Network(block, shape).output_shape[-1])
             yield from block
             shape = Network(block, shape).output_shape
         if self.chance(0.2):
@@ -165,18 +166,23 @@ class _Draw:
         if self.chance(0.1):
             yield Dropout()
 
-    def branches(self, channels: int) -> Block:
-        """A residual block, or a small inception module."""
-        if self.chance(0.6):
+    def branches(self, channels: int) -> Iterator[Layer | Block]:
+        """A residual block, a small inception module, or a depthwise convolution with one of 1x1."""
+        if self.chance(0.5):
             main = [
                 Conv2D(channels, 3, padding=1, bias=False),
                 BatchNorm(activation="relu"),
                 Conv2D(channels, 3, padding=1, bias=False),
                 BatchNorm(),
             ]
-            return Residual(main, activation="relu")
-        wide = Conv2D(self.width(8, 64), 3, padding=1, activation="relu")
-        return Branches([Conv2D(self.width(8, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
+            yield Residual(main, activation="relu")
+        elif self.chance(0.5):
+            wide = Conv2D(self.width(8, 64), 3, padding=1, activation="relu")
+            yield Branches([Conv2D(self.width(8, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
+        else:
+            yield Conv2D(channels, 3, padding=1, bias=False, groups=channels)
+            yield BatchNorm(activation="relu")
+            yield Conv2D(self.width(8, 256), 1, activation="relu")
 
     def following(self) -> list[Layer]:
         """What follows a convolution that fuses nothing; nothing where it does."""

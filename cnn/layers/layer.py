@@ -64,6 +64,13 @@ class Group(Parameter):
 
     parts: Sequence[tuple[Parameter, int]] = ()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        # Copied one by one, the parts no longer share the memory of the whole.
+        for part, start in self.parts:
+            place, shape = slice(start, start + int(part.value.size)), part.value.shape
+            part.value, part.gradient = self.value[place].reshape(shape), self.gradient[place].reshape(shape)
+
 
 def packed(backend: Backend, parameters: Iterable[Parameter]) -> list[Group]:
     """Moves parameters with equal multipliers next to each other; returns one long parameter per pair of multipliers.
@@ -138,6 +145,8 @@ class Layer(Configurable):
     Every layer may have a name, and inputs: the names of earlier layers, or "input" for the network's input. Without
     inputs it reads the layer before it, without a name it gets one of its class and a number, such as "conv2". A layer
     of several inputs takes several shapes and arrays, and returns a tuple of gradients.
+
+    A copy of a layer has its settings only, so that another network can build it.
     """
 
     name: str | None = None
@@ -181,6 +190,7 @@ class Layer(Configurable):
 
     def build(self, *input_shapes: Shape, context: Context) -> None:
         """Prepares the layer for inputs (N, *input_shape). Raises ShapeError if they do not fit."""
+        self._settings = [key for key in vars(self) if key != "generated_name"]
         self.input_shapes = input_shapes
         self.input_shape = input_shapes[0]
         self.output_shape = self.shape_after(*input_shapes)
@@ -190,6 +200,11 @@ class Layer(Configurable):
         self.parameters: list[Parameter] = []
         self.statistics: dict[str, Array] = {}
         self.create()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy is a layer with the same settings that is in no network yet; a model copies its own arrays.
+        kept = {name: getattr(self, name) for name in getattr(self, "_settings", vars(self))}
+        return kept | {"name": None if self.generated_name else self.name}
 
     @abstractmethod
     def shape_after(self, input_shape: Shape) -> Shape:

@@ -1,6 +1,7 @@
 """Networks: layers as nodes with inputs, order and shapes, and the walks forward and backward through them."""
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -117,6 +118,10 @@ class Network:
         self.random_state: Any = None
         """The state of the random generator before the last training pass, if a layer may draw from it."""
         self._find_trained()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is the same structure with layers of its own, not built.
+        return _copied, (self.layers, [self.input_names(node) for node in self.nodes], self.input_shape)
 
     def build(self, context: Context) -> None:
         """Gives every layer its name, parameters and memory. Raises UsageError if a layer is already in a network."""
@@ -294,6 +299,14 @@ class Network:
             elif first is None and not finite(arrays.outputs[node.place]):
                 first = f"the output of {node.name}"
         return first
+
+
+def _copied(layers: Iterable[Layer], inputs: Iterable[list[str]], input_shape: Shape) -> Network:
+    """A network of copies of the layers, each with its inputs by name."""
+    copies = [copy(layer) for layer in layers]
+    for layer, names in zip(copies, inputs, strict=True):
+        layer.inputs = names
+    return Network(copies, input_shape)
 
 
 def _takes(layer: Layer, inputs: int) -> bool:

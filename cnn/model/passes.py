@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import groupby
+from itertools import chain, groupby
 from typing import Any
 from weakref import proxy
 
@@ -119,6 +119,13 @@ class Passes:
             places = list(group)
             yield from [places] if repeatable and not self._apart else [[place] for place in places]
 
+    def _recordings(self) -> Iterator[Recording]:
+        if self._whole is not None:
+            yield self._whole
+        for stretch in chain.from_iterable(self._stretches.values()):
+            if stretch.recording is not None:
+                yield stretch.recording
+
     def _repeat(self, after_layer: AfterLayer | None) -> Any:
         self._network.arrays = self._arrays
         if self._whole is not None:
@@ -140,6 +147,9 @@ class Passes:
                 after_layer(place)
 
     def _check(self, after_layer: AfterLayer | None) -> Any:
+        if not all(recording.prepare() for recording in self._recordings()):
+            self._recorded = False
+            return self._by_layers(after_layer)
         network, generator = self._network, self._network.context.rng.bit_generator
         backend, statistics = network.context.backend, list(network.statistics.values())
         before, state = [backend.to_numpy(array) for array in statistics], generator.state

@@ -1,10 +1,11 @@
 """Models: a network with weights on one backend, from images to classes, with a loss."""
 
 from collections.abc import Hashable, Iterable, Mapping
+from copy import deepcopy
 from functools import partial
 from math import prod
 from threading import RLock
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,12 @@ from cnn.model.passes import Passes, Score
 from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
 
+_OWN = {"_lock", "_passes", "context", "buffers", "groups"}
+"""Attributes that a copy makes anew."""
+
+MOST_PASSES = 128
+"""Passes that a model keeps, each with its recording of some 60 kB; the one that was not used for longest goes."""
+
 EVALUATED = 64
 """Images that a model classifies at a time by default."""
 
@@ -34,6 +41,9 @@ class Sequential:
 
     `predict`, `evaluate` and `train_step` may be called from several threads: one call waits for the other, as all use
     the same buffers. `forward` and `backward` return or read these buffers, so use them from one thread.
+
+    A copy (`copy.deepcopy`, `pickle`) has the same weights, statistics and random state, and from then on is
+    independent. It computes on the same backend; a pickled model needs this backend where it is read.
     """
 
     def __init__(
@@ -67,6 +77,17 @@ class Sequential:
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self.rng = np.random.default_rng(seed)
+        self._build()
+        outputs = prod(self.output_shape)
+        self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
+        if len(self.output_shape) != 1 or len(self.classes) != outputs:
+            raise ShapeError(
+                f"The last layer gives {self.output_shape} for {len(self.classes)} classes; "
+                "end with a Linear layer of one unit per class."
+            )
+
+    def _build(self) -> None:
+        """Makes everything that belongs to this one object: lock, buffers, recordings and the layers' arrays."""
         self._lock = RLock()
         self._passes: dict[Hashable, Passes] = {}
         # Recordings of passes hold addresses: they are valid until a buffer moves.
@@ -75,13 +96,21 @@ class Sequential:
         self.network.build(self.context)
         self.groups = packed(self.backend, self.parameters)
         """The parameters as a few long ones, for an optimizer."""
-        outputs = prod(self.output_shape)
-        self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
-        if len(self.output_shape) != 1 or len(self.classes) != outputs:
-            raise ShapeError(
-                f"The last layer gives {self.output_shape} for {len(self.classes)} classes; "
-                "end with a Linear layer of one unit per class."
-            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            kept = {name: value for name, value in vars(self).items() if name not in _OWN}
+            return kept | {"arrays": self.state(), "random_state": self.rng.bit_generator.state}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        arrays, random_state = state.pop("arrays"), state.pop("random_state")
+        vars(self).update(state)
+        self._build()
+        self.load_state(arrays)
+        self.rng.bit_generator.state = random_state  # building has drawn weights
+
+    def __copy__(self) -> Self:
+        return deepcopy(self)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -201,10 +230,12 @@ class Sequential:
         """The result of `score`, which depends on `purpose` only and holds no reference to this model."""
         apart = after_layer is not None or self.network.observer is not None
         key = (purpose, x.shape, apart, self.backend.instruments.recording_key())
-        passes = self._passes.get(key)
+        passes = self._passes.pop(key, None)
         if passes is None:
             passes = Passes(self.network, x, gradient, score, steady_score=self.loss.repeatable, apart=apart)
-            self._passes[key] = passes
+        self._passes[key] = passes  # as the last one used
+        if len(self._passes) > MOST_PASSES:
+            del self._passes[next(iter(self._passes))]
         result = passes.run(after_layer)
         if passes.runs == 1:  # A first run may move buffers, but has recorded nothing.
             self._passes[key] = passes

@@ -16,7 +16,7 @@ from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
-from cnn.model.sequential import Sequential
+from cnn.model.sequential import Sequential, load_arrays
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
 from cnn.system.timing import now
@@ -25,6 +25,9 @@ from cnn.training.gradients import BatchGradients
 from cnn.training.position import Position
 from cnn.training.replicas import Replicas
 from cnn.training.world import World
+
+_OWN = {"_gradients", "_replicas"}
+"""Attributes that a copy of a run makes anew."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Trainer:
     several processes divides each of them and sums the gradients, so that a run's numbers do not depend on the number
     of processes; all of them call the same methods. With `average_every`, each process takes steps on its own images,
     and the states are averaged after that many steps and after every epoch. Only the meter of local rank 0 counts on
-    each host.
+    each host. A copy is a run of its own, with copies of the model and of the optimizer's state.
     """
 
     model: Sequential
@@ -119,10 +122,7 @@ class Trainer:
         self.model.check_labels(self.train)
         if self.validation is not None:
             self.model.check_labels(self.validation)
-        self.optimizer = self.optimizer.fresh()
-        self.optimizer.attach(self.model.backend, self.model.groups)
-        self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=every is not None)
-        self._replicas = Replicas(self.model, self.optimizer, self.world)
+        self._attach()
         self._own_images = 0
         """How many images this process has trained on since the last average."""
         self.position = Position()
@@ -131,6 +131,27 @@ class Trainer:
         self.steps_per_epoch = -(-len(self.train) // self.batch_size)
         self._stop_reason: str | None = None
         self._stop_agreed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in vars(self).items() if name not in _OWN}
+        to_numpy = self.model.backend.to_numpy
+        state = {name: to_numpy(array) for name, array in self.optimizer.state.items()}
+        return kept | {"optimizer_state": (self.optimizer.time, state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        time, arrays = state.pop("optimizer_state")
+        vars(self).update(state)
+        self._attach()
+        self.optimizer.time = time
+        load_arrays(self.model.backend, self.optimizer.state, arrays, "the optimizer")
+
+    def _attach(self) -> None:
+        """Makes everything that holds arrays of the model."""
+        self.optimizer = self.optimizer.fresh()
+        self.optimizer.attach(self.model.backend, self.model.groups)
+        alone = self.average_every is not None
+        self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=alone)
+        self._replicas = Replicas(self.model, self.optimizer, self.world)
 
     def settings(self) -> dict[str, Any]:
         """The settings that must be the same for the run to continue from a checkpoint."""

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, Self, TypeVar
 
 from cnn.arrays import Array
 from cnn.shard import Shard
@@ -73,6 +73,9 @@ class World:
 
     def __init__(self) -> None:
         self.traffic = Traffic()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self  # the processes are not copied with a run
 
     def shard(self, *, alone: bool = False) -> Shard:
         """The part of every batch that this process computes; with `alone`, batch statistics cover only its images."""
