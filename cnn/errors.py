@@ -1,5 +1,7 @@
 """The errors that a user can meet: each is one sentence with cause and cure, and an exit code for the command."""
 
+from collections.abc import Iterable
+
 
 class CnnError(Exception):
     """A failure that the user can act on. The command prints it without a traceback and exits with `exit_code`."""
@@ -42,3 +44,10 @@ class Interrupted(CnnError):
 
     exit_code = 130
     everywhere = True
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a sentence, separated by commas; beyond `most` it only says how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

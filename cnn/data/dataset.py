@@ -3,14 +3,14 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cnn.errors import CnnError, DataError, UsageError
+from cnn.errors import CnnError, DataError, UsageError, listed
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
 from cnn.system.cache import cache_folder
@@ -21,10 +21,14 @@ DEFAULT_DATASET = "mnist-5k"
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit."""
+    """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit.
+
+    `classes` names label 0, 1, ...; None if the labels are mere numbers. The splits of a Dataset have its names.
+    """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -47,7 +51,25 @@ class Split:
             raise UsageError(f"Indices have shape {chosen.shape}; give one dimension.")
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise UsageError(f"Indices run from {chosen.min()} to {chosen.max()}; give 0 to {len(self) - 1}.")
-        return Split(self.images[chosen], self.labels[chosen])
+        return Split(self.images[chosen], self.labels[chosen], self.classes)
+
+    def numbered_by(self, classes: Sequence[str]) -> "Split":
+        """The same images with labels that count in `classes`, by name; unchanged if the classes have no names.
+
+        Raises UsageError, with the names, if there are images of a class that is not among `classes`.
+        """
+        if self.classes is None or self.classes == tuple(classes):
+            return self
+        places = {name: place for place, name in enumerate(classes)}
+        numbers = np.array([places.get(name, -1) for name in self.classes], dtype=np.int64)
+        present = np.unique(self.labels)
+        unknown = [self.classes[label] for label in present if numbers[label] < 0]
+        if unknown:
+            raise UsageError(
+                f"There are images of {listed(unknown)}, but the model's classes are {listed(classes)}; "
+                "leave those images out, or train a model on all classes."
+            )
+        return replace(self, labels=numbers[self.labels], classes=tuple(classes))
 
     def hold_out(self, fraction: float, rng: np.random.Generator) -> "tuple[Split, Split]":
         """Divides the split at random into (training, validation), with `fraction` of the images in the latter.
@@ -82,6 +104,7 @@ class Dataset:
     source: str = "built in"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
         shapes = self.train.images.shape[1:], self.test.images.shape[1:]
         if shapes[0] != shapes[1]:
             raise DataError(f"{self.name}: training images are {shapes[0]}, test images {shapes[1]}; make them equal.")
@@ -93,6 +116,8 @@ class Dataset:
                     f"{self.name}: a {kind} label is {split.labels.max()}, but there are {len(self.classes)} "
                     "classes; labels run from 0 to one less than that."
                 )
+            named = replace(split, classes=self.classes) if split.classes is None else split.numbered_by(self.classes)
+            object.__setattr__(self, "train" if kind == "training" else "test", named)
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -116,9 +116,10 @@ class Trainer:
         )
         if self.patience is not None and self.validation is None:
             raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
-        self.model.check_labels(self.train)
+        self.model.name_classes(self.train.classes)
+        self.train = self.model.with_own_labels(self.train)
         if self.validation is not None:
-            self.model.check_labels(self.validation)
+            self.validation = self.model.with_own_labels(self.validation)
         self.optimizer = self.optimizer.fresh()
         self.optimizer.attach(self.model.backend, self.model.groups)
         self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=every is not None)
