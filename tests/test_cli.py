@@ -299,6 +299,17 @@ def test_classes_are_compared_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert part["confusion"] == [[0, 0, 0], *whole["confusion"][1:]]
 
 
+def test_a_folder_of_pictures_alone_is_what_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class_folders(tmp_path / "pets" / "train", "cat", "dog")
+    class_folders(tmp_path / "pets" / "val", "cat", "dog", count=2)
+    words = ["train", "--model", "mlp", "--backend", "numpy", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--data-dir", str(tmp_path / "pets")]) == 0
+    assert "folder: 8 training, 4 validation, 2 test images 28x28x1, 2 classes" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["dataset"] == "folder"
+    assert main(["train", "--data-dir", str(tmp_path)]) == 1
+    assert "or name the data set that is there, such as mnist" in capsys.readouterr().err
+
+
 def test_a_second_run_does_not_overwrite_the_first(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / "model.safetensors").read_bytes()
     assert main(["train", "--out", str(trained)]) == 2

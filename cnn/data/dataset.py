@@ -92,8 +92,8 @@ class Dataset:
     """A loaded data set.
 
     `classes` names label 0, 1, ...; `notes` are one-line remarks that the user must see, such as an unexpected digest;
-    `source` says where the images came from. Raises DataError if a split is empty, if the images of the splits differ
-    in shape, or if a label has no class.
+    `source` says where the images came from; `validation` is None if the set has no such images. Raises DataError if a
+    split is empty, if the images of the splits differ in shape, or if a label has no class.
     """
 
     name: str
@@ -102,13 +102,18 @@ class Dataset:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     source: str = "built in"
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
-        shapes = self.train.images.shape[1:], self.test.images.shape[1:]
-        if shapes[0] != shapes[1]:
-            raise DataError(f"{self.name}: training images are {shapes[0]}, test images {shapes[1]}; make them equal.")
-        for kind, split in (("training", self.train), ("test", self.test)):
+        names = {"train": "training", "test": "test", "validation": "validation"}
+        splits = {field: getattr(self, field) for field in names if getattr(self, field) is not None}
+        for field, split in splits.items():
+            kind, shapes = names[field], (self.train.images.shape[1:], split.images.shape[1:])
+            if shapes[0] != shapes[1]:
+                raise DataError(
+                    f"{self.name}: training images are {shapes[0]}, {kind} images {shapes[1]}; make them equal."
+                )
             if not len(split):
                 raise DataError(f"{self.name}: the {kind} split is empty; give it at least one image.")
             if split.labels.max() >= len(self.classes):
@@ -117,7 +122,7 @@ class Dataset:
                     "classes; labels run from 0 to one less than that."
                 )
             named = replace(split, classes=self.classes) if split.classes is None else split.numbered_by(self.classes)
-            object.__setattr__(self, "train" if kind == "training" else "test", named)
+            object.__setattr__(self, field, named)
 
     @property
     def shape(self) -> tuple[int, int, int]:
