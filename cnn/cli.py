@@ -12,6 +12,7 @@ import cnn
 from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
+from cnn.paths import named, sentence
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -59,11 +60,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) is gone, so the buffered rest is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # Whoever opens a file that the user named says more; this is for all the others.
+        _tell(sentence(named(error), error, "file or folder"))
+        return 1
 
 
-def _tell(sentence: str) -> None:
+def _tell(text: str) -> None:
     if speaks():
-        print(f"cnn: {sentence}", file=sys.stderr)
+        print(f"cnn: {text}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+LONGEST = 1200
+"""Characters of the message of an error."""
+
 
 class CnnError(Exception):
     """A failure that the user can act on. The command prints it without a traceback and exits with `exit_code`."""
@@ -9,6 +12,9 @@ class CnnError(Exception):
     exit_code = 1
     everywhere = False
     """Whether every process of a distributed run raises it, so that one of them can report it for all."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_cut(message))
 
 
 class UsageError(CnnError, ValueError):
@@ -44,6 +50,13 @@ class Interrupted(CnnError):
 
     exit_code = 130
     everywhere = True
+
+
+def _cut(message: str) -> str:
+    """The message without its middle, if it quotes so much that nobody would read it: the cure stands at the end."""
+    if len(message) <= LONGEST:
+        return message
+    return f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 4 :]}"
 
 
 def listed(names: Iterable[str], most: int = 8) -> str:

@@ -43,11 +43,11 @@ def sentence(path: str | Path, error: OSError, what: str = "file") -> str:
 
 @contextmanager
 def reading(path: str | Path, what: str = "file", kind: type[CnnError] = FileFormatError) -> Iterator[None]:
-    """Turns an OSError of the block into a `kind` with the sentence about `path`."""
+    """Turns an OSError of the block into a `kind` with the sentence about the path that it names, else about `path`."""
     try:
         yield
     except OSError as error:
-        raise kind(sentence(path, error, what)) from error
+        raise kind(sentence(named(error, path), error, what)) from error
 
 
 def check_file(path: str | Path, what: str = "file", kind: type[CnnError] = FileFormatError) -> None:
@@ -65,6 +65,26 @@ def check_file(path: str | Path, what: str = "file", kind: type[CnnError] = File
             raise kind(f"{shown(path)} is a pipe or a device; copy its content into a file and name that.")
         with open(path, "rb"):
             pass
+
+
+def check_output(path: str | Path) -> None:
+    """Raises CnnError unless a file can be written at `path`, so that nobody waits for what cannot be kept."""
+    target = Path(path)
+    try:
+        folder = target.parent.is_dir()
+        if target.is_dir():
+            raise CnnError(f"{shown(path)} is a folder; name a file in it.")
+    except OSError as error:
+        raise CnnError(sentence(path, error)) from error
+    if not folder:
+        raise CnnError(f"There is no folder {shown(target.parent)} for {target.name}; create it or correct the path.")
+    if not os.access(target if target.exists() else target.parent, os.W_OK):
+        raise CnnError(f"You have no permission to write {shown(path)}; name a file in another folder.")
+
+
+def named(error: OSError, otherwise: str | Path = "") -> str:
+    """The path that the error is about, as far as it says."""
+    return os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else str(otherwise)
 
 
 def _nowhere() -> bool:

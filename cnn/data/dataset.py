@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.errors import CnnError, DataError, UsageError, listed
+from cnn.paths import reading
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
 from cnn.system.cache import cache_folder
@@ -197,14 +198,15 @@ def load_dataset(name: str = DEFAULT_DATASET, *, data_dir: str | Path | None = N
     """
     plugin = _plugin(name)
     folders = search_folders(data_dir, plugin.extra_folders)
-    if download and plugin.files:
-        try:
-            plugin.locate(folders)
-        except DataError:
-            download_dataset(name, data_dir=data_dir)
-    elif data_dir is not None and not Path(data_dir).is_dir():
-        raise DataError(f"The data folder {data_dir} does not exist; correct --data-dir.")
-    return plugin.load(folders)
+    with reading(data_dir or name, "data folder", DataError):
+        if download and plugin.files:
+            try:
+                plugin.locate(folders)
+            except DataError:
+                download_dataset(name, data_dir=data_dir)
+        elif data_dir is not None and not Path(data_dir).is_dir():
+            os.listdir(data_dir)
+        return plugin.load(folders)
 
 
 def download_dataset(name: str, *, data_dir: str | Path | None = None) -> Path:
@@ -223,7 +225,8 @@ def dataset_status(name: str, *, data_dir: str | Path | None = None) -> DatasetS
     except CnnError as error:
         return DatasetStatus(name, "plug-in that cannot be loaded", "unknown", present=False, reason=str(error))
     try:
-        where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
+        with reading(data_dir or name, "data folder", DataError):
+            where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
     except DataError as error:
         return DatasetStatus(name, plugin.summary, plugin.licence, present=False, reason=str(error))
     return DatasetStatus(name, plugin.summary, plugin.licence, present=True, where=where)

@@ -1,6 +1,5 @@
 """The catalogue of devices: published numbers, each with its source and confidence, and the user's own beside them."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
@@ -8,7 +7,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from cnn.errors import FileFormatError, UsageError
+from cnn.errors import UsageError
+from cnn.toml import parse_toml, read_toml
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
@@ -94,18 +94,10 @@ def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], 
 
     Raises FileFormatError for a file that is missing or is not TOML, UsageError for an entry that is not a table.
     """
-    texts = {"catalogue": files("cnn.energy").joinpath(name).read_text(encoding="utf-8")}
-    if own is not None:
-        try:
-            texts[str(own)] = own.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{own} cannot be read ({error}); give a TOML file like {name}.") from error
+    published = files("cnn.energy").joinpath(name).read_text(encoding="utf-8")
+    read = {"catalogue": parse_toml(published, name)} | ({} if own is None else {str(own): read_toml(own)})
     found = {}
-    for origin, text in texts.items():
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise FileFormatError(f"{origin} cannot be read as TOML ({error}); correct it.") from error
+    for origin, tables in read.items():
         for key, table in tables.items():
             if not isinstance(table, dict):
                 raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")

@@ -16,6 +16,10 @@ FORWARD, BACKWARD = "forward", "backward"
 INPUT = -1
 """The place that stands for the network's input among the inputs of a node."""
 
+MOST_LAYERS = 2000
+MOST_NUMBERS = 1 << 40
+"""Of the output of a layer for one image, and of its parameters; they would take 4 TB."""
+
 Observer = Callable[[int, str, Callable[[], None]], None]
 """Called with a node's place, the direction, and a function that it must call to run the node's part of a walk."""
 
@@ -82,8 +86,8 @@ class Network:
         """
         self.layers = tuple(layers)
         self.input_shape = tuple(input_shape)
-        if not self.layers:
-            raise UsageError("A network needs at least one layer.")
+        if not 1 <= len(self.layers) <= MOST_LAYERS:
+            raise UsageError(f"A network has 1 to {MOST_LAYERS:,} layers, not {len(self.layers):,}.")
         sources = [(place - 1,) for place in range(len(self.layers))] if inputs is None else inputs
         nodes: list[Node] = []
         for name, layer, read in zip(_names(self.layers), self.layers, sources, strict=True):
@@ -93,7 +97,9 @@ class Network:
                     f"{name} reads the layers at {read}; give it only layers before it, {INPUT} to {place - 1}."
                 )
             shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in read)
-            nodes.append(Node(place, name, layer, tuple(read), shapes, _named(name, layer.shape_after, *shapes)))
+            node = Node(place, name, layer, tuple(read), shapes, _named(name, layer.shape_after, *shapes))
+            _check_size(node)
+            nodes.append(node)
         self.nodes = tuple(nodes)
         self.output_shape = nodes[-1].output_shape
         self.order = range(len(nodes))
@@ -236,6 +242,15 @@ def _names(layers: Iterable[Layer]) -> list[str]:
         counts[kind] = counts.get(kind, 0) + 1
         names.append(f"{kind}{counts[kind]}")
     return names
+
+
+def _check_size(node: Node) -> None:
+    """Raises ShapeError for a layer that no machine could hold, before any memory is taken."""
+    for what, count in (("parameters", node.parameter_count), ("numbers in its output", prod(node.output_shape))):
+        if count > MOST_NUMBERS:
+            raise ShapeError(
+                f"{node.name} would have more than {MOST_NUMBERS:,} {what}; use fewer or smaller filters or units."
+            )
 
 
 T = TypeVar("T")

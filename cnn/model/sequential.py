@@ -15,7 +15,7 @@ from cnn.backend import Backend
 from cnn.config import require
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
 from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
@@ -23,6 +23,7 @@ from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
+from cnn.system.machine import physical_memory
 
 EVALUATED = 64
 """Images that a model classifies at a time by default."""
@@ -65,6 +66,7 @@ class Sequential:
         self.dtype = np.dtype(dtype)
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
+        self._check_memory()
         self.rng = np.random.default_rng(seed)
         self._lock = RLock()
         self._passes: dict[Hashable, Passes] = {}
@@ -113,6 +115,15 @@ class Sequential:
         The optimizer's state and what the BLAS allocates itself are not counted.
         """
         return self.network.memory(batch, training=training) * self.dtype.itemsize
+
+    def _check_memory(self) -> None:
+        """Raises CnnError if this machine cannot hold the weights and one image: a system may promise what it lacks."""
+        needed, total = self.memory(1, training=False), physical_memory()
+        if total is not None and needed > total:
+            raise CnnError(
+                f"{self.name} needs {needed / 1e9:,.1f} GB for its weights and one image, but this machine has "
+                f"{total / 1e9:,.1f} GB of memory; use fewer or smaller layers."
+            )
 
     def arrays(self) -> dict[str, Array]:
         """Every array of the model's state by name: parameters and running statistics."""
