@@ -13,6 +13,7 @@ from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
+from cnn.terminal.visible import visible, visible_output
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
-        return int(options.run(options) or 0)
+        with visible_output():
+            return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))
         return error.exit_code
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(text: str) -> None:
     if speaks():
-        print(f"cnn: {text}", file=sys.stderr)
+        line = text.replace("\n", "\\n")
+        print(f"cnn: {visible(line, getattr(sys.stderr, 'encoding', None))}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -222,7 +222,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["fly"], 2, "invalid choice: 'fly'"),
         (["train", "nodata"], 2, "There is no dataset 'nodata'; known are: "),
         (["train", "--model", "alexnet"], 2, "There is no architecture 'alexnet'; known are: lenet"),
-        (["train", "--model", "absent.toml"], 1, "absent.toml cannot be read"),
+        (["train", "--model", "absent.toml"], 1, "There is no TOML file "),
         (["train", "--backend", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["train", "--epochs", "0"], 2, "'0' is not a whole number of at least 1"),
         (["train", "--lr", "nan"], 2, "'nan' is not a number above 0"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn.errors import UsageError
+from cnn.terminal.visible import visible
 from cnn.toml import parse_toml, read_toml
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
@@ -101,7 +102,7 @@ def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], 
         for key, table in tables.items():
             if not isinstance(table, dict):
                 raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")
-            found[key] = table, origin
+            found[visible(key)] = table, origin
     return found
 
 
@@ -115,7 +116,7 @@ def _device(key: str, table: dict[str, Any], origin: str) -> Device:
         raise UsageError(f"{origin}: {key} has unknown entries {unknown}; known are {', '.join(QUANTITIES)}.")
     numbers = {name: read_quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
     covers = {"covers": str(table["covers"])} if "covers" in table else {}
-    return Device(key=key, name=texts["name"], kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
+    return Device(key=key, name=visible(str(texts["name"])), kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
 
 
 def read_quantity(place: str, table: Any) -> Quantity:
