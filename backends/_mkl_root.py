@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from cnn.errors import BackendUnavailable
+from cnn.paths import reading
 from cnn.system.cache import cache_folder
 
 VARIABLE = "CNN_MKL_ROOT"
@@ -23,9 +24,10 @@ def find_library(backend: str) -> Path:
     """libmkl_rt in CNN_MKL_ROOT if that is set, else in the cache. Raises BackendUnavailable if it is not there."""
     named = os.environ.get(VARIABLE)
     root = Path(named) if named else cached_root()
-    for folder in FOLDERS:
-        for library in sorted((root / folder).glob("libmkl_rt.so*")):
-            return library.resolve()
+    with reading(root, "folder", BackendUnavailable):
+        for folder in FOLDERS:
+            for library in sorted((root / folder).glob("libmkl_rt.so*")):
+                return library.resolve()
     if named:
         raise BackendUnavailable(
             f"{VARIABLE} is {named}, but there is no libmkl_rt.so in it or in {', '.join(FOLDERS[1:])} below it; "

@@ -1,13 +1,13 @@
 """The options of a backend: the annotated keyword arguments of its constructor."""
 
 import inspect
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args, get_origin
 
 from cnn.config import check_values, kind_text
-from cnn.errors import UsageError
+from cnn.errors import FileFormatError, UsageError
+from cnn.toml import parse_toml
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def parse_option(text: str) -> tuple[str, Any]:
         raise UsageError(f"A backend's option is given as NAME=VALUE, not as {text!r}.")
     for form in (value, f"[{value}]" if "," in value else value):
         try:
-            return name, tomllib.loads(f"value = {form}")["value"]
-        except tomllib.TOMLDecodeError:
+            return name, parse_toml(f"value = {form}", text)["value"]
+        except (FileFormatError, UsageError):
             pass
     return name, value

@@ -12,6 +12,8 @@ import cnn
 from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
+from cnn.paths import named, sentence
+from cnn.terminal.visible import visible, visible_output
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -45,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
-        return int(options.run(options) or 0)
+        with visible_output():
+            return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))
         return error.exit_code
@@ -59,11 +62,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) is gone, so the buffered rest is dropped.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:
+        # Whoever opens a file that the user named says more; this is for all the others.
+        _tell(sentence(named(error), error, "file or folder"))
+        return 1
 
 
-def _tell(sentence: str) -> None:
+def _tell(text: str) -> None:
     if speaks():
-        print(f"cnn: {sentence}", file=sys.stderr)
+        line = text.replace("\n", "\\n")
+        print(f"cnn: {visible(line, getattr(sys.stderr, 'encoding', None))}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -1,13 +1,11 @@
 """Objects that can be written as tables of plain values, in a model file or a user's TOML file, and read back."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, fields
-from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
 
-from cnn.errors import FileFormatError, UsageError
+from cnn.errors import UsageError
 
 
 class Configurable:
@@ -95,14 +93,6 @@ def kind_text(kind: Any) -> str:
     if kind is dict:
         return "a table"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file. Raises FileFormatError if the file is missing or is not a TOML file."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileFormatError(f"{path} cannot be read as TOML ({error}); correct it.") from error
 
 
 def _fits(value: Any, kind: Any) -> bool:

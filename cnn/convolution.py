@@ -13,6 +13,8 @@ from cnn.errors import ShapeError
 
 Pair = tuple[int, int]
 Padding = str | int | tuple[int, int] | tuple[int, int, int, int]
+MOST_SIDE = 1 << 16
+"""Rows or columns of an image with its padding, and of a kernel, its dilation and its stride."""
 
 
 class Tap(NamedTuple):
@@ -48,12 +50,23 @@ class Window:
             )
         if min(self.dilation) < 1:
             raise ShapeError(f"Dilation {self.dilation} must be at least 1; 1 leaves no gaps in a kernel.")
+        if any(span > MOST_SIDE for span in (*self.padded, *self.kernel, *self.extent, *self.stride)):
+            raise ShapeError(
+                f"An image of {self.size} with padding {self.padding}, a kernel of {self.kernel}, stride {self.stride} "
+                f"and dilation {self.dilation} goes beyond {MOST_SIDE:,} pixels; use smaller numbers."
+            )
         if min(self.out) < 1:
             dilated = f" with dilation {self.dilation}" if self.dilated else ""
             raise ShapeError(
                 f"A kernel of {self.kernel}{dilated} does not fit an image of {self.size} with padding {self.padding}; "
                 "use a smaller kernel, more padding, or fewer pooling layers before it."
             )
+
+    @property
+    def padded(self) -> Pair:
+        """The size of the image with its padding."""
+        top, bottom, left, right = self.padding
+        return self.size[0] + top + bottom, self.size[1] + left + right
 
     @cached_property
     def out(self) -> Pair:

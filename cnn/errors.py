@@ -1,5 +1,10 @@
 """The errors that a user can meet: each is one sentence with cause and cure, and an exit code for the command."""
 
+from collections.abc import Iterable
+
+LONGEST = 1200
+"""Characters of the message of an error."""
+
 
 class CnnError(Exception):
     """A failure that the user can act on. The command prints it without a traceback and exits with `exit_code`."""
@@ -7,6 +12,9 @@ class CnnError(Exception):
     exit_code = 1
     everywhere = False
     """Whether every process of a distributed run raises it, so that one of them can report it for all."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_cut(message))
 
 
 class UsageError(CnnError, ValueError):
@@ -42,3 +50,17 @@ class Interrupted(CnnError):
 
     exit_code = 130
     everywhere = True
+
+
+def _cut(message: str) -> str:
+    """The message without its middle, if it quotes so much that nobody would read it: the cure stands at the end."""
+    if len(message) <= LONGEST:
+        return message
+    return f"{message[: LONGEST // 2]} [...] {message[-LONGEST // 4 :]}"
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Names for a sentence, separated by commas; beyond `most` it only says how many more there are."""
+    every = list(names)
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn.errors import DataError
+from cnn.paths import check_file
 
 # Bytes that an archive may hold besides the files read: headers, class names, a read-me.
 _OVERHEAD = 1 << 24
@@ -22,6 +23,7 @@ def read_members(path: Path, limits: Mapping[str, int]) -> dict[str, bytes]:
     unpacks to far more than the limits, or if a member is absent, too long, a link, or present twice.
     """
     contents: dict[str, bytes] = {}
+    check_file(path, "archive", DataError)
     try:
         with (
             gzip.open(path) as unpacked,

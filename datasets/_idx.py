@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from cnn.data.dataset import Split
 from cnn.errors import DataError
+from cnn.paths import check_file
 
 MAX_BYTES = 1 << 28
 UNSIGNED_BYTE = 8
@@ -30,6 +31,7 @@ def read_idx(path: Path, dimensions: int) -> tuple[npt.NDArray[np.uint8], str]:
 
     Never unpacks more than the header announces plus one byte, nor more than MAX_BYTES. Raises DataError.
     """
+    check_file(path, "file", DataError)
     try:
         with _opened(path) as stream:
             header = _take(stream, 4 + 4 * dimensions)

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.errors import DataError
+from cnn.paths import check_file, reading
 from cnn.system.fetch import RemoteFile
 
 from ._archive import read_members  # noqa: TID251 - relative, as it should be
@@ -153,13 +154,12 @@ class Cifar10(DatasetPlugin):
 
     def _read(self, layout: Layout, path: Path) -> bytes:
         """The batch in the file `path`."""
-        try:
+        check_file(path, "file", DataError)
+        with reading(path, "file", DataError):
             size, limit = path.stat().st_size, self._limit(layout, path.name)
             if size > limit:
                 raise DataError(f"{path} has {size:,} bytes, more than {limit:,}; {_CURE}.")
             return path.read_bytes()
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error}); check the file and its permissions.") from error
 
     def _parse(self, layout: Layout, name: str, raw: bytes, source: str) -> Split:
         """One batch as images (N, 32, 32, 3) and labels; `source` names it in errors."""

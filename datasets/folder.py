@@ -1,4 +1,4 @@
-"""Class folders: images in DIR/CLASS/, or in DIR/train/CLASS/ and DIR/test/CLASS/, labelled by their folder."""
+"""Class folders: images in DIR/CLASS/, or in train/, val/ and test/ of DIR with class folders in each of them."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -8,8 +8,11 @@ from typing import NamedTuple
 import numpy as np
 
 from cnn.data.dataset import Dataset, DatasetPlugin, Split
-from cnn.data.images import SUFFIXES, image_header, read_image
-from cnn.errors import DataError, UsageError
+from cnn.data.images import image_header, read_image
+from cnn.errors import DataError, UsageError, listed
+from cnn.paths import reading
+
+from ._class_folders import BESIDE, ClassFolders, split_folders, subfolders  # noqa: TID251 - relative, as it should be
 
 MAX_BYTES = 4 << 30
 _TEST_FRACTION = 0.2
@@ -21,12 +24,23 @@ class _Item(NamedTuple):
     label: int
 
 
+class _Listing(NamedTuple):
+    """The items of each split, without a `val` folder none for validation."""
+
+    classes: tuple[str, ...]
+    train: list[_Item]
+    validation: list[_Item]
+    test: list[_Item]
+    notes: list[str]
+
+
 class Folder(DatasetPlugin):
     """Your own folder, the first that is searched: --data-dir, else CNN_DATA_DIR.
 
     Images are resized to their most common size, or to `size` (H, W) if that is given, and grey images among
     colour images become colour images; with `strict`, either is a DataError instead. Without a test folder, a
-    fifth of each class, chosen by a fixed seed, is used for testing. The notes report all of this.
+    fifth of each class, chosen by a fixed seed, is used for testing. The notes report all of this, and what was left
+    out and why.
     """
 
     name = "folder"
@@ -40,52 +54,71 @@ class Folder(DatasetPlugin):
 
     def locate(self, folders: Sequence[Path]) -> str:
         """The first folder, if it has class folders in it."""
-        self._classes(folders)
+        self._splits(folders)
         return str(folders[0])
 
     def load(self, folders: Sequence[Path]) -> Dataset:
         """Reads every image. Raises DataError, naming the file, if one is damaged or too large."""
-        classes, train, test, notes = self._list(folders)
-        size, channels, mixed = self._common_form(train + test)
-        splits = [self._read(items, size, channels) for items in (train, test)]
-        return Dataset(self.name, splits[0], splits[1], classes, (*notes, *mixed), str(folders[0]))
+        found = self._list(folders)
+        size, channels, mixed = self._common_form(found.train + found.validation + found.test)
+        train, test = (self._read(items, size, channels) for items in (found.train, found.test))
+        validation = self._read(found.validation, size, channels) if found.validation else None
+        notes = (*found.notes, *mixed)
+        return Dataset(self.name, train, test, found.classes, notes, str(folders[0]), validation)
 
-    def _classes(self, folders: Sequence[Path]) -> tuple[Path, list[str]]:
-        """The folder with the training class folders, and their sorted names."""
-        if not folders or not folders[0].is_dir():
-            raise self.missing(folders[:1])
-        root = folders[0]
-        if _subfolders(root / "train"):
-            root = root / "train"
-        names = [name for name in _subfolders(root) if _images(root / name)]
+    def _splits(self, folders: Sequence[Path]) -> dict[str, ClassFolders]:
+        """The class folders of the training images, and of the others that there are."""
+        with reading(folders[0] if folders else ".", "folder", DataError):
+            if not folders or not folders[0].is_dir():
+                raise self.missing(folders[:1])
+        base = folders[0]
+        roots = split_folders(base)
+        if "train" not in roots or not subfolders(roots["train"]):
+            roots = {"train": base}
+        found = {split: ClassFolders(root) for split, root in roots.items()}
+        train = found["train"]
+        if train.root != base:
+            beside = [path.name for path in subfolders(base) if path not in roots.values()]
+            train.left_out[BESIDE] += beside
+        names = list(train.images)
         if len(names) < 2:
+            counted = f"{len(names)} folder{'s' * (len(names) != 1)} with images{f' ({names[0]})' if names else ''}"
             raise DataError(
-                f"{root} has {len(names)} folders with images, but at least 2 classes are needed; "
-                "with --data-dir, name a folder that has one folder per class."
+                f"{train.root} has {counted}, but at least 2 classes are needed; "
+                + "".join(f"{note}; " for note in train.notes())
+                + "with --data-dir, name a folder that has one folder per class, or name the data set that is there, "
+                "such as mnist."
             )
-        return root, names
-
-    def _list(self, folders: Sequence[Path]) -> tuple[tuple[str, ...], list[_Item], list[_Item], list[str]]:
-        """Class names, training items, test items and notes."""
-        root, names = self._classes(folders)
-        listed = [[_Item(path, label) for path in _images(root / name)] for label, name in enumerate(names)]
-        tests = folders[0] / "test"
-        if root.name == "train" and _subfolders(tests):
-            unknown = [name for name in _subfolders(tests) if _images(tests / name) and name not in names]
+        for split, other in found.items():
+            unknown = [name for name in other.images if name not in names]
             if unknown:
-                raise DataError(f"{tests / unknown[0]} has no counterpart in {root}; add or remove it.")
-            found = [_Item(path, label) for label, name in enumerate(names) for path in _images(tests / name)]
-            return tuple(names), [item for items in listed for item in items], found, []
-        train, test = [], []
-        for items in listed:
-            order = np.random.default_rng(_SEED).permutation(len(items))
-            held = {int(i) for i in order[: round(_TEST_FRACTION * len(items))]}
-            train += [item for i, item in enumerate(items) if i not in held]
-            test += [item for i, item in enumerate(items) if i in held]
+                raise DataError(
+                    f"The classes {listed(unknown)} of {other.root} have no counterpart in {train.root} "
+                    f"(there are {listed(names)}); add or remove them."
+                )
+            if split != "train" and not other.images:
+                raise DataError(f"{other.root} has no images in class folders; fill it or remove it.")
+        return found
+
+    def _list(self, folders: Sequence[Path]) -> _Listing:
+        """The classes, the items of each split, and notes."""
+        found = self._splits(folders)
+        names = tuple(found["train"].images)
+        items = {
+            split: [_Item(path, label) for label, name in enumerate(names) for path in each.images.get(name, [])]
+            for split, each in found.items()
+        }
+        notes = [note for each in found.values() for note in each.notes()]
+        train, validation = items["train"], items.get("val", [])
+        if "test" in items:
+            return _Listing(names, train, validation, items["test"], notes)
+        train, test = _held_out(train, len(names))
         if not test:
-            raise DataError(f"{root} has too few images to hold some out for testing; give 3 or more per class.")
-        note = f"no test folder: {len(test)} of {len(train) + len(test)} images held out for testing, seed {_SEED}"
-        return tuple(names), train, test, [note]
+            raise DataError(
+                f"{found['train'].root} has too few images to hold some out for testing; give 3 or more per class."
+            )
+        held = f"no test folder: {len(test)} of {len(train) + len(test)} images held out for testing, seed {_SEED}"
+        return _Listing(names, train, validation, test, [held, *notes])
 
     def _common_form(self, items: list[_Item]) -> tuple[tuple[int, int], int, list[str]]:
         """The size (H, W) and channels of all images, and notes on the images that are converted."""
@@ -118,19 +151,13 @@ class Folder(DatasetPlugin):
         return Split(images, np.array([item.label for item in items], dtype=np.int64))
 
 
-def _subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in `folder` that are not hidden; empty if it does not exist."""
-    if not folder.is_dir():
-        return []
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _images(folder: Path) -> list[Path]:
-    """Sorted image files in `folder`, recognised by their suffix; empty if it does not exist."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+def _held_out(items: list[_Item], classes: int) -> tuple[list[_Item], list[_Item]]:
+    """(training, test) items: a part of each class, chosen by the seed, is for testing."""
+    train, test = [], []
+    for label in range(classes):
+        own = [item for item in items if item.label == label]
+        order = np.random.default_rng(_SEED).permutation(len(own))
+        held = {int(i) for i in order[: round(_TEST_FRACTION * len(own))]}
+        train += [item for i, item in enumerate(own) if i not in held]
+        test += [item for i, item in enumerate(own) if i in held]
+    return train, test

@@ -222,7 +222,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["fly"], 2, "invalid choice: 'fly'"),
         (["train", "nodata"], 2, "There is no dataset 'nodata'; known are: "),
         (["train", "--model", "nonet"], 2, "There is no architecture 'nonet'; known are: lenet"),
-        (["train", "--model", "absent.toml"], 1, "absent.toml cannot be read"),
+        (["train", "--model", "absent.toml"], 1, "There is no TOML file "),
         (["train", "--backend", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["train", "--epochs", "0"], 2, "'0' is not a whole number of at least 1"),
         (["train", "--lr", "nan"], 2, "'nan' is not a number above 0"),
@@ -258,14 +258,56 @@ def test_a_mistake_gets_one_sentence(
     assert words in line
 
 
+def class_folders(root: Path, *names: str, count: int = 5) -> Path:
+    """A folder of grey images in class folders; the brightness tells the class."""
+    for name in names:
+        (root / name).mkdir(parents=True)
+        for k in range(count):
+            Image.fromarray(np.full((28, 28), 9 * (ord(name[0]) - ord("a")) + k, np.uint8)).save(
+                root / name / f"{k}.png"
+            )
+    return root
+
+
 def test_a_model_of_other_classes_is_refused(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        for k in range(5):
-            Image.fromarray(np.full((28, 28), 40 * k, np.uint8)).save(tmp_path / "pets" / name / f"{k}.png")
-    options = ["eval", str(trained / "model.safetensors"), "folder", "--data-dir", str(tmp_path / "pets")]
-    assert main(options) == 2
-    assert "has 10 classes, but folder has 2" in capsys.readouterr().err
+    pets = class_folders(tmp_path / "pets", "cat", "dog")
+    assert main(["eval", str(trained / "model.safetensors"), "folder", "--data-dir", str(pets)]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be evaluated on folder: There are images of cat, dog, but the model's classes are 0, 1, 2" in error
+
+
+def test_classes_are_compared_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The data sets have three classes each, of which two have the same names at other places."""
+    first, other = tmp_path / "first", tmp_path / "other"
+    class_folders(first, "cat", "dog", "zebra")
+    class_folders(other, "ant", "cat", "dog")
+    words = ["train", "folder", "--model", "mlp", "--backend", "numpy", "--epochs", "1", "--validation", "0"]
+    run = tmp_path / "run"
+    assert main([*words, "--data-dir", str(first), "--out", str(run)]) == 0
+    model = str(run / "model.safetensors")
+    capsys.readouterr()
+    assert main(["eval", model, "folder", "--data-dir", str(other), "--split", "train"]) == 2
+    assert "images of ant, but the model's classes are cat, dog, zebra" in capsys.readouterr().err
+    assert main(["train", "--resume", "--out", str(run), "--epochs", "2", "--data-dir", str(other)]) == 2
+    assert 'another net (classes ["cat", "dog", "zebra"], now ["ant", "cat", "dog"])' in capsys.readouterr().err
+    assert main(["eval", model, "folder", "--data-dir", str(first), "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    (first / "cat").rename(tmp_path / "cat")
+    assert main(["eval", model, "folder", "--data-dir", str(first), "--json"]) == 0
+    part = json.loads(capsys.readouterr().out)
+    assert part["classes"] == whole["classes"] == ["cat", "dog", "zebra"]
+    assert part["confusion"] == [[0, 0, 0], *whole["confusion"][1:]]
+
+
+def test_a_folder_of_pictures_alone_is_what_is_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class_folders(tmp_path / "pets" / "train", "cat", "dog")
+    class_folders(tmp_path / "pets" / "val", "cat", "dog", count=2)
+    words = ["train", "--model", "mlp", "--backend", "numpy", "--epochs", "1", "--out", str(tmp_path / "run")]
+    assert main([*words, "--data-dir", str(tmp_path / "pets")]) == 0
+    assert "folder: 8 training, 4 validation, 2 test images 28x28x1, 2 classes" in capsys.readouterr().out
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["dataset"] == "folder"
+    assert main(["train", "--data-dir", str(tmp_path)]) == 1
+    assert "or name the data set that is there, such as mnist" in capsys.readouterr().err
 
 
 def test_a_second_run_does_not_overwrite_the_first(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -348,9 +348,11 @@ def test_folder_with_a_test_folder(tmp_path):
     assert dataset.train.images[:, 0, 0, 0].tolist() == [10, 11, 12, 20, 21, 22]
     assert dataset.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
     assert dataset.test.images[:, 0, 0, 0].tolist() == [19, 29]
-    assert dataset.notes == ()
+    (note,) = dataset.notes
+    assert note.startswith("left out of train, no image by their suffix (.bmp, .gif, ")
+    assert note.endswith("): ant/notes.txt")
     paint(tmp_path / "test" / "cow" / "0.png", (4, 6), 1)
-    with pytest.raises(DataError, match="cow has no counterpart"):
+    with pytest.raises(DataError, match=r"classes cow of .*test have no counterpart in .*train \(there are ant, bee\)"):
         load_dataset("folder", data_dir=tmp_path)
 
 
@@ -387,11 +389,58 @@ def test_folder_resizes_and_colours_with_a_note_or_refuses(tmp_path):
         kind(size=(0, 3))
 
 
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train", "Validation", "TEST")])
+def test_folder_uses_its_own_validation_images(tmp_path, names):
+    for part, name in enumerate(names):
+        for value, label in ((10, "ant"), (20, "bee")):
+            paint(tmp_path / name / label / "0.png", (4, 4), value + part, mode="L")
+    dataset = load_dataset("folder", data_dir=tmp_path)
+    splits = dataset.train, dataset.validation, dataset.test
+    assert [split.images[:, 0, 0, 0].tolist() for split in splits] == [[10, 20], [11, 21], [12, 22]]
+    assert all(split.classes == ("ant", "bee") for split in splits)
+    assert dataset.notes == ()
+    paint(tmp_path / names[1] / "cow" / "0.png", (4, 4), 0)
+    with pytest.raises(DataError, match=r"classes cow of .* have no counterpart"):
+        load_dataset("folder", data_dir=tmp_path)
+    paint(tmp_path / "training" / "ant" / "0.png", (4, 4), 0)
+    with pytest.raises(DataError, match="training; name one of them train"):
+        load_dataset("folder", data_dir=tmp_path)
+
+
+def test_folder_says_what_it_leaves_out_and_why(tmp_path):
+    for name in ("ant", "bee"):
+        for number in range(5):
+            paint(tmp_path / "train" / name / f"{number}.png", (4, 4), 100)
+        paint(tmp_path / "test" / name / "0.jfif.png", (4, 4), 100)
+        (tmp_path / "test" / name / "0.jfif.png").rename(tmp_path / "test" / name / "0.jfif")
+    train = tmp_path / "train"
+    (train / "cow").mkdir()
+    paint(train / "dog" / "small" / "0.png", (4, 4), 100)
+    paint(train / "ant" / "old" / "0.png", (4, 4), 100)
+    (train / "ant" / "5.avif").touch()
+    (train / "ant" / "Thumbs.db").touch()
+    (train / "ant" / "6.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "more").mkdir()
+    dataset = load_dataset("folder", data_dir=tmp_path)
+    assert (len(dataset.train), len(dataset.test)) == (10, 2)
+    notes = " | ".join(dataset.notes)
+    assert notes.count("left out of train, ") == 6
+    for words in (
+        "empty: cow",
+        "with images one level deeper; move them up: dog",
+        "folders in a class; only images directly in it are read: ant/old",
+        "): ant/5.avif",
+        "links that lead nowhere: ant/6.png",
+        "beside the folder of training images: more",
+    ):
+        assert words in notes
+
+
 def test_folder_without_classes(no_folders):
-    with pytest.raises(DataError, match="0 folders with images"):
+    with pytest.raises(DataError, match="0 folders with images, but at least 2"):
         load_dataset("folder", data_dir=no_folders)
     paint(no_folders / "only" / "0.png", (4, 4), 1)
-    with pytest.raises(DataError, match="1 folders with images"):
+    with pytest.raises(DataError, match=r"1 folder with images \(only\), but at least 2"):
         load_dataset("folder", data_dir=no_folders)
     paint(no_folders / "second" / "0.png", (4, 4), 1)
     with pytest.raises(DataError, match="too few images"):

@@ -107,7 +107,7 @@ def of_another_program(path):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), "There is no model file"),
-        (lambda path: (path.unlink(), path.mkdir()), "There is no model file"),
+        (lambda path: (path.unlink(), path.mkdir()), "is a folder; name the model file itself"),
         (lambda path: path.write_bytes(b""), "is damaged or not a model file"),
         (lambda path: path.write_bytes(b"\0" * 8), "is damaged or not a model file"),
         (lambda path: path.write_bytes(np.random.default_rng(1).bytes(2000)), "is damaged or not a model file"),

@@ -189,6 +189,29 @@ class Log(Callback):
         self.events.append((self.name, f"epoch {result.epoch}"))
 
 
+def named(split, *classes):
+    return Split(split.images, split.labels, classes)
+
+
+def test_labels_count_in_the_models_classes_by_name():
+    data = named(split(30), "cat", "dog", "zebra")
+    model = net()
+    first = Trainer(model, data)
+    assert first.train is data
+    assert model.classes == ("cat", "dog", "zebra")
+    turned = named(Split(data.images, 2 - data.labels), "zebra", "dog", "cat")
+    assert model.evaluate(turned) == model.evaluate(data) == model.evaluate(Split(data.images, data.labels))
+    pair = turned.take(np.flatnonzero(turned.labels != 0))
+    trainer = Trainer(model, turned, validation=pair)
+    np.testing.assert_array_equal(trainer.train.labels, data.labels)
+    assert set(trainer.validation.labels) == {0, 1}
+    strange = named(data, "ant", "cat", "dog")
+    for use in (model.evaluate, lambda images: fit(model, images, epochs=1)):
+        with pytest.raises(UsageError, match="images of ant, but the model's classes are cat, dog, zebra; leave"):
+            use(strange)
+    assert model.evaluate(strange.take(np.flatnonzero(strange.labels)))
+
+
 def test_callbacks_are_told_of_each_step_and_epoch_in_turn():
     events = []
     fit(net(), split(10), epochs=2, batch_size=5, callbacks=[Log("a", events), Log("b", events)])

@@ -8,9 +8,10 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args, get_origin
 
-from cnn.config import check_values, read_toml
+from cnn.config import check_values
 from cnn.errors import UsageError
 from cnn.system.storage import write_atomically
+from cnn.toml import read_toml
 
 BACKEND, BACKEND_OPTIONS = "backend", "backend_options"
 

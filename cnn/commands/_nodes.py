@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 from cnn.energy.calibration import Calibration
@@ -16,6 +17,8 @@ from cnn.terminal.arguments import whole_number
 
 NODE = "2x-e5-2620v3"
 """A node of the cluster that this library was proposed for."""
+MOST_COUNTS = 1000
+"""Numbers of nodes in one prediction."""
 NETWORKS = ("ethernet-1g", "ethernet-10g", "infiniband-fdr")
 
 
@@ -84,9 +87,11 @@ def _counts(text: str) -> list[int]:
         if part != "...":
             found.append(whole_number(part))
         elif 2 <= place < len(parts) - 1:
-            found += _between(found[-2], found[-1], whole_number(parts[place + 1]))
+            found += islice(_between(found[-2], found[-1], whole_number(parts[place + 1])), MOST_COUNTS)
         else:
             raise argparse.ArgumentTypeError(f"{text!r}: '...' must stand between numbers, after at least two")
+    if len(found) > MOST_COUNTS:
+        raise argparse.ArgumentTypeError(f"{text!r} has more than {MOST_COUNTS} numbers")
     if found != sorted(set(found)):
         raise argparse.ArgumentTypeError(f"{text!r}: numbers of nodes must increase")
     return found

@@ -15,6 +15,8 @@ from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
 SETTINGS = "settings.json"
+OWN_IMAGES = "folder"
+"""The data set that a folder without a name of a data set is taken for."""
 REMEMBERED = {
     "dataset": DEFAULT_DATASET,
     "data_dir": None,
@@ -45,7 +47,10 @@ REMEMBERED = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
     parser.add_argument(
-        "dataset", nargs="?", metavar="DATASET", help=f"see `cnn data list` (default: {DEFAULT_DATASET})"
+        "dataset",
+        nargs="?",
+        metavar="DATASET",
+        help=f"see `cnn data list` (default: {DEFAULT_DATASET}, or with --data-dir {OWN_IMAGES})",
     )
     parser.add_argument(
         "--model",
@@ -83,8 +88,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--validation",
         type=share,
         metavar="X",
-        help=f"fraction of the training images held out for validation (default: {VALIDATION}, "
-        f"at most {MOST_VALIDATION:,} images)",
+        help="fraction of the training images held out for validation (default: the validation images of the data, "
+        f"else {VALIDATION}, at most {MOST_VALIDATION:,} images)",
     )
     recipe.add_argument(
         "--patience",
@@ -136,7 +141,8 @@ def recall(options: argparse.Namespace, world: World) -> None:
     if options.backend is not None:
         # Another backend would not know the options of the one before.
         stored.pop("backend_options", None)
-    for name, default in REMEMBERED.items():
+    defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": OWN_IMAGES})
+    for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))
     if options.model is not None and options.model.endswith(".toml"):

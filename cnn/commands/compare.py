@@ -43,7 +43,7 @@ from cnn.report.table import (
 )
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
-from cnn.terminal.arguments import number, whole_number
+from cnn.terminal.arguments import number, output_file, whole_number, whole_number_or_zero
 from cnn.terminal.printing import print_json, print_table
 
 PROPOSED = f"xeon-phi-5110p@{NODE}"
@@ -88,9 +88,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_node_options(parser)
     _common.add_json_option(parser)
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="write every row to a CSV file")
-    parser.add_argument("--html", type=Path, metavar="FILE", help="write an HTML page with tables and plots")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="write the plots as a PNG image")
+    parser.add_argument("--csv", type=output_file, metavar="FILE", help="write every row to a CSV file")
+    parser.add_argument("--html", type=output_file, metavar="FILE", help="write an HTML page with tables and plots")
+    parser.add_argument("--png", type=output_file, metavar="FILE", help="write the plots as a PNG image")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -197,6 +197,6 @@ def _print(comparison: Comparison) -> None:
 
 def _thresholds(text: str) -> Thresholds:
     parts = text.split(",")
-    if len(parts) != 3 or not all(part.isdecimal() for part in parts):
+    if len(parts) != 3:
         raise argparse.ArgumentTypeError(f"{text!r} is not M,N,K in whole numbers")
-    return Thresholds(*map(int, parts))
+    return Thresholds(*map(whole_number_or_zero, parts))

@@ -32,15 +32,14 @@ def run(options: argparse.Namespace) -> None:
         if not options.json:
             print_lines(resources.describe())
         model = load_model(options.model, backend=resources.backend)
-        if len(data.classes) != len(model.classes):
-            raise UsageError(
-                f"{options.model} has {len(model.classes)} classes, but {data.name} has {len(data.classes)}; "
-                "evaluate it on the data that it was trained on."
-            )
+        try:
+            split = model.with_own_labels(split)
+        except UsageError as error:
+            raise UsageError(f"{options.model} cannot be evaluated on {data.name}: {error}") from error
         loss, accuracy = model.evaluate(split, batch_size=options.batch_size)
         guesses = model.predict(split.images, batch_size=options.batch_size).argmax(axis=1)
         described = resources.to_dict()
-    confusion = np.zeros((len(data.classes), len(data.classes)), np.int64)
+    confusion = np.zeros((len(model.classes), len(model.classes)), np.int64)
     np.add.at(confusion, (split.labels, guesses), 1)
     if options.json:
         print_json(
@@ -51,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
                 "images": len(split),
                 "accuracy": accuracy,
                 "loss": loss,
-                "classes": list(data.classes),
+                "classes": list(model.classes),
                 "confusion": confusion.tolist(),
                 **described,
             }
@@ -61,11 +60,15 @@ def run(options: argparse.Namespace) -> None:
         print(f"note: {note}")
     print(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
     print("rows: true class, columns: predicted")
-    names = list(data.classes)
+    absent = [name for name, row in zip(model.classes, confusion, strict=True) if not row.any()]
+    if absent:
+        print(f"no images of: {', '.join(absent)}")
+    names = list(model.classes)
     print_table(
         ["", *names, "correct"],
         [
-            [name, *map(str, row), f"{row[k] / max(1, row.sum()):.1%}"]
+            [name, *map(str, row), f"{row[k] / row.sum():.1%}"]
             for k, (name, row) in enumerate(zip(names, confusion, strict=True))
+            if row.any()
         ],
     )

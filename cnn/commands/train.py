@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
                 resized = replace(architecture, input_shape=data.shape)
                 meter = stack.enter_context(_meter(resized, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
-            train, validation = _held_out(data.train, options.validation, rng)
+            train, validation = _held_out(data, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
             if world.rank == 0 and not options.out:
@@ -151,11 +151,13 @@ def _meter(architecture: Architecture, batch_size: int, resources: _common.Resou
     return Unmetered(f"{meter.source}; {model.source}") if isinstance(model, Unmetered) else model
 
 
-def _held_out(split: Split, share: float | None, rng: np.random.Generator) -> tuple[Split, Split | None]:
-    """(training, validation) images; none are held out for a share of 0."""
+def _held_out(data: Dataset, share: float | None, rng: np.random.Generator) -> tuple[Split, Split | None]:
+    """(training, validation) images: the data's own, unless a share is given; none are held out for a share of 0."""
+    if share is None and data.validation is not None:
+        return data.train, data.validation
     if share is None:
-        share = min(VALIDATION, MOST_VALIDATION / len(split))
-    return split.hold_out(share, rng) if share else (split, None)
+        share = min(VALIDATION, MOST_VALIDATION / len(data.train))
+    return data.train.hold_out(share, rng) if share else (data.train, None)
 
 
 def _trainer(

@@ -31,7 +31,7 @@ from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
-from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.arguments import output_file, whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table
 
 EVAL_BATCH = 64
@@ -65,7 +65,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=whole_number, default=15, metavar="N", help="rounds in which two settings are compared"
     )
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<network>-<backend>-<mode>.toml)")
+    parser.add_argument(
+        "--out", type=output_file, metavar="FILE", help="file to write (default: tuned-<network>-<backend>-<mode>.toml)"
+    )
     _common.add_json_option(parser)
 
 

@@ -3,14 +3,15 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cnn.errors import CnnError, DataError, UsageError
+from cnn.errors import CnnError, DataError, UsageError, listed
+from cnn.paths import reading
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
 from cnn.system.cache import cache_folder
@@ -21,10 +22,14 @@ DEFAULT_DATASET = "mnist-5k"
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit."""
+    """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit.
+
+    `classes` names label 0, 1, ...; None if the labels are mere numbers. The splits of a Dataset have its names.
+    """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         images, labels = self.images, self.labels
@@ -47,7 +52,25 @@ class Split:
             raise UsageError(f"Indices have shape {chosen.shape}; give one dimension.")
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise UsageError(f"Indices run from {chosen.min()} to {chosen.max()}; give 0 to {len(self) - 1}.")
-        return Split(self.images[chosen], self.labels[chosen])
+        return Split(self.images[chosen], self.labels[chosen], self.classes)
+
+    def numbered_by(self, classes: Sequence[str]) -> "Split":
+        """The same images with labels that count in `classes`, by name; unchanged if the classes have no names.
+
+        Raises UsageError, with the names, if there are images of a class that is not among `classes`.
+        """
+        if self.classes is None or self.classes == tuple(classes):
+            return self
+        places = {name: place for place, name in enumerate(classes)}
+        numbers = np.array([places.get(name, -1) for name in self.classes], dtype=np.int64)
+        present = np.unique(self.labels)
+        unknown = [self.classes[label] for label in present if numbers[label] < 0]
+        if unknown:
+            raise UsageError(
+                f"There are images of {listed(unknown)}, but the model's classes are {listed(classes)}; "
+                "leave those images out, or train a model on all classes."
+            )
+        return replace(self, labels=numbers[self.labels], classes=tuple(classes))
 
     def hold_out(self, fraction: float, rng: np.random.Generator) -> "tuple[Split, Split]":
         """Divides the split at random into (training, validation), with `fraction` of the images in the latter.
@@ -70,8 +93,8 @@ class Dataset:
     """A loaded data set.
 
     `classes` names label 0, 1, ...; `notes` are one-line remarks that the user must see, such as an unexpected digest;
-    `source` says where the images came from. Raises DataError if a split is empty, if the images of the splits differ
-    in shape, or if a label has no class.
+    `source` says where the images came from; `validation` is None if the set has no such images. Raises DataError if a
+    split is empty, if the images of the splits differ in shape, or if a label has no class.
     """
 
     name: str
@@ -80,12 +103,18 @@ class Dataset:
     classes: tuple[str, ...]
     notes: tuple[str, ...] = ()
     source: str = "built in"
+    validation: Split | None = None
 
     def __post_init__(self) -> None:
-        shapes = self.train.images.shape[1:], self.test.images.shape[1:]
-        if shapes[0] != shapes[1]:
-            raise DataError(f"{self.name}: training images are {shapes[0]}, test images {shapes[1]}; make them equal.")
-        for kind, split in (("training", self.train), ("test", self.test)):
+        object.__setattr__(self, "classes", tuple(self.classes))
+        names = {"train": "training", "test": "test", "validation": "validation"}
+        splits = {field: getattr(self, field) for field in names if getattr(self, field) is not None}
+        for field, split in splits.items():
+            kind, shapes = names[field], (self.train.images.shape[1:], split.images.shape[1:])
+            if shapes[0] != shapes[1]:
+                raise DataError(
+                    f"{self.name}: training images are {shapes[0]}, {kind} images {shapes[1]}; make them equal."
+                )
             if not len(split):
                 raise DataError(f"{self.name}: the {kind} split is empty; give it at least one image.")
             if split.labels.max() >= len(self.classes):
@@ -93,6 +122,8 @@ class Dataset:
                     f"{self.name}: a {kind} label is {split.labels.max()}, but there are {len(self.classes)} "
                     "classes; labels run from 0 to one less than that."
                 )
+            named = replace(split, classes=self.classes) if split.classes is None else split.numbered_by(self.classes)
+            object.__setattr__(self, field, named)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -167,14 +198,15 @@ def load_dataset(name: str = DEFAULT_DATASET, *, data_dir: str | Path | None = N
     """
     plugin = _plugin(name)
     folders = search_folders(data_dir, plugin.extra_folders)
-    if download and plugin.files:
-        try:
-            plugin.locate(folders)
-        except DataError:
-            download_dataset(name, data_dir=data_dir)
-    elif data_dir is not None and not Path(data_dir).is_dir():
-        raise DataError(f"The data folder {data_dir} does not exist; correct --data-dir.")
-    return plugin.load(folders)
+    with reading(data_dir or name, "data folder", DataError):
+        if download and plugin.files:
+            try:
+                plugin.locate(folders)
+            except DataError:
+                download_dataset(name, data_dir=data_dir)
+        elif data_dir is not None and not Path(data_dir).is_dir():
+            os.listdir(data_dir)
+        return plugin.load(folders)
 
 
 def download_dataset(name: str, *, data_dir: str | Path | None = None) -> Path:
@@ -193,7 +225,8 @@ def dataset_status(name: str, *, data_dir: str | Path | None = None) -> DatasetS
     except CnnError as error:
         return DatasetStatus(name, "plug-in that cannot be loaded", "unknown", present=False, reason=str(error))
     try:
-        where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
+        with reading(data_dir or name, "data folder", DataError):
+            where = plugin.locate(search_folders(data_dir, plugin.extra_folders))
     except DataError as error:
         return DatasetStatus(name, plugin.summary, plugin.licence, present=False, reason=str(error))
     return DatasetStatus(name, plugin.summary, plugin.licence, present=True, where=where)

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
+from cnn.paths import named, sentence
+from cnn.terminal.visible import visible
 from cnn.training.world import World
 
 GRACE, TURN, TURNS = 2.0, 0.1, 50
@@ -77,7 +79,9 @@ def _say_in_turn(rank: int, error: BaseException) -> None:
         reason = "there is not enough memory; use a smaller batch or data set"
     elif isinstance(error, CnnError):
         reason = str(error)
+    elif isinstance(error, OSError):
+        reason = sentence(named(error), error, "file or folder")
     else:
         traceback.print_exception(error)
         reason = f"{type(error).__name__}: {error}"
-    print(f"cnn: rank {rank}: {reason}", file=sys.stderr, flush=True)
+    print(f"cnn: rank {rank}: {visible(reason, sys.stderr.encoding)}", file=sys.stderr, flush=True)

@@ -26,6 +26,7 @@ from cnn.energy.tasks import tasks
 from cnn.errors import CnnError, FileFormatError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
+from cnn.paths import check_file, reading
 from cnn.system.cache import cache_folder
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
@@ -173,8 +174,10 @@ def save(calibration: Calibration) -> None:
 def load_all() -> list[Calibration]:
     """The calibrations kept for this processor. Raises FileFormatError for a file that cannot be read."""
     path = calibration_file()
-    if not path.exists():
-        return []
+    with reading(path, "calibration"):
+        if not path.exists():
+            return []
+    check_file(path, "calibration")
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
         found = [_from_table(row) for row in table["calibrations"]]

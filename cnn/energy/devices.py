@@ -1,6 +1,5 @@
 """The catalogue of devices: published numbers, each with its source and confidence, and the user's own beside them."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
@@ -8,7 +7,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from cnn.errors import FileFormatError, UsageError
+from cnn.errors import UsageError
+from cnn.terminal.visible import visible
+from cnn.toml import parse_toml, read_toml
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
@@ -94,22 +95,14 @@ def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], 
 
     Raises FileFormatError for a file that is missing or is not TOML, UsageError for an entry that is not a table.
     """
-    texts = {"catalogue": files("cnn.energy").joinpath(name).read_text(encoding="utf-8")}
-    if own is not None:
-        try:
-            texts[str(own)] = own.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"{own} cannot be read ({error}); give a TOML file like {name}.") from error
+    published = files("cnn.energy").joinpath(name).read_text(encoding="utf-8")
+    read = {"catalogue": parse_toml(published, name)} | ({} if own is None else {str(own): read_toml(own)})
     found = {}
-    for origin, text in texts.items():
-        try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise FileFormatError(f"{origin} cannot be read as TOML ({error}); correct it.") from error
+    for origin, tables in read.items():
         for key, table in tables.items():
             if not isinstance(table, dict):
                 raise UsageError(f"{origin}: {key} must be a table [{key}] of numbers, not {table!r}.")
-            found[key] = table, origin
+            found[visible(key)] = table, origin
     return found
 
 
@@ -123,7 +116,7 @@ def _device(key: str, table: dict[str, Any], origin: str) -> Device:
         raise UsageError(f"{origin}: {key} has unknown entries {unknown}; known are {', '.join(QUANTITIES)}.")
     numbers = {name: read_quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
     covers = {"covers": str(table["covers"])} if "covers" in table else {}
-    return Device(key=key, name=texts["name"], kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
+    return Device(key=key, name=visible(str(texts["name"])), kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
 
 
 def read_quantity(place: str, table: Any) -> Quantity:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cnn.energy.devices import Quantity, read_quantity, read_tables
 from cnn.errors import UsageError
+from cnn.terminal.visible import visible
 
 NEEDED = ("latency_us", "gbs")
 
@@ -49,5 +50,6 @@ def links(own: Path | None = None) -> dict[str, Link]:
             raise UsageError(f"{origin}: {key}.gbs must be above 0.")
         if "overlap" in read and read["overlap"].high > 1:
             raise UsageError(f"{origin}: {key}.overlap is a share; it must be at most 1.")
-        found[key] = Link(key=key, **texts, **read)  # type: ignore[arg-type]
+        shown = {name: visible(text) for name, text in texts.items()}
+        found[key] = Link(key=key, **shown, **read)  # type: ignore[arg-type]
     return found

@@ -12,6 +12,9 @@ from cnn.convolution import Window
 from cnn.initializers import Initializer, Ones, Zeros
 from cnn.layers.layer import Layer, Lives, Parameter, image_shape
 
+MOST_SIZE = 1024
+"""Neighbours that a response may be normalised by."""
+
 
 @dataclass(eq=False)
 class BatchNorm(Layer):
@@ -121,7 +124,7 @@ class LocalResponseNorm(Layer):
     region: str = "across"
 
     def __post_init__(self) -> None:
-        require(self.size >= 1, f"size must be at least 1, not {self.size}.")
+        require(1 <= self.size <= MOST_SIZE, f"size must be at least 1 and at most {MOST_SIZE:,}, not {self.size}.")
         require(
             self.k > 0 and self.alpha >= 0,
             f"k ({self.k}) must be above 0 and alpha ({self.alpha}) at least 0.",

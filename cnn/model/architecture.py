@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn.backend import Backend
-from cnn.config import check_values, read_toml, require
+from cnn.config import check_values, require
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset
 from cnn.data.preprocessing import Preprocessing
@@ -21,6 +21,7 @@ from cnn.model.network import Network
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
+from cnn.toml import read_toml
 
 PREPROCESSINGS = ("scale", "mean_image", "standardise")
 

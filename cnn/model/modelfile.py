@@ -22,7 +22,7 @@ def save_model(model: Sequential, path: str | Path) -> None:
     """Writes architecture, weights, classes and preprocessing. Raises CnnError if the file cannot be written."""
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
-    table = model.config() | {"preprocessing": values, "dtype": model.dtype.name}
+    table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
     save_arrays(Path(path), KIND, arrays, table)
 
 
@@ -48,7 +48,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         name=table["name"],
         loss=Loss.from_config(table["loss"]),
         preprocessing=preprocessing,
-        classes=table["classes"],
+        classes=table["classes"] if table.get("named", True) else None,
         backend=backend,
         dtype=np.dtype(table["dtype"]),
     )

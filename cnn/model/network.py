@@ -19,6 +19,10 @@ from cnn.model.wiring import INPUT, INPUT_NAME, wire
 
 FORWARD, BACKWARD = "forward", "backward"
 
+MOST_LAYERS = 2000
+MOST_NUMBERS = 1 << 40
+"""Of the output of a layer for one image, and of its parameters; they would take 4 TB."""
+
 Observer = Callable[[int, str, Callable[[], None]], None]
 """Called with a node's place, the direction, and a function that it must call to run the node's part of a walk."""
 
@@ -94,15 +98,18 @@ class Network:
         """
         self.input_shape = tuple(input_shape)
         nodes: list[Node] = []
-        for place, (layer, name, inputs) in enumerate(wire(layers)):
+        wired = wire(layers)
+        if not 1 <= len(wired) <= MOST_LAYERS:
+            raise UsageError(f"A network has 1 to {MOST_LAYERS:,} layers, not {len(wired):,}.")
+        for place, (layer, name, inputs) in enumerate(wired):
             shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in inputs)
             if len(shapes) > 1 and not _takes(layer, len(shapes)):
                 raise UsageError(
                     f"{name} takes one input, not {len(shapes)}; join them by an Add or a Concat before it."
                 )
-            nodes.append(Node(place, name, layer, inputs, shapes, _named(name, layer.shape_after, *shapes)))
-        if not nodes:
-            raise UsageError("A network needs at least one layer.")
+            node = Node(place, name, layer, inputs, shapes, _named(name, layer.shape_after, *shapes))
+            _check_size(node)
+            nodes.append(node)
         self.layers = tuple(node.layer for node in nodes)
         self.nodes = tuple(nodes)
         self.output_shape = nodes[-1].output_shape
@@ -316,6 +323,15 @@ def _takes(layer: Layer, inputs: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _check_size(node: Node) -> None:
+    """Raises ShapeError for a layer that no machine could hold, before any memory is taken."""
+    for what, count in (("parameters", node.parameter_count), ("numbers in its output", prod(node.output_shape))):
+        if count > MOST_NUMBERS:
+            raise ShapeError(
+                f"{node.name} would have more than {MOST_NUMBERS:,} {what}; use fewer or smaller filters or units."
+            )
 
 
 T = TypeVar("T")

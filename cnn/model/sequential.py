@@ -16,7 +16,7 @@ from cnn.backend import Backend
 from cnn.config import require
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
 from cnn.layers.blocks import Block
 from cnn.layers.layer import packed
@@ -25,6 +25,7 @@ from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.ops.input import Changes
 from cnn.ops.losses import checked_count
+from cnn.system.machine import physical_memory
 
 _OWN = {"_lock", "_passes", "context", "buffers", "groups"}
 """Attributes that a copy makes anew."""
@@ -76,9 +77,12 @@ class Sequential:
         self.dtype = np.dtype(dtype)
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
+        self._check_memory()
         self.rng = np.random.default_rng(seed)
         self._build()
         outputs = prod(self.output_shape)
+        self.named = classes is not None
+        """Whether the classes have names of their own; without, they are the labels 0, 1, ..."""
         self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
         if len(self.output_shape) != 1 or len(self.classes) != outputs:
             raise ShapeError(
@@ -141,6 +145,15 @@ class Sequential:
         The optimizer's state and what the BLAS allocates itself are not counted.
         """
         return self.network.memory(batch, training=training) * self.dtype.itemsize
+
+    def _check_memory(self) -> None:
+        """Raises CnnError if this machine cannot hold the weights and one image: a system may promise what it lacks."""
+        needed, total = self.memory(1, training=False), physical_memory()
+        if total is not None and needed > total:
+            raise CnnError(
+                f"{self.name} needs {needed / 1e9:,.1f} GB for its weights and one image, but this machine has "
+                f"{total / 1e9:,.1f} GB of memory; use fewer or smaller layers."
+            )
 
     def arrays(self) -> dict[str, Array]:
         """Every array of the model's state by name: parameters and running statistics."""
@@ -260,12 +273,13 @@ class Sequential:
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split.
 
-        Raises UsageError if it is empty or has unknown labels, or for a batch size below 1.
+        Labels are compared by the names of their classes, where both the split and the model have names. Raises
+        UsageError if the split is empty or has classes that the model does not have, or for a batch size below 1.
 
         If several processes train the model, all of them evaluate it, each on some of the batches.
         """
         _check_batch_size(batch_size)
-        self.check_labels(split)
+        split = self.with_own_labels(split)
         total, right = 0.0, 0.0
         for start in self.context.shard.deal(range(0, len(split), batch_size)):
             with self._lock:
@@ -278,14 +292,25 @@ class Sequential:
         total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
 
-    def check_labels(self, split: Split) -> None:
-        """Raises UsageError if the split is empty or a label is outside the classes."""
+    def with_own_labels(self, split: Split) -> Split:
+        """The split with labels that number this model's classes: by name, or unchanged where one side has no names.
+
+        Raises UsageError if the split is empty, or has images of a class that the model does not have.
+        """
         if len(split) == 0:
             raise UsageError("The split has no images; give at least one.")
+        if self.named:
+            split = split.numbered_by(self.classes)
         if split.labels.max() >= len(self.classes):
             raise UsageError(
                 f"The data have label {split.labels.max()}, but {self.name} has only {len(self.classes)} classes."
             )
+        return split
+
+    def name_classes(self, names: tuple[str, ...] | None) -> None:
+        """Takes the names of the data's classes, if this model's have none and there are as many."""
+        if not self.named and names is not None and len(names) == len(self.classes):
+            self.classes, self.named = names, True
 
     def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
         buffer = self.buffers.get("labels", labels.shape, np.int64)

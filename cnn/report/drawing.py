@@ -33,6 +33,8 @@ LIGHT = {
 STYLE: Any = {
     "font.size": 10,
     "svg.fonttype": "none",
+    # Names may hold dollar signs and are never formulas.
+    "text.parse_math": False,
     "svg.hashsalt": "cnn",
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["muted"],

@@ -194,6 +194,11 @@ def _caches(folder: Path) -> dict[str, int]:
     return sizes
 
 
+def physical_memory() -> int | None:
+    """The bytes of memory of this computer, None if the system does not say."""
+    return _memory(system_text(Path("/proc/meminfo"))).get("MemTotal")
+
+
 def _memory(text: str) -> dict[str, int]:
     """Bytes by name from /proc/meminfo, where kB means 1024 bytes."""
     lines = (line.split() for line in text.splitlines())

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from cnn.errors import CnnError, FileFormatError
+from cnn.paths import check_file
 
 # safetensors headers hold only strings, so the table is stored there as JSON text. With a single file, arrays and table
 # always belong together.
@@ -55,8 +56,7 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dic
 
     Raises FileFormatError if there is no such file, or it is truncated, corrupt, or of another kind or version.
     """
-    if not path.is_file():
-        raise FileFormatError(f"There is no {kind} file {path}; check the path.")
+    check_file(path, f"{kind} file")
     try:
         with safe_open(path, framework="numpy") as file:
             table = json.loads((file.metadata() or {}).get(_TABLE, "null"))

@@ -183,7 +183,7 @@ def _requested_by_environment() -> int | None:
     text = os.environ.get(VARIABLE)
     if text is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise UsageError(
             f"{VARIABLE} is {text!r}; set it to a whole number of at least 1, or unset it to use every CPU."
         )

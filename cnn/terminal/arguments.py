@@ -1,13 +1,20 @@
 """Types for argparse that check the numbers on a command line; argparse prints their errors."""
 
 import argparse
+from pathlib import Path
+
+from cnn.paths import check_output
+
+MOST, MOST_SEED = 10**9, 2**63 - 1
+"""The largest numbers taken: of counts, and of numbers that may also be seeds."""
 
 
 def whole_number(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+    """A whole number from 1 to MOST."""
+    value = _digits(text)
+    if value is None or not 1 <= value <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1 and at most {MOST:,}")
+    return value
 
 
 def whole_numbers(text: str) -> list[int]:
@@ -16,10 +23,11 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def whole_number_or_zero(text: str) -> int:
-    """A whole number of at least 0."""
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
+    """A whole number from 0 to MOST_SEED."""
+    value = _digits(text)
+    if value is None or value > MOST_SEED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0 and below 2^63")
+    return value
 
 
 def number(text: str) -> float:
@@ -42,3 +50,14 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below 1")
     return value
+
+
+def output_file(text: str) -> Path:
+    """The path of a file that can be written; raises CnnError for another."""
+    check_output(text)
+    return Path(text)
+
+
+def _digits(text: str) -> int | None:
+    """The number in decimal digits, None for other texts and for more digits than any number here has."""
+    return int(text) if text.isdecimal() and len(text) <= 20 else None

@@ -69,7 +69,7 @@ def read_checkpoint(run: Run, path: Path) -> None:
         for name, value in run.settings().items():
             if settings[name] != _plain(value):
                 raise UsageError(
-                    f"{path} was saved with another {name} ({_short(settings[name])}, now {_short(value)}); "
+                    f"{path} was saved with another {name} ({_difference(settings[name], _plain(value))}); "
                     "resume with the settings it was started with."
                 )
         load_arrays(run.model.backend, run.model.arrays(), groups["model"], run.model.name)
@@ -86,6 +86,14 @@ def read_checkpoint(run: Run, path: Path) -> None:
 def _plain(value: Any) -> Any:
     """`value` after a round trip through JSON: tuples become lists."""
     return json.loads(json.dumps(value))
+
+
+def _difference(before: Any, after: Any) -> str:
+    """Both values of a setting; of a table only the first part that differs, such as the classes of a network."""
+    if isinstance(before, dict) and isinstance(after, dict) and before.keys() == after.keys():
+        key = next(key for key in after if before[key] != after[key])
+        return f"{key} {_short(before[key])}, now {_short(after[key])}"
+    return f"{_short(before)}, now {_short(after)}"
 
 
 def _short(value: Any) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from cnn.errors import CnnError, FileFormatError
+from cnn.paths import check_file
 from cnn.system.storage import write_atomically
 from cnn.training.trainer import Callback, EpochResult, Trainer
 
@@ -32,6 +33,7 @@ class MetricsFile(Callback):
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics file. Raises FileFormatError if the file is missing or a row is damaged."""
+    check_file(path, "metrics file")
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

@@ -119,9 +119,10 @@ class Trainer:
         )
         if self.patience is not None and self.validation is None:
             raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
-        self.model.check_labels(self.train)
+        self.model.name_classes(self.train.classes)
+        self.train = self.model.with_own_labels(self.train)
         if self.validation is not None:
-            self.model.check_labels(self.validation)
+            self.validation = self.model.with_own_labels(self.validation)
         self._attach()
         self._own_images = 0
         """How many images this process has trained on since the last average."""
