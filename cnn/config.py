@@ -8,6 +8,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
 
 from cnn.errors import FileFormatError, UsageError
+from cnn.words import unknown
 
 
 class Configurable:
@@ -51,7 +52,7 @@ class Configurable:
         members = {name: member for name, member in cls._members.items() if is_dataclass(member)}
         known = members.get(table["type"])
         if known is None:
-            raise UsageError(f"There is no {cls._family} {table['type']!r}; known are: {', '.join(sorted(members))}.")
+            raise unknown(f"There is no {cls._family}", table["type"], sorted(members))
         allowed = {field.name: field for field in fields(cast(Any, known)) if field.init}
         values = {key: value for key, value in table.items() if key != "type"}
         check_values(table["type"], values, allowed)
@@ -78,7 +79,7 @@ def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Ty
     """
     for key, value in values.items():
         if key not in allowed:
-            raise UsageError(f"{owner} has no setting {key!r}; known are: {', '.join(allowed) or 'none'}.")
+            raise unknown(f"{owner} has no setting", key, allowed)
         kind = allowed[key].type
         if not _fits(value, kind):
             raise UsageError(f"{owner}: {key} must be {kind_text(kind)}, not {value!r}.")
@@ -98,9 +99,12 @@ def kind_text(kind: Any) -> str:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """The table in a TOML file. Raises FileFormatError if the file is missing or is not a TOML file."""
+    """The table in a TOML file, with or without a byte order mark.
+
+    Raises FileFormatError if the file is missing or is not a TOML file.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise FileFormatError(f"{path} cannot be read as TOML ({error}); correct it.") from error
 

@@ -10,6 +10,7 @@ import numpy as np
 from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.data.images import SUFFIXES, image_header, read_image
 from cnn.errors import DataError, UsageError
+from cnn.words import counted
 
 MAX_BYTES = 4 << 30
 _TEST_FRACTION = 0.2
@@ -60,7 +61,7 @@ class Folder(DatasetPlugin):
         names = [name for name in _subfolders(root) if _images(root / name)]
         if len(names) < 2:
             raise DataError(
-                f"{root} has {len(names)} folders with images, but at least 2 classes are needed; "
+                f"{root} has {counted(len(names), 'folder')} with images, but at least 2 classes are needed; "
                 "with --data-dir, name a folder that has one folder per class."
             )
         return root, names
@@ -95,15 +96,13 @@ class Folder(DatasetPlugin):
         size = self.size or max(sizes, key=lambda found: (sizes[found], found))
         channels = max(form[1] for form in forms.values())
         notes = []
-        for position, wanted, word in ((0, size, "size"), (1, channels, "channels")):
+        resized = f"resized to {size[1]}x{size[0]} pixels"
+        for position, wanted, change in ((0, size, resized), (1, channels, "converted from grey to colour")):
             others = [path for path, form in forms.items() if form[position] != wanted]
             if others and self.strict:
-                raise DataError(
-                    f"{others[0]} has the {word} {forms[others[0]][position]} where {wanted} is expected; "
-                    "convert it, or read the folder without strict."
-                )
+                raise DataError(f"{others[0]} would be {change}; do that first, or read the folder without strict.")
             if others:
-                notes.append(f"{len(others)} of {len(items)} images converted to the {word} {wanted}")
+                notes.append(f"{len(others)} of {counted(len(items), 'image')} {change}")
         if len(items) * size[0] * size[1] * channels > MAX_BYTES:
             raise DataError(
                 f"{len(items)} images of {size[0]} x {size[1]} pixels do not fit into {MAX_BYTES >> 30} GiB; "

@@ -67,8 +67,7 @@ def tune(net, tmp_path):
     out = tmp_path / "tuned.toml"
 
     def run(*words):
-        model = ["--model", net]
-        code = main(["tune", *model, "--threads", "1", "--rounds", "6", "--out", str(out), *words])
+        code = main(["tune", net, "--threads", "1", "--rounds", "6", "--out", str(out), *words])
         return code, tomllib.loads(out.read_text()) if out.exists() else None
 
     run.out = out
@@ -232,4 +231,4 @@ def test_real_backends(tune, monkeypatch, capsys, name, mode):
     printed = capsys.readouterr().out
     assert printed.count("131072") >= (name != "numpy")
     assert ("tile_bytes" in printed) == (name != "numpy")
-    assert main(["profile", "--repeats", "1", "--model", "mlp", "--config", str(tune.out)]) == 0
+    assert main(["profile", "mlp", "--repeats", "1", "--config", str(tune.out)]) == 0

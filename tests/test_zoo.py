@@ -195,14 +195,14 @@ def test_a_network_is_read_from_toml(tmp_path):
     ("old", "new", "message"),
     [
         ("[8, 8, 1]", "[8, 8", "cannot be read as TOML"),
-        ('name = "small"', 'names = "small"', "unknown entries ['names']"),
+        ('name = "small"', 'names = "small"', "has no entry 'names'; did you mean 'name'?"),
         ("[8, 8, 1]", "[8, 8]", "three whole numbers above 0 [height, width, channels], not [8, 8]"),
         ("[8, 8, 1]", "8", "three whole numbers above 0 [height, width, channels], not 8"),
         ("[8, 8, 1]", "[8, 8, 1.5]", "not [8, 8, 1.5]"),
         ("[8, 8, 1]", "[8, 8, true]", "not [8, 8, True]"),
         ("[8, 8, 1]", "[8, 8, 0]", "not [8, 8, 0]"),
-        ("[[layers]]", "[[layer]]", "unknown entries ['layer']"),
-        ('"Conv2D"', '"Conv3D"', "no layer 'Conv3D'; known are: AvgPool2D, "),
+        ("[[layers]]", "[[layer]]", "has no entry 'layer'; did you mean 'layers'?"),
+        ('"Conv2D"', '"Conv3D"', "no layer 'Conv3D'; did you mean 'Conv2D'? Known are: AvgPool2D, "),
         ('"Conv2D"', '"Weighted"', "no layer 'Weighted'; known are: AvgPool2D, "),
         ('type = "Flatten"', "", "A layer is described by a table with a `type`, not by {}"),
         ("filters = 4", "", "Conv2D needs a value for filters"),
@@ -250,6 +250,7 @@ def test_a_file_that_is_missing_or_no_text_and_a_name_that_is_unknown_are_errors
     with pytest.raises(FileFormatError, match=r"bytes\.toml cannot be read"):
         architecture(str(tmp_path / "bytes.toml"))
     with pytest.raises(
-        UsageError, match=r"no architecture 'alexnet'; known are: lenet, lenet5, .* or a file ending in"
+        UsageError,
+        match=r"no architecture 'alexnet'; did you mean 'lenet'\? Known are: lenet, .* or a file ending in",
     ):
         architecture("alexnet")

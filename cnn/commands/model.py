@@ -8,21 +8,18 @@ At the end come the Cornell study's speed-ups by threads on its two machines, be
 """
 
 import argparse
-from pathlib import Path
 
 from cnn import registry
 from cnn.commands import _common
 from cnn.commands._validation import validate
 from cnn.model.zoo import ZOO
-from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.arguments import expanded, whole_number, whole_numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """ACTION and the options."""
+    """ACTION, MODEL and the options."""
     parser.add_argument("action", metavar="ACTION", choices=("validate",), help="validate, the only action so far")
-    parser.add_argument(
-        "--model", default=",".join(ZOO), metavar="NAMES", help="networks or .toml files, separated by commas"
-    )
+    _common.add_model_argument(parser, ",".join(ZOO), several=True)
     parser.add_argument(
         "--backend",
         metavar="NAMES",
@@ -38,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
     parser.add_argument("--repeats", type=whole_number, default=40, metavar="N", help="timed runs of each step")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer, too")
-    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the Cornell study's curves and the model's")
+    parser.add_argument("--png", type=expanded, metavar="FILE", help="draw the Cornell study's curves and the model's")
     _common.add_json_option(parser)
 
 

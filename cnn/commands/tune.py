@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-import cnn.model.zoo as zoo
 import cnn.plugins as plugins
 import cnn.system.threads as threads
 from cnn import registry
@@ -29,9 +28,10 @@ from cnn.measure.benchmark import Job, inference_job, step_job
 from cnn.measure.speedup import Speedup
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
+from cnn.model.modelfile import architecture_of, is_saved
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
-from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.arguments import expanded, whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table
 
 EVAL_BATCH = 64
@@ -41,8 +41,8 @@ EVAL_BATCHES = [16, 32, 64, 128, 256, 512]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
-    parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
+    """MODEL and the options."""
+    _common.add_model_argument(parser)
     parser.add_argument(
         "--mode", choices=("train", "infer"), default="train", help="what to make fast: training steps or predictions"
     )
@@ -65,13 +65,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rounds", type=whole_number, default=15, metavar="N", help="rounds in which two settings are compared"
     )
-    parser.add_argument("--out", metavar="FILE", help="file to write (default: tuned-<network>-<backend>-<mode>.toml)")
+    parser.add_argument(
+        "--out",
+        type=expanded,
+        metavar="FILE",
+        help="file to write (default: tuned-<network>-<backend>-<mode>.toml)",
+    )
     _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures, prints what each choice gained, and writes the file."""
-    architecture = zoo.architecture(options.model)
+    architecture = architecture_of(options.model)
+    if options.mode == "train" and is_saved(options.model):
+        raise UsageError(f"{options.model} is trained already: give --mode infer, or a network's name or .toml file.")
     backend, why = registry.choose(options.backend, options.backend_options)
     defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
     path = Path(options.out or f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml")

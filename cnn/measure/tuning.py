@@ -12,6 +12,7 @@ from cnn.measure.speedup import LUCK, Speedup
 from cnn.system.threads import limit_threads
 from cnn.system.timing import repeat, sustained
 from cnn.terminal.progress_bar import progress_bar
+from cnn.words import counted
 
 TURN = 0.1
 """The least seconds that a setting runs in one turn."""
@@ -104,7 +105,9 @@ class Tuner:
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; give at least 6.")
+        require(
+            0.5**self.rounds <= LUCK, f"{counted(self.rounds, 'round')} cannot tell a gain from noise; give at least 6."
+        )
         self.start = self.setting
         self._stop_reason: str | None = None
 

@@ -5,6 +5,7 @@ from scipy.special import expit
 
 from cnn.arrays import Array
 from cnn.errors import UsageError
+from cnn.words import unknown
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid")
 
@@ -66,4 +67,4 @@ class Elementwise:
 
 def unknown_activation(name: str) -> UsageError:
     """The error for an activation that no backend knows."""
-    return UsageError(f"There is no activation {name!r}; known are: {', '.join(ACTIVATIONS)}.")
+    return unknown("There is no activation", name, ACTIVATIONS)

@@ -1,6 +1,7 @@
-"""Types for argparse that check the numbers on a command line; argparse prints their errors."""
+"""Types for argparse that check the numbers and complete the paths on a command line; argparse prints their errors."""
 
 import argparse
+from pathlib import Path
 
 
 def whole_number(text: str) -> int:
@@ -42,3 +43,16 @@ def share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0 and below 1")
     return value
+
+
+def expanded(text: str) -> Path:
+    """A path; ~ at its start is the home folder, which shells leave in --out=~/x and TOML files always do."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} has no home folder to start from; give the whole path") from error
+
+
+def expanded_text(text: str) -> str:
+    """`expanded` as text; what does not start with ~ stays as it is."""
+    return str(expanded(text)) if text.startswith("~") else text
