@@ -175,6 +175,15 @@ def test_a_file_that_is_there_is_kept_and_nothing_measured(paced, tune, capsys):
     assert Paced.now == before
 
 
+def test_each_run_without_out_writes_a_file_of_its_own(paced, net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["tune", net, "--backend", "paced", "--threads", "1", "--rounds", "6"]
+    assert [main([*words, "--backend-option", f"mode={mode}"]) for mode in ("fast", "slow")] == [0, 0]
+    files = [tmp_path / name for name in ("tuned-tiny-paced-train.toml", "tuned-tiny-paced-train-2.toml")]
+    found = [tomllib.loads(file.read_text())["backend_options"].get("mode", "slow") for file in files]
+    assert found == ["fast", "slow"]
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_stopped_it_writes_what_it_found(paced, tune, monkeypatch, capsys, number, name):
     made = Paced.__init__

@@ -24,7 +24,8 @@ from cnn.backend_options import options_of
 from cnn.commands import _common
 from cnn.commands._config_file import write_config
 from cnn.errors import Interrupted, UsageError
-from cnn.measure.benchmark import Job, inference_job, step_job
+from cnn.measure.benchmark import Job, busy, inference_job, step_job
+from cnn.measure.other_work import OtherWork
 from cnn.measure.speedup import Speedup
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
@@ -69,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=expanded,
         metavar="FILE",
-        help="file to write (default: tuned-<network>-<backend>-<mode>.toml)",
+        help="file to write (default: tuned-<network>-<backend>-<mode>.toml, with -2, -3, ... if that is there)",
     )
     _common.add_json_option(parser)
 
@@ -81,14 +82,14 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(f"{options.model} is trained already: give --mode infer, or a network's name or .toml file.")
     backend, why = registry.choose(options.backend, options.backend_options)
     defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
-    path = Path(options.out or f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml")
-    if path.exists():
-        raise UsageError(f"{path} exists already; remove it, or choose another --out.")
+    if options.out and options.out.exists():
+        raise UsageError(f"{options.out} exists already; remove it, or choose another --out.")
+    path = options.out or _free(Path(f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml"))
     tuner = _tuner(options, architecture, backend, defaults)
     if not options.json:
         _print_header(options, architecture, backend, why, tuner)
     try:
-        with stop_on_signals(tuner):
+        with stop_on_signals(tuner), OtherWork() as others:
             gain = tuner.run(_say_nothing if options.json else _say)
     except Interrupted as stop:
         if not tuner.findings:
@@ -113,8 +114,20 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     _print_trials(tuner.findings)
+    disturbed = busy({}, others.share)
+    if disturbed:
+        print(disturbed)
     print(f"in all: {_gain_words(gain) if gain else 'no other setting is faster by more than the noise'}")
     print(f"written to {path}: cnn {'train' if options.mode == 'train' else 'eval'} --config {path}")
+
+
+def _free(wanted: Path) -> Path:
+    """The path; with -2, -3, ... behind its name if earlier files have that name."""
+    number, path = 1, wanted
+    while path.exists():
+        number += 1
+        path = wanted.with_stem(f"{wanted.stem}-{number}")
+    return path
 
 
 def _plugin(backend: Backend) -> Any:
