@@ -1,11 +1,10 @@
 """Finds an MKL from the time of the Xeon Phi: the folder with libmkl_rt, named by CNN_MKL_ROOT or in the cache."""
 
-import os
 from pathlib import Path
 
 from cnn.errors import BackendUnavailable
 from cnn.paths import reading
-from cnn.system.cache import cache_folder
+from cnn.system.cache import cache_folder, folder_in
 
 VARIABLE = "CNN_MKL_ROOT"
 VERSION = "2018.0.0"
@@ -22,8 +21,8 @@ def cached_root() -> Path:
 
 def find_library(backend: str) -> Path:
     """libmkl_rt in CNN_MKL_ROOT if that is set, else in the cache. Raises BackendUnavailable if it is not there."""
-    named = os.environ.get(VARIABLE)
-    root = Path(named) if named else cached_root()
+    named = folder_in(VARIABLE)
+    root = named or cached_root()
     with reading(root, "folder", BackendUnavailable):
         for folder in FOLDERS:
             for library in sorted((root / folder).glob("libmkl_rt.so*")):

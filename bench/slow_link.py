@@ -40,7 +40,7 @@ def main() -> None:
     """Sets up the link, measures at each rate and prints the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rates", default="100mbit,1gbit", help="rates in the notation of tc, separated by commas")
-    parser.add_argument("--model", default="lenet,cifar10_quick", help="networks, separated by commas")
+    parser.add_argument("model", nargs="?", default="lenet,cifar10_quick", help="networks, separated by commas")
     parser.add_argument("--batch-size", default="64", help="images per step: of each rank, and of all ranks together")
     parser.add_argument("--rounds", default="7", help="rounds of each measurement")
     options = parser.parse_args()
@@ -121,8 +121,8 @@ def _run(*words: str) -> str:
 def _bench(command: str, options: argparse.Namespace) -> str:
     # Otherwise UCX would see that both ends are on one machine, and use shared memory.
     environment = os.environ | {"UCX_TLS": "tcp,self", "UCX_NET_DEVICES": INTERFACE}
-    words = ["bench", "--ranks", "2", "--mpiexec", command, "--threads", "1", "--json"]
-    words += ["--model", options.model, "--batch-size", options.batch_size, "--rounds", options.rounds]
+    words = ["bench", options.model, "--ranks", "2", "--mpiexec", command, "--threads", "1", "--json"]
+    words += ["--batch-size", options.batch_size, "--rounds", options.rounds]
     done = subprocess.run([sys.executable, "-m", "cnn", *words], env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         sys.exit(done.returncode)

@@ -6,7 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from importlib import import_module
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import cnn
 from cnn.commands._config_file import apply_config
@@ -14,6 +14,7 @@ from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
 from cnn.terminal.visible import visible, visible_output
+from cnn.words import nearest
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser(given)
-        options = parser.parse_args(given)
+        options = _parsed(parser, given)
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
@@ -95,11 +96,40 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _parsed(parser: argparse.ArgumentParser, given: Sequence[str]) -> argparse.Namespace:
+    """The options given. Raises UsageError for one that does not exist, with the nearest one that does."""
+    options, rest = parser.parse_known_args(given)
+    if rest:
+        command = getattr(options, "parser", parser)
+        name = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+        arguments = {f"--{action.dest}": action.metavar for action in command._actions if not action.option_strings}
+        close = nearest(name, _long_options(command)) if name else None
+        if name in arguments:
+            command.error(f"{arguments[name]} is given without {name}")
+        command.error(f"unrecognized arguments: {' '.join(rest)}" + (f"; did you mean {close}?" if close else ""))
+    return options
+
+
+def _long_options(parser: argparse.ArgumentParser) -> list[str]:
+    """Those of a parser and of its subcommands."""
+    found = [name for name in parser._option_string_actions if name.startswith("--")]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found += [name for each in action.choices.values() for name in _long_options(each)]
+    return found
+
+
 class _Parser(argparse.ArgumentParser):
     """Reports wrong usage like every other failure: in one sentence."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}; see {self.prog} --help.")
+        raise UsageError(f"{message}{' See' if message.endswith('?') else '; see'} {self.prog} --help.")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        close = nearest(str(value), map(str, action.choices or ()))
+        if close is not None and value not in (action.choices or ()):
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; did you mean {close!r}?")
+        super()._check_value(action, value)
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -6,6 +6,7 @@ from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
 
 from cnn.errors import UsageError
+from cnn.words import unknown
 
 
 class Configurable:
@@ -48,7 +49,7 @@ class Configurable:
         members = {name: member for name, member in cls._members.items() if _is_member(member)}
         known = members.get(table["type"])
         if known is None:
-            raise UsageError(f"There is no {cls._family} {table['type']!r}; known are: {', '.join(sorted(members))}.")
+            raise unknown(f"There is no {cls._family}", table["type"], sorted(members))
         settings = sorted(fields(cast(Any, known)), key=lambda field: field.kw_only is True)
         allowed = {field.name: field for field in settings if field.init}
         values = {key: value for key, value in table.items() if key != "type"}
@@ -76,7 +77,7 @@ def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Ty
     """
     for key, value in values.items():
         if key not in allowed:
-            raise UsageError(f"{owner} has no setting {key!r}; known are: {', '.join(allowed) or 'none'}.")
+            raise unknown(f"{owner} has no setting", key, allowed)
         kind = allowed[key].type
         if not _fits(value, kind):
             raise UsageError(f"{owner}: {key} must be {kind_text(kind)}, not {value!r}.")

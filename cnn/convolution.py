@@ -33,7 +33,8 @@ class Window:
     """A kernel sliding over an image: (H, W) in, (P, Q) out.
 
     Kernel elements lie `dilation` pixels apart. padding is (top, bottom, left, right). With ceil (Caffe's pooling), the
-    last window may extend past the bottom and right edges, as long as it starts before the bottom or right padding.
+    last window may extend past the bottom and right edges, as long as it starts before the bottom or right padding; so
+    a kernel fits an image that it exceeds by less than the stride.
     """
 
     size: Pair
@@ -77,10 +78,8 @@ class Window:
     def _outputs(self, axis: int, before: int, after: int) -> int:
         size, stride = self.size[axis], self.stride[axis]
         room = size + before + after - self.extent[axis]
-        if room < 0:
-            return 0
         if not self.ceil:
-            return room // stride + 1
+            return room // stride + 1 if room >= 0 else 0
         count = -(-room // stride) + 1
         return count - 1 if (count - 1) * stride >= size + before else count
 

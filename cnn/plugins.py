@@ -3,7 +3,8 @@
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from cnn.errors import CnnError, UsageError
+from cnn.errors import CnnError
+from cnn.words import unknown
 
 BACKENDS = "cnn.backends"
 DATASETS = "cnn.datasets"
@@ -34,8 +35,8 @@ def load(group: str, name: str) -> Any:
     """
     found = _registered(group)
     if name not in found:
-        kind = group.rpartition(".")[2].rstrip("s")
-        raise UsageError(f"There is no {kind} {name!r}; known are: {', '.join(sorted(found)) or 'none'}.")
+        kind = {BACKENDS: "backend", DATASETS: "data set"}[group]
+        raise unknown(f"There is no {kind}", name, sorted(found))
     try:
         return found[name].load()
     except (ImportError, AttributeError) as error:

@@ -11,6 +11,7 @@ from cnn.data.dataset import Dataset, DatasetPlugin, Split
 from cnn.data.images import image_header, read_image
 from cnn.errors import DataError, UsageError, listed
 from cnn.paths import reading
+from cnn.words import counted
 
 from ._class_folders import BESIDE, ClassFolders, split_folders, subfolders  # noqa: TID251 - relative, as it should be
 
@@ -82,9 +83,9 @@ class Folder(DatasetPlugin):
             train.left_out[BESIDE] += beside
         names = list(train.images)
         if len(names) < 2:
-            counted = f"{len(names)} folder{'s' * (len(names) != 1)} with images{f' ({names[0]})' if names else ''}"
+            there = f"{counted(len(names), 'folder')} with images{f' ({names[0]})' if names else ''}"
             raise DataError(
-                f"{train.root} has {counted}, but at least 2 classes are needed; "
+                f"{train.root} has {there}, but at least 2 classes are needed; "
                 + "".join(f"{note}; " for note in train.notes())
                 + "with --data-dir, name a folder that has one folder per class, or name the data set that is there, "
                 "such as mnist."
@@ -128,15 +129,13 @@ class Folder(DatasetPlugin):
         size = self.size or max(sizes, key=lambda found: (sizes[found], found))
         channels = max(form[1] for form in forms.values())
         notes = []
-        for position, wanted, word in ((0, size, "size"), (1, channels, "channels")):
+        resized = f"resized to {size[1]}x{size[0]} pixels"
+        for position, wanted, change in ((0, size, resized), (1, channels, "converted from grey to colour")):
             others = [path for path, form in forms.items() if form[position] != wanted]
             if others and self.strict:
-                raise DataError(
-                    f"{others[0]} has the {word} {forms[others[0]][position]} where {wanted} is expected; "
-                    "convert it, or read the folder without strict."
-                )
+                raise DataError(f"{others[0]} would be {change}; do that first, or read the folder without strict.")
             if others:
-                notes.append(f"{len(others)} of {len(items)} images converted to the {word} {wanted}")
+                notes.append(f"{len(others)} of {counted(len(items), 'image')} {change}")
         if len(items) * size[0] * size[1] * channels > MAX_BYTES:
             raise DataError(
                 f"{len(items)} images of {size[0]} x {size[1]} pixels do not fit into {MAX_BYTES >> 30} GiB; "

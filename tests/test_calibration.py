@@ -47,7 +47,7 @@ def test_a_calibration_is_kept_and_validated(few, capsys):
     assert (kept.idle_watts, kept.busy_watts, kept.triad_rate) == (5, 9, 1e10)
     assert {"Linear, forward", "input, forward", "update, update"} <= kept.laws.keys()
     assert all(point.seconds > 0 for law in kept.laws.values() for point in law.points)
-    arguments = ["model", "validate", "--backend", "numpy", "--threads", "1", "--model", "mlp", "--repeats", "2"]
+    arguments = ["model", "validate", "mlp", "--backend", "numpy", "--threads", "1", "--repeats", "2"]
     assert main([*arguments, "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     assert set(table) == documented()["cnn model validate"]

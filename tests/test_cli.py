@@ -18,6 +18,8 @@ from helpers.ready_backends import SURE
 from PIL import Image
 
 from cnn.cli import COMMANDS, main
+from cnn.data.dataset import search_folders
+from cnn.errors import CnnError
 from cnn.model.architecture import read_architecture
 from cnn.model.zoo import ZOO
 from cnn.system.storage import read_arrays
@@ -97,8 +99,40 @@ def test_the_header_says_what_runs(net: str, tmp_path: Path, capsys: pytest.Capt
     assert "model.safetensors" in printed
 
 
+@pytest.mark.parametrize("command", ["summary", "cost", "profile", "bench", "compare", "tune"])
+def test_a_network_may_be_the_one_of_a_run(
+    command: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {
+        "profile": ["--backend", "numpy", "--batch-size", "2", "--repeats", "1"],
+        "bench": ["--backend", "numpy", "--threads", "1", "--batch-size", "2", "--rounds", "1"],
+        "compare": ["--no-measure"],
+        "tune": ["--mode", "infer", "--backend", "numpy", "--threads", "1", "--rounds", "6", "--batch-sizes", "2"],
+    }
+    options = [*more.get(command, []), *(["--out", str(tmp_path / "tuned.toml")] if command == "tune" else [])]
+    assert main([command, str(trained), *options]) == 0
+    assert "tiny" in capsys.readouterr().out
+
+
+def test_a_trained_model_cannot_be_tuned_for_training(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tune", str(trained)]) == 2
+    assert "is trained already: give --mode infer, or a network's name or .toml file" in capsys.readouterr().err
+
+
+def test_the_home_folder_may_be_short(net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["train", "--model", net, "--epochs", "1", "--backend", "numpy", "--out=~/run"]) == 0
+    assert main(["eval", "~/run", "mnist-5k", "--backend", "numpy"]) == 0
+    monkeypatch.setenv("CNN_CACHE_DIR", "~/cache")
+    monkeypatch.setenv("CNN_DATA_DIR", "~/data")
+    assert search_folders() == [tmp_path / "data", tmp_path / "cache" / "data"]
+    monkeypatch.setenv("CNN_DATA_DIR", "~nobody-here/data")
+    with pytest.raises(CnnError, match="CNN_DATA_DIR is ~nobody-here/data, but there is no such home folder"):
+        search_folders()
+
+
 def test_eval_agrees_with_the_summary(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", str(trained / "model.safetensors"), "mnist-5k", "--backend", "numpy", "--json"]) == 0
+    assert main(["eval", str(trained), "mnist-5k", "--backend", "numpy", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["accuracy"] == json.loads((trained / "summary.json").read_text())["test_accuracy"]
     confusion = np.array(result["confusion"])
@@ -164,7 +198,6 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
 def test_bench_puts_backends_under_one_another(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "bench",
-        "--model",
         net,
         "--backend",
         "numpy,reference",
@@ -220,12 +253,28 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
     [
         ([], 2, "required: COMMAND"),
         (["fly"], 2, "invalid choice: 'fly'"),
-        (["train", "nodata"], 2, "There is no dataset 'nodata'; known are: "),
-        (["train", "--model", "nonet"], 2, "There is no architecture 'nonet'; known are: lenet"),
+        (["trian"], 2, "argument COMMAND: invalid choice: 'trian'; did you mean 'train'? See cnn --help."),
+        (["data", "lst"], 2, "did you mean 'list'?"),
+        (["data", "list", "--jsno"], 2, "unrecognized arguments: --jsno; did you mean --json? See cnn data --help."),
+        (["train", "--epohcs=3"], 2, "unrecognized arguments: --epohcs=3; did you mean --epochs?"),
+        (["train", "mnist", "x"], 2, "unrecognized arguments: x; see cnn train --help."),
+        (["profile", "--model", "lenet"], 2, "MODEL is given without --model; see cnn profile --help."),
+        (["tune", "--mode", "trian"], 2, "did you mean 'train'?"),
+        (["train", "nodata"], 2, "There is no data set 'nodata'; known are: "),
+        (["train", "cifar"], 2, "There is no data set 'cifar'; did you mean 'cifar10'? Known are: "),
+        (["train", "--model", "nothing"], 2, "There is no architecture 'nothing'; known are: lenet"),
+        (["train", "--model", "cifar10-quick"], 2, "did you mean 'cifar10_quick'?"),
+        (["train", "--out", "~nobody-here/x"], 2, "'~nobody-here/x' has no home folder to start from"),
+        (["train", "--validation", "0.0001"], 2, "give a fraction between 0 and 1 (--validation) that"),
         (["train", "--model", "absent.toml"], 1, "There is no TOML file "),
         (["train", "--backend", "cublas"], 2, "There is no backend 'cublas'; known are: "),
+        (["train", "--backend", "mlk"], 2, "did you mean 'mkl'?"),
+        (["compare", "--device", "tesla-k4@e5-2620v3"], 2, "no device 'tesla-k4'; did you mean 'tesla-k40'?"),
+        (["compare", "--nodes", "1,2", "--link", "ethernet1g"], 2, "did you mean 'ethernet-1g'?"),
+        (["devices", "tesla-k4"], 2, "did you mean 'tesla-k40'?"),
         (["train", "--epochs", "0"], 2, "'0' is not a whole number of at least 1"),
         (["train", "--lr", "nan"], 2, "'nan' is not a number above 0"),
+        (["train", "--optimizer", "adma"], 2, "There is no optimizer 'adma'; did you mean 'Adam'?"),
         (["train", "--optimizer", "Adagrad"], 2, "There is no optimizer 'Adagrad'; known are: Adam, RMSprop, SGD"),
         (["train", "--resume"], 2, "--resume needs --out"),
         (["train", "--resume", "--out", "nowhere"], 1, "there is no run to resume"),
@@ -234,13 +283,13 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["train", "--threads", "two"], 2, "'two' is not a whole number"),
         (["eval", "absent.safetensors", "mnist-5k"], 1, "There is no model file absent.safetensors"),
         (["predict", "absent.safetensors", "x.png"], 1, "There is no model file"),
-        (["summary", "vgg16"], 2, "There is no architecture 'vgg16'"),
+        (["summary", "vgg19"], 2, "There is no architecture 'vgg19'; did you mean 'vgg16'?"),
         (["bench", "--threads", "1,0"], 2, "'0' is not a whole number of at least 1"),
         (["bench", "--threads", "100000"], 2, "cannot be measured here"),
         (["backends", "get", "numpy"], 1, "Backend 'numpy' has nothing to fetch; `cnn backends list` shows"),
         (["backends", "get", "cublas"], 2, "There is no backend 'cublas'; known are: "),
         (["data", "get", "synthetic"], 1, "no download"),
-        (["data", "get", "svhn"], 2, "There is no dataset 'svhn'"),
+        (["data", "get", "svhn"], 2, "There is no data set 'svhn'"),
     ],
 )
 def test_a_mistake_gets_one_sentence(
@@ -380,21 +429,38 @@ def test_a_full_disk_loses_nothing(net: str, tmp_path: Path, trained: Path) -> N
     assert (out / "checkpoint.safetensors").read_bytes() == before
 
 
-TUNE = ["tune", "--backend", "numpy", "--mode", "infer", "--threads", "1", "--rounds", "6", "--batch-sizes", "1,64"]
+TUNE = [
+    "tune",
+    "NET",
+    "--backend",
+    "numpy",
+    "--mode",
+    "infer",
+    "--threads",
+    "1",
+    "--rounds",
+    "6",
+    "--batch-sizes",
+    "1,64",
+]
 
 
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (["train", "--backend", "numpy", "--epochs", "8"], ["epoch 8/8: ", "images/s", "loss ", "accuracy "]),
+        (
+            ["train", "--model", "NET", "--backend", "numpy", "--epochs", "8"],
+            ["epoch 8/8: ", "images/s", "loss ", "accuracy "],
+        ),
         (TUNE, ["batch_size: ", "/18 ", "batch_size stays 64: with 1 "]),
     ],
     ids=["train", "tune"],
 )
 def test_a_terminal_gets_a_bar(command: list[str], words: list[str], net: str, tmp_path: Path) -> None:
+    command = [net if word == "NET" else word for word in command]
     master, slave = pty.openpty()
     process = subprocess.Popen(
-        cnn(*command, "--model", net, "--out", str(tmp_path / "out")),
+        cnn(*command, "--out", str(tmp_path / "out")),
         stdout=slave,
         stderr=slave,
         env={**os.environ, "TERM": "xterm"},

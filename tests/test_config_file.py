@@ -65,6 +65,15 @@ def test_options_in_a_file_without_backend_are_those_of_the_one_named(parsed):
     assert parsed("backend_options = {x = 1}", "train", "--backend", "b").backend_options == {"x": 1}
 
 
+def test_a_model_in_a_file_is_the_one_that_is_not_given(parsed):
+    assert parsed('model = "mlp"', "profile").model == "mlp"
+    assert parsed('model = "mlp"', "profile", "vgg6").model == "vgg6"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(parsed):
+    assert parsed("\ufeffepochs = 3", "train").epochs == 3
+
+
 def test_a_table_of_a_command_is_its_own(parsed):
     text = "threads = 1\n[eval]\nbatch_size = 512\n[train]\nepochs = 3"
     assert parsed(text, "eval", "m", "mnist-5k").batch_size == 512
@@ -80,7 +89,8 @@ def test_several_values(parsed, value, counts):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("speed = 9", r"cnn train --config .*toml has no setting 'speed'; known are: model, epochs, batch_size, "),
+        ("epohcs = 9", r"has no setting 'epohcs'; did you mean 'epochs'\? Known are: model, "),
+        ("colour = 9", r"cnn train --config .*toml has no setting 'colour'; known are: model, epochs, batch_size, "),
         ('config = "other.toml"', "has no setting 'config'"),
         ("dataset = 'mnist'", "has no setting 'dataset'"),
         ("[backend_option]\nx = 1", "has no setting 'backend_option'"),
@@ -134,7 +144,7 @@ def test_a_run_takes_it_and_a_resumed_run_remembers(tmp_path, capsys):
     assert main([*run, "--resume", "--epochs", "2"]) == 0
     printed = capsys.readouterr().out
     assert "2 epochs, batch 500" in printed
-    assert "resumed  after 1 epochs" in printed
+    assert "resumed  after 1 epoch," in printed
     # For a resumed run, a file takes precedence over the stored settings.
     path.write_text("epochs = 3\n")
     assert main([*run, "--resume", "--config", str(path)]) == 0

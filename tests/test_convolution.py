@@ -57,8 +57,8 @@ def test_output_sizes_are_those_counted_by_hand(size, kernel, stride, padding, f
 @pytest.mark.parametrize("ceil", [False, True])
 def test_every_window_sees_at_least_one_pixel_when_padding_is_below_the_kernel(ceil):
     for size in range(1, 9):
-        for kernel in range(1, size + 1):
-            for stride in range(1, 5):
+        for kernel in range(1, size + 1 + 3 * ceil):
+            for stride in range(max(1, kernel - size + 1), 5):
                 for before in range(kernel):
                     window = Window((size, 1), (kernel, 1), (stride, 1), (before, before, 0, 0), ceil)
                     starts = [p * stride - before for p in range(window.out[0])]
@@ -163,6 +163,7 @@ def test_taps_and_copyless_windows():
     ("make", "numbers"),
     [
         (lambda: Window((4, 4), (5, 5)), ["(5, 5)", "(4, 4)", "(0, 0, 0, 0)"]),
+        (lambda: Window((4, 4), (6, 6), (2, 2), ceil=True), ["(6, 6)", "(4, 4)"]),
         (lambda: Window((4, 4), (5, 5), ceil=True), ["(5, 5)", "(4, 4)"]),
         (lambda: Window((4, 4), (0, 1)), ["(0, 1)", "at least 1"]),
         (lambda: Window((4, 4), (1, 1), (1, 0)), ["(1, 0)", "at least 1"]),

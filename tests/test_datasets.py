@@ -179,7 +179,7 @@ def test_named_folder_that_does_not_exist(no_folders):
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(UsageError, match=r"no dataset 'mnits'; known are: .*mnist-5k"):
+    with pytest.raises(UsageError, match=r"no data set 'mnits'; did you mean 'mnist'\? Known are: .*mnist-5k"):
         load_dataset("mnits")
 
 
@@ -378,11 +378,11 @@ def test_folder_resizes_and_colours_with_a_note_or_refuses(tmp_path):
     dataset = load_dataset("folder", data_dir=tmp_path)
     assert dataset.shape == (4, 6, 3)
     assert dataset.notes[1:] == (
-        "1 of 12 images converted to the size (4, 6)",
-        "1 of 12 images converted to the channels 3",
+        "1 of 12 images resized to 6x4 pixels",
+        "1 of 12 images converted from grey to colour",
     )
     kind = plugins.load(plugins.DATASETS, "folder")
-    with pytest.raises(DataError, match=r"5\.png has the size \(8, 8\) where \(4, 6\)"):
+    with pytest.raises(DataError, match=r"5\.png would be resized to 6x4 pixels"):
         kind(strict=True).load([tmp_path])
     assert kind(size=(3, 3)).load([tmp_path]).shape == (3, 3, 3)
     with pytest.raises(UsageError, match="size"):

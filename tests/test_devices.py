@@ -55,7 +55,7 @@ def test_a_file_of_ones_own_adds_and_replaces_devices(tmp_path, capsys):
     ("text", "message"),
     [
         ("[a]\nname = 'A'\n", "needs a name and a kind"),
-        ("[a]\nname = 'A'\nkind = 'cpu'\ncolour = 1\n", "unknown entries"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncolour = 1\n", "a has no entry 'colour'; known are: name, kind, covers"),
         ("[a]\nname = 'A'\nkind = 'cpu'\ncores = 4\n", "must be a table"),
         (
             "[a]\nname = 'A'\nkind = 'cpu'\ncores = {value = 4, confidence = 'sure', source = 's'}\n",

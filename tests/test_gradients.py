@@ -48,6 +48,8 @@ LAYERS = {
     "mean": (lambda: AvgPool2D(2), (4, 6, 2)),
     "mean, overlapping, ceil": (lambda: AvgPool2D(3, 2, ceil=True), (6, 8, 2)),
     "mean, padded, ceil": (lambda: AvgPool2D(3, 2, padding=1, ceil=True), (6, 7, 2)),
+    "maximum, wider than the image": (lambda: MaxPool2D(3, 2, ceil=True), (2, 2, 3)),
+    "mean, wider than the image": (lambda: AvgPool2D((5, 3), (4, 2), ceil=True), (3, 2, 3)),
     "batch norm of images": (BatchNorm, (3, 4, 2)),
     "batch norm of vectors": (BatchNorm, (5,)),
     "lrn across 5": (lambda: LocalResponseNorm(5, 0.5), (3, 2, 7)),

@@ -96,6 +96,9 @@ def test_linear_is_a_product_and_a_bias():
         (AvgPool2D(2), [[3.5, 5.5], [11.5, 13.5]]),
         # The windows beyond the edge are divided by the 6, 6 and 4 pixels they cover.
         (AvgPool2D(3, 2, ceil=True), [[6, 7.5], [12, 13.5]]),
+        # One window, wider than the image by less than the stride.
+        (MaxPool2D(5, 2, ceil=True), [[16]]),
+        (AvgPool2D(5, 2, ceil=True), [[8.5]]),
         # Padding counts as zeros: the corner window holds 1 and three zeros.
         (AvgPool2D(2, padding=1), [[0.25, 1.25, 1], [3.5, 8.5, 5], [3.25, 7.25, 4]]),
         # Windows start at -1, 1, 3: the last has a pixel and its padding, and one column that does not count.

@@ -8,7 +8,7 @@ import pytest
 import cnn
 
 FLOORS = (
-    *("errors", "paths", "toml", "arrays", "config", "plugins", "terminal", "system"),
+    *("errors", "words", "paths", "toml", "arrays", "config", "plugins", "terminal", "system"),
     *("meter", "arithmetic", "convolution", "product", "shard", "ops"),
     *("instruments", "backend", "backend_options", "registry", "compiled", "cblas", "worker", "backends"),
     *("initializers", "layers", "losses", "optimizers", "schedules", "data", "datasets", "model", "cost"),

@@ -54,6 +54,8 @@ def test_images_of_another_size_are_refused_with_both_sizes():
     for use in (small().predict, small().load_images):
         with pytest.raises(ShapeError, match=r"built for images of \(8, 8, 2\) uint8, but these are \(9, 8, 2\)"):
             use(pixels(2, (9, 8, 2)))
+    with pytest.raises(ShapeError, match=r"but these are .* float32; give pixels as whole numbers from 0 to 255"):
+        small().predict(pixels(2).astype(np.float32))
     with pytest.raises(ShapeError, match=r"takes inputs \(N, 8, 8, 2\), not \(2, 9, 8, 2\)"):
         small().forward(np.zeros((2, 9, 8, 2), np.float32))
 

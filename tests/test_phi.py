@@ -436,7 +436,7 @@ class TestTuning:
         # The stand-in card shares the processor with the host, and copies besides.
         out = tmp_path / "tuned.toml"
         options = ["--backend", "mkl-offload", "--threads", "2", "--rounds", "6"]
-        assert main(["tune", "--model", "mlp", *options, "--out", str(out)]) == 0
+        assert main(["tune", "mlp", *options, "--out", str(out)]) == 0
         text = out.read_text()
         assert "1 coprocessor: card 0 (64 cores" in text
         assert tomllib.loads(text) == {"model": "mlp", "backend": "mkl-offload", "threads": 2}

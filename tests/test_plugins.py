@@ -122,7 +122,7 @@ class TestThirdParty:
             from cnn import registry
             from cnn.cli import main
             from cnn.testing import Recorder
-            assert main("profile --backend toy --model mlp --batch-size 2 --repeats 1 --json".split()) == 0
+            assert main("profile mlp --backend toy --batch-size 2 --repeats 1 --json".split()) == 0
             toy = registry.create("toy")
             recorder = Recorder(toy)
             a, out = np.ones((2, 3)), np.empty((2, 2))

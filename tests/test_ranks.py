@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_two_ranks_are_launched_and_timed_beside_one(capsys):
-    asked = ["--ranks", "1,2", "--model", "mlp", "--batch-size", "6", "--rounds", "2", "--threads", "1"]
+    asked = ["--ranks", "1,2", "mlp", "--batch-size", "6", "--rounds", "2", "--threads", "1"]
     assert main(["bench", *asked, "--backend", "numpy", "--json"]) == 0
     table = json.loads(capsys.readouterr().out)
     rows = table["results"]
@@ -96,9 +96,7 @@ def test_efficiency_is_by_thread(monkeypatch, capsys):
         return Timed(**(vars(timed) | {"threads": 2 // timed.ranks, "steps": steps, "add": 1e-10}))
 
     monkeypatch.setattr(ranks, "_launch", launch)
-    assert (
-        main(["bench", "--ranks", "1,2", "--model", "mlp", "--batch-size", "8", "--mpiexec", "env A=1", "--json"]) == 0
-    )
+    assert main(["bench", "mlp", "--ranks", "1,2", "--batch-size", "8", "--mpiexec", "env A=1", "--json"]) == 0
     assert [row["efficiency"] for row in json.loads(capsys.readouterr().out)["results"]] == [1, 1, 1, 1]
     assert found[2][0][1:] == ["A=1", "-n", "2"]
     assert found[2][1].batches == [16, 8]
@@ -110,10 +108,10 @@ def test_efficiency_is_by_thread(monkeypatch, capsys):
     [
         (["--mpiexec", "no-such-launcher"], 1, "--ranks starts no-such-launcher, which was not found"),
         (["--mpiexec", "false"], 1, "failed with exit code 1: it printed nothing"),
-        (["--batch-size", "1"], 2, "A batch of 1 images is too small for 2 ranks"),
+        (["--batch-size", "1"], 2, "A batch of 1 image is too small for 2 ranks"),
         (["--threads", "1,2"], 2, "--ranks takes one number for --threads"),
         (["--ranks", "0"], 2, "not a whole number of at least 1"),
-        (["--model", "no-such-net"], 2, "There is no architecture"),
+        (["no-such-net"], 2, "There is no architecture"),
     ],
 )
 def test_what_cannot_be_launched_is_refused_in_one_sentence(arguments, code, message, capsys):

@@ -47,11 +47,9 @@ def outputs(net, tmp_path, capsys):
         "cnn summary": [printed(capsys, "summary", net)],
         "cnn cost": [printed(capsys, "cost", net)],
         "cnn devices": [printed(capsys, "devices")],
-        "cnn profile": [printed(capsys, "profile", "--model", net, "--batch-size", "1", "--repeats", "1")],
-        "cnn bench": [printed(capsys, "bench", "--model", net, "--batch-size", "1", "--rounds", "1")],
-        "cnn tune": [
-            printed(capsys, "tune", "--model", net, "--backend", "numpy", "--threads", "1", "--out", str(run / "t"))
-        ],
+        "cnn profile": [printed(capsys, "profile", net, "--batch-size", "1", "--repeats", "1")],
+        "cnn bench": [printed(capsys, "bench", net, "--batch-size", "1", "--rounds", "1")],
+        "cnn tune": [printed(capsys, "tune", net, "--backend", "numpy", "--threads", "1", "--out", str(run / "t"))],
         "cnn compare": [printed(capsys, "compare", net, "--no-measure"), nodes],
         "cnn info": [printed(capsys, "info")],
         "cnn backends list": printed(capsys, "backends", "list"),

@@ -291,7 +291,7 @@ def test_three_dots_go_on_as_it_began(text, counts, capsys):
         (["--nodes", "2,1"], "must increase"),
         (["--nodes", "1,...,8"], "after at least two"),
         (["--nodes", "1,2,..."], "after at least two"),
-        (["--nodes", "1,2", "--link", "string"], "There is no link 'string'; known are ethernet-1g"),
+        (["--nodes", "1,2", "--link", "string"], "There is no link 'string'; known are: ethernet-1g"),
         (["--nodes", "1,2", "--mode", "infer"], "--nodes predicts only training"),
         (["--nodes", "1,2", "--device", "e5-2650v2"], "stream_gbs unknown"),
         (["--nodes", "1,2", "--links", "/no/such.toml"], "cannot be read"),

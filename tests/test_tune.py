@@ -67,8 +67,7 @@ def tune(net, tmp_path):
     out = tmp_path / "tuned.toml"
 
     def run(*words):
-        model = ["--model", net]
-        code = main(["tune", *model, "--threads", "1", "--rounds", "6", "--out", str(out), *words])
+        code = main(["tune", net, "--threads", "1", "--rounds", "6", "--out", str(out), *words])
         return code, tomllib.loads(out.read_text()) if out.exists() else None
 
     run.out = out
@@ -176,6 +175,15 @@ def test_a_file_that_is_there_is_kept_and_nothing_measured(paced, tune, capsys):
     assert Paced.now == before
 
 
+def test_each_run_without_out_writes_a_file_of_its_own(paced, net, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["tune", net, "--backend", "paced", "--threads", "1", "--rounds", "6"]
+    assert [main([*words, "--backend-option", f"mode={mode}"]) for mode in ("fast", "slow")] == [0, 0]
+    files = [tmp_path / name for name in ("tuned-tiny-paced-train.toml", "tuned-tiny-paced-train-2.toml")]
+    found = [tomllib.loads(file.read_text())["backend_options"].get("mode", "slow") for file in files]
+    assert found == ["fast", "slow"]
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_stopped_it_writes_what_it_found(paced, tune, monkeypatch, capsys, number, name):
     made = Paced.__init__
@@ -232,4 +240,4 @@ def test_real_backends(tune, monkeypatch, capsys, name, mode):
     printed = capsys.readouterr().out
     assert printed.count("131072") >= (name != "numpy")
     assert ("tile_bytes" in printed) == (name != "numpy")
-    assert main(["profile", "--repeats", "1", "--model", "mlp", "--config", str(tune.out)]) == 0
+    assert main(["profile", "mlp", "--repeats", "1", "--config", str(tune.out)]) == 0

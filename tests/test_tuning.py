@@ -161,6 +161,27 @@ def test_a_value_that_cannot_run_is_left_out_with_its_reason(tuner):
     assert reasons == {8: "there is no tile of 8 here", 16: None, 32: "there is not enough memory"}
 
 
+def test_a_value_that_dropped_out_is_not_faster_than_the_one_chosen_though_the_machine_was_busy(tuner):
+    turns = count()
+
+    def seconds(setting):
+        # At first the value in force meets a busy machine: every other value looks several times as fast.
+        hurt = 5 if next(turns) < 200 and setting.options["tile"] == 4 else 1
+        return tile_cost(setting) * hurt
+
+    run, _ = tuner(seconds, {"tile": [1, 2, 4, 8, 16]})
+    run.run()
+    [finding] = run.findings
+    trials = {trial.value: trial for trial in finding.trials}
+    assert finding.value == 16
+    for value in (1, 2, 8):
+        expected = (
+            finding.comparison.ratio * tile_cost(START.changed("tile", 16)) / tile_cost(START.changed("tile", value))
+        )
+        assert trials[value].ratio == pytest.approx(expected)
+        assert trials[value].images_per_second == pytest.approx(expected * finding.comparison.before)
+
+
 def test_where_no_other_value_can_run_it_stays(tuner):
     def seconds(setting):
         if setting.options["tile"] != 4:

@@ -14,7 +14,7 @@ from cnn.data.dataset import Dataset, load_dataset
 from cnn.model.architecture import Architecture
 from cnn.model.zoo import architecture
 from cnn.system.threads import ThreadBudget
-from cnn.terminal.arguments import whole_number
+from cnn.terminal.arguments import expanded_text, whole_number
 
 BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.DEFAULT_ORDER)}"
 """What --backend is by default, in words."""
@@ -73,9 +73,25 @@ class _IntoTable(argparse.Action):
         setattr(namespace, self.dest, (getattr(namespace, self.dest) or {}) | {name: value})
 
 
+MODEL_HELP = "a network's name, a .toml file, a .safetensors model or a run's folder"
+
+
+def add_model_argument(parser: argparse.ArgumentParser, default: str = "lenet", *, several: bool = False) -> None:
+    """MODEL, as `architecture_of` takes it; with `several`, names separated by commas."""
+    text = MODEL_HELP + "; several are separated by commas" * several
+    parser.add_argument("model", metavar="MODEL", nargs="?", type=expanded_text, default=default, help=text)
+
+
+def add_saved_model_argument(parser: argparse.ArgumentParser) -> None:
+    """MODEL, as `load_model` takes it."""
+    parser.add_argument(
+        "model", metavar="MODEL", type=expanded_text, help="a model.safetensors that cnn train saved, or its folder"
+    )
+
+
 def add_workload_options(parser: argparse.ArgumentParser) -> None:
     """MODEL, --batch-size and --mode."""
-    parser.add_argument("model", metavar="MODEL", nargs="?", default="lenet", help="a network's name or a .toml file")
+    add_model_argument(parser)
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
     parser.add_argument(
         "--mode", choices=("train", "infer"), default="train", help="a training step, or the classification of a batch"
@@ -85,7 +101,10 @@ def add_workload_options(parser: argparse.ArgumentParser) -> None:
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --download."""
     parser.add_argument(
-        "--data-dir", metavar="DIR", help="folder to search for the data set, before CNN_DATA_DIR and the cache"
+        "--data-dir",
+        type=expanded_text,
+        metavar="DIR",
+        help="folder to search for the data set, before CNN_DATA_DIR and the cache",
     )
     parser.add_argument("--download", action="store_true", help="download the data set if it is not there")
 

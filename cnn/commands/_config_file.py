@@ -11,9 +11,10 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 from cnn.config import check_values
 from cnn.errors import UsageError
 from cnn.system.storage import write_atomically
+from cnn.terminal.arguments import expanded_text
 from cnn.toml import read_toml
 
-BACKEND, BACKEND_OPTIONS = "backend", "backend_options"
+BACKEND, BACKEND_OPTIONS, MODEL = "backend", "backend_options", "model"
 
 
 class _Kind(NamedTuple):
@@ -24,6 +25,7 @@ def add_config_option(parser: ArgumentParser) -> None:
     """--config."""
     parser.add_argument(
         "--config",
+        type=expanded_text,
         metavar="FILE",
         help="TOML file with values for these options, such as `cnn tune` writes; the command line takes precedence",
     )
@@ -32,9 +34,10 @@ def add_config_option(parser: ArgumentParser) -> None:
 def apply_config(parser: ArgumentParser, options: argparse.Namespace, commands: Collection[str]) -> None:
     """Makes the values in the file `options.config` the defaults of a command's parser.
 
-    Its keys are long options, with _ for -, and `backend_options`, a table; a table named after one of the
-    `commands` applies to that command only. Raises FileFormatError for a file that is missing or is not TOML,
-    UsageError for an option that the command does not have or a value that the option does not take.
+    Its keys are long options, with _ for -, `model` also where it is no option, and `backend_options`, a table; a
+    table named after one of the `commands` applies to that command only. Raises FileFormatError for a file
+    that is missing or is not TOML, UsageError for an option that the command does not have or a value that the option
+    does not take.
     """
     table = read_toml(Path(options.config))
     owner = f"{parser.prog} --config {options.config}"
@@ -67,6 +70,9 @@ def write_config(path: Path, remarks: list[str], values: Mapping[str, Any]) -> N
 
 
 def _in_file(action: argparse.Action) -> bool:
+    """Whether an argument may be in a file: a long option, or a MODEL that need not be given."""
+    if action.dest == MODEL and action.nargs == argparse.OPTIONAL:
+        return True
     return any(each.startswith("--") for each in action.option_strings) and action.dest not in ("help", "config")
 
 

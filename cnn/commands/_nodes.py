@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import catalogue
@@ -13,7 +12,8 @@ from cnn.model.architecture import Architecture
 from cnn.report.curve import Curve
 from cnn.report.predicted import targets
 from cnn.report.scaling import Node, curves
-from cnn.terminal.arguments import whole_number
+from cnn.terminal.arguments import expanded, whole_number
+from cnn.words import counted, unknown
 
 NODE = "2x-e5-2620v3"
 """A node of the cluster that this library was proposed for."""
@@ -36,7 +36,7 @@ def add_node_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEYS",
         help=f"links between nodes, separated by commas (default: {','.join(NETWORKS)})",
     )
-    parser.add_argument("--links", type=Path, metavar="FILE", help="TOML file with links of your own")
+    parser.add_argument("--links", type=expanded, metavar="FILE", help="TOML file with links of your own")
     parser.add_argument(
         "--scaling",
         choices=("weak", "strong"),
@@ -64,9 +64,9 @@ def node_curves(
         )
     known = links(options.links)
     asked = options.link.split(",") if options.link else NETWORKS
-    unknown = [key for key in asked if key not in known]
-    if unknown:
-        raise UsageError(f"There is no link {unknown[0]!r}; known are {', '.join(known)}.")
+    for key in asked:
+        if key not in known:
+            raise unknown("There is no link", key, known)
     keys = options.device.split(",") if options.device else [NODE]
     nodes = [Node.of_target(target, options.thresholds) for target in targets(keys, catalogue(options.devices))]
     nodes += [Node.of_calibration(each) for each in calibrations]
@@ -76,7 +76,9 @@ def node_curves(
     counts = [number for number in options.nodes if number not in too_many] or too_many
     found = [curve for node in nodes for curve in curves(architecture, node, joined, counts, batch, weak=weak)]
     texts = ", ".join(map(str, too_many))
-    return found, [f"no row for {texts} nodes: a batch of {batch} images is too small for them."] if too_many else []
+    return found, [
+        f"no row for {texts} nodes: a batch of {counted(batch, 'image')} is too small for them."
+    ] if too_many else []
 
 
 def _counts(text: str) -> list[int]:

@@ -21,9 +21,10 @@ from cnn.energy.links import Link
 from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, StepTime, scaled
 from cnn.errors import CnnError, UsageError
-from cnn.model.zoo import architecture
+from cnn.model.modelfile import architecture_of
 from cnn.system.threads import in_words
 from cnn.terminal.printing import print_json, print_table
+from cnn.words import counted
 
 HEAD = [
     *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms per step"),
@@ -34,11 +35,13 @@ HEAD = [
 def bench_ranks(options: argparse.Namespace) -> None:
     """Launches, compares and prints. Raises UsageError or CnnError if nothing can be launched."""
     models, counts, images = options.model.split(","), options.ranks, options.batch_size
-    gradients = {model: gradient_bytes(architecture(model)) for model in models}
+    gradients = {model: gradient_bytes(architecture_of(model)) for model in models}
     if options.threads and len(options.threads) > 1:
         raise UsageError("--ranks takes one number for --threads, the threads of each rank.")
     if max(counts) > images:
-        raise UsageError(f"A batch of {images} images is too small for {max(counts)} ranks; give a larger one.")
+        raise UsageError(
+            f"A batch of {counted(images, 'image')} is too small for {max(counts)} ranks; give a larger one."
+        )
     launcher = _launcher(options.mpiexec)
     chosen, _ = registry.choose(options.backend, options.backend_options)
     launches = {}
@@ -155,8 +158,8 @@ def _per_thread(row: dict[str, Any]) -> float:
 def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | None, rounds: int) -> None:
     for ranks, timed in launches.items():
         each = f"{in_words(timed.threads)} each"
-        print(f"{ranks} rank{'s' * (ranks > 1)}: " + "; ".join(timed.world.values() or [each]))
-    print(f"{timed.library}; medians of {rounds} rounds, times in ms")
+        print(f"{counted(ranks, 'rank')}: " + "; ".join(timed.world.values() or [each]))
+    print(f"{timed.library}; medians of {counted(rounds, 'round')}, times in ms")
     if link is not None:
         print(f"{link.name}: " + ", ".join(f"{name} = {each.value:.3g}" for name, each in link.quantities().items()))
     table, title = [], None

@@ -10,7 +10,7 @@ from cnn.commands._config_file import add_config_option
 from cnn.data.dataset import DEFAULT_DATASET
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
-from cnn.terminal.arguments import number, share, whole_number, whole_number_or_zero
+from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
+        type=expanded_text,
         metavar="NAME",
         help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
     )
@@ -123,6 +124,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("folder of the run")
     files.add_argument(
         "--out",
+        type=expanded_text,
         metavar="DIR",
         help="folder for model, metrics and checkpoint (default: runs/<date>-<network>-<data set>)",
     )

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from cnn import registry
 from cnn.backend import Backend
 from cnn.commands import _common
-from cnn.commands.calibrate import show_progress
 from cnn.energy.calibration import Calibration, find, measure, save
 from cnn.energy.devices import catalogue
 from cnn.energy.validation import (
@@ -22,11 +21,13 @@ from cnn.energy.validation import (
 )
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.model.modelfile import architecture_of
 from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words
 from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.progress_bar import progress_line
 
 
 def validate(options: argparse.Namespace) -> None:
@@ -34,7 +35,7 @@ def validate(options: argparse.Namespace) -> None:
     draw = _drawing() if options.png else None
     ready = [each.name for each in registry.statuses() if each.library]
     names = options.backend.split(",") if options.backend else [n for n in registry.DEFAULT_ORDER if n in ready]
-    architectures = [architecture(name) for name in options.model.split(",")]
+    architectures = [architecture_of(name) for name in options.model.split(",")]
     with OtherWork() as others:
         cases = [
             measured_case(
@@ -84,7 +85,8 @@ def _calibration(backend: Backend, count: int) -> Calibration:
     if found is not None and found.library == str(backend.library):
         return found
     print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
-    result = measure(backend, count, show_progress)
+    with progress_line() as show:
+        result = measure(backend, count, show)
     save(result)
     return result
 

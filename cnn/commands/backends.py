@@ -5,10 +5,10 @@ cnn backends get NAME   download its library, to --root or where it is looked fo
 """
 
 import argparse
-from pathlib import Path
 
 from cnn import registry
 from cnn.commands import _common
+from cnn.terminal.arguments import expanded
 from cnn.terminal.printing import print_json
 
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(action=_list)
     getting = actions.add_parser("get", help="fetch the library of a backend")
     getting.add_argument("name", metavar="NAME", help="see `cnn backends list`")
-    getting.add_argument("--root", type=Path, metavar="DIR", help="folder to fetch into (default: in the cache)")
+    getting.add_argument("--root", type=expanded, metavar="DIR", help="folder to fetch into (default: in the cache)")
     getting.set_defaults(action=_get)
 
 

@@ -16,17 +16,16 @@ from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
 from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
-from cnn.model.zoo import architecture
+from cnn.model.modelfile import architecture_of
 from cnn.system.threads import limit_threads
 from cnn.terminal.arguments import whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_table
+from cnn.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
-    parser.add_argument(
-        "--model", default="lenet", metavar="NAMES", help="networks or .toml files, separated by commas"
-    )
+    """MODEL and the options."""
+    _common.add_model_argument(parser, several=True)
     parser.add_argument(
         "--backend", metavar="NAMES", help="backends, separated by commas (default: all ready ones except reference)"
     )
@@ -72,8 +71,8 @@ def run(options: argparse.Namespace) -> None:
                 jobs: list[Job] = []
                 for backend in chosen:
                     if not options.steps_only:
-                        jobs += layer_jobs(architecture(name), backend, options.batch_size)
-                    jobs.append(step_job(architecture(name), backend, options.batch_size))
+                        jobs += layer_jobs(architecture_of(name), backend, options.batch_size)
+                    jobs.append(step_job(architecture_of(name), backend, options.batch_size))
                 seconds = measure(jobs, options.rounds)
             results += [_result(job, count, time) for job, time in zip(jobs, seconds, strict=True)]
     _add_efficiency(results)
@@ -91,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
         return
     for backend in chosen:
         print(f"{backend.name}: {backend.library}")
-    print(f"batch {options.batch_size}, medians of {options.rounds} rounds")
+    print(f"batch {options.batch_size}, medians of {counted(options.rounds, 'round')}")
     rows, group = [], None
     for result in results:
         rows.append(

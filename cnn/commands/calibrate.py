@@ -16,6 +16,7 @@ from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.terminal.arguments import number
 from cnn.terminal.printing import print_lines, print_table
+from cnn.terminal.progress_bar import progress_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +33,8 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError("Give both --idle-watts and --busy-watts, the former at most the latter, or neither.")
     with _common.resources(options) as resources:
         print_lines(resources.describe())
-        with OtherWork() as others:
-            result = measure(resources.backend, resources.budget.count, show_progress)
+        with OtherWork() as others, progress_line() as show:
+            result = measure(resources.backend, resources.budget.count, show)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
     save(result)
     print_lines(
@@ -55,9 +56,3 @@ def run(options: argparse.Namespace) -> None:
     disturbed = busy({}, others.share)
     if disturbed:
         print(disturbed, file=sys.stderr)
-
-
-def show_progress(text: str) -> None:
-    """Overwrites a line of the terminal with what is being measured."""
-    if sys.stderr.isatty():
-        print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

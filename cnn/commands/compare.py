@@ -12,7 +12,6 @@ from datetime import datetime
 from pathlib import Path
 
 import cnn
-import cnn.model.zoo as zoo
 import cnn.system.threads as threads
 from cnn import registry
 from cnn.commands import _common
@@ -24,6 +23,7 @@ from cnn.energy.model import Thresholds
 from cnn.energy.published import published
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
+from cnn.model.modelfile import architecture_of
 from cnn.report.comparison import Breakdown, Comparison, compare
 from cnn.report.measured import measured_rows
 from cnn.report.predicted import predict_at, predict_here, targets
@@ -43,7 +43,7 @@ from cnn.report.table import (
 )
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
-from cnn.terminal.arguments import number, output_file, whole_number, whole_number_or_zero
+from cnn.terminal.arguments import expanded, number, output_file, whole_number, whole_number_or_zero
 from cnn.terminal.printing import print_json, print_table
 
 PROPOSED = f"xeon-phi-5110p@{NODE}"
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="devices to predict, separated by commas; CARD@HOST is a card to which a host offloads products "
         f"(default: all, and {PROPOSED})",
     )
-    parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
+    parser.add_argument("--devices", type=expanded, metavar="FILE", help="TOML file with devices of your own")
     parser.add_argument(
         "--thresholds",
         type=_thresholds,
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Predicts, measures, prints the tables and writes the files."""
-    architecture = zoo.architecture(options.model)
+    architecture = architecture_of(options.model)
     files = list(_files(options))
     cost = count(architecture, options.batch_size, training=options.mode == "train")
     scaling, too_many = node_curves(architecture, options, _calibrations(options) if options.measure else [])

@@ -9,7 +9,7 @@ from typing import Any
 
 from cnn.commands import _common
 from cnn.cost import Cost, count
-from cnn.model.zoo import architecture
+from cnn.model.modelfile import architecture_of
 from cnn.terminal.printing import print_json, print_table
 
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    cost = count(architecture(options.model), options.batch_size, training=options.mode == "train")
+    cost = count(architecture_of(options.model), options.batch_size, training=options.mode == "train")
     if options.json:
         print_json(to_dict(cost))
         return

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from cnn.commands import _common
 from cnn.data.dataset import download_dataset, list_datasets
+from cnn.terminal.arguments import expanded_text
 from cnn.terminal.printing import print_json
 
 
@@ -16,12 +17,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """list and get."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     listing = actions.add_parser("list", help="show every data set and where it is")
-    listing.add_argument("--data-dir", metavar="DIR", help="folder to search first")
+    listing.add_argument("--data-dir", type=expanded_text, metavar="DIR", help="folder to search first")
     _common.add_json_option(listing)
     listing.set_defaults(action=_list)
     getting = actions.add_parser("get", help="download a data set")
     getting.add_argument("name", metavar="NAME", help="see `cnn data list`")
-    getting.add_argument("--data-dir", metavar="DIR", help="folder to download into (default: the cache)")
+    getting.add_argument(
+        "--data-dir", type=expanded_text, metavar="DIR", help="folder to download into (default: the cache)"
+    )
     getting.set_defaults(action=_get)
 
 

@@ -6,14 +6,14 @@
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 
 from cnn.commands import _common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
-from cnn.errors import UsageError
 from cnn.system.threads import in_words
+from cnn.terminal.arguments import expanded
 from cnn.terminal.printing import print_json, print_lines, print_table
+from cnn.words import unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "device", metavar="DEVICE", nargs="?", help="show only this device, with the sources of its numbers"
     )
-    parser.add_argument("--devices", type=Path, metavar="FILE", help="TOML file with devices of your own")
+    parser.add_argument("--devices", type=expanded, metavar="FILE", help="TOML file with devices of your own")
     _common.add_json_option(parser)
 
 
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     devices, calibrations = catalogue(options.devices), load_all()
     if options.device is not None:
         if options.device not in devices:
-            raise UsageError(f"There is no device {options.device!r}; known are: {', '.join(devices)}.")
+            raise unknown("There is no device", options.device, devices)
         devices, calibrations = {options.device: devices[options.device]}, []
     if options.json:
         print_json(

@@ -14,7 +14,7 @@ from cnn.terminal.printing import print_json, print_lines, print_table
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, DATASET and the options."""
-    parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
+    _common.add_saved_model_argument(parser)
     parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="images to evaluate on")
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per batch")

@@ -15,13 +15,14 @@ from cnn.commands import _common
 from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
 from cnn.system.machine import this_machine
+from cnn.terminal.arguments import expanded_text
 from cnn.terminal.printing import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
-    parser.add_argument("--data-dir", metavar="DIR", help="folder to search for data sets first")
+    parser.add_argument("--data-dir", type=expanded_text, metavar="DIR", help="folder to search for data sets first")
     _common.add_json_option(parser)
 
 

@@ -17,11 +17,9 @@ from cnn.terminal.arguments import output_file, whole_number, whole_numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """ACTION and the options."""
+    """ACTION, MODEL and the options."""
     parser.add_argument("action", metavar="ACTION", choices=("validate",), help="validate, the only action so far")
-    parser.add_argument(
-        "--model", default=",".join(SMALL), metavar="NAMES", help="networks or .toml files, separated by commas"
-    )
+    _common.add_model_argument(parser, ",".join(SMALL), several=True)
     parser.add_argument(
         "--backend",
         metavar="NAMES",

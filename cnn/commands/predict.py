@@ -5,21 +5,20 @@ header and an empty line it prints one line per image; scripts should use --json
 """
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
 from cnn.commands import _common
 from cnn.data.images import read_image
 from cnn.model.modelfile import load_model
-from cnn.terminal.arguments import whole_number
+from cnn.terminal.arguments import expanded, whole_number
 from cnn.terminal.printing import print_json, print_lines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL, IMAGE... and the options."""
-    parser.add_argument("model", metavar="MODEL", help="a model.safetensors that cnn train saved")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="image files")
+    _common.add_saved_model_argument(parser)
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=expanded, help="image files")
     parser.add_argument("--top", type=whole_number, default=3, metavar="N", help="classes to show per image")
     parser.add_argument("--invert", action="store_true", help="swap dark and light; MNIST's digits are white on black")
     _common.add_resource_options(parser)

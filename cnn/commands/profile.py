@@ -10,17 +10,17 @@ multiply-accumulate of im2col, even where Winograd needs fewer. Below the table 
 
 import argparse
 
-import cnn.model.zoo as zoo
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
+from cnn.model.modelfile import architecture_of
 from cnn.terminal.arguments import whole_number
 from cnn.terminal.printing import print_json, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
-    parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
+    """MODEL and the options."""
+    _common.add_model_argument(parser)
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
     parser.add_argument("--repeats", type=whole_number, default=20, metavar="N", help="timed steps")
     _common.add_resource_options(parser)
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     with _common.resources(options) as resources:
-        architecture, backend, batch = zoo.architecture(options.model), resources.backend, options.batch_size
+        architecture, backend, batch = architecture_of(options.model), resources.backend, options.batch_size
         lines = profile_step(architecture, backend, batch, repeats=options.repeats)
         step, python = whole_step(architecture, backend, batch, repeats=options.repeats)
         products = reported_products(architecture, backend, batch)

@@ -4,22 +4,16 @@ import argparse
 from typing import Any
 
 from cnn.commands import _common
-from cnn.model.modelfile import load_model
+from cnn.model.modelfile import architecture_of, is_saved, load_model
 from cnn.model.sequential import Sequential
-from cnn.model.zoo import architecture
 from cnn.terminal.arguments import whole_number
 from cnn.terminal.printing import print_json, print_table
+from cnn.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
-    parser.add_argument(
-        "model",
-        metavar="MODEL",
-        nargs="?",
-        default="lenet",
-        help="a network's name, a .toml file or a .safetensors model",
-    )
+    _common.add_model_argument(parser)
     parser.add_argument(
         "--batch-size", type=whole_number, default=64, metavar="N", help="images per batch, for the memory figures"
     )
@@ -30,16 +24,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
     with _common.resources(options) as resources:
-        if options.model.endswith(".safetensors"):
+        if is_saved(options.model):
             model = load_model(options.model, backend=resources.backend)
         else:
-            model = architecture(options.model).build(backend=resources.backend)
+            model = architecture_of(options.model).build(backend=resources.backend)
     table = summarise(model, options.batch_size)
     if options.json:
         print_json(table)
         return
     shape = "x".join(map(str, model.input_shape))
-    print(f"{model.name} on images {shape}, {len(model.classes)} classes")
+    print(f"{model.name} on images {shape}, {counted(len(model.classes), 'class')}")
     head = ["layer", "output", "parameters", "MAC", "activations"]
     rows = [
         [

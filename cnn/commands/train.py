@@ -37,6 +37,7 @@ from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.trainer import Trainer
 from cnn.training.world import World
+from cnn.words import counted
 
 __all__ = ["add_arguments", "run"]
 
@@ -231,18 +232,18 @@ def _header(
         **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
         "seed": str(seed),
-        "recipe": f"{epochs} epochs, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
+        "recipe": f"{counted(epochs, 'epoch')}, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
         "folder": str(out),
     }
     if trainer.position.step:
-        lines["resumed"] = f"after {trainer.position.epoch} epochs, {trainer.position.step} steps"
+        lines["resumed"] = f"after {counted(trainer.position.epoch, 'epoch')}, {counted(trainer.position.step, 'step')}"
     return lines
 
 
 def _manner(trainer: Trainer) -> str:
     """How a batch is computed, if not in one piece."""
     pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
-    return pieces + (f", averages every {trainer.average_every} steps" if trainer.average_every else "")
+    return pieces + (f", averages every {counted(trainer.average_every, 'step')}" if trainer.average_every else "")
 
 
 def _words(part: Optimizer | Schedule) -> str:
@@ -286,7 +287,7 @@ def _finish(
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
     print_lines(
         {
-            "test accuracy": f"{test_accuracy:.2%} of {len(data.test):,} images",
+            "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
             "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
             "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
             "saved": str(out / MODEL),

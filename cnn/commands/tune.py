@@ -16,7 +16,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-import cnn.model.zoo as zoo
 import cnn.plugins as plugins
 import cnn.system.threads as threads
 from cnn import registry
@@ -25,10 +24,12 @@ from cnn.backend_options import options_of
 from cnn.commands import _common
 from cnn.commands._config_file import write_config
 from cnn.errors import Interrupted, UsageError
-from cnn.measure.benchmark import Job, inference_job, step_job
+from cnn.measure.benchmark import Job, busy, inference_job, step_job
+from cnn.measure.other_work import OtherWork
 from cnn.measure.speedup import Speedup
 from cnn.measure.tuning import Finding, Setting, Trial, Tuner
 from cnn.model.architecture import Architecture
+from cnn.model.modelfile import architecture_of, is_saved
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import output_file, whole_number, whole_numbers
@@ -41,8 +42,8 @@ EVAL_BATCHES = [16, 32, 64, 128, 256, 512]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options."""
-    parser.add_argument("--model", default="lenet", metavar="NAME", help="a network's name or a .toml file")
+    """MODEL and the options."""
+    _common.add_model_argument(parser)
     parser.add_argument(
         "--mode", choices=("train", "infer"), default="train", help="what to make fast: training steps or predictions"
     )
@@ -66,24 +67,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounds", type=whole_number, default=15, metavar="N", help="rounds in which two settings are compared"
     )
     parser.add_argument(
-        "--out", type=output_file, metavar="FILE", help="file to write (default: tuned-<network>-<backend>-<mode>.toml)"
+        "--out",
+        type=output_file,
+        metavar="FILE",
+        help="file to write (default: tuned-<network>-<backend>-<mode>.toml, with -2, -3, ... if that is there)",
     )
     _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures, prints what each choice gained, and writes the file."""
-    architecture = zoo.architecture(options.model)
+    architecture = architecture_of(options.model)
+    if options.mode == "train" and is_saved(options.model):
+        raise UsageError(f"{options.model} is trained already: give --mode infer, or a network's name or .toml file.")
     backend, why = registry.choose(options.backend, options.backend_options)
     defaults = {name: option.default for name, option in options_of(_plugin(backend)).items()}
-    path = Path(options.out or f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml")
-    if path.exists():
-        raise UsageError(f"{path} exists already; remove it, or choose another --out.")
+    if options.out and options.out.exists():
+        raise UsageError(f"{options.out} exists already; remove it, or choose another --out.")
+    path = options.out or _free(Path(f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml"))
     tuner = _tuner(options, architecture, backend, defaults)
     if not options.json:
         _print_header(options, architecture, backend, why, tuner)
     try:
-        with stop_on_signals(tuner):
+        with stop_on_signals(tuner), OtherWork() as others:
             gain = tuner.run(_say_nothing if options.json else _say)
     except Interrupted as stop:
         if not tuner.findings:
@@ -108,8 +114,20 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     _print_trials(tuner.findings)
+    disturbed = busy({}, others.share)
+    if disturbed:
+        print(disturbed)
     print(f"in all: {_gain_words(gain) if gain else 'no other setting is faster by more than the noise'}")
     print(f"written to {path}: cnn {'train' if options.mode == 'train' else 'eval'} --config {path}")
+
+
+def _free(wanted: Path) -> Path:
+    """The path; with -2, -3, ... behind its name if earlier files have that name."""
+    number, path = 1, wanted
+    while path.exists():
+        number += 1
+        path = wanted.with_stem(f"{wanted.stem}-{number}")
+    return path
 
 
 def _plugin(backend: Backend) -> Any:

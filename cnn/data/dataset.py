@@ -14,8 +14,9 @@ from cnn.errors import CnnError, DataError, UsageError, listed
 from cnn.paths import reading
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
-from cnn.system.cache import cache_folder
+from cnn.system.cache import cache_folder, folder_in
 from cnn.system.fetch import RemoteFile, fetch
+from cnn.words import counted
 
 DEFAULT_DATASET = "mnist-5k"
 
@@ -38,7 +39,8 @@ class Split:
         if labels.dtype != np.int64 or labels.ndim != 1:
             raise DataError(f"Labels have shape {labels.shape} and type {labels.dtype}; give (N,) and int64.")
         if len(images) != len(labels):
-            raise DataError(f"There are {len(images)} images and {len(labels)} labels; give one label per image.")
+            numbers = f"{counted(len(images), 'image')} and {counted(len(labels), 'label')}"
+            raise DataError(f"{numbers} do not fit together; give one label per image.")
         if len(labels) and labels.min() < 0:
             raise DataError(f"The smallest label is {labels.min()}; number the classes from 0.")
 
@@ -80,8 +82,9 @@ class Split:
         held = round(fraction * len(self)) if 0 < fraction < 1 else 0
         if not 0 < held < len(self):
             raise UsageError(
-                f"A fraction of {fraction} of {len(self)} images leaves a part empty; "
-                "give a fraction between 0 and 1 that leaves at least one image on both sides."
+                f"A fraction of {fraction} of {counted(len(self), 'image')} leaves a part empty; "
+                "give a fraction between 0 and 1 (--validation) that leaves at least one image on both sides; with "
+                "--validation 0 none are held out."
             )
         order = rng.permutation(len(self))
         # Sorted, so that both parts keep the order of the file: a copy in memory order is twice as fast.
@@ -187,7 +190,7 @@ class DatasetStatus:
 
 def search_folders(data_dir: str | Path | None = None, extra: Sequence[Path] = ()) -> list[Path]:
     """Folders searched for data sets, in order: `data_dir`, CNN_DATA_DIR, the cache, then `extra`."""
-    named = [data_dir, os.environ.get("CNN_DATA_DIR")]
+    named = [data_dir, folder_in("CNN_DATA_DIR")]
     return [*(Path(folder) for folder in named if folder), cache_folder() / "data", *extra]
 
 

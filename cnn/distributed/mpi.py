@@ -15,6 +15,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.system.threads import in_words
 from cnn.system.timing import now
 from cnn.training.world import Pending, World
+from cnn.words import counted
 
 try:
     import mpi4py
@@ -128,7 +129,7 @@ class MpiWorld(World):
     def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
         every = sorted(self.gather((self.host, self.rank, threads, tuple(cpus))))
         hosts = {host: list(ranks) for host, ranks in groupby(every, key=lambda each: each[0])}
-        lines = {"world": f"{self.size} ranks on {len(hosts)} host{'s' * (len(hosts) > 1)}, {self.library}"}
+        lines = {"world": f"{counted(self.size, 'rank')} on {counted(len(hosts), 'host')}, {self.library}"}
         for host, ranks in list(hosts.items())[:MOST_HOSTS]:
             lines[f"host {host}"] = "; ".join(
                 f"rank {rank}: {in_words(count)}" + (f" on {cpus_text(where)}" if where else "")

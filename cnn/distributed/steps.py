@@ -23,7 +23,7 @@ from cnn.distributed.launch import speaks
 from cnn.distributed.rehearsal import rehearse
 from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
-from cnn.model.zoo import architecture
+from cnn.model.modelfile import architecture_of
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard, part
@@ -141,7 +141,7 @@ class _Clock(Callback):
 
 
 def _steps(network: str, batch: int, backend: Backend, world: World, rounds: int) -> TimedSteps:
-    model = architecture(network).build(backend=backend)
+    model = architecture_of(network).build(backend=backend)
     split = Split(*random_batch(model, (1 + STEPS) * batch))
     trainer = Trainer(model, split, optimizer=SGD(0.9), schedule=Constant(RATE), batch_size=batch, world=world)
     rehearse(trainer, [])

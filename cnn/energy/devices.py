@@ -10,6 +10,7 @@ from typing import Any
 from cnn.errors import UsageError
 from cnn.terminal.visible import visible
 from cnn.toml import parse_toml, read_toml
+from cnn.words import unknown
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
@@ -110,10 +111,9 @@ def _device(key: str, table: dict[str, Any], origin: str) -> Device:
     texts = {name: table.get(name) for name in ("name", "kind")}
     if not all(isinstance(text, str) for text in texts.values()) or texts["kind"] not in KINDS:
         raise UsageError(f"{origin}: {key} needs a name and a kind ({', '.join(KINDS)}).")
-    known = {*texts, "covers", *QUANTITIES}
-    unknown = sorted(table.keys() - known)
-    if unknown:
-        raise UsageError(f"{origin}: {key} has unknown entries {unknown}; known are {', '.join(QUANTITIES)}.")
+    known = (*texts, "covers", *QUANTITIES)
+    for name in sorted(table.keys() - set(known)):
+        raise unknown(f"{origin}: {key} has no entry", name, known)
     numbers = {name: read_quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
     covers = {"covers": str(table["covers"])} if "covers" in table else {}
     return Device(key=key, name=visible(str(texts["name"])), kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]

@@ -32,6 +32,7 @@ from cnn.energy.interval import Interval
 from cnn.energy.links import Link
 from cnn.energy.prediction import DRAWS, SEED, Prediction, Vector, draws_of
 from cnn.errors import UsageError
+from cnn.words import counted
 
 BUCKET_BYTES = 1 << 20
 """As in `cnn.training.gradients`."""
@@ -155,7 +156,7 @@ def exposed_seconds(transfers: Sequence[tuple[Vector, Vector]], computed: Vector
 def share(batch: int, nodes: int) -> int:
     """The largest part of a batch on `nodes` nodes. Raises UsageError if some would have no image."""
     if nodes > batch:
-        raise UsageError(f"A batch of {batch} images is too small for {nodes} nodes; give a larger one.")
+        raise UsageError(f"A batch of {counted(batch, 'image')} is too small for {nodes} nodes; give a larger one.")
     return ceil(batch / nodes)
 
 

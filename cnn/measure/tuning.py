@@ -12,6 +12,7 @@ from cnn.measure.speedup import LUCK, Speedup
 from cnn.system.threads import limit_threads
 from cnn.system.timing import repeat, sustained
 from cnn.terminal.progress_bar import progress_bar
+from cnn.words import counted
 
 TURN = 0.1
 """The least seconds that a setting runs in one turn."""
@@ -50,7 +51,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trial:
-    """A value that was tried: its speed, and that speed over the one of the value in force, or why it cannot run."""
+    """A value that was tried: its speed, and that speed over the one of the value in force, or why it cannot run.
+
+    Both are on the scale of the last comparison: a value that dropped out is as much slower than the best one as it was
+    in the turns that they had in common, so that a machine that was busy for a while cannot make it look faster.
+    """
 
     value: Any
     images_per_second: float | None = None
@@ -104,7 +109,9 @@ class Tuner:
     findings: list[Finding] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        require(0.5**self.rounds <= LUCK, f"{self.rounds} rounds cannot tell a gain from noise; give at least 6.")
+        require(
+            0.5**self.rounds <= LUCK, f"{counted(self.rounds, 'round')} cannot tell a gain from noise; give at least 6."
+        )
         self.start = self.setting
         self._stop_reason: str | None = None
 
@@ -156,23 +163,34 @@ class Tuner:
         self._bar.set_description(name)
         trials = [Trial(value) for value in self._others(name)]
         left = list(range(len(trials)))
+        screenings = list[dict[int, float]]()
         for _ in range(_halvings(len(trials))):
-            self._screen(name, trials, left)
-            left = sorted(left, key=lambda place: -(trials[place].ratio or 0))[: (len(left) + 1) // 2]
+            speeds = self._screen(name, trials, left)
+            screenings.append(speeds)
+            left = sorted(left, key=lambda place: -speeds[place])[: (len(left) + 1) // 2]
         before = self.setting.value(name)
         if not left:
             return Finding(name, before, before, None, tuple(trials))
         best = trials[left[0]].value
         comparison = self._compare(self.setting, self.setting.changed(name, best))
+        for speeds in screenings:
+            # A later screening overwrites an earlier one.
+            for place, speed in speeds.items():
+                if trials[place].reason is not None:
+                    continue
+                ratio = comparison.ratio * speed / speeds[left[0]]
+                trials[place] = Trial(trials[place].value, comparison.before * ratio, ratio)
         trials[left[0]] = Trial(best, comparison.after, comparison.ratio)
         return Finding(name, before, best, comparison, tuple(trials))
 
-    def _screen(self, name: str, trials: list[Trial], left: list[int]) -> None:
-        """Measures the trials at the places `left` in turns with the value in force; drops those that cannot run."""
-        force = list[float]()
+    def _screen(self, name: str, trials: list[Trial], left: list[int]) -> dict[int, float]:
+        """Measures the trials at the places `left` in turns; returns the speeds, and drops those that cannot run.
+
+        The value in force takes turns too, because it must be able to run.
+        """
         seconds: dict[int, list[float]] = {place: [] for place in left}
         for _ in range(SCREENING):
-            force.append(self._turn(Contender(self.setting, self.job)))
+            self._turn(Contender(self.setting, self.job))
             for place in tuple(left):
                 value = trials[place].value
                 # One at a time: each may hold a process, or all the memory of a card.
@@ -183,9 +201,7 @@ class Tuner:
                 except (CnnError, MemoryError) as error:
                     left.remove(place)
                     trials[place] = Trial(value, reason=str(error) or "there is not enough memory")
-        for place in left:
-            speed = 1 / median(seconds[place])
-            trials[place] = Trial(trials[place].value, speed, speed * median(force))
+        return {place: 1 / median(seconds[place]) for place in left}
 
     def _compare(self, before: Setting, after: Setting) -> Speedup:
         """Measures both settings in turns."""

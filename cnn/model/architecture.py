@@ -22,7 +22,10 @@ from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
 from cnn.toml import read_toml
+from cnn.words import unknown
 
+ENTRIES = ("name", "input", "layers", "recipe")
+"""What a network's TOML file may hold."""
 PREPROCESSINGS = ("scale", "mean_image", "standardise")
 
 
@@ -111,9 +114,8 @@ def read_architecture(path: Path) -> Architecture:
     Raises UsageError for an unknown layer or setting, FileFormatError if the file is missing or is not a TOML file.
     """
     table = read_toml(path)
-    unknown = set(table) - {"name", "input", "layers", "recipe"}
-    if unknown:
-        raise UsageError(f"{path} has unknown entries {sorted(unknown)}; known are name, input, layers and recipe.")
+    for name in sorted(set(table) - set(ENTRIES)):
+        raise unknown(f"{path} has no entry", name, ENTRIES)
     shape, layers, recipe = table.get("input"), table.get("layers"), table.get("recipe", {})
     if not isinstance(shape, list) or len(shape) != 3 or not all(type(n) is int and n > 0 for n in shape):
         raise UsageError(f"{path}: input must be three whole numbers above 0 [height, width, channels], not {shape!r}.")

@@ -1,4 +1,4 @@
-"""Saves a model with its preprocessing in one file, and loads it again."""
+"""Saves a model with its preprocessing in one file, and loads it or its architecture again."""
 
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,16 @@ from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError
 from cnn.layers import Layer
 from cnn.losses import Loss
+from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
+from cnn.model.zoo import ZOO, architecture
 from cnn.registry import choose
 from cnn.system.storage import read_arrays, save_arrays
+from cnn.words import unknown
 
 KIND = "model"
+FILE = "model.safetensors"
+"""The model in the folder of a run."""
 _PREPROCESSING = "preprocessing."
 
 
@@ -27,18 +32,56 @@ def save_model(model: Sequential, path: str | Path) -> None:
 
 
 def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Sequential:
-    """The model in a file, on `backend` or the current one. Raises FileFormatError if it is not a model file."""
+    """The model in a file or in the folder of a run, on `backend` or the current one.
+
+    Raises FileFormatError if it is not a model file.
+    """
+    path = _file(path)
     chosen = backend if isinstance(backend, Backend) else choose(backend)[0]
-    arrays, table = read_arrays(Path(path), KIND)
+    arrays, table = read_arrays(path, KIND)
     constants = {
         name.removeprefix(_PREPROCESSING): arrays.pop(name) for name in list(arrays) if name.startswith(_PREPROCESSING)
     }
     try:
         model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen)
     except (KeyError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} does not describe a model ({error}); restore it or train again.") from error
+        raise _not_a_model(path, error) from error
     model.load_state(arrays)
     return model
+
+
+def is_saved(name: str) -> bool:
+    """Whether `name` is that of a saved model or of the folder of a run, not of a network."""
+    return name not in ZOO and (name.endswith(".safetensors") or Path(name).is_dir())
+
+
+def architecture_of(name: str) -> Architecture:
+    """The architecture that `name` stands for: a published one, one in a TOML file, or that of a saved model.
+
+    A saved model has the recipe's loss only; the rest of its recipe is the default one. Raises UsageError for a name
+    that stands for nothing, FileFormatError for a file that cannot be read.
+    """
+    if name in ZOO or name.endswith(".toml"):
+        return architecture(name)
+    if not is_saved(name):
+        raise unknown("There is no architecture", name, ZOO, ", a .toml file, a .safetensors model or a run's folder")
+    path = _file(name)
+    _, table = read_arrays(path, KIND)
+    try:
+        layers, loss = [Layer.from_config(layer) for layer in table["layers"]], Loss.from_config(table["loss"])
+        height, width, channels = table["input"]
+        return Architecture(table["name"], layers, (height, width, channels), Recipe(loss=loss))
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_a_model(path, error) from error
+
+
+def _file(path: str | Path) -> Path:
+    """The file itself, or the one in the folder of a run."""
+    return Path(path) / FILE if Path(path).is_dir() else Path(path)
+
+
+def _not_a_model(path: Path, error: Exception) -> FileFormatError:
+    return FileFormatError(f"{path} does not describe a model ({error}); restore it or train again.")
 
 
 def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend) -> Sequential:

@@ -202,9 +202,12 @@ class Sequential:
                 f"not as a {type(images).__name__}."
             )
         if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
+            cure = "give pixels as whole numbers from 0 to 255, in uint8"
+            if images.shape[1:] != self.input_shape:
+                cure = "resize them or build it anew"
             raise ShapeError(
                 f"{self.name} was built for images of {self.input_shape} uint8, but these are {images.shape[1:]} "
-                f"{images.dtype}; resize them or build it anew."
+                f"{images.dtype}; {cure}."
             )
 
     def train_step(

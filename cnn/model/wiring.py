@@ -1,13 +1,13 @@
 """Which layers each layer of a network reads: found from names, blocks and the order of the list."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from itertools import count
 from typing import NamedTuple
 
 from cnn.errors import UsageError
 from cnn.layers.blocks import Block
 from cnn.layers.layer import Layer
+from cnn.words import nearest
 
 INPUT = -1
 """The place that stands for the network's input among the inputs of a layer."""
@@ -99,7 +99,7 @@ def _resolved(layer: Layer, place: int, places: Mapping[str, int]) -> tuple[int,
             raise UsageError(f"{own} reads {name}, which is not before it; a layer reads only layers before it.")
         if name not in places:
             known = [each for each, at in places.items() if at < place]
-            close = get_close_matches(str(name), known, 1)
-            cure = f"did you mean {close[0]!r}?" if close else f"known before it are: {', '.join(known)}."
+            close = nearest(str(name), known)
+            cure = f"did you mean {close!r}?" if close else f"known before it are: {', '.join(known)}."
             raise UsageError(f"{own} reads {name!r}, but no layer has that name; {cure}")
     return tuple(places[name] for name in wanted)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from cnn.data.augmentation import Augmentation
-from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError
@@ -13,6 +12,7 @@ from cnn.model import imagenet, resnets
 from cnn.model.architecture import Architecture, Recipe, read_architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant, Inv, MultiStep
+from cnn.words import unknown
 
 
 def lenet(classes: int = 10) -> Architecture:
@@ -201,4 +201,4 @@ def architecture(name: str, classes: int | None = None) -> Architecture:
         return ZOO[name]() if classes is None else ZOO[name](classes)
     if name.endswith(".toml"):
         return read_architecture(Path(name))
-    raise UsageError(f"There is no architecture {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")
+    raise unknown("There is no architecture", name, ZOO, ", or a file ending in .toml")

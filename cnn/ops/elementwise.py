@@ -7,6 +7,7 @@ from scipy.special import erf, expit
 
 from cnn.arrays import Array
 from cnn.errors import UsageError
+from cnn.words import unknown
 
 FUSED = ("relu", "tanh", "sigmoid")
 """Activations that a product or a sum may apply: their gradient follows from their output alone."""
@@ -110,4 +111,4 @@ class Elementwise:
 
 def unknown_activation(name: str) -> UsageError:
     """The error for an activation that no backend knows."""
-    return UsageError(f"There is no activation {name!r}; known are: {', '.join(ACTIVATIONS)}.")
+    return unknown("There is no activation", name, ACTIVATIONS)

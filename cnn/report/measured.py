@@ -18,6 +18,7 @@ from cnn.report.row import Row
 from cnn.system.machine import this_machine
 from cnn.system.threads import limit_threads
 from cnn.system.timing import repeat, seconds_of
+from cnn.words import counted
 
 STRETCH = 3.0
 """Seconds that a job is repeated for while a meter counts: some meters are read every other second."""
@@ -57,7 +58,7 @@ def measured_rows(
                     batch=batch,
                     mode="train" if training else "infer",
                     provenance="measured",
-                    source=f"this machine: median and middle 90 % of {rounds} runs; energy: {energy.source}",
+                    source=f"this machine: median and middle 90 % of {counted(rounds, 'run')}; energy: {energy.source}",
                     threads=threads,
                     seconds_per_image=Interval(middle, low, high).times(1 / batch),
                     watts=None if drawn is None else Interval(drawn),

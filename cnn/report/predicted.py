@@ -12,6 +12,7 @@ from cnn.energy.prediction import Prediction
 from cnn.errors import UsageError
 from cnn.report.comparison import Breakdown, StageTime, mode_name
 from cnn.report.row import Row
+from cnn.words import unknown
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,11 @@ def targets(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Target]
     found = []
     for text in texts:
         keys = text.split("@")
-        unknown = [key for key in keys if key not in devices]
-        if unknown or len(keys) > 2:
-            raise UsageError(
-                f"There is no device {text!r}; known are {', '.join(devices)}, and CARD@HOST for a card that a host "
-                "offloads to."
-            )
+        for key in keys:
+            if key not in devices:
+                raise unknown("There is no device", key, devices, ", and CARD@HOST for a card that a host offloads to")
+        if len(keys) > 2:
+            raise UsageError(f"{text} names {len(keys)} devices; give one, or CARD@HOST for a card and its host.")
         found.append(Target(*(devices[key] for key in keys)))
     return found
 

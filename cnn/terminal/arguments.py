@@ -1,4 +1,4 @@
-"""Types for argparse that check the numbers on a command line; argparse prints their errors."""
+"""Types for argparse that check the numbers and complete the paths on a command line; argparse prints their errors."""
 
 import argparse
 from pathlib import Path
@@ -54,10 +54,24 @@ def share(text: str) -> float:
 
 def output_file(text: str) -> Path:
     """The path of a file that can be written; raises CnnError for another."""
-    check_output(text)
-    return Path(text)
+    path = expanded(text)
+    check_output(path)
+    return path
 
 
 def _digits(text: str) -> int | None:
     """The number in decimal digits, None for other texts and for more digits than any number here has."""
     return int(text) if text.isdecimal() and len(text) <= 20 else None
+
+
+def expanded(text: str) -> Path:
+    """A path; ~ at its start is the home folder, which shells leave in --out=~/x and TOML files always do."""
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} has no home folder to start from; give the whole path") from error
+
+
+def expanded_text(text: str) -> str:
+    """`expanded` as text; what does not start with ~ stays as it is."""
+    return str(expanded(text)) if text.startswith("~") else text

@@ -23,6 +23,7 @@ WINDOWS = {
     "3x2/2x1 dilated by 2x3": Window((8, 9), (3, 2), (2, 1), (1, 0, 2, 1), dilation=(2, 3)),
     "2/2 dilated by 2, ceil": Window((8, 7), (2, 2), (2, 2), ceil=True, dilation=(2, 2)),
     "whole image": Window((4, 5), (4, 5), (4, 5)),
+    "5/3 wider than the image, ceil": Window((3, 4), (5, 5), (3, 3), ceil=True),
 }
 
 
