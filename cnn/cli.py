@@ -12,6 +12,7 @@ import cnn
 from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
+from cnn.system import environment
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
+        environment.check()
         return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))

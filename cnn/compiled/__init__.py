@@ -1,8 +1,19 @@
 """Kernels compiled by Numba for this CPU, and the classes that run them with one BLAS."""
 
 import os
+import sys
 
-import numba
+from cnn.system.threads import NUMBA_VARIABLE, affinity_count
+
+# Numba reads its number of threads once, when it is imported, and by default it is what this thread is bound to.
+_given = os.environ.get(NUMBA_VARIABLE)
+if _given is None and "numba" not in sys.modules:
+    os.environ[NUMBA_VARIABLE] = str(affinity_count())
+try:
+    import numba
+finally:
+    if _given is None:
+        os.environ.pop(NUMBA_VARIABLE, None)
 
 # Numba's own pool ("workqueue") loses whole time slices when another process takes a core, and crashes when two
 # threads enter it. libgomp does neither if a waiting thread spins for only some ten microseconds: its default wastes

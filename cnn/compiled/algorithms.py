@@ -1,16 +1,15 @@
 """Chooses the algorithm for a convolution by timing all of them once per shape; stores the times on disk."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cnn.errors import CnnError, UsageError
+from cnn.errors import CnnError
 from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
+from cnn.system.environment import choice
 from cnn.system.machine import this_machine
 from cnn.system.timing import in_turns
 
-ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
 
@@ -32,14 +31,12 @@ class Chooser:
         """The name of the fastest of `candidates` for `shape`; a new shape is timed on the current arrays.
 
         If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
-        Raises UsageError for a CNN_ALGORITHM that does not exist.
+        Raises UsageError for a value that either variable does not have.
         """
-        forced = os.environ.get("CNN_ALGORITHM", "auto")
+        forced, deterministic = choice("CNN_ALGORITHM"), choice("CNN_DETERMINISTIC") == "1"
         if forced != "auto":
-            if forced not in ALGORITHMS:
-                raise UsageError(f"CNN_ALGORITHM is {forced!r}; set it to auto, {', '.join(ALGORITHMS)}.")
             return forced if forced in candidates else default
-        if len(candidates) == 1 or os.environ.get("CNN_DETERMINISTIC") == "1":
+        if len(candidates) == 1 or deterministic:
             return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cnn.compiled.kernels import KERNELS
 from cnn.compiled.store import STORE
+from cnn.system.affinity import inherited
 
 
 @cache
@@ -44,10 +45,11 @@ def _occasion() -> str:
 def _start_helper() -> subprocess.Popen[bytes]:
     """A process that compiles from the other end into the same folder, because Numba compiles on one core only."""
     code = "import sys; from cnn.compiled.preparing import compile_from_the_end as run; run(sys.argv[1])"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, str(STORE.folder)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with inherited():
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(STORE.folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

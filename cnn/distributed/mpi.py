@@ -9,9 +9,10 @@ from time import sleep
 from typing import Any, NoReturn, TypeVar
 
 from cnn.arrays import Array
-from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
+from cnn.distributed.affinity import cpus_text, divide
 from cnn.distributed.shard import Slice
 from cnn.errors import CnnError
+from cnn.system.affinity import allowed_cpus, hold_to
 from cnn.system.threads import in_words
 from cnn.system.timing import now
 from cnn.training.world import Pending, World

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 from cnn.errors import CnnError
+from cnn.system.environment import variable
 from cnn.system.storage import write_atomically
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
@@ -18,7 +19,7 @@ def cache_folder() -> Path:
 
     Raises CnnError for a user without a home folder, as in some containers, if neither variable is set.
     """
-    explicit = os.environ.get("CNN_CACHE_DIR")
+    explicit = variable("CNN_CACHE_DIR")
     # The XDG base directory specification says that relative paths must be ignored.
     base = os.environ.get("XDG_CACHE_HOME", "")
     try:

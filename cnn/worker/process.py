@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any
 
 from cnn.errors import CnnError
+from cnn.system.affinity import inherited
 from cnn.system.machine import system_text
 from cnn.worker import child
 from cnn.worker.arena import Arena
@@ -56,7 +57,7 @@ class Worker:
         # -I and -S: without the user's settings and installed packages, which it does not need.
         command = [sys.executable, "-I", "-S", child.__file__, *map(str, descriptors), json.dumps(settings)]
         try:
-            with theirs:
+            with theirs, inherited():
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
