@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import cnn
 from cnn.commands._config_file import apply_config
+from cnn.distributed.job import end_launch
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 from cnn.system import environment
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))
+        end_launch(error)
         return error.exit_code
     except KeyboardInterrupt:
         _tell("interrupted")

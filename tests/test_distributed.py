@@ -234,7 +234,8 @@ def test_rank_0_alone_prints_and_saves_and_one_process_goes_on(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("odd", "code", "sentence"),
     [
-        (["--seed", "1"], 2, "cnn: rank 1 has another seed (1, rank 0 has 0); give every rank the same code, data and"),
+        (["--backend", FAST], 2, f"cnn: rank 1 has another backend ({FAST}, "),
+        (["--bogus"], 2, "cnn: rank 1: unrecognized arguments: --bogus"),
         (["--backend", "absent"], 2, r"cnn: rank 1 on "),
     ],
 )
@@ -246,6 +247,14 @@ def test_a_rank_that_is_not_as_the_others_is_refused(odd, code, sentence, tmp_pa
     (line,) = said(result)
     assert line.startswith(sentence)
     assert not (tmp_path / "run").exists()
+
+
+@launches
+def test_a_rank_that_leaves_while_another_waits_for_it_ends_all():
+    result = mpiexec((2, "leave"))
+    assert result.returncode == 1
+    (line,) = said(result)
+    assert line.startswith("cnn: rank 0: rank 1 ended by sys.exit(3) while rank 0 was waiting for it; end the program")
 
 
 class Odd(World):
@@ -260,7 +269,13 @@ class Odd(World):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"training images": "10 images, crc 00000001"}, {"code": "cnn-blas 0.0.9, crc 00000002"}, {"seed": 8}]
+    "changes",
+    [
+        {"training images": "10 images, crc 00000001"},
+        {"code": "cnn-blas 0.0.9, crc 00000002"},
+        {"seed": 8},
+        {"CNN_ALGORITHM": "winograd2"},
+    ],
 )
 def test_other_data_code_or_seeds_are_named(changes):
     facts = {"seed": 7, "training images": "10 images, crc 00000000"}

@@ -17,6 +17,7 @@ from helpers.openblas_worker import OpenblasWorker, arena_of, close, gone, squar
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
 from cnn.model.sequential import Sequential
+from cnn.system.signals import stop_on_signals
 from cnn.system.threads import limit_threads
 from cnn.testing import check_backend, check_gradients
 from cnn.worker import process
@@ -96,6 +97,27 @@ class TestDeath:
         assert worker_of(backend).pid != before
         ended = f"The worker process {before} was ended by signal {number.name}; it printed nothing."
         assert f"{ended} The product is repeated" in capfd.readouterr().err
+
+    def test_stopped_it_is_named_and_goes_on_when_this_process_is_to_end(self, backend, capfd):
+        class Run:
+            reasons = []
+
+            def request_stop(self, reason):
+                self.reasons.append(reason)
+
+        def stop(worker):
+            os.kill(worker.pid, signal.SIGSTOP)
+            time.sleep(1.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        a, b, out, right, _ = square(backend, LARGE)
+        thread = while_it_multiplies(backend, stop)
+        with stop_on_signals(Run()):
+            backend.gemm(a, b, out=out)
+            thread.join()
+        assert close(out, right)
+        assert Run.reasons == ["SIGTERM"]
+        assert capfd.readouterr().err.startswith(f"cnn: the worker process {worker_of(backend).pid} is stopped; `kill")
 
     def test_what_it_added_before_its_death_is_not_added_twice(self, backend):
         a, b, out, right, start = square(backend, 64)

@@ -108,7 +108,9 @@ def _new_folder(wanted: Path) -> Path:
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
     """All that must be the same on every rank."""
     weights = b"".join(array.tobytes() for array in trainer.model.state().values())
+    backend = trainer.model.backend
     return {
+        "backend": f"{backend.name}, {backend.library.name} {backend.library.version}",
         "seed": seed,
         "number of epochs": epochs,
         **trainer.settings(),

@@ -49,6 +49,7 @@ def join(required: bool = False) -> World:
 def job(required: bool = False) -> Iterator[World]:
     """The world of this launch, see `join`; an error within the block on any rank ends all processes.
 
+    Ranks leave the block together; one that leaves while another waits for it is an error too.
     An error that every rank is known to raise is passed on to the caller, and rank 0 reports it (`speaks`).
     """
     try:
@@ -56,15 +57,39 @@ def job(required: bool = False) -> Iterator[World]:
     except CnnError as error:
         if not speaks():
             _say_in_turn(launched().rank, error)  # type: ignore[union-attr]
+        error.everywhere = True
         raise
     try:
-        yield world
+        try:
+            yield world
+        except SystemExit as leaving:
+            world.leave(f"ended by sys.exit({leaving.code})")
+            raise
+        world.leave("left its job")
     except BaseException as error:
         if world.size == 1 or isinstance(error, SystemExit) or getattr(error, "everywhere", False):
             raise
         _say_in_turn(world.rank, error)
         time.sleep(HEARING)
         world.abort(getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1))
+
+
+def end_launch(error: BaseException) -> None:
+    """Ends all processes of a launch because of an error that this one met before it joined them.
+
+    They would wait for it for ever. If rank 0 met it, its caller has reported it.
+    """
+    launch = launched()
+    if launch is None or launch.size == 1 or getattr(error, "everywhere", False):
+        return
+    try:
+        from cnn.distributed.mpi import abort
+    except ImportError:
+        return
+    if not speaks():
+        _say_in_turn(launch.rank, error)
+    time.sleep(HEARING)
+    abort(getattr(error, "exit_code", 1))
 
 
 def _say_in_turn(rank: int, error: BaseException) -> None:
