@@ -100,6 +100,30 @@ class TestFinding:
         assert find_openmp(library) == str(library.with_name("libiomp5.so"))
 
 
+class TestTrust:
+    @pytest.fixture
+    def library(self, cache, index):
+        fetch_mkl()
+        mkl_root._check.cache_clear()
+        return cache / "mkl-2018.0.0/lib/libmkl_core.so"
+
+    def test_what_was_fetched_is_taken(self, library):
+        assert find_library("mkl-phi") == library.with_name("libmkl_rt.so")
+
+    @pytest.mark.parametrize("content", ["content of libmkl_corf.so", "content", None])
+    def test_a_damaged_library_is_named(self, library, content):
+        library.unlink() if content is None else library.write_text(content)
+        with pytest.raises(BackendUnavailable, match=r"libmkl_core.so.*; remove .*and run `cnn backends get mkl-phi`"):
+            find_library("mkl-phi")
+
+    @pytest.mark.parametrize("up", [0, 1, 2, 3])
+    def test_a_library_that_others_can_exchange_is_not_loaded(self, library, up):
+        place = [library, *library.parents][up]
+        place.chmod(0o777)
+        with pytest.raises(BackendUnavailable, match=f"does not load .*: other users can write {place}; forbid it"):
+            find_library("mkl-phi")
+
+
 class TestFetching:
     def test_what_is_needed_is_unpacked_and_nothing_else_stays(self, cache, index, capsys):
         assert main(["backends", "get", "mkl-offload"]) == 0

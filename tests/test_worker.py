@@ -99,11 +99,11 @@ class TestDeath:
         assert f"{ended} The product is repeated" in capfd.readouterr().err
 
     def test_stopped_it_is_named_and_goes_on_when_this_process_is_to_end(self, backend, capfd):
-        class Run:
-            reasons = []
+        reasons = []
 
+        class Run:
             def request_stop(self, reason):
-                self.reasons.append(reason)
+                reasons.append(reason)
 
         def stop(worker):
             os.kill(worker.pid, signal.SIGSTOP)
@@ -116,7 +116,7 @@ class TestDeath:
             backend.gemm(a, b, out=out)
             thread.join()
         assert close(out, right)
-        assert Run.reasons == ["SIGTERM"]
+        assert reasons == ["SIGTERM"]
         assert capfd.readouterr().err.startswith(f"cnn: the worker process {worker_of(backend).pid} is stopped; `kill")
 
     def test_what_it_added_before_its_death_is_not_added_twice(self, backend):
