@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from itertools import chain
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -314,6 +315,15 @@ def test_without_a_launcher_or_mpi_nothing_trains_in_silence(monkeypatch):
         join()
     monkeypatch.setenv("PMI_SIZE", "1")
     assert join().size == 1
+
+
+def test_ranks_without_room_for_messages_are_told_so(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "3")
+    monkeypatch.setenv("MPI_LOCALNRANKS", "3")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=65536))
+    with pytest.raises(CnnError, match=r"/dev/shm has only 0\.1 MB free, and MPI needs about 6 MB there; delete"):
+        join()
 
 
 def test_a_process_by_itself_imports_no_mpi():

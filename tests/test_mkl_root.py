@@ -102,10 +102,14 @@ class TestFinding:
 
 class TestTrust:
     @pytest.fixture
-    def library(self, cache, index):
-        fetch_mkl()
+    def library(self, cache):
+        root = cache / "mkl-2018.0.0"
+        (root / "lib").mkdir(parents=True)
+        for name in FILES:
+            (root / "lib" / name).write_text(f"content of {name}")
+        mkl_root.write_sums(root)
         mkl_root._check.cache_clear()
-        return cache / "mkl-2018.0.0/lib/libmkl_core.so"
+        return root / "lib/libmkl_core.so"
 
     def test_what_was_fetched_is_taken(self, library):
         assert find_library("mkl-phi") == library.with_name("libmkl_rt.so")
@@ -130,6 +134,7 @@ class TestFetching:
         root = cache / "mkl-2018.0.0"
         assert sorted(path.name for path in cache.iterdir()) == ["mkl-2018.0.0"]
         assert {path.name for path in (root / "lib").iterdir()} == set(FILES)
+        assert len((root / mkl_root.SUMS).read_text().splitlines()) == len(FILES)
         assert (root / "LICENSE.txt").read_text() == "a licence"
         assert (root / "lib/libmkl_rt.so").read_text() == "content of libmkl_rt.so"
         assert os.access(root / "lib/libmkl_ao_worker.so", os.X_OK)

@@ -1,5 +1,6 @@
 """Products in a worker process are correct whatever happens to the process, or give an error."""
 
+import errno
 import gc
 import os
 import signal
@@ -344,6 +345,22 @@ class TestArena:
     def test_more_than_the_machine_has_is_a_memory_error(self):
         with pytest.raises(MemoryError, match="bytes do not fit"):
             Arena().empty((1 << 50,), np.uint8)
+
+    def test_pages_are_reserved_before_they_are_written(self, monkeypatch):
+        arena = Arena()
+        first = arena.empty((1000, 1000), np.float32)
+        assert pages(arena) >= first.nbytes
+        place = arena.offset(first)
+        del first
+
+        def full(descriptor, start, size):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(MemoryError, match=r"refuses 4,001,792 bytes of shared memory \(No space left"):
+            arena.empty((1000, 1000), np.float32)
+        monkeypatch.undo()
+        assert arena.offset(arena.empty((1000, 1000), np.float32)) == place
 
     def test_empty_and_scalar_shapes(self):
         arena = Arena()

@@ -1,5 +1,6 @@
 """Joins the processes of a launch, and runs a program as one of them: a failure in one ends all, with one message."""
 
+import os
 import sys
 import time
 import traceback
@@ -15,6 +16,9 @@ GRACE, TURN, TURNS = 2.0, 0.1, 50
 HEARING = 1.0
 """Seconds left for the launcher to pass on output: Hydra drops what it has not read when a rank aborts."""
 
+SHARED, ROOM = "/dev/shm", 2_000_000
+"""Where the MPI libraries of Linux put the messages between the ranks of a host, and the bytes for each rank."""
+
 
 def join(required: bool = False) -> World:
     """The processes of this launch, each on its own CPUs; a world of one process if there was no launcher.
@@ -27,6 +31,8 @@ def join(required: bool = False) -> World:
         if required:
             raise UsageError("--distributed needs a launcher; start it as: mpiexec -n N cnn train ... --distributed.")
         return World()
+    if launch.size != 1:
+        _check_room(launch.local_size or 1)
     try:
         from cnn.distributed.mpi import MpiWorld
     except ImportError as error:
@@ -43,6 +49,20 @@ def join(required: bool = False) -> World:
             "launch with the mpiexec of that library, or build mpi4py for the launcher's."
         )
     return world if world.size > 1 else World()
+
+
+def _check_room(ranks: int) -> None:
+    """Raises CnnError if the ranks of this host have no room for messages: MPI takes it without asking, and crashes."""
+    try:
+        system = os.statvfs(SHARED)
+    except (OSError, AttributeError):
+        return
+    free, needed = system.f_bavail * system.f_frsize, ranks * ROOM
+    if free < needed:
+        raise CnnError(
+            f"{SHARED} has only {free / 1e6:.1f} MB free, and MPI needs about {needed / 1e6:.0f} MB there; delete what "
+            "is in it, or start the container with a larger one (docker run --shm-size=1g)."
+        )
 
 
 @contextmanager
