@@ -15,7 +15,7 @@ from zipfile import BadZipFile, ZipFile
 
 from cnn.errors import CnnError
 
-from ._mkl_root import VARIABLE, VERSION, cached_root  # noqa: TID251 - relative, as it should be
+from ._mkl_root import VARIABLE, VERSION, cached_root, write_sums  # noqa: TID251 - relative, as it should be
 
 WHEELS = {
     "mkl": "168a0aff44d3ae0314d658149d23f20dc533604f7f2df741d7695c052679b6cb",
@@ -55,6 +55,7 @@ def fetch_mkl(named: Path | None = None) -> Path:
         with _workshop(root.with_name(root.name + ".part")) as folder:
             _download(folder)
             _unpack(folder)
+            write_sums(folder / "root")
             (folder / "root").rename(root)
     except OSError as error:
         raise CnnError(

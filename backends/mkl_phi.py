@@ -1,6 +1,5 @@
 """The `mkl-phi` backend: the kernels for Knights Landing in MKL 2018 to 2021."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.instruments import Instruments
+from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import system_text, this_machine
 from cnn.worker.numa import MODES, Policy, memory_only_nodes
 from cnn.worker.process import Worker
@@ -129,7 +129,7 @@ def _cores() -> tuple[int, int]:
     folder = Path("/sys/devices/system/cpu")
     siblings = [
         system_text(folder / f"cpu{cpu}/topology/thread_siblings_list").strip() or str(cpu)
-        for cpu in os.sched_getaffinity(0)
+        for cpu in allowed_cpus() or ()
     ]
     counts = Counter(siblings)
     return len(counts), max(counts.values())

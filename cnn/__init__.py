@@ -8,6 +8,8 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from cnn.system import affinity as _affinity
+
 if TYPE_CHECKING:
     from cnn import initializers, losses, optimizers, schedules
     from cnn.backend import Backend, Library

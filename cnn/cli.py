@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 
 import cnn
 from cnn.commands._config_file import apply_config
+from cnn.distributed.job import end_launch
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
+from cnn.system import environment
 from cnn.terminal.visible import visible, visible_output
 from cnn.words import nearest
 
@@ -48,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
+        environment.check()
         with visible_output():
             return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))
+        end_launch(error)
         return error.exit_code
     except KeyboardInterrupt:
         _tell("interrupted")

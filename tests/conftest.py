@@ -12,6 +12,10 @@ from helpers.skips import UnlistedSkips
 
 from cnn import plugins, registry
 from cnn.backend import Backend
+from cnn.compiled.store import STORE
+
+# Kernels stay in the cache that was chosen outside, also in tests that name another one.
+assert STORE.wanted
 
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"

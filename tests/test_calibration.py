@@ -1,6 +1,7 @@
 """Calibration of this machine on few probes: it is stored, read back, and compared with steps that run here."""
 
 import json
+from dataclasses import fields
 from itertools import islice
 
 import pytest
@@ -13,11 +14,13 @@ from cnn.energy import calibration
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
-from cnn.errors import CnnError, FileFormatError
+from cnn.errors import CnnError
 from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import least_times
 from cnn.model.zoo import ZOO, architecture
+from cnn.system.cache import tell_once
+from cnn.system.machine import this_machine
 
 
 @pytest.fixture
@@ -72,10 +75,16 @@ def test_a_machine_that_is_not_calibrated_says_how(few):
         calibration.load("numpy", 3)
 
 
-def test_a_damaged_file_is_named(few):
-    (few / "calibration.json").write_text("{}")
-    with pytest.raises(FileFormatError, match="delete it"):
-        calibration.load_all()
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"calibrations": [{"products": 3}]}', "[" * 100_000])
+def test_a_damaged_file_is_named_and_replaced(few, capsys, content):
+    (few / "calibration.json").write_text(content)
+    tell_once.cache_clear()
+    assert calibration.load_all() == []
+    assert "calibration.json cannot be read" in capsys.readouterr().err
+    values = dict.fromkeys((each.name for each in fields(calibration.Calibration)), 1.0)
+    measured = calibration.Calibration(**values | {"cpu": this_machine().cpu or "unknown", "laws": {}, "products": ()})
+    calibration.save(measured)
+    assert calibration.load_all() == [measured]
 
 
 def test_watts_come_in_pairs(few, capsys):

@@ -1,7 +1,9 @@
 """Any CBLAS library makes a backend; the algorithm of a convolution is measured once and kept."""
 
 import ctypes
+import errno
 import json
+import os
 import re
 import resource
 import shutil
@@ -14,15 +16,17 @@ from helpers.ready_backends import ready
 
 from cnn.arrays import Buffers
 from cnn.cblas import CblasBackend
-from cnn.compiled import FOLDER, writable_folder
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.convolution import Problem
 from cnn.compiled.kernels import KERNELS
 from cnn.compiled.preparing import prepare
+from cnn.compiled.store import STORE, Store
 from cnn.convolution import Convolution, Window
 from cnn.errors import BackendUnavailable, UsageError
 from cnn.model.zoo import architecture
 from cnn.registry import construct, create
+from cnn.system.cache import tell_once
+from cnn.system.machine import this_machine
 from cnn.system.threads import budget, limit_threads
 from cnn.system.timing import now
 from cnn.testing import CASES, check_backend
@@ -229,11 +233,24 @@ class TestChooser:
         with pytest.raises(UsageError, match="CNN_ALGORITHM is 'fft'; set it to auto, im2col"):
             Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0), "im2col")
 
-    @pytest.mark.parametrize("content", ["", "{", "[]", '{"b": 3}', json.dumps({"b": {"shape": []}})])
-    def test_a_damaged_file_is_measured_anew(self, tmp_path, content):
+    @pytest.mark.parametrize("content", ["", "{", "[]", '{"b": 3}', '{"b": {"shape": []}}', '{"b": {"s": {"d": "x"}}}'])
+    def test_a_damaged_file_is_measured_anew(self, tmp_path, content, capsys):
         (tmp_path / "algorithms.json").write_text(content)
+        tell_once.cache_clear()
         candidates = self.candidates([], im2col=0.01, winograd2=0.0)
         assert Chooser("b", tmp_path).choose("shape", candidates, "im2col") == "winograd2"
+        assert "algorithms.json is damaged" in capsys.readouterr().err
+
+    def test_times_that_another_user_may_have_written_are_not_used(self, tmp_path, capsys):
+        path = tmp_path / "algorithms.json"
+        candidates = self.candidates([], im2col=0.01, winograd2=0.0)
+        owner = f"b on {this_machine().cpu}"
+        path.write_text(json.dumps({owner: {"shape": {"im2col": 1.0, "winograd2": 2.0}}}))
+        path.chmod(0o666)
+        tell_once.cache_clear()
+        assert Chooser("b", tmp_path).choose("shape", candidates, "im2col") == "winograd2"
+        assert f"algorithms are timed anew: other users can write {path}; forbid it" in capsys.readouterr().err
+        assert json.loads(path.read_text())[owner]["shape"]["im2col"] == 1.0
 
     def test_a_folder_that_cannot_be_written_costs_only_the_memory(self, tmp_path):
         (tmp_path / "file").touch()
@@ -241,31 +258,112 @@ class TestChooser:
         assert Chooser("b", tmp_path / "file").choose("shape", candidates, "im2col") == "winograd2"
 
 
-def test_kernels_are_compiled_once(tmp_path):
+def files_of(kernel, folder):
+    """The files of a kernel's machine code in a cache."""
+    function = kernel.compiled.py_func
+    found = list(folder.rglob(f"{function.__module__.removeprefix('cnn.compiled.')}.{function.__name__}-*"))
+    assert found
+    return found
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A cache of its own that has every kernel."""
     prepare()
-    shutil.copytree(FOLDER, tmp_path / FOLDER.name)
+    shutil.copytree(STORE.folder, tmp_path / "kernels" / STORE.wanted.name)
+    return tmp_path
 
-    def said():
-        return python("import cnn; cnn.use_backend('openblas')", NUMBA_CACHE_DIR=str(tmp_path)).stderr
 
-    assert said() == ""
+def said(cache):
+    """What a process prints that needs all kernels."""
+    result = python("import cnn; cnn.use_backend('openblas')", CNN_CACHE_DIR=str(cache))
+    assert result.returncode == 0, result.stderr
+    return result.stderr
+
+
+def test_kernels_are_compiled_once_and_damaged_ones_again(copied):
+    assert said(copied) == ""
     # Two processes compile, one from each end.
-    for kernel in (KERNELS[0], KERNELS[-1]):
-        function = kernel.compiled.py_func
-        files = list(tmp_path.rglob(f"*.{function.__name__}-{function.__code__.co_firstlineno}.*"))
-        assert files
-        for file in files:
-            file.unlink()
-    assert said() == "compiling kernels for this CPU, once\n"
-    assert said() == ""
+    (file,) = files_of(KERNELS[0], copied)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    (last,) = files_of(KERNELS[-1], copied)
+    last.unlink()
+    assert said(copied) == f"compiling kernels for this CPU, once: {file} is damaged\n"
+    assert said(copied) == ""
 
 
-def test_kernels_have_a_folder_where_nothing_can_be_written(tmp_path):
-    assert writable_folder(tmp_path / "kernels").parent == tmp_path / "kernels"
-    (tmp_path / "file").touch()
-    folder = writable_folder(tmp_path / "file")
-    (folder / "code").touch()
-    assert tmp_path not in folder.parents
+def test_kernels_that_others_may_have_written_are_not_run(copied):
+    (file,) = files_of(KERNELS[0], copied)
+    folder = copied / "kernels"
+    folder.chmod(0o777)
+    store = Store()
+    store.wanted = file.parent
+    assert store.read(file.name) is None
+    assert store.trouble.startswith(f"other users can write {folder}; forbid it")
+    folder.chmod(0o755)
+    assert store.read(file.name)
+    file.chmod(0o664)
+    assert store.read(file.name) is None
+
+
+class TestStore:
+    @pytest.fixture
+    def store(self, tmp_path):
+        store = Store()
+        store.wanted = tmp_path / "new" / "kernels"
+        return store
+
+    def test_what_is_written_is_read(self, store):
+        store.write("a", b"code")
+        assert store.read("a") == b"code"
+        assert (store.folder, store.trouble, store.damaged) == (store.wanted, None, None)
+
+    @pytest.mark.parametrize("size", [0, 5, 36])
+    def test_a_file_that_was_cut_off_is_dropped(self, store, size):
+        store.write("a", b"code")
+        path = store.wanted / "a"
+        path.write_bytes(path.read_bytes()[:size])
+        assert store.read("a") is None if size < 36 else store.read("a") == b"code"
+        assert path.exists() == (size == 36)
+
+    def test_a_file_of_another_name_is_not_taken(self, store):
+        store.write("a", b"code")
+        (store.wanted / "a").rename(store.wanted / "b")
+        assert store.read("b") is None
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+    def test_what_cannot_be_kept_goes_elsewhere_and_is_said(self, store, monkeypatch, number):
+        def refuse(file):
+            if file:
+                monkeypatch.undo()
+                raise OSError(number, os.strerror(number))
+
+        store.write("hot", b"old")
+        monkeypatch.setattr(os, "fsync", refuse)
+        store.write("a", b"code")
+        assert store.folder != store.wanted
+        assert store.trouble.startswith(f"nothing can be kept in {store.wanted} ({os.strerror(number)}); set CNN_CACHE")
+        # What could only be read is still used.
+        assert (store.read("a"), store.read("hot")) == (b"code", b"old")
+
+    def test_a_folder_of_another_user_is_refused(self, store, monkeypatch):
+        store.write("a", b"code")
+        uid = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: uid + 1)
+        # Root is trusted.
+        trusted = uid == 0
+        assert (store.read("a") is not None) == trusted
+        assert trusted or "belongs to another user; set CNN_CACHE_DIR" in store.trouble
+
+    def test_what_the_cache_makes_can_be_written_by_nobody_else(self, store):
+        before = os.umask(0)
+        try:
+            store.write("a", b"code")
+        finally:
+            os.umask(before)
+        assert store.read("a") == b"code"
 
 
 def test_the_time_in_kernels_is_part_of_a_step():

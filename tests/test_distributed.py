@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from itertools import chain
 from math import ceil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,7 +235,8 @@ def test_rank_0_alone_prints_and_saves_and_one_process_goes_on(tmp_path, capsys)
 @pytest.mark.parametrize(
     ("odd", "code", "sentence"),
     [
-        (["--seed", "1"], 2, "cnn: rank 1 has another seed (1, rank 0 has 0); give every rank the same code, data and"),
+        (["--backend", FAST], 2, f"cnn: rank 1 has another backend ({FAST}, "),
+        (["--bogus"], 2, "cnn: rank 1: unrecognized arguments: --bogus"),
         (["--backend", "absent"], 2, r"cnn: rank 1 on "),
     ],
 )
@@ -246,6 +248,14 @@ def test_a_rank_that_is_not_as_the_others_is_refused(odd, code, sentence, tmp_pa
     (line,) = said(result)
     assert line.startswith(sentence)
     assert not (tmp_path / "run").exists()
+
+
+@launches
+def test_a_rank_that_leaves_while_another_waits_for_it_ends_all():
+    result = mpiexec((2, "leave"))
+    assert result.returncode == 1
+    (line,) = said(result)
+    assert line.startswith("cnn: rank 0: rank 1 ended by sys.exit(3) while rank 0 was waiting for it; end the program")
 
 
 class Odd(World):
@@ -260,7 +270,13 @@ class Odd(World):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"training images": "10 images, crc 00000001"}, {"code": "cnn-blas 0.0.9, crc 00000002"}, {"seed": 8}]
+    "changes",
+    [
+        {"training images": "10 images, crc 00000001"},
+        {"code": "cnn-blas 0.0.9, crc 00000002"},
+        {"seed": 8},
+        {"CNN_ALGORITHM": "winograd2"},
+    ],
 )
 def test_other_data_code_or_seeds_are_named(changes):
     facts = {"seed": 7, "training images": "10 images, crc 00000000"}
@@ -299,6 +315,15 @@ def test_without_a_launcher_or_mpi_nothing_trains_in_silence(monkeypatch):
         join()
     monkeypatch.setenv("PMI_SIZE", "1")
     assert join().size == 1
+
+
+def test_ranks_without_room_for_messages_are_told_so(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "0")
+    monkeypatch.setenv("PMI_SIZE", "3")
+    monkeypatch.setenv("MPI_LOCALNRANKS", "3")
+    monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=1, f_frsize=65536))
+    with pytest.raises(CnnError, match=r"/dev/shm has only 0\.1 MB free, and MPI needs about 6 MB there; delete"):
+        join()
 
 
 def test_a_process_by_itself_imports_no_mpi():

@@ -100,12 +100,41 @@ class TestFinding:
         assert find_openmp(library) == str(library.with_name("libiomp5.so"))
 
 
+class TestTrust:
+    @pytest.fixture
+    def library(self, cache):
+        root = cache / "mkl-2018.0.0"
+        (root / "lib").mkdir(parents=True)
+        for name in FILES:
+            (root / "lib" / name).write_text(f"content of {name}")
+        mkl_root.write_sums(root)
+        mkl_root._check.cache_clear()
+        return root / "lib/libmkl_core.so"
+
+    def test_what_was_fetched_is_taken(self, library):
+        assert find_library("mkl-phi") == library.with_name("libmkl_rt.so")
+
+    @pytest.mark.parametrize("content", ["content of libmkl_corf.so", "content", None])
+    def test_a_damaged_library_is_named(self, library, content):
+        library.unlink() if content is None else library.write_text(content)
+        with pytest.raises(BackendUnavailable, match=r"libmkl_core.so.*; remove .*and run `cnn backends get mkl-phi`"):
+            find_library("mkl-phi")
+
+    @pytest.mark.parametrize("up", [0, 1, 2, 3])
+    def test_a_library_that_others_can_exchange_is_not_loaded(self, library, up):
+        place = [library, *library.parents][up]
+        place.chmod(0o777)
+        with pytest.raises(BackendUnavailable, match=f"does not load .*: other users can write {place}; forbid it"):
+            find_library("mkl-phi")
+
+
 class TestFetching:
     def test_what_is_needed_is_unpacked_and_nothing_else_stays(self, cache, index, capsys):
         assert main(["backends", "get", "mkl-offload"]) == 0
         root = cache / "mkl-2018.0.0"
         assert sorted(path.name for path in cache.iterdir()) == ["mkl-2018.0.0"]
         assert {path.name for path in (root / "lib").iterdir()} == set(FILES)
+        assert len((root / mkl_root.SUMS).read_text().splitlines()) == len(FILES)
         assert (root / "LICENSE.txt").read_text() == "a licence"
         assert (root / "lib/libmkl_rt.so").read_text() == "content of libmkl_rt.so"
         assert os.access(root / "lib/libmkl_ao_worker.so", os.X_OK)

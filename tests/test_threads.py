@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numba
 import pytest
+from helpers.fresh_python import printed
 
 import cnn.system.threads as threads
+from cnn.cli import main
 from cnn.errors import UsageError
 from cnn.registry import create
+from cnn.system import environment
+from cnn.system.cache import cache_folder
 from cnn.system.threads import (
     LoadedLibrary,
     ThreadBudget,
@@ -185,12 +189,61 @@ def test_the_caller_goes_before_the_variable(available, monkeypatch):
     assert budget(5).count == 5
 
 
-@pytest.mark.parametrize("text", ["", "0", "-1", "two", "1.5", "true"])
+@pytest.mark.parametrize("text", [" ", "0", "-1", "two", "1.5", "true", "٣", "9" * 5000])
 def test_a_variable_that_is_no_count_is_an_error(available, monkeypatch, text):
     available(8, None)
     monkeypatch.setenv("CNN_NUM_THREADS", text)
     with pytest.raises(UsageError, match=rf"CNN_NUM_THREADS is '{text}'; set it to a whole number"):
         budget()
+
+
+@pytest.mark.parametrize("name", ["CNN_DETERMINISTIC", "CNN_ALGORITHM", "CNN_NUM_THREADS"])
+def test_every_variable_refuses_what_it_does_not_know_and_an_empty_one_is_not_set(monkeypatch, name, capsys):
+    monkeypatch.setenv(name, "yes")
+    assert main(["summary", "lenet"]) == 2
+    assert f"cnn: {name} is 'yes'; set it to" in capsys.readouterr().err
+    monkeypatch.setenv(name, "")
+    environment.check()
+
+
+def test_the_pool_of_numba_is_a_limit(available, monkeypatch):
+    available(8, None)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")
+    assert budget(4).describe() == "3 threads (of 4 requested: affinity 8, no cgroup quota, NUMBA_NUM_THREADS 3)"
+    assert budget().count == 3
+
+
+BOUND = """
+import os, subprocess, sys
+import cnn
+from numba import get_num_threads
+from cnn.system.affinity import inherited
+from cnn.system.threads import affinity_count
+
+cnn.use_backend("openblas")
+print(get_num_threads(), affinity_count())
+child = [sys.executable, "-c", "import os; print(len(os.sched_getaffinity(0)))"]
+with inherited():
+    print(subprocess.check_output(child, text=True))
+print(len(os.sched_getaffinity(0)))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system keeps no set of CPUs for a process")
+def test_a_thread_that_openmp_has_bound_leaves_all_cpus():
+    cpus = str(len(os.sched_getaffinity(0)))
+    *found, bound = printed(BOUND, OMP_PROC_BIND="true", CNN_CACHE_DIR=str(cache_folder())).split()
+    assert found == [cpus] * 3
+    # The runtime did what it was told.
+    assert bound == "1"
+
+
+@pytest.mark.parametrize("name", ["OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY"])
+def test_variables_that_bind_threads_are_known(monkeypatch, name):
+    monkeypatch.setenv(name, "0")
+    before = threads.affinity_count()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {*range(999)}, raising=False)
+    assert threads.affinity_count() == before
 
 
 @pytest.mark.parametrize("requested", [0, -2])

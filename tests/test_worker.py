@@ -1,5 +1,6 @@
 """Products in a worker process are correct whatever happens to the process, or give an error."""
 
+import errno
 import gc
 import os
 import signal
@@ -17,6 +18,7 @@ from helpers.openblas_worker import OpenblasWorker, arena_of, close, gone, squar
 from cnn.errors import BackendUnavailable, ShapeError
 from cnn.layers import Conv2D, Flatten, Linear
 from cnn.model.sequential import Sequential
+from cnn.system.signals import stop_on_signals
 from cnn.system.threads import limit_threads
 from cnn.testing import check_backend, check_gradients
 from cnn.worker import process
@@ -96,6 +98,27 @@ class TestDeath:
         assert worker_of(backend).pid != before
         ended = f"The worker process {before} was ended by signal {number.name}; it printed nothing."
         assert f"{ended} The product is repeated" in capfd.readouterr().err
+
+    def test_stopped_it_is_named_and_goes_on_when_this_process_is_to_end(self, backend, capfd):
+        reasons = []
+
+        class Run:
+            def request_stop(self, reason):
+                reasons.append(reason)
+
+        def stop(worker):
+            os.kill(worker.pid, signal.SIGSTOP)
+            time.sleep(1.5)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        a, b, out, right, _ = square(backend, LARGE)
+        thread = while_it_multiplies(backend, stop)
+        with stop_on_signals(Run()):
+            backend.gemm(a, b, out=out)
+            thread.join()
+        assert close(out, right)
+        assert reasons == ["SIGTERM"]
+        assert capfd.readouterr().err.startswith(f"cnn: the worker process {worker_of(backend).pid} is stopped; `kill")
 
     def test_what_it_added_before_its_death_is_not_added_twice(self, backend):
         a, b, out, right, start = square(backend, 64)
@@ -322,6 +345,22 @@ class TestArena:
     def test_more_than_the_machine_has_is_a_memory_error(self):
         with pytest.raises(MemoryError, match="bytes do not fit"):
             Arena().empty((1 << 50,), np.uint8)
+
+    def test_pages_are_reserved_before_they_are_written(self, monkeypatch):
+        arena = Arena()
+        first = arena.empty((1000, 1000), np.float32)
+        assert pages(arena) >= first.nbytes
+        place = arena.offset(first)
+        del first
+
+        def full(descriptor, start, size):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(MemoryError, match=r"refuses 4,001,792 bytes of shared memory \(No space left"):
+            arena.empty((1000, 1000), np.float32)
+        monkeypatch.undo()
+        assert arena.offset(arena.empty((1000, 1000), np.float32)) == place
 
     def test_empty_and_scalar_shapes(self):
         arena = Arena()

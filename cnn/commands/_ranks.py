@@ -22,6 +22,7 @@ from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, StepTime, scaled
 from cnn.errors import CnnError, UsageError
 from cnn.model.modelfile import architecture_of
+from cnn.system.affinity import inherited
 from cnn.system.threads import in_words
 from cnn.terminal.printing import print_json, print_table
 from cnn.words import counted
@@ -98,11 +99,12 @@ def _launcher(given: str | None) -> list[str]:
 
 
 def _launch(words: list[str], request: Request) -> Timed:
-    done = subprocess.run(
-        [*words, sys.executable, "-m", "cnn.distributed.steps", json.dumps(asdict(request))],
-        capture_output=True,
-        text=True,
-    )
+    with inherited():
+        done = subprocess.run(
+            [*words, sys.executable, "-m", "cnn.distributed.steps", json.dumps(asdict(request))],
+            capture_output=True,
+            text=True,
+        )
     found = [line for line in done.stdout.splitlines() if line.startswith(MARK)]
     if done.returncode or not found:
         said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()] or ["it printed nothing"]

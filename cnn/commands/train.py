@@ -18,7 +18,6 @@ import numpy as np
 from cnn.commands import _common
 from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
 from cnn.data.dataset import Dataset, Split
-from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.distributed.rehearsal import rehearse
@@ -30,6 +29,7 @@ from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
 from cnn.schedules import Schedule, Warmup
+from cnn.system.affinity import allowed_cpus
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
 from cnn.terminal.printing import print_lines
@@ -109,7 +109,9 @@ def _new_folder(wanted: Path) -> Path:
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
     """All that must be the same on every rank."""
     weights = b"".join(array.tobytes() for array in trainer.model.state().values())
+    backend = trainer.model.backend
     return {
+        "backend": f"{backend.name}, {backend.library.name} {backend.library.version}",
         "seed": seed,
         "number of epochs": epochs,
         **trainer.settings(),

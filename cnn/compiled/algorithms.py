@@ -1,20 +1,16 @@
 """Chooses the algorithm for a convolution by timing all of them once per shape; stores the times on disk."""
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from cnn.errors import CnnError, UsageError
-from cnn.system.cache import cache_folder
+from cnn.errors import CnnError
+from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
+from cnn.system.environment import choice
 from cnn.system.machine import this_machine
-from cnn.system.storage import write_atomically
 from cnn.system.timing import in_turns
 
-ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
 
@@ -44,14 +40,12 @@ class Chooser:
         `alike` matches the shapes that differ in the number of images only, which is its group 1: if one with less
         than twice as many images, or more than half, has been timed, its fastest is taken.
         If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
-        Raises UsageError for a CNN_ALGORITHM that does not exist.
+        Raises UsageError for a value that either variable does not have.
         """
-        forced = os.environ.get("CNN_ALGORITHM", "auto")
+        forced, deterministic = choice("CNN_ALGORITHM"), choice("CNN_DETERMINISTIC") == "1"
         if forced != "auto":
-            if forced not in ALGORITHMS:
-                raise UsageError(f"CNN_ALGORITHM is {forced!r}; set it to auto, {', '.join(ALGORITHMS)}.")
             return forced if forced in candidates else default
-        if len(candidates) == 1 or os.environ.get("CNN_DETERMINISTIC") == "1":
+        if len(candidates) == 1 or deterministic:
             return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):
@@ -66,17 +60,17 @@ class Chooser:
     def times(self) -> dict[str, dict[str, float]]:
         """Seconds of every algorithm measured so far, by shape."""
         if self._times is None:
-            stored = _read(self._path).get(self._owner)
-            self._times = stored if isinstance(stored, dict) else {}
+            self._times = _read(self._path).get(self._owner, {})
         return self._times
 
     def _save(self) -> None:
         """Adds the times of this process to the file; if that cannot be written, they are not stored."""
         stored = _read(self._path)
-        others = stored.get(self._owner)
-        stored[self._owner] = (others if isinstance(others, dict) else {}) | self.times()
-        with suppress(CnnError):
-            write_atomically(self._path, json.dumps(stored, indent=1).encode())
+        stored[self._owner] = stored.get(self._owner, {}) | self.times()
+        try:
+            keep(self._path, json.dumps(stored, indent=1).encode())
+        except CnnError as error:
+            tell_once(f"the times of algorithms are not kept: {error}")
 
 
 def _near(shape: str, alike: re.Pattern[str] | None, known: Iterable[str]) -> str | None:
@@ -92,13 +86,21 @@ def _near(shape: str, alike: re.Pattern[str] | None, known: Iterable[str]) -> st
     return None
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """The stored times; empty if the file is missing or damaged."""
+def _read(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """The stored times by owner and shape; empty if the file is missing or damaged, or may be another user's."""
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        stored = json.loads(read_trusted(path))
+        return {
+            owner: {shape: {name: float(time) for name, time in times.items()} for shape, times in shapes.items()}
+            for owner, shapes in stored.items()
+        }
+    except FileNotFoundError:
         return {}
-    return stored if isinstance(stored, dict) else {}
+    except (OSError, CnnError) as error:
+        tell_once(f"algorithms are timed anew: {error}")
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        tell_once(f"algorithms are timed anew, because {path} is damaged")
+    return {}
 
 
 def _best_times(candidates: Mapping[str, Callable[[], None]]) -> dict[str, float]:

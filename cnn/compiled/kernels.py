@@ -10,6 +10,7 @@ import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
+from cnn.compiled.store import StoredKernel
 from cnn.system.timing import Stopwatch, now
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
@@ -34,10 +35,11 @@ class Kernel(Native):
 
     def __init__(self, function: Callable[..., Any], kinds: tuple[Any, ...], options: dict[str, Any]) -> None:
         super().__init__(njit(**options)(function))
+        self.compiled._cache = StoredKernel(function)
         self.kinds = kinds
 
     def compile(self) -> None:
-        """Compiles it or reads it from Numba's cache, unless it is ready; from then on it takes no other types."""
+        """Compiles it or reads it from the cache, unless it is ready; from then on it takes no other types."""
         if not self.compiled.signatures:
             self.compiled.compile(self.kinds)
             self.compiled.disable_compile()

@@ -20,7 +20,7 @@ PART_FLOPS = 250_000
 INNER: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """How functions that only kernels call are compiled: without an entry from Python, which saves compile time."""
 
-SINGLE: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
+SINGLE: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 PARALLEL: dict[str, Any] = {**SINGLE, "parallel": True}
 """How kernels are compiled. They release the interpreter's lock and divide by zero as NumPy does."""
 

@@ -1,12 +1,14 @@
-"""Gets all kernels ready at once, from Numba's cache or compiled for this CPU."""
+"""Gets all kernels ready at once, from the cache or compiled for this CPU."""
 
 import os
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
-from cnn.compiled import FOLDER
 from cnn.compiled.kernels import KERNELS
+from cnn.compiled.store import STORE
+from cnn.system.affinity import inherited
 
 
 @cache
@@ -16,26 +18,38 @@ def prepare() -> None:
     for kernel in KERNELS:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
-            print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
+            told = STORE.trouble
+            print(f"compiling kernels for this CPU, {_occasion()}", file=sys.stderr, flush=True)
             helper = _start_helper()
     if helper:
         helper.wait()
+        if STORE.trouble != told:
+            print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
 
 
-def compile_from_the_end() -> None:
-    """Compiles the kernels in reverse order until it finds one in the cache."""
+def compile_from_the_end(folder: str) -> None:
+    """Compiles the kernels in reverse order into the folder, until it finds one that has been compiled."""
+    STORE.folder = Path(folder)
     for kernel in reversed(KERNELS):
         kernel.compile()
         if kernel.compiled.stats.cache_hits:
             break
 
 
+def _occasion() -> str:
+    if STORE.trouble:
+        return f"at every start: {STORE.trouble}"
+    return f"once: {STORE.damaged} is damaged" if STORE.damaged else "once"
+
+
 def _start_helper() -> subprocess.Popen[bytes]:
-    """A process that compiles from the other end into the same cache, because Numba compiles on one core only."""
-    return subprocess.Popen(
-        [sys.executable, "-c", "from cnn.compiled.preparing import compile_from_the_end as run; run()"],
-        env={**os.environ, "NUMBA_CACHE_DIR": str(FOLDER.parent), "PYTHONPATH": os.pathsep.join(sys.path)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    """A process that compiles from the other end into the same folder, because Numba compiles on one core only."""
+    code = "import sys; from cnn.compiled.preparing import compile_from_the_end as run; run(sys.argv[1])"
+    with inherited():
+        return subprocess.Popen(
+            [sys.executable, "-c", code, str(STORE.folder)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )

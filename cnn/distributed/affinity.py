@@ -1,19 +1,12 @@
-"""Gives each process of a host its own CPUs, so that no two compute on the same one."""
+"""Divides the CPUs of a host among its processes, so that no two compute on the same one."""
 
-import os
 from collections.abc import Sequence
-from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
 from cnn.system.machine import system_text
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
-
-
-def allowed_cpus() -> frozenset[int] | None:
-    """The CPUs that this process may use; None if the system has no such set."""
-    return frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
 
 
 def divide(allowed: Sequence[frozenset[int]], rank: int, topology: Path = TOPOLOGY) -> list[int]:
@@ -37,15 +30,6 @@ def _core(cpu: int, topology: Path) -> tuple[int, int]:
     numbers = [system_text(folder / name).strip() for name in ("physical_package_id", "core_id")]
     package, core = (int(text) if text.isdecimal() else 0 for text in numbers)
     return package, core
-
-
-def hold_to(cpus: Sequence[int]) -> None:
-    """Restricts every thread of this process to `cpus`; threads started later inherit this."""
-    # NumPy's BLAS started threads when it was imported, and they do not follow the main thread.
-    threads = [int(each.name) for each in Path("/proc/self/task").glob("[0-9]*")]
-    for thread in threads or [0]:
-        with suppress(ProcessLookupError):  # it has ended in the meantime
-            os.sched_setaffinity(thread, cpus)
 
 
 def cpus_text(cpus: Sequence[int]) -> str:

@@ -7,12 +7,16 @@ from typing import Any
 
 import cnn
 from cnn.errors import UsageError
+from cnn.system.environment import CHOICES, choice
 from cnn.training.world import World
 
 
 def check_agreement(world: World, facts: Mapping[str, Any]) -> None:
-    """Raises UsageError on every rank if a fact differs from that of rank 0; the package's code is added as a fact."""
-    own = {"code": _code(), **facts}
+    """Raises UsageError on every rank if a fact differs from that of rank 0.
+
+    The package's code is added as a fact, and each variable that decides which algorithms run.
+    """
+    own = {"code": _code(), **{name: choice(name) for name in CHOICES}, **facts}
     every = world.gather(own)
     for name, expected in every[0].items():
         for rank, found in enumerate(every):

@@ -12,6 +12,8 @@ class Launch:
     launcher: str
     rank: int
     size: int | None
+    local_size: int | None = None
+    """The processes on this host."""
 
 
 # The first that matches counts. Open MPI's and PMIx's launchers set PMIX_RANK, MPICH's and Intel's Hydra and
@@ -23,12 +25,21 @@ VARIABLES = (
     ("a launcher with PMIx", "PMIX_RANK", None),
 )
 
+LOCAL = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+"""Where Open MPI's launcher and Hydra say how many processes are on this host."""
+
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     """The launch of this process, None if it was started by itself."""
+    local = next((environment[name] for name in LOCAL if environment.get(name, "").isdecimal()), None)
     for launcher, rank, size in VARIABLES:
         if environment.get(rank, "").isdecimal() and (size is None or environment.get(size, "").isdecimal()):
-            return Launch(launcher, int(environment[rank]), int(environment[size]) if size else None)
+            return Launch(
+                launcher,
+                int(environment[rank]),
+                int(environment[size]) if size else None,
+                None if local is None else int(local),
+            )
     return None
 
 

@@ -9,9 +9,10 @@ from time import sleep
 from typing import Any, NoReturn, TypeVar
 
 from cnn.arrays import Array
-from cnn.distributed.affinity import allowed_cpus, cpus_text, divide, hold_to
+from cnn.distributed.affinity import cpus_text, divide
 from cnn.distributed.shard import Slice
 from cnn.errors import CnnError, UsageError
+from cnn.system.affinity import allowed_cpus, hold_to
 from cnn.system.threads import in_words
 from cnn.system.timing import now
 from cnn.training.world import Pending, World
@@ -29,6 +30,8 @@ except RuntimeError as problem:
 T = TypeVar("T")
 SPIN, NAP = 1e-3, 5e-5
 """Seconds of polling for a message without a pause, then seconds between polls, as others may need the CPU."""
+PROMPT, LATEST = 1.0, 2.0
+"""Seconds until a rank that leaves tells those that have not, and that a rank waits until it asks who has left."""
 MOST_HOSTS = 8
 """Hosts that a header lists one by one."""
 
@@ -44,6 +47,8 @@ class MpiWorld(World):
         self.host = mpi.Get_processor_name()
         self._local = communicator.Split_type(mpi.COMM_TYPE_SHARED, key=self.rank)
         self.local_rank, self.local_size = self._local.rank, self._local.size
+        self._leaving = communicator.Dup()
+        self._notices: list[Any] = []
         allowed = allowed_cpus()
         self._patience = SPIN
         if allowed is not None:
@@ -120,11 +125,19 @@ class MpiWorld(World):
         first.everywhere = True
         raise first
 
+    def leave(self, how: str) -> None:
+        everyone, started, told = self._leaving.Ibarrier(), now(), False
+        while not everyone.Test():
+            if not told and now() - started > PROMPT:
+                # Whoever is only late takes no notice; whoever waits for this rank must not wait for ever.
+                told = True
+                for rank in range(self.size):
+                    if rank != self.rank:
+                        self._notices.append(self._leaving.isend(f"rank {self.rank} {how}", rank))
+            sleep(NAP)
+
     def abort(self, code: int) -> NoReturn:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.communicator.Abort(code)
-        os._exit(code)
+        abort(code, self.communicator)
 
     def describe(self, threads: int, cpus: Sequence[int]) -> dict[str, str]:
         every = sorted(self.gather((self.host, self.rank, threads, tuple(cpus))))
@@ -145,13 +158,31 @@ class MpiWorld(World):
         while not mpi.Request.Testall(requests):
             if now() - started > self._patience:
                 sleep(NAP)
+                self._check_all_are_there(started)
         self.traffic.exposed += now() - started
 
     def _meet(self, communicator: Any) -> None:
         """A barrier that leaves the CPU to processes that are still computing."""
-        request = communicator.Ibarrier()
+        request, started = communicator.Ibarrier(), now()
         while not request.Test():
             sleep(NAP)
+            self._check_all_are_there(started)
+
+    def _check_all_are_there(self, started: float) -> None:
+        """Raises CnnError if another rank has left its job while this one has been waiting since `started`."""
+        if now() - started > LATEST and self._leaving.Iprobe():
+            raise CnnError(
+                f"{self._leaving.recv()} while rank {self.rank} was waiting for it; "
+                "end the program on every rank at the same place, or raise an exception, which ends all."
+            )
+
+
+def abort(code: int, communicator: Any = mpi.COMM_WORLD) -> NoReturn:
+    """Ends all processes of the launch at once with this exit code."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    communicator.Abort(code)
+    os._exit(code)
 
 
 class MpiSums(Pending):

@@ -17,7 +17,6 @@ import numpy.typing as npt
 from cnn import registry
 from cnn.backend import Backend
 from cnn.data.dataset import Split
-from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
 from cnn.distributed.rehearsal import rehearse
@@ -27,6 +26,7 @@ from cnn.model.modelfile import architecture_of
 from cnn.optimizers import SGD
 from cnn.schedules import Constant
 from cnn.shard import Shard, part
+from cnn.system.affinity import allowed_cpus
 from cnn.system.threads import budget, limit_threads
 from cnn.system.timing import now, series
 from cnn.training.trainer import Callback, Trainer

@@ -23,13 +23,11 @@ from cnn.cost import count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
 from cnn.energy.tasks import tasks
-from cnn.errors import CnnError, FileFormatError
+from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
-from cnn.paths import check_file, reading
-from cnn.system.cache import cache_folder
+from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
 from cnn.system.machine import this_machine
-from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import series
 
@@ -168,21 +166,23 @@ def save(calibration: Calibration) -> None:
     """Keeps it in the cache, in place of an older one for the same backend and threads."""
     kept = [each for each in load_all() if (each.backend, each.threads) != (calibration.backend, calibration.threads)]
     rows = [_to_table(each) for each in [*kept, calibration]]
-    write_atomically(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+    keep(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
 
 
 def load_all() -> list[Calibration]:
-    """The calibrations kept for this processor. Raises FileFormatError for a file that cannot be read."""
+    """The calibrations kept for this processor; none, with a line that says why, if the file cannot be used."""
     path = calibration_file()
-    with reading(path, "calibration"):
-        if not path.exists():
-            return []
-    check_file(path, "calibration")
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_trusted(path))
         found = [_from_table(row) for row in table["calibrations"]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise FileFormatError(f"{path} cannot be read ({error!r}); delete it and run 'cnn calibrate'.") from error
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except CnnError as error:
+        tell_once(f"calibrations are not used: {error}")
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        tell_once(f"calibrations are not used, because {path} cannot be read ({error!r}); 'cnn calibrate' replaces it")
+        return []
     return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
 
 

@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from cnn.system.affinity import allowed_cpus
+from cnn.system.threads import affinity_count
 from cnn.system.timing import now
 
 WORKING = (0, 1, 2, 5, 6, 7)
@@ -38,11 +40,11 @@ class OtherWork:
         if self._before is None or after is None:
             return
         at, by_all, by_us = (end - start for start, end in zip(self._before, after, strict=True))
-        self.share = min(1.0, max(0.0, by_all - by_us) / (at * len(os.sched_getaffinity(0))))
+        self.share = min(1.0, max(0.0, by_all - by_us) / (at * affinity_count()))
 
     def _spent(self) -> _Spent | None:
         try:
-            ours = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+            ours = {f"cpu{number}" for number in allowed_cpus() or ()}
             tick = os.sysconf("SC_CLK_TCK")
             lines = (line.split() for line in (self._root / "stat").read_text().splitlines())
             ticks = sum(int(fields[1 + place]) for fields in lines if fields[0] in ours for place in WORKING)

@@ -10,9 +10,14 @@ from pathlib import Path, PurePosixPath
 from threadpoolctl import ThreadpoolController, threadpool_info
 
 from cnn.errors import UsageError
+from cnn.system.affinity import allowed_cpus
+from cnn.system.environment import count as count_of
 from cnn.system.machine import system_text
 
 VARIABLE = "CNN_NUM_THREADS"
+
+NUMBA_VARIABLE = "NUMBA_NUM_THREADS"
+"""The number of threads of Numba's pool, on which the compiled kernels run; it cannot be raised later."""
 
 _HELD_AT_ONE: set[str] = set()
 
@@ -21,7 +26,7 @@ _HELD_AT_ONE: set[str] = set()
 class ThreadBudget:
     """How many threads a run gets (`count`), and why: allowed CPUs, cgroup quota in CPUs, and the request.
 
-    The quota applies to all `processes` together.
+    The quota applies to all `processes` together. `pool` is NUMBA_NUM_THREADS, None if it is not set.
     """
 
     affinity: int
@@ -29,13 +34,15 @@ class ThreadBudget:
     requested: int | None
     count: int
     processes: int = 1
+    pool: int | None = None
 
     def describe(self) -> str:
         """One line: the count, whether it is less than requested, and the limits."""
         quota = "no cgroup quota" if self.quota is None else f"cgroup quota {self.quota:g} CPUs"
         if self.quota is not None and self.processes > 1:
             quota += f" for {self.processes} processes"
-        limits = f"affinity {self.affinity}, {quota}"
+        pool = "" if self.pool is None else f", {NUMBA_VARIABLE} {self.pool}"
+        limits = f"affinity {self.affinity}, {quota}{pool}"
         if self.requested is None:
             return f"{in_words(self.count)} ({limits})"
         if self.requested == self.count:
@@ -65,9 +72,8 @@ def in_words(count: int) -> str:
 
 def affinity_count() -> int:
     """The number of CPUs that this process may run on; all CPUs if the system has no such set."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    cpus = allowed_cpus()
+    return len(cpus) if cpus is not None else os.cpu_count() or 1
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
@@ -95,14 +101,17 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     number of at least 1.
     """
     if requested is None:
-        requested = _requested_by_environment()
+        requested = count_of(VARIABLE)
     elif requested < 1:
         raise UsageError(f"{requested} threads were requested; ask for at least 1.")
-    affinity, quota = affinity_count(), cgroup_quota()
-    most = affinity if hasattr(os, "sched_getaffinity") else max(1, affinity // processes)
+    affinity, quota, pool = affinity_count(), cgroup_quota(), _pool_of_numba()
+    most = affinity if allowed_cpus() is not None else max(1, affinity // processes)
     if quota is not None:
         most = max(1, min(most, int(quota / processes)))
-    return ThreadBudget(affinity, quota, requested, most if requested is None else min(requested, most), processes)
+    if pool is not None:
+        most = min(most, pool)
+    count = most if requested is None else min(requested, most)
+    return ThreadBudget(affinity, quota, requested, count, processes, pool)
 
 
 def measurable(count: int) -> int:
@@ -179,15 +188,10 @@ def openmp_warning(loaded: list[LoadedLibrary]) -> str | None:
     )
 
 
-def _requested_by_environment() -> int | None:
-    text = os.environ.get(VARIABLE)
-    if text is None:
-        return None
-    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
-        raise UsageError(
-            f"{VARIABLE} is {text!r}; set it to a whole number of at least 1, or unset it to use every CPU."
-        )
-    return int(text)
+def _pool_of_numba() -> int | None:
+    """What NUMBA_NUM_THREADS says; None if it is not set, or to something that Numba ignores."""
+    text = os.environ.get(NUMBA_VARIABLE, "")
+    return int(text) if text.isdecimal() and int(text) else None
 
 
 def _cpu_groups(root: Path) -> Iterator[Path]:

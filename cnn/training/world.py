@@ -112,6 +112,9 @@ class World:
         """
         yield
 
+    def leave(self, how: str) -> None:
+        """Waits until every process leaves; `how` is what one that waits for this one says, and raises as CnnError."""
+
     def abort(self, code: int) -> NoReturn:
         """Ends all processes at once with this exit code."""
         raise SystemExit(code)

@@ -20,7 +20,7 @@ ROOM = 4
 
 
 class Arena:
-    """Arrays in whole pages of one anonymous file. Pages take up memory when they are first written.
+    """Arrays in whole pages of one anonymous file. Pages take up memory as soon as an array has them.
 
     A page is returned to the system when no array uses it any more, and all of them when the last process that maps
     the file ends, however it ends. Raises OSError if the system cannot provide such a file or the addresses.
@@ -41,11 +41,17 @@ class Arena:
         self._returned: deque[tuple[int, int]] = deque()
 
     def empty(self, shape: Shape, dtype: npt.DTypeLike) -> Array:
-        """A new array with arbitrary content. Raises MemoryError if it exceeds the machine's memory."""
+        """A new array with arbitrary content. Raises MemoryError if there is no memory for it."""
         kind = np.dtype(dtype)
         needed = prod(shape) * kind.itemsize
         size = max(1, -(-needed // mmap.PAGESIZE)) * mmap.PAGESIZE
         start = self._take(size)
+        try:
+            # A process that writes to a page that the system cannot provide is ended by SIGBUS.
+            os.posix_fallocate(self.descriptor, start, size)
+        except OSError as error:
+            self._returned.append((start, size))
+            raise MemoryError(f"the system refuses {size:,} bytes of shared memory ({error.strerror})") from error
         block = np.frombuffer(self._memory, np.uint8, size, start)
         # Every view of the block, direct or indirect, keeps the block alive.
         weakref.finalize(block, self._give_back, start, size).atexit = False

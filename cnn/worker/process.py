@@ -14,7 +14,9 @@ from time import monotonic
 from typing import Any
 
 from cnn.errors import CnnError
+from cnn.system.affinity import inherited
 from cnn.system.machine import system_text
+from cnn.system.signals import stop_requested
 from cnn.worker import child
 from cnn.worker.arena import Arena
 
@@ -56,7 +58,7 @@ class Worker:
         # -I and -S: without the user's settings and installed packages, which it does not need.
         command = [sys.executable, "-I", "-S", child.__file__, *map(str, descriptors), json.dumps(settings)]
         try:
-            with theirs:
+            with theirs, inherited():
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -70,6 +72,7 @@ class Worker:
             os.close(self._output)
             raise WorkerDied(f"No worker process can be started from {sys.executable} ({error}).") from error
         self.pid = self._process.pid
+        self._told = False
         self._end = weakref.finalize(self, _end, self._process, self._channel, self._output)
         self._answer()
 
@@ -108,6 +111,8 @@ class Worker:
         since, used = monotonic(), -1
         try:
             while not ready.poll(1000):
+                if _stopped(self.pid):
+                    self._wake()
                 now = _processor_time(self.pid)
                 if now != used:
                     since, used = monotonic(), now
@@ -125,6 +130,18 @@ class Worker:
             # A late answer must never be taken for the answer to the next message.
             self._end()
             raise
+
+    def _wake(self) -> None:
+        """Says that the worker is stopped; if this process is to end, lets it finish the product, to end in order."""
+        if stop_requested():
+            os.kill(self.pid, signal.SIGCONT)
+        elif not self._told:
+            self._told = True
+            print(
+                f"cnn: the worker process {self.pid} is stopped; `kill -CONT {self.pid}` lets it go on.",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _died(self, how: str | None = None) -> WorkerDied:
         """The error that says how the worker ended; kills the worker if it has not ended."""
@@ -152,10 +169,20 @@ def _end(process: subprocess.Popen[bytes], channel: socket.socket, output: int) 
 
 def _processor_time(pid: int) -> int:
     """Clock ticks that all threads of a process have run; for a process stopped by the user, a value that increases."""
-    fields = system_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
+    fields = _status(pid)
     if not fields or fields[0] in "Tt":
         return int(monotonic())
     return int(fields[11]) + int(fields[12])
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal."""
+    return _status(pid)[:1] == ["T"]
+
+
+def _status(pid: int) -> list[str]:
+    """What the system says about a process, from its state on; nothing if it has ended."""
+    return system_text(Path(f"/proc/{pid}/stat")).rpartition(")")[2].split()
 
 
 def _signal_name(number: int) -> str:

@@ -133,9 +133,13 @@ def train(world, checkpoint, fault):
 
 
 def program(command, *arguments):
-    """Prints the result of a command on all ranks, or the error, as `cnn` does."""
+    """Prints the result of a command on all ranks, or the error, as `cnn` does; with `leave`, rank 1 ends alone."""
     try:
         with job() as world:
+            if command == "leave" and world.rank:
+                sys.exit(3)
+            if command == "leave":
+                world.gather(None)
             found = numbers(world, arguments) | others(world) if command == "numbers" else train(world, *arguments)
             if world.rank == 0:
                 print(json.dumps(found))
