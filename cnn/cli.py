@@ -1,7 +1,6 @@
 """The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import cnn
 from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
+from cnn.terminal.printing import drop, flush, output_may_fail, prepare_streams
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Of the processes of one launch, the first reports an error that gets here; `cnn.distributed.job` reports the others.
     """
+    prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser(given)
@@ -45,7 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None):
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
-        return int(options.run(options) or 0)
+        code = int(options.run(options) or 0)
+        flush()
+        return code
     except CnnError as error:
         _tell(str(error))
         return error.exit_code
@@ -57,13 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         # The reader of our output (head, less) is gone, so the buffered rest is dropped.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop("stdout")
         return 1
 
 
 def _tell(sentence: str) -> None:
     if speaks():
-        print(f"cnn: {sentence}", file=sys.stderr)
+        with output_may_fail():
+            print(f"cnn: {sentence}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

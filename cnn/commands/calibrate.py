@@ -15,7 +15,7 @@ from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.terminal.arguments import number
-from cnn.terminal.printing import print_lines, print_table
+from cnn.terminal.printing import is_terminal, output_may_fail, print_lines, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +31,8 @@ def run(options: argparse.Namespace) -> None:
     if (watts[0] is None) != (watts[1] is None) or (watts[0] is not None and watts[0] > watts[1]):
         raise UsageError("Give both --idle-watts and --busy-watts, the former at most the latter, or neither.")
     with _common.resources(options) as resources:
-        print_lines(resources.describe())
+        with output_may_fail():
+            print_lines(resources.describe())
         with OtherWork() as others:
             result = measure(resources.backend, resources.budget.count, show_progress)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
@@ -59,5 +60,6 @@ def run(options: argparse.Namespace) -> None:
 
 def show_progress(text: str) -> None:
     """Overwrites a line of the terminal with what is being measured."""
-    if sys.stderr.isatty():
-        print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)
+    if is_terminal(sys.stderr):
+        with output_may_fail():
+            print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

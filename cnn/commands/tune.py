@@ -32,7 +32,7 @@ from cnn.model.architecture import Architecture
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import whole_number, whole_numbers
-from cnn.terminal.printing import print_json, print_lines, print_table
+from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_table
 
 EVAL_BATCH = 64
 """The default of cnn eval."""
@@ -79,7 +79,8 @@ def run(options: argparse.Namespace) -> None:
         raise UsageError(f"{path} exists already; remove it, or choose another --out.")
     tuner = _tuner(options, architecture, backend, defaults)
     if not options.json:
-        _print_header(options, architecture, backend, why, tuner)
+        with output_may_fail():
+            _print_header(options, architecture, backend, why, tuner)
     try:
         with stop_on_signals(tuner):
             gain = tuner.run(_say_nothing if options.json else _say)
@@ -202,7 +203,8 @@ def _say(finding: Finding) -> None:
         words = f"{before} -> {best}: {_gain_words(compared)}"
     else:
         words = f"stays {before}: with {best} {_gain_words(compared)}"
-    tqdm.write(f"{finding.name} {words}")
+    with output_may_fail():
+        tqdm.write(f"{finding.name} {words}")
 
 
 def _gain_words(gain: Speedup) -> str:

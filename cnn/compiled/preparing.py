@@ -7,6 +7,7 @@ from functools import cache
 
 from cnn.compiled import FOLDER
 from cnn.compiled.kernels import KERNELS
+from cnn.terminal.printing import output_may_fail
 
 
 @cache
@@ -16,7 +17,8 @@ def prepare() -> None:
     for kernel in KERNELS:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
-            print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
+            with output_may_fail():
+                print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
             helper = _start_helper()
     if helper:
         helper.wait()
