@@ -109,7 +109,7 @@ def _download(folder: Path) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
     terminal = is_terminal(sys.stdout)
     if not terminal:
-        with output_may_fail():
+        with output_may_fail("stderr"):
             print(f"downloading {' and '.join(WHEELS)} {VERSION} (220 MB)", file=sys.stderr, flush=True)
     result = subprocess.run(
         command,

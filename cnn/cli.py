@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(sentence: str) -> None:
     if speaks():
-        with output_may_fail():
+        with output_may_fail("stderr"):
             print(f"cnn: {sentence}", file=sys.stderr)
 
 

@@ -61,5 +61,5 @@ def run(options: argparse.Namespace) -> None:
 def show_progress(text: str) -> None:
     """Overwrites a line of the terminal with what is being measured."""
     if is_terminal(sys.stderr):
-        with output_may_fail():
+        with output_may_fail("stderr"):
             print(f"\r{text:<40}", end="\r", file=sys.stderr, flush=True)

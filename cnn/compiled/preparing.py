@@ -17,7 +17,7 @@ def prepare() -> None:
     for kernel in KERNELS:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
-            with output_may_fail():
+            with output_may_fail("stderr"):
                 print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
             helper = _start_helper()
     if helper:

@@ -178,7 +178,7 @@ def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
     """On standard error, a progress bar if it is a terminal, else one plain line."""
     if not is_terminal(sys.stderr):
         resumed = f", resumed at {begin:,}" if begin else ""
-        with output_may_fail():
+        with output_may_fail("stderr"):
             print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
     with progress_bar(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True) as bar:
         yield bar

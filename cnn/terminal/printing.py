@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, TextIO
 from unicodedata import category, combining, east_asian_width
 
@@ -59,28 +59,27 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 def note(text: str) -> None:
     """Says something on standard error, beside the work that is going on."""
-    with output_may_fail():
+    with output_may_fail("stderr"):
         print(f"note: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager
-def output_may_fail() -> Iterator[None]:
-    """For a block that only prints: if that fails, since the reader is gone or the disk full, nothing more is printed.
+def output_may_fail(name: str = "stdout") -> Iterator[None]:
+    """For a block that only prints to a stream: if that fails, as its reader is gone or the disk full, it gets no more.
 
     Work that takes long must not end for want of somebody to tell.
     """
     try:
         yield
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
+        stream = getattr(sys, name)
+        if stream is not None:
+            stream.flush()
     except (OSError, ValueError) as error:
-        failed = [name for name in ("stdout", "stderr") if not _works(getattr(sys, name))]
-        for name in failed:
-            drop(name)
-        if "stderr" not in failed:
+        drop(name)
+        if name == "stdout":
             reason = getattr(error, "strerror", None) or error
-            print(f"cnn: the output cannot be written ({reason}); the work goes on", file=sys.stderr, flush=True)
+            with output_may_fail("stderr"):
+                print(f"cnn: the output cannot be written ({reason}); the work goes on", file=sys.stderr, flush=True)
 
 
 def prepare_streams() -> None:
@@ -114,18 +113,15 @@ def drop(name: str) -> None:
     stream, nowhere = getattr(sys, name), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())
+        stream.flush()
     except (OSError, ValueError):  # not a file of the system
-        setattr(sys, name, os.fdopen(os.dup(nowhere), "w"))
-    os.close(nowhere)
-    with suppress(OSError, ValueError):
-        getattr(sys, name).flush()
+        setattr(sys, name, _Nowhere())
+    finally:
+        os.close(nowhere)
 
 
-def _works(stream: TextIO | None) -> bool:
-    try:
-        if stream is not None:
-            stream.write("")
-            stream.flush()
-    except (OSError, ValueError):
-        return False
-    return True
+class _Nowhere(io.TextIOBase):
+    """A stream that keeps nothing."""
+
+    def write(self, text: str) -> int:
+        return len(text)

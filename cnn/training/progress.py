@@ -51,7 +51,7 @@ class Bar(PlainLines):
         position = trainer.position
         done = position.epoch * len(trainer.train) + position.seen
         loss, accuracy = position.loss / position.seen, position.correct / position.seen
-        with output_may_fail():
+        with output_may_fail("stderr"):
             if self.bar is None:
                 total = self.epochs * len(trainer.train)
                 self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
@@ -64,7 +64,7 @@ class Bar(PlainLines):
 
     def on_end(self) -> None:
         if self.bar is not None:
-            with output_may_fail():
+            with output_may_fail("stderr"):
                 self.bar.close()
 
 

@@ -151,7 +151,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         try:
             return self._once(record)
         except WorkerDied as error:
-            with output_may_fail():
+            with output_may_fail("stderr"):
                 print(f"cnn: {error} The product is repeated in a new one.", file=sys.stderr, flush=True)
         if before is not None:
             np.copyto(out, before)
