@@ -22,7 +22,6 @@ from cnn.data.dataset import Dataset, Split
 from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
-from cnn.distributed.rehearsal import rehearse
 from cnn.energy.meters import open_meter
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
@@ -80,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
                     print_lines(_header(data, trainer, resources, places, options, epochs, folder.path))
                     for note in data.notes:
                         print(f"note: {shown(note)}")
-        rehearse(trainer, [each for each in (validation, data.test) if each])
+        trainer.rehearse(data.test)
         with stop_on_signals(trainer):
             trainer.run(epochs, listeners)
         test = model.evaluate(data.test)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from cnn.system.cache import cache_folder
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
 from cnn.system.timing import in_turns
+from cnn.terminal.printing import output_may_fail
 
 ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
@@ -30,6 +32,7 @@ class Chooser:
         self._path = (folder or cache_folder()) / "algorithms.json"
         self._owner = f"{backend} on {machine.cpu}"
         self._times: dict[str, dict[str, float]] | None = None
+        self._announced = False
 
     def choose(self, shape: str, candidates: Mapping[str, Callable[[], None]], default: str) -> str:
         """The name of the fastest of `candidates` for `shape`; a new shape is timed on the current arrays.
@@ -42,13 +45,26 @@ class Chooser:
             if forced not in ALGORITHMS:
                 raise UsageError(f"CNN_ALGORITHM is {forced!r}; set it to auto, {', '.join(ALGORITHMS)}.")
             return forced if forced in candidates else default
-        if len(candidates) == 1 or os.environ.get("CNN_DETERMINISTIC") == "1":
+        if len(candidates) == 1 or not self.measures:
             return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):
+            self._announce()
             times[shape] = _best_times(candidates)
             self._save()
         return min(times[shape], key=times[shape].__getitem__)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the environment leaves the choice to measuring."""
+        automatic = os.environ.get("CNN_ALGORITHM", "auto") == "auto"
+        return automatic and os.environ.get("CNN_DETERMINISTIC") != "1"
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            with output_may_fail("stderr"):
+                print("timing algorithms, once per shape", file=sys.stderr, flush=True)
 
     def times(self) -> dict[str, dict[str, float]]:
         """Seconds of every algorithm measured so far, by shape."""

@@ -20,7 +20,6 @@ from cnn.data.dataset import Split
 from cnn.distributed.affinity import allowed_cpus
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
-from cnn.distributed.rehearsal import rehearse
 from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.model.zoo import architecture
@@ -144,7 +143,7 @@ def _steps(network: str, batch: int, backend: Backend, world: World, rounds: int
     model = architecture(network).build(backend=backend)
     split = Split(*random_batch(model, (1 + STEPS) * batch))
     trainer = Trainer(model, split, optimizer=SGD(0.9), schedule=Constant(RATE), batch_size=batch, world=world)
-    rehearse(trainer, [])
+    trainer.rehearse()
     own = np.arange(*part(world.rank, world.size, 0, batch))
     parts, wholes = [], []
     for number in range(1, 2 + rounds):

@@ -23,6 +23,7 @@ from cnn.system.timing import now
 from cnn.training.checkpoint import read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
 from cnn.training.position import Position
+from cnn.training.rehearsal import rehearse
 from cnn.training.replicas import Replicas
 from cnn.training.results import EpochResult
 from cnn.training.world import World
@@ -105,6 +106,7 @@ class Trainer:
         self.order: npt.NDArray[np.int64] | None = None
         self.best: dict[str, npt.NDArray[Any]] | None = None
         self.steps_per_epoch = -(-len(self.train) // self.batch_size)
+        self._rehearsed = False
         self._stop_reason: str | None = None
         self._stop_agreed = False
 
@@ -143,6 +145,15 @@ class Trainer:
         """Asks the run to save and stop after the current step; may be called from a signal handler."""
         self._stop_reason = reason
 
+    def rehearse(self, *evaluated: Split) -> None:
+        """Has the backend time and choose its algorithms for every shape of the run, which `run` does otherwise.
+
+        Neither the speed nor the energy of the run counts it. `evaluated` are splits that will be evaluated, too.
+        """
+        splits = [each for each in (self.validation, *evaluated) if each is not None]
+        rehearse(self.model, self.train, self.batch_size, self.accumulate, self.world, splits)
+        self._rehearsed = True
+
     def run(self, epochs: int, callbacks: Iterable[Callback] = ()) -> list[EpochResult]:
         """Trains until `epochs` are done in total or patience runs out; returns the results of this call's epochs.
 
@@ -150,6 +161,8 @@ class Trainer:
         """
         require(epochs >= 1, f"The number of epochs must be at least 1, not {epochs}.")
         listeners, before = list(callbacks), len(self.results)
+        if not self._rehearsed and self.world.size == 1 and self.position.epoch < epochs:
+            self.rehearse()
         try:
             while self.position.epoch < epochs and not self.out_of_patience:
                 result = self._epoch(listeners)
