@@ -14,6 +14,7 @@ from types import FrameType
 from zipfile import BadZipFile, ZipFile
 
 from cnn.errors import CnnError
+from cnn.terminal.printing import is_terminal, output_may_fail
 
 from ._mkl_root import VARIABLE, VERSION, cached_root, write_sums  # noqa: TID251 - relative, as it should be
 
@@ -107,9 +108,10 @@ def _download(folder: Path) -> None:
     command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-input", "--no-cache-dir"]
     command += ["--retries", "2"]
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
-    terminal = sys.stdout.isatty()
+    terminal = is_terminal(sys.stdout)
     if not terminal:
-        print(f"downloading {' and '.join(WHEELS)} {VERSION} (220 MB)", file=sys.stderr, flush=True)
+        with output_may_fail("stderr"):
+            print(f"downloading {' and '.join(WHEELS)} {VERSION} (220 MB)", file=sys.stderr, flush=True)
     result = subprocess.run(
         command,
         stdout=None if terminal else subprocess.DEVNULL,

@@ -51,7 +51,8 @@ if TYPE_CHECKING:
     from cnn.model.zoo import architecture
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
-    from cnn.training.trainer import Callback, EpochResult, Trainer, fit
+    from cnn.training.results import EpochResult
+    from cnn.training.trainer import Callback, Trainer, fit
 
 __version__ = version("cnn-blas")
 
@@ -95,7 +96,8 @@ _NAMES = {
     "cnn.model.zoo": ("architecture",),
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
-    "cnn.training.trainer": ("Callback", "EpochResult", "Trainer", "fit"),
+    "cnn.training.results": ("EpochResult",),
+    "cnn.training.trainer": ("Callback", "Trainer", "fit"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("initializers", "losses", "optimizers", "schedules")

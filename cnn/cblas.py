@@ -105,6 +105,10 @@ class CblasInstruments(Instruments):
     def algorithm_times(self) -> dict[str, dict[str, float]]:
         return self.backend.algorithm_times()
 
+    @property
+    def measures_algorithms(self) -> bool:
+        return self.backend.measures_algorithms
+
     def recording(self) -> KernelRecording:
         return KernelRecording()
 

@@ -1,7 +1,6 @@
 """The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
 
 import argparse
-import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
 from cnn.system import environment
+from cnn.terminal.printing import drop, flush, output_may_fail, prepare_streams
 from cnn.terminal.visible import visible, visible_output
 from cnn.words import nearest
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Of the processes of one launch, the first reports an error that gets here; `cnn.distributed.job` reports the others.
     """
+    prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         parser = _parser(given)
@@ -52,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = parser.parse_args(given)
         environment.check()
         with visible_output():
-            return int(options.run(options) or 0)
+            code = int(options.run(options) or 0)
+            flush()
+            return code
     except CnnError as error:
         _tell(str(error))
         end_launch(error)
@@ -65,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         # The reader of our output (head, less) is gone, so the buffered rest is dropped.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop("stdout")
         return 1
     except OSError as error:
         # Whoever opens a file that the user named says more; this is for all the others.
@@ -76,7 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(text: str) -> None:
     if speaks():
         line = text.replace("\n", "\\n")
-        print(f"cnn: {visible(line, getattr(sys.stderr, 'encoding', None))}", file=sys.stderr)
+        with output_may_fail("stderr"):
+            print(f"cnn: {visible(line, getattr(sys.stderr, 'encoding', None))}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -83,6 +83,18 @@ def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Ty
             raise UsageError(f"{owner}: {key} must be {kind_text(kind)}, not {value!r}.")
 
 
+def check_table(owner: str, table: Any, kind: type) -> None:
+    """Raises UsageError unless `table` has the fields of the dataclass `kind`, with values of their types.
+
+    Fields with a default may be missing.
+    """
+    require(isinstance(table, dict), f"{owner} must be a table, not {str(table)[:40]!r}.")
+    allowed = {field.name: field for field in fields(cast(Any, kind))}
+    check_values(owner, table, allowed)
+    missing = [name for name, field in allowed.items() if _default(field) is MISSING and name not in table]
+    require(not missing, f"{owner} lacks {', '.join(missing)}.")
+
+
 def kind_text(kind: Any) -> str:
     """A type in words."""
     if get_origin(kind) in (Union, UnionType):
@@ -91,7 +103,7 @@ def kind_text(kind: Any) -> str:
         return " | ".join(map(repr, get_args(kind)))
     if kind is type(None):
         return "None"
-    if kind is dict:
+    if kind is dict or get_origin(kind) is dict:
         return "a table"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
@@ -107,6 +119,8 @@ def _fits(value: Any, kind: Any) -> bool:
             return False
         kinds = args[:1] * len(value) if origin is list or args[-1] is Ellipsis else args
         return len(value) == len(kinds) and all(_fits(*each) for each in zip(value, kinds, strict=True))
+    if origin is dict:
+        return isinstance(value, dict)
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if kind in (bool, str, dict, type(None)):

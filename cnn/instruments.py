@@ -52,6 +52,11 @@ class Instruments:
         """Seconds of each algorithm by shape, for every convolution run so far that has a choice of algorithms."""
         return {}
 
+    @property
+    def measures_algorithms(self) -> bool:
+        """Whether the first computation of a new shape may time algorithms, which takes longer than the work itself."""
+        return False
+
     def recording(self) -> Recording | None:
         """An empty recording; None for a backend whose work cannot be recorded."""
         return None

@@ -55,7 +55,7 @@ def test_runs_that_start_in_the_same_second_have_folders_of_their_own(
     net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cnn.commands.train.time.strftime", lambda form: "20260102-030405")
+    monkeypatch.setattr("cnn.commands._run_folder.time.strftime", lambda form: "20260102-030405")
     words = ["train", "--model", net, "--epochs", "1", "--backend", "numpy"]
     assert [main(words) for _ in range(3)] == [0, 0, 0]
     name = "20260102-030405-tiny-mnist-5k"

@@ -138,7 +138,7 @@ def test_a_run_takes_it_and_a_resumed_run_remembers(tmp_path, capsys):
     path.write_text('model = "mlp"\nepochs = 1\nbatch_size = 500\nbackend = "numpy"\nthreads = 1')
     run = ["train", "--out", str(out)]
     assert main([*run, "--config", str(path)]) == 0
-    settings = json.loads((out / "settings.json").read_text())
+    settings = json.loads((out / "settings.json").read_text())["options"]
     assert (settings["model"], settings["batch_size"], settings["backend"]) == ("mlp", 500, "numpy")
     capsys.readouterr()
     assert main([*run, "--resume", "--epochs", "2"]) == 0

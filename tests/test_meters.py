@@ -25,6 +25,7 @@ from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, energy_words
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
 from cnn.system.machine import this_machine
+from cnn.system.storage import read_arrays, save_arrays
 from cnn.system.timing import now
 from cnn.training.position import Position
 from cnn.training.trainer import Callback, Trainer
@@ -423,7 +424,11 @@ def test_a_run_from_before_energy_was_counted_goes_on_without(net, tmp_path, cap
     assert main([*options, "--epochs", "1", "--watts", "65"]) == 0
     metrics = out / "metrics.jsonl"
     row = {key: value for key, value in json.loads(metrics.read_text()).items() if not key.startswith(("joul", "ener"))}
-    metrics.write_text(json.dumps(row) + "\n")
+    metrics.write_text(json.dumps(row) + "\n" + '{"epoch": 2, "train_lo')  # and a row that a full disk cut off
+    path = out / "checkpoint.safetensors"
+    arrays, table = read_arrays(path, "checkpoint")
+    assert len(table.pop("results")) == 1
+    save_arrays(path, "checkpoint", arrays, table)
     assert main(["train", "--resume", "--out", str(out), "--epochs", "2"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["joules"], summary["joules_per_image"], summary["energy"]) == (None, None, "unavailable")

@@ -8,7 +8,7 @@ from helpers.ready_backends import ready
 
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.losses import MeanSquaredError
 from cnn.model.modelfile import load_model, save_model
@@ -218,6 +218,12 @@ def edited(change):
         (edited(lambda arrays, table: table["layers"][0].update(filters="4")), "filters must be int"),
         (edited(lambda arrays, table: table["layers"].pop()), "does not describe a model"),
         (edited(lambda arrays, table: table.update(dtype="float33")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(name=3)), "name must be str"),
+        (edited(lambda arrays, table: table.update(input=[8.0, 8, 2])), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(classes="abc")), "does not describe a model"),
+        (edited(lambda arrays, table: table.update(loss=None)), "loss must be a table"),
+        (edited(lambda arrays, table: table.update(more=None)), "does not describe a model"),
+        (edited(lambda arrays, table: arrays["conv1.weight"].fill(np.nan)), "conv1.weight in .* not finite"),
         (edited(lambda arrays, table: table.update(input=[8, 8])), "does not describe a model"),
         (edited(lambda arrays, table: table.update(preprocessing={})), "preprocessing"),
         (edited(lambda arrays, table: arrays.pop("linear1.bias")), "not those of mine: linear1.bias"),
@@ -233,6 +239,14 @@ def test_a_damaged_model_file_is_refused_in_one_sentence(damage, message, tmp_pa
         load_model(path, backend="numpy")
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path):
+    net = small()
+    net.parameters[0].value.fill(np.inf)
+    with pytest.raises(CnnError, match=r"was not saved: conv1\.weight has values that are not finite"):
+        save_model(net, tmp_path / "net")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_backend_that_does_not_exist_is_not_blamed_on_the_file(tmp_path, trained):

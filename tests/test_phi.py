@@ -482,7 +482,9 @@ class TestTrainingOnACard:
         run = tmp_path / "run"
         assert main(["train", "--epochs", "1", "--model", "mlp", *options, "--out", str(run)]) == 0
         assert "1 coprocessor: card 0 (64 cores" in capsys.readouterr().out
-        assert json.loads((run / "settings.json").read_text())["backend_options"] == {"thresholds": [0, 0, 0]}
+        assert json.loads((run / "settings.json").read_text())["options"]["backend_options"] == {
+            "thresholds": [0, 0, 0]
+        }
         assert main(["profile", "--repeats", "1", *options]) == 0
         out = capsys.readouterr().out
         assert "card 0  above thresholds" in out

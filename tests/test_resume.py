@@ -125,7 +125,7 @@ def test_a_checkpoint_that_lacks_what_came_later_goes_on(tmp_path):
     arrays, table = read_arrays(path, KIND)
     for name in SINCE:
         del table["settings"][name]
-    del table["position"]["energy"]
+    del table["position"]["energy"], table["results"]
     save_arrays(path, KIND, arrays, table)
     later = trainer(path)
     later.resume()
@@ -187,6 +187,92 @@ def test_a_checkpoint_of_a_run_with_other_settings_is_refused_by_the_settings_na
     with pytest.raises(UsageError, match=f"run was saved with another {name} .*; resume with the settings it was"):
         other.resume()
     assert weights(other) == before
+
+
+def changed(**values):
+    """Changes fields of a table below the header, named by the path to them."""
+
+    def damage(arrays, table):
+        for place, value in values.items():
+            *folders, name = place.split("__")
+            inner = table
+            for each in folders:
+                inner = inner[int(each) if each.isdecimal() else each]
+            if value is None:
+                del inner[name]
+            else:
+                inner[name] = value
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        changed(settings=[]),
+        changed(settings=None),
+        changed(settings__schedule=None),
+        changed(position=3),
+        changed(position__epoch="1"),
+        changed(position__epoch=1.0),
+        changed(position__epoch=-1),
+        changed(position__batch=99),
+        changed(position__batch=1),
+        changed(position__step=7),
+        changed(position__seen=0),
+        changed(position__correct=40),
+        changed(position__seconds=0.0),
+        changed(position__seconds=float("nan")),
+        changed(position__loss=float("inf")),
+        changed(position__stale=5),
+        changed(position__best_loss=float("nan")),
+        changed(position__energy="joules"),
+        changed(position__energy__kind="guessed"),
+        changed(position__energy__joules=[1]),
+        changed(position__more=1),
+        changed(optimizer_time=0),
+        changed(optimizer_time="6"),
+        changed(random_state={}),
+        changed(random_state__state=7),
+        changed(random_state__bit_generator="MT19937"),
+        changed(results=7),
+        changed(results=[1]),
+        changed(results__0__epoch=2),
+        changed(results__0__seconds="long"),
+        changed(results__0__train_loss=float("nan")),
+        changed(results__0__joules=None),
+        changed(version="2"),
+        lambda arrays, table: arrays.update(order=arrays["order"][:5]),
+        lambda arrays, table: arrays.update(order=np.zeros_like(arrays["order"])),
+        lambda arrays, table: arrays.update(order=arrays["order"].astype(np.int32)),
+        lambda arrays, table: arrays.pop("order"),
+        lambda arrays, table: arrays.update(odd=np.zeros(3)),
+        lambda arrays, table: arrays["model.linear1.weight"].fill(np.nan),
+        lambda arrays, table: arrays.pop("model.linear1.weight"),
+        lambda arrays, table: arrays.pop("optimizer.parameters.velocity", arrays.popitem()),
+        lambda arrays, table: arrays.update({"best.linear1.weight": np.zeros((36, 3), np.float32)}),
+    ],
+)
+def test_a_field_of_the_wrong_kind_is_refused_in_one_sentence_and_nothing_is_changed(damage, half_way, tmp_path):
+    arrays, table = read_arrays(half_way, KIND)
+    damage(arrays, table)
+    save_arrays(tmp_path / "run", KIND, arrays, table)
+    run = trainer(tmp_path / "run", seed=3)
+    before = weights(run), run.model.rng.bit_generator.state
+    with pytest.raises(FileFormatError) as caught:
+        run.resume()
+    assert "\n" not in str(caught.value)
+    assert (weights(run), run.model.rng.bit_generator.state) == before
+    assert run.position.step == 0
+
+
+@pytest.fixture(scope="module")
+def half_way(tmp_path_factory):
+    """A checkpoint in the middle of the second epoch."""
+    path = tmp_path_factory.mktemp("half") / "run"
+    with pytest.raises(Interrupted):
+        trainer(path).run(2, [StopAt(STEPS + 2)])
+    return path
 
 
 @pytest.mark.parametrize("length", [0, 7, 100, 2000, -1])

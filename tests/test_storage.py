@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cnn.errors import CnnError, FileFormatError
-from cnn.system.storage import read_arrays, save_arrays, write_atomically
+from cnn.system.storage import read_arrays, remove_parts, save_arrays, write_atomically
 
 ARRAYS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -21,7 +21,7 @@ def test_arrays_and_table_read_back_with_their_types_and_shapes(tmp_path):
     path = tmp_path / "new" / "folder" / "file"
     save_arrays(path, "model", ARRAYS, {"name": "net", "list": [1, None, 2.5]})
     arrays, table = read_arrays(path, "model")
-    assert table == {"kind": "model", "version": 1, "name": "net", "list": [1, None, 2.5]}
+    assert table == {"kind": "model", "version": 2, "name": "net", "list": [1, None, 2.5]}
     assert arrays.keys() == ARRAYS.keys()
     for name, array in arrays.items():
         assert array.dtype == ARRAYS[name].dtype
@@ -66,8 +66,9 @@ def test_the_new_file_is_on_the_disk_before_it_takes_the_old_ones_place(tmp_path
 
 
 def test_a_part_that_a_crash_left_behind_is_no_obstacle(tmp_path):
-    (tmp_path / ".file.part").write_bytes(b"half")
+    (tmp_path / ".file.0123abcd.part").write_bytes(b"half")
     write_atomically(tmp_path / "file", b"new")
+    remove_parts(tmp_path)
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("file", b"new")]
 
 
@@ -117,7 +118,7 @@ def of_another_program(path):
         (truncated(0.02), "is damaged or not a model file"),
         (of_another_program, r"is not a model file \(a file of another program\)"),
         (lambda path: save_arrays(path, "checkpoint", {}, {}), r"is not a model file \(checkpoint\)"),
-        (lambda path: save_arrays(path, "model", {}, {"version": 2}), "has format version 2, but this release reads"),
+        (lambda path: save_arrays(path, "model", {}, {"version": 3}), "has format version 3, but this release reads"),
     ],
 )
 def test_what_is_no_such_file_is_refused_in_one_sentence(damage, message, tmp_path):
@@ -141,7 +142,26 @@ def test_every_truncation_and_every_changed_byte_is_refused(tmp_path):
     for place in range(len(content)):
         path.write_bytes(content[:place] + bytes([content[place] ^ 0x55]) + content[place + 1 :])
         try:
-            arrays, _ = read_arrays(path, "model")
+            read_arrays(path, "model")
         except FileFormatError:
             continue
-        assert arrays.keys() != ARRAYS.keys(), (place, content[place - 5 : place + 5])
+        raise AssertionError((place, content[place - 5 : place + 5]))
+
+
+def test_types_shapes_and_names_are_part_of_the_checksum(tmp_path):
+    path = tmp_path / "file"
+    save_arrays(path, "model", {"mean": np.ones((2, 3), np.float32)}, {})
+    content = path.read_bytes()
+    for old, new in ((b'"F32"', b'"I32"'), (b"[2,3]", b"[3,2]"), (b'"mean"', b'"meen"'), (b"[2,3]", b"[6,1]")):
+        assert old in content
+        path.write_bytes(content.replace(old, new))
+        with pytest.raises(FileFormatError, match="its checksum is wrong"):
+            read_arrays(path, "model")
+
+
+def test_a_file_of_an_older_release_is_read_and_said_to_be_one(tmp_path, capsys):
+    save_arrays(tmp_path / "file", "model", ARRAYS, {"version": 1})
+    arrays, _ = read_arrays(tmp_path / "file", "model")
+    assert arrays.keys() == ARRAYS.keys()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"note: {tmp_path / 'file'} was written by an older release")

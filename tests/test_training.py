@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from helpers.ready_backends import ready
 
+from cnn.compiled.algorithms import Chooser
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split, load_dataset
 from cnn.errors import NonFiniteError, UsageError
@@ -304,3 +305,36 @@ def test_training_data_that_cannot_be_are_refused():
         fit(net(), split(0), epochs=1)
     with pytest.raises(UsageError, match="label 8, but net has only 3 classes"):
         fit(net(), split(90, classes=9), epochs=1)
+
+
+@pytest.mark.parametrize("name", ["openblas", "mkl"])
+def test_timing_algorithms_is_announced_and_is_no_part_of_an_epoch(name, tmp_path, monkeypatch, capsys):
+    backend, clock = ready(name), [0.0]
+    capsys.readouterr()
+
+    def tick():
+        clock[0] += 1.0
+        return clock[0]
+
+    def best_times(candidates):
+        clock[0] += 1000.0
+        return dict.fromkeys(candidates, 0.001)
+
+    monkeypatch.delenv("CNN_ALGORITHM")
+    monkeypatch.delenv("CNN_DETERMINISTIC", raising=False)
+    monkeypatch.setattr(backend, "_chooser", Chooser("test", tmp_path))
+    monkeypatch.setattr(backend, "_chosen", {})
+    monkeypatch.setattr("cnn.compiled.algorithms._best_times", best_times)
+    monkeypatch.setattr("cnn.training.trainer.now", tick)
+    model = net(backend=backend)
+    results = fit(model, split(50), epochs=2, batch_size=16, validation=split(20, seed=1))
+    assert clock[0] > 1000
+    assert [each.seconds for each in results] == [4.0, 4.0]
+    assert capsys.readouterr().err == "timing algorithms, once per shape\n"
+    # All choices are made now: without anything to time, a run from the same seed gives the same bytes.
+    straight = net(backend=backend)
+    monkeypatch.setattr("cnn.training.trainer.rehearse", lambda *_: None)
+    assert [each.train_loss for each in fit(straight, split(50), epochs=2, batch_size=16)] == [
+        each.train_loss for each in results
+    ]
+    assert weights(straight) == weights(model)

@@ -110,9 +110,9 @@ def test_training_takes_what_it_wrote(paced, tune, tmp_path, capsys):
     _, table = tune("--backend", "paced")
     run = tmp_path / "run"
     assert main(["train", "--model", "mlp", "--epochs", "1", "--config", str(tune.out), "--out", str(run)]) == 0
-    settings = json.loads((run / "settings.json").read_text())
+    settings = json.loads((run / "settings.json").read_text())["options"]
     assert settings["backend_options"] == table["backend_options"]
-    assert (settings["backend"], settings["batch_size"], settings["model"]) == ("paced", None, "mlp")
+    assert (settings["backend"], settings.get("batch_size"), settings["model"]) == ("paced", None, "mlp")
 
 
 def test_options_given_are_left_alone(paced, tune):

@@ -44,16 +44,29 @@ def apply_config(parser: ArgumentParser, options: argparse.Namespace, commands: 
     # A command and an option may share a name, as `model` does.
     sections = {name: table.pop(name) for name in commands if isinstance(table.get(name), dict)}
     values = table | sections.get(parser.prog.rpartition(" ")[2], {})
-    actions = {action.dest: action for action in parser._actions if _in_file(action)}
-    check_values(owner, values, {name: _Kind(_kind(action)) for name, action in actions.items()})
+    values = converted(parser, owner, values)
     if BACKEND in values and getattr(options, BACKEND) not in (None, values[BACKEND]):
         # The command line names another backend, which would not know the options of this one.
         values.pop(BACKEND_OPTIONS, None)
+    parser.set_defaults(**values)
+
+
+def converted(
+    parser: ArgumentParser, owner: str, values: Mapping[str, Any], positional: Collection[str] = ()
+) -> dict[str, Any]:
+    """The values as the command line would give them, of long options and of the arguments named `positional`.
+
+    Raises UsageError for an option that the command does not have or a value that the option does not take.
+    """
+    actions = {action.dest: action for action in parser._actions if _in_file(action) or action.dest in positional}
+    check_values(owner, values, {name: _Kind(_kind(action)) for name, action in actions.items()})
+    found = {}
     for name, value in values.items():
         try:
-            parser.set_defaults(**{name: _converted(actions[name], value)})
+            found[name] = _converted(actions[name], value)
         except ArgumentTypeError as error:
             raise UsageError(f"{owner}: {name}: {error}.") from error
+    return found
 
 
 def write_config(path: Path, remarks: list[str], values: Mapping[str, Any]) -> None:

@@ -1,12 +1,12 @@
 """The options of `cnn train`, and those that a resumed run takes from the one it continues."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from cnn.commands import _common
-from cnn.commands._config_file import add_config_option
+from cnn.commands._config_file import add_config_option, converted
+from cnn.commands._run_folder import SETTINGS, read_settings, refuse_a_run
 from cnn.data.dataset import DEFAULT_DATASET
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
@@ -14,7 +14,6 @@ from cnn.terminal.arguments import expanded_text, number, share, whole_number, w
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
-SETTINGS = "settings.json"
 OWN_IMAGES = "folder"
 """The data set that a folder without a name of a data set is taken for."""
 REMEMBERED = {
@@ -147,23 +146,23 @@ def recall(options: argparse.Namespace, world: World) -> None:
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))
+    # The run may be resumed from elsewhere.
     if options.model is not None and options.model.endswith(".toml"):
         options.model = str(Path(options.model).absolute())
+    if options.data_dir is not None:
+        options.data_dir = str(Path(options.data_dir).absolute())
 
 
 def _stored(options: argparse.Namespace) -> dict[str, Any]:
     """The settings of the run to resume; empty for a new one."""
-    if options.resume:
-        if options.out is None:
-            raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
-        path = Path(options.out) / SETTINGS
-        try:
-            stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileFormatError(
-                f"{path} cannot be read ({error}); there is no run to resume in that folder."
-            ) from error
-        return stored
-    if options.out is not None and (Path(options.out) / SETTINGS).exists():
-        raise UsageError(f"{options.out} already holds a run; continue it with --resume, or choose another --out.")
-    return {}
+    if not options.resume:
+        if options.out is not None:
+            refuse_a_run(Path(options.out))
+        return {}
+    if options.out is None:
+        raise UsageError("--resume needs --out DIR, the folder of the run to continue.")
+    settings = read_settings(Path(options.out))
+    try:
+        return converted(options.parser, f"{Path(options.out) / SETTINGS}", settings, positional=("dataset",))
+    except UsageError as error:
+        raise FileFormatError(f"{str(error).rstrip('.')}; correct it, or start the run anew.") from error

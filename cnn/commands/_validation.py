@@ -26,8 +26,11 @@ from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import note, output_may_fail, print_json, print_table
 from cnn.terminal.progress_bar import progress_line
+
+MINUTES = 3, 9
+"""What one calibration took on the machines where it was measured, at least and at most."""
 
 
 def validate(options: argparse.Namespace) -> None:
@@ -36,13 +39,15 @@ def validate(options: argparse.Namespace) -> None:
     ready = [each.name for each in registry.statuses() if each.library]
     names = options.backend.split(",") if options.backend else [n for n in registry.DEFAULT_ORDER if n in ready]
     architectures = [architecture_of(name) for name in options.model.split(",")]
+    backends, counts = [registry.create(name) for name in names], _common.thread_counts(options.threads)
+    _announce([f"{each.name} at {in_words(count)}" for each in backends for count in counts if not _known(each, count)])
     with OtherWork() as others:
         cases = [
             measured_case(
                 each, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
             )
-            for backend in map(registry.create, names)
-            for calibration in (_calibration(backend, threads) for threads in _common.thread_counts(options.threads))
+            for backend in backends
+            for calibration in (_calibration(backend, threads) for threads in counts)
             for each in architectures
             for training in (True, False)
         ]
@@ -80,11 +85,28 @@ def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
     return speedups_picture
 
 
-def _calibration(backend: Backend, count: int) -> Calibration:
+def _known(backend: Backend, count: int) -> Calibration | None:
+    """The calibration that is kept, unless it is of another library."""
     found = find(backend.name, count)
-    if found is not None and found.library == str(backend.library):
-        return found
-    print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
+    return found if found is not None and found.library == str(backend.library) else None
+
+
+def _announce(missing: list[str]) -> None:
+    """Says what is going to take so long, and how long."""
+    if missing:
+        least, most = (minutes * len(missing) for minutes in MINUTES)
+        note(
+            f"first, what has no calibration yet is calibrated, in about {least} to {most} minutes in all: "
+            f"{', '.join(missing)} ({len(missing)}; --backend and --threads choose fewer)"
+        )
+
+
+def _calibration(backend: Backend, count: int) -> Calibration:
+    known = _known(backend, count)
+    if known is not None:
+        return known
+    with output_may_fail("stderr"):
+        print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
     with progress_line() as show:
         result = measure(backend, count, show)
     save(result)

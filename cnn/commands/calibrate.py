@@ -15,7 +15,7 @@ from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.terminal.arguments import number
-from cnn.terminal.printing import print_lines, print_table
+from cnn.terminal.printing import output_may_fail, print_lines, print_table
 from cnn.terminal.progress_bar import progress_line
 
 
@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> None:
     if (watts[0] is None) != (watts[1] is None) or (watts[0] is not None and watts[0] > watts[1]):
         raise UsageError("Give both --idle-watts and --busy-watts, the former at most the latter, or neither.")
     with _common.resources(options) as resources:
-        print_lines(resources.describe())
+        with output_may_fail():
+            print_lines(resources.describe())
         with OtherWork() as others, progress_line() as show:
             result = measure(resources.backend, resources.budget.count, show)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])

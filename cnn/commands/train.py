@@ -6,7 +6,6 @@ Without arguments it trains LeNet on mnist-5k, which comes with the package, on 
 import argparse
 import json
 import math
-import time
 import zlib
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -15,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
+import cnn
 from cnn.commands import _common
-from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, SETTINGS, VALIDATION, add_arguments, recall
+from cnn.commands._run_folder import CHECKPOINT, METRICS, MODEL, SUMMARY, RunFolder
+from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall
 from cnn.data.dataset import Dataset, Split
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
-from cnn.distributed.rehearsal import rehearse
 from cnn.energy.meters import open_meter
-from cnn.errors import CnnError
-from cnn.meter import NO_ENERGY, UNCOUNTED, Energy, Meter, Unmetered, energy_words
+from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
@@ -32,17 +31,14 @@ from cnn.schedules import Schedule, Warmup
 from cnn.system.affinity import allowed_cpus
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
-from cnn.terminal.printing import print_lines
+from cnn.terminal.printing import output_may_fail, print_lines, shown
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
-from cnn.training.trainer import Trainer
+from cnn.training.trainer import Callback, Trainer
 from cnn.training.world import World
 from cnn.words import counted
 
 __all__ = ["add_arguments", "run"]
-
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
-MODEL, SUMMARY = "model.safetensors", "summary.json"
 
 
 def run(options: argparse.Namespace) -> None:
@@ -64,46 +60,32 @@ def run(options: argparse.Namespace) -> None:
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
-            out = Path(options.out or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{model.name}-{data.name}")
-            if world.rank == 0 and not options.out:
-                out = _new_folder(out)
-            trainer = _trainer(model, train, validation, architecture, batch_size, options, out, meter, world)
+            folder = None
+            if world.rank == 0:
+                folder = stack.enter_context(RunFolder(options.out, f"{model.name}-{data.name}", resume=options.resume))
+            trainer = _trainer(model, train, validation, architecture, batch_size, options, folder, meter, world)
             epochs = options.epochs or architecture.recipe.epochs
         if world.size > 1:
             check_agreement(world, _facts(trainer, data, options.seed, epochs))
         places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
         with world.together():
-            _open(out, options, resources, trainer)
-            listeners = []
-            if world.rank == 0:
-                print_lines(_header(data, trainer, resources, places, options.seed, epochs, out))
-                for note in data.notes:
-                    print(f"note: {note}")
-                metrics = MetricsFile(out / METRICS, done=trainer.position.epoch)
-                listeners = [progress(epochs), metrics]
-        rehearse(trainer, [each for each in (validation, data.test) if each])
+            if options.resume and world.from_first(lambda: folder is not None and folder.has_checkpoint):
+                trainer.resume()
+            listeners: list[Callback] = []
+            if folder is not None:
+                # What is written comes before what is told.
+                folder.save_settings(_settings(options, data, trainer, resources, epochs))
+                listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                with output_may_fail():
+                    print_lines(_header(data, trainer, resources, places, options, epochs, folder.path))
+                    for note in data.notes:
+                        print(f"note: {shown(note)}")
+        trainer.rehearse(data.test)
         with stop_on_signals(trainer):
             trainer.run(epochs, listeners)
         test = model.evaluate(data.test)
-        if world.rank == 0:
-            _finish(trainer, data, test, metrics.rows, resources, options.seed, out)
-
-
-def _new_folder(wanted: Path) -> Path:
-    """Creates the folder; with -2, -3, ... behind its name if another run started in the same second."""
-    number, folder = 1, wanted
-    while True:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            folder = wanted.with_name(f"{wanted.name}-{number}")
-        except OSError as error:
-            raise CnnError(
-                f"The folder {wanted} cannot be created ({error.strerror or error}); name another one with --out."
-            ) from error
-        else:
-            return folder
+        if folder is not None:
+            _finish(trainer, data, test, resources, options.seed, folder)
 
 
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
@@ -170,7 +152,7 @@ def _trainer(
     architecture: Architecture,
     batch_size: int,
     options: argparse.Namespace,
-    out: Path,
+    folder: RunFolder | None,
     meter: Meter,
     world: World,
 ) -> Trainer:
@@ -188,7 +170,7 @@ def _trainer(
         batch_size=batch_size,
         augmentation=recipe.augmentation,
         patience=options.patience,
-        checkpoint=out / CHECKPOINT,
+        checkpoint=folder.path / CHECKPOINT if folder else Path(options.out or ".") / CHECKPOINT,
         checkpoint_every=options.checkpoint_every,
         meter=meter,
         accumulate=options.accumulate,
@@ -197,20 +179,46 @@ def _trainer(
     )
 
 
-def _open(out: Path, options: argparse.Namespace, resources: _common.Resources, trainer: Trainer) -> None:
-    """Restores a resumed run, or records the settings of a new one."""
-    if options.resume:
-        if trainer.world.from_first((out / CHECKPOINT).exists):
-            trainer.resume()
-        return
-    if trainer.world.rank:
-        return
-    settings = {name: getattr(options, name) for name in REMEMBERED}
-    settings["backend"] = resources.backend.name
-    if trainer.world.size == 1:
-        # The threads of one of several ranks do not suit a run with more or fewer ranks.
-        settings["threads"] = resources.budget.count
-    write_atomically(out / SETTINGS, json.dumps(settings, indent=2).encode())
+def _settings(
+    options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: int
+) -> dict[str, Any]:
+    """What the file of settings holds: the options that a resumed run takes over, and all that makes up the run."""
+    given = {name: getattr(options, name) for name in REMEMBERED} | {"backend": resources.backend.name}
+    # The threads of one of several ranks do not suit a run with more or fewer ranks.
+    given["threads"] = resources.budget.count if trainer.world.size == 1 else None
+    return {
+        "options": {name: value for name, value in given.items() if value is not None},
+        "run": {
+            "version": cnn.__version__,
+            "dataset": data.name,
+            "training_images": len(trainer.train),
+            "validation_images": len(trainer.validation or ()),
+            "test_images": len(data.test),
+            "model": trainer.model.name,
+            "parameters": trainer.model.parameter_count(),
+            "epochs": epochs,
+            "batch_size": trainer.batch_size,
+            "accumulate": trainer.accumulate,
+            "average_every": trainer.average_every,
+            "optimizer": _table(trainer.optimizer),
+            "learning_rate": trainer.schedule.lr,
+            "schedule": _table(trainer.schedule),
+            "augmentation": trainer.augmentation.to_config(),
+            "patience": trainer.patience,
+            "seed": options.seed,
+            **resources.to_dict(),
+            "backend_options": options.backend_options or {},
+            "ranks": trainer.world.size,
+        },
+    }
+
+
+def _table(part: Optimizer | Schedule) -> dict[str, Any]:
+    """The name and every setting, also those that have their default."""
+    values = {each.name: getattr(part, each.name) for each in fields(part)}  # type: ignore[arg-type]
+    return {"type": type(part).__name__} | {
+        name: _table(value) if isinstance(value, Schedule) else value for name, value in values.items()
+    }
 
 
 def _header(
@@ -218,7 +226,7 @@ def _header(
     trainer: Trainer,
     resources: _common.Resources,
     places: dict[str, str],
-    seed: int,
+    options: argparse.Namespace,
     epochs: int,
     out: Path,
 ) -> dict[str, str]:
@@ -233,13 +241,35 @@ def _header(
         **resources.describe(),
         **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
-        "seed": str(seed),
+        "seed": str(options.seed),
         "recipe": f"{counted(epochs, 'epoch')}, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
         "folder": str(out),
     }
-    if trainer.position.step:
-        lines["resumed"] = f"after {counted(trainer.position.epoch, 'epoch')}, {counted(trainer.position.step, 'step')}"
+    if options.resume:
+        lines["resumed"] = _resumed(trainer, epochs)
     return lines
+
+
+def _resumed(trainer: Trainer, epochs: int) -> str:
+    """Where a resumed run goes on, or why nothing is left of it."""
+    position = trainer.position
+    if not position.step:
+        return "from the start, as no checkpoint was written before the run ended"
+    text = f"after {counted(position.epoch, 'epoch')}, {counted(position.step, 'step')}"
+    if trainer.out_of_patience:
+        return f"{text}: {_early(trainer)}; to go on, give a --patience above {trainer.patience}"
+    if position.epoch >= epochs:
+        return f"{text}: all {epochs} epochs are done; to go on, give --epochs with a number above {position.epoch}"
+    return text
+
+
+def _early(trainer: Trainer) -> str:
+    """Why a run stopped early, and what it keeps."""
+    position = trainer.position
+    return (
+        f"stopped after epoch {position.epoch}, as the validation loss was last lower in epoch {position.best_epoch}; "
+        f"the weights of epoch {trainer.kept_epoch} are kept"
+    )
 
 
 def _manner(trainer: Trainer) -> str:
@@ -257,18 +287,18 @@ def _finish(
     trainer: Trainer,
     data: Dataset,
     test: tuple[float, float],
-    rows: list[dict[str, Any]],
     resources: _common.Resources,
     seed: int,
-    out: Path,
+    folder: RunFolder,
 ) -> None:
     """Saves the model, writes the summary and prints it; `test` is (loss, accuracy) on the test images."""
-    model = trainer.model
+    model, results, out = trainer.model, trainer.results, folder.path
     test_loss, test_accuracy = test
+    folder.complete()
     save_model(model, out / MODEL)
-    seconds = sum(row["seconds"] for row in rows)
-    images = sum(row["seconds"] * row["images_per_second"] for row in rows)
-    energy = sum((_energy(row) for row in rows), NO_ENERGY)
+    seconds = sum(each.seconds for each in results)
+    images = sum(each.seconds * each.images_per_second for each in results)
+    energy = sum((Energy(each.joules, each.energy, each.energy_source) for each in results), NO_ENERGY)
     per_image = None if energy.joules is None else energy.joules / images
     summary = {
         "dataset": data.name,
@@ -276,7 +306,10 @@ def _finish(
         **resources.to_dict(),
         "ranks": trainer.world.size,
         "seed": seed,
-        "epochs": len(rows),
+        "epochs": len(results),
+        "stopped_early": trainer.out_of_patience,
+        "best_epoch": trainer.position.best_epoch,
+        "saved_epoch": trainer.kept_epoch,
         "test_accuracy": test_accuracy,
         "test_loss": test_loss,
         "images_per_second": images / seconds,
@@ -287,16 +320,12 @@ def _finish(
         "energy_source": energy.source,
     }
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
-    print_lines(
-        {
-            "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
-            "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
-            "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
-            "saved": str(out / MODEL),
-        }
-    )
-
-
-def _energy(row: dict[str, Any]) -> Energy:
-    """The energy of an epoch, from its row of metrics."""
-    return Energy(row["joules"], row["energy"], row["energy_source"]) if "energy" in row else UNCOUNTED
+    lines = {"early stop": _early(trainer)} if trainer.out_of_patience else {}
+    lines |= {
+        "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
+        "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
+        "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
+        "saved": str(out / MODEL),
+    }
+    with output_may_fail():
+        print_lines(lines)

@@ -33,7 +33,7 @@ from cnn.model.modelfile import architecture_of, is_saved
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import output_file, whole_number, whole_numbers
-from cnn.terminal.printing import print_json, print_lines, print_table
+from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_table
 
 EVAL_BATCH = 64
 """The default of cnn eval."""
@@ -87,7 +87,8 @@ def run(options: argparse.Namespace) -> None:
     path = options.out or _free(Path(f"tuned-{architecture.name}-{backend.name}-{options.mode}.toml"))
     tuner = _tuner(options, architecture, backend, defaults)
     if not options.json:
-        _print_header(options, architecture, backend, why, tuner)
+        with output_may_fail():
+            _print_header(options, architecture, backend, why, tuner)
     try:
         with stop_on_signals(tuner), OtherWork() as others:
             gain = tuner.run(_say_nothing if options.json else _say)
@@ -222,7 +223,8 @@ def _say(finding: Finding) -> None:
         words = f"{before} -> {best}: {_gain_words(compared)}"
     else:
         words = f"stays {before}: with {best} {_gain_words(compared)}"
-    tqdm.write(f"{finding.name} {words}")
+    with output_may_fail():
+        tqdm.write(f"{finding.name} {words}")
 
 
 def _gain_words(gain: Speedup) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
 from cnn.system.environment import choice
 from cnn.system.machine import this_machine
 from cnn.system.timing import in_turns
+from cnn.terminal.printing import output_may_fail
 
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
@@ -27,6 +29,7 @@ class Chooser:
         self._path = (folder or cache_folder()) / "algorithms.json"
         self._owner = f"{backend} on {machine.cpu}"
         self._times: dict[str, dict[str, float]] | None = None
+        self._announced = False
 
     def choose(
         self,
@@ -42,10 +45,10 @@ class Chooser:
         If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
         Raises UsageError for a value that either variable does not have.
         """
-        forced, deterministic = choice("CNN_ALGORITHM"), choice("CNN_DETERMINISTIC") == "1"
+        forced = choice("CNN_ALGORITHM")
         if forced != "auto":
             return forced if forced in candidates else default
-        if len(candidates) == 1 or deterministic:
+        if len(candidates) == 1 or not self.measures:
             return default
         times = self.times()
         if shape not in times or set(times[shape]) != set(candidates):
@@ -53,9 +56,21 @@ class Chooser:
             if near is not None:
                 shape = near
             else:
+                self._announce()
                 times[shape] = _best_times(candidates)
                 self._save()
         return min(times[shape], key=times[shape].__getitem__)
+
+    @property
+    def measures(self) -> bool:
+        """Whether the environment leaves the choice to measuring."""
+        return choice("CNN_ALGORITHM") == "auto" and choice("CNN_DETERMINISTIC") != "1"
+
+    def _announce(self) -> None:
+        if not self._announced:
+            self._announced = True
+            with output_may_fail("stderr"):
+                print("timing algorithms, once per shape", file=sys.stderr, flush=True)
 
     def times(self) -> dict[str, dict[str, float]]:
         """Seconds of every algorithm measured so far, by shape."""

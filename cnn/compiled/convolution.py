@@ -90,6 +90,11 @@ class CompiledConvolution(Backend):
         times = self._chooser.times()
         return {text: times[text] for text in map(str, self._chosen) if text in times}
 
+    @property
+    def measures_algorithms(self) -> bool:
+        """Whether algorithms are chosen by their times, not by the environment."""
+        return self._chooser.measures
+
     def leave_out_products(self) -> None:
         """From now on kernels skip their products; only for a private copy, as its results are meaningless."""
         self._sgemm, self.multiplies = np.uintp(nothing().address), False

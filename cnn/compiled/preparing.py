@@ -9,6 +9,7 @@ from pathlib import Path
 from cnn.compiled.kernels import KERNELS
 from cnn.compiled.store import STORE
 from cnn.system.affinity import inherited
+from cnn.terminal.printing import output_may_fail
 
 
 @cache
@@ -19,7 +20,8 @@ def prepare() -> None:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
             told = STORE.trouble
-            print(f"compiling kernels for this CPU, {_occasion()}", file=sys.stderr, flush=True)
+            with output_may_fail("stderr"):
+                print(f"compiling kernels for this CPU, {_occasion()}", file=sys.stderr, flush=True)
             helper = _start_helper()
     if helper:
         helper.wait()

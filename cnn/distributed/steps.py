@@ -19,7 +19,6 @@ from cnn.backend import Backend
 from cnn.data.dataset import Split
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
-from cnn.distributed.rehearsal import rehearse
 from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.model.modelfile import architecture_of
@@ -144,7 +143,7 @@ def _steps(network: str, batch: int, backend: Backend, world: World, rounds: int
     model = architecture_of(network).build(backend=backend)
     split = Split(*random_batch(model, (1 + STEPS) * batch))
     trainer = Trainer(model, split, optimizer=SGD(0.9), schedule=Constant(RATE), batch_size=batch, world=world)
-    rehearse(trainer, [])
+    trainer.rehearse()
     own = np.arange(*part(world.rank, world.size, 0, batch))
     parts, wholes = [], []
     for number in range(1, 2 + rounds):

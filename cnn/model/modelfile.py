@@ -1,20 +1,22 @@
 """Saves a model with its preprocessing in one file, and loads it or its architecture again."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cnn.backend import Backend
+from cnn.config import check_table
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import FileFormatError
+from cnn.errors import CnnError, FileFormatError
 from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture
 from cnn.registry import choose
-from cnn.system.storage import read_arrays, save_arrays
+from cnn.system.storage import check_finite, read_arrays, save_arrays
 from cnn.words import unknown
 
 KIND = "model"
@@ -23,11 +25,33 @@ FILE = "model.safetensors"
 _PREPROCESSING = "preprocessing."
 
 
+@dataclass(frozen=True)
+class Header:
+    """What a model file holds beside its arrays."""
+
+    kind: str
+    version: int
+    name: str
+    input: tuple[int, int, int]
+    layers: list[dict[str, Any]]
+    loss: dict[str, Any]
+    classes: list[str]
+    preprocessing: dict[str, Any]
+    dtype: str
+    named: bool = True
+
+
 def save_model(model: Sequential, path: str | Path) -> None:
-    """Writes architecture, weights, classes and preprocessing. Raises CnnError if the file cannot be written."""
+    """Writes architecture, weights, classes and preprocessing.
+
+    Raises CnnError if a weight is not finite or the file cannot be written.
+    """
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
+    odd = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+    if odd is not None:
+        raise CnnError(f"{model.name} was not saved: {odd} has values that are not finite; train it again.")
     save_arrays(Path(path), KIND, arrays, table)
 
 
@@ -43,9 +67,11 @@ def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Seq
         name.removeprefix(_PREPROCESSING): arrays.pop(name) for name in list(arrays) if name.startswith(_PREPROCESSING)
     }
     try:
+        check_table("The header", table, Header)
         model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen)
-    except (KeyError, TypeError, ValueError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _not_a_model(path, error) from error
+    check_finite(arrays, Path(path))
     model.load_state(arrays)
     return model
 

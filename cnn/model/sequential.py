@@ -347,6 +347,13 @@ def load_arrays(
     backend: Backend, arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str
 ) -> None:
     """Copies host arrays into a backend's by name. Raises FileFormatError unless names, shapes and types agree."""
+    check_arrays(arrays, state, owner)
+    for name, array in arrays.items():
+        backend.copy(state[name], array)
+
+
+def check_arrays(arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str) -> None:
+    """Raises FileFormatError unless the names, shapes and types of the arrays of `state` are those of `arrays`."""
     if arrays.keys() != state.keys():
         odd = ", ".join(sorted(arrays.keys() ^ state.keys()))
         raise FileFormatError(
@@ -359,5 +366,3 @@ def load_arrays(
                 f"{name} is stored as {stored.dtype} {stored.shape}, but {owner} has {array.dtype} {array.shape}; "
                 "load it into the model it was saved from."
             )
-    for name, array in arrays.items():
-        backend.copy(state[name], array)

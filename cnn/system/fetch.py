@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol
 from tqdm import tqdm
 
 from cnn.errors import DataError, UsageError
+from cnn.terminal.printing import is_terminal, output_may_fail
 from cnn.terminal.progress_bar import progress_bar
 
 _BLOCK = 1 << 16
@@ -175,9 +176,10 @@ def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> 
 @contextmanager
 def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
     """On standard error, a progress bar if it is a terminal, else one plain line."""
-    if not sys.stderr.isatty():
+    if not is_terminal(sys.stderr):
         resumed = f", resumed at {begin:,}" if begin else ""
-        print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
+        with output_may_fail("stderr"):
+            print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
     with progress_bar(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True) as bar:
         yield bar
 

@@ -1,4 +1,4 @@
-"""Lets Ctrl-C and SIGTERM end a long run without losing what it has done so far."""
+"""Lets Ctrl-C, SIGTERM and the end of the terminal end a long run without losing what it has done so far."""
 
 import signal
 from collections.abc import Iterator
@@ -7,6 +7,8 @@ from types import FrameType
 from typing import Protocol
 
 NAMES = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
+if hasattr(signal, "SIGHUP"):
+    NAMES[signal.SIGHUP] = "SIGHUP, the end of its terminal"
 
 
 _asked = False
@@ -25,9 +27,12 @@ class Stoppable(Protocol):
 
 @contextmanager
 def stop_on_signals(run: Stoppable) -> Iterator[None]:
-    """Within the block, the first signal asks the run to stop; a second one acts as it did before the block."""
-    global _asked
-    before = {number: signal.getsignal(number) for number in NAMES}
+    """Within the block, the first signal asks the run to stop; a second one acts as it did before the block.
+
+    A signal that is ignored, as SIGHUP under nohup, stays so.
+    """
+    handlers = {number: signal.getsignal(number) for number in NAMES}
+    before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
     def ask(number: int, frame: FrameType | None) -> None:
         global _asked
@@ -35,7 +40,7 @@ def stop_on_signals(run: Stoppable) -> Iterator[None]:
         run.request_stop(NAMES[signal.Signals(number)])
         signal.signal(number, before[signal.Signals(number)])
 
-    for number in NAMES:
+    for number in before:
         signal.signal(number, ask)
     try:
         yield

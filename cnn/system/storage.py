@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,10 +16,16 @@ from safetensors.numpy import save
 
 from cnn.errors import CnnError, FileFormatError
 from cnn.paths import check_file
+from cnn.terminal.printing import note
 
 # safetensors headers hold only strings, so the table is stored there as JSON text. With a single file, arrays and table
 # always belong together.
 _TABLE = "cnn"
+VERSION = 2
+"""Of the format. In version 1 the checksum left out the names, types and shapes of the arrays."""
+
+
+PART = ".part"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -26,10 +33,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises CnnError naming the cause, such as a full disk; the old file is then untouched.
     """
-    partial = path.with_name(f".{path.name}.part")
+    # A name of its own: another process may be writing the same file.
+    partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with partial.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -43,10 +51,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
+def remove_parts(folder: Path) -> None:
+    """Removes what killed processes left of files that they were writing to `folder`, while nobody writes to it."""
+    with contextlib.suppress(OSError):
+        for partial in folder.glob(f".*{PART}"):
+            partial.unlink()
+
+
 def save_arrays(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> None:
     """Writes arrays and table as a file of `kind`. Raises CnnError if it cannot be written."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    table = {"kind": kind, "version": 1, **table}
+    table = {"kind": kind, "version": VERSION, **table}
     text = json.dumps({**table, "crc": _checksum(contiguous, table)}, sort_keys=True)
     write_atomically(path, save(contiguous, metadata={_TABLE: text}))
 
@@ -54,33 +69,48 @@ def save_arrays(path: Path, kind: str, arrays: Mapping[str, npt.NDArray[Any]], t
 def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
     """The arrays and table of a file of `kind`.
 
-    Raises FileFormatError if there is no such file, or it is truncated, corrupt, or of another kind or version.
+    Raises FileFormatError if there is no such file, or it is truncated, corrupt, or of another kind or version. A file
+    of version 1 is read with a note on standard error, as its checksum does not cover everything.
     """
     check_file(path, f"{kind} file")
     try:
         with safe_open(path, framework="numpy") as file:
-            table = json.loads((file.metadata() or {}).get(_TABLE, "null"))
+            metadata = file.metadata() or {}
+            table = json.loads(metadata.get(_TABLE, "null"))
             if not isinstance(table, dict) or table.get("kind") != kind:
                 found = table.get("kind") if isinstance(table, dict) else "a file of another program"
                 raise FileFormatError(f"{path} is not a {kind} file ({found}); give one that cnn wrote.")
-            if table.get("version") != 1:
+            version = table.get("version")
+            if isinstance(version, bool) or version not in (1, VERSION):
                 raise FileFormatError(
-                    f"{path} has format version {table.get('version')}, but this release reads only version 1; "
+                    f"{path} has format version {version}, but this release reads only versions 1 and {VERSION}; "
                     "load it with the release that wrote it."
                 )
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a mapping
-            if table.pop("crc", None) != _checksum(arrays, table):
+            if table.pop("crc", None) != _checksum(arrays, table) or metadata.keys() != {_TABLE}:
                 raise FileFormatError(f"{path} is damaged (its checksum is wrong); restore it or train again.")
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
+    except (SafetensorError, ValueError, TypeError, RecursionError, OSError) as error:
         raise FileFormatError(
             f"{path} is damaged or not a {kind} file ({error}); restore it or train again."
         ) from error
+    if version == 1:
+        note(f"{path} was written by an older release, whose checksum covers less; save it again to change that.")
     return arrays, table
 
 
+def check_finite(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
+    """Raises FileFormatError naming the first array that has NaN or infinity."""
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise FileFormatError(f"{name} in {path} has values that are not finite; restore it or train again.")
+
+
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> int:
-    """CRC-32 of the table and all elements: safetensors detects a truncated file, but not a changed byte."""
+    """CRC-32 of the table and of each array: safetensors detects a truncated file, but not a changed byte."""
     total = zlib.crc32(json.dumps(table, sort_keys=True).encode())
     for name in sorted(arrays):
-        total = zlib.crc32(arrays[name].reshape(-1).view(np.uint8).data, total)
+        array = arrays[name]
+        if table["version"] != 1:
+            total = zlib.crc32(json.dumps([name, array.dtype.str, array.shape]).encode(), total)
+        total = zlib.crc32(array.reshape(-1).view(np.uint8).data, total)
     return total

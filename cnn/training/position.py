@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Self
 
+from cnn.config import check_table, require
 from cnn.meter import UNCOUNTED, Energy
 
 
@@ -26,9 +27,34 @@ class Position:
     best_loss: float = math.inf
     stale: int = 0
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the lowest validation loss, None without one."""
+        return self.epoch - self.stale if self.best_loss < math.inf else None
+
     @classmethod
-    def from_table(cls, table: dict[str, Any]) -> Self:
-        """The inverse of `dataclasses.asdict`. Raises TypeError if the table does not describe a position."""
+    def from_table(cls, table: Any) -> Self:
+        """The inverse of `dataclasses.asdict`. Raises UsageError if the table does not describe a position."""
+        check_table("The position", table, cls)
         if "energy" in table:
+            check_table("The energy so far", table["energy"], Energy)
             table = table | {"energy": Energy(**table["energy"])}
         return cls(**table)
+
+    def check(self, images: int, batch_size: int) -> None:
+        """Raises UsageError unless a run with so many images can be in this position."""
+        steps = -(-images // batch_size)
+        joules = self.energy.joules
+        for right, words in (
+            (min(self.epoch, self.batch, self.correct, self.stale) >= 0, "counts below 0"),
+            (self.batch <= steps, f"batch {self.batch} of {steps}"),
+            (self.step == self.epoch * steps + self.batch, f"step {self.step} in epoch {self.epoch}"),
+            (self.seen == min(self.batch * batch_size, images), f"{self.seen} images in {self.batch} batches"),
+            (self.correct <= self.seen, f"{self.correct} correct answers of {self.seen}"),
+            (self.stale <= self.epoch, f"{self.stale} epochs without improvement of {self.epoch}"),
+            (math.isfinite(self.loss) and not math.isnan(self.best_loss), "a loss that is not finite"),
+            (self.seconds > 0 or (not self.seen and self.seconds == 0), f"{self.seconds} seconds"),
+            (math.isfinite(self.seconds), f"{self.seconds} seconds"),
+            (joules is None or 0 <= joules < math.inf, f"{joules} joules"),
+        ):
+            require(right, f"The position has {words}.")

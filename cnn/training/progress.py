@@ -5,15 +5,18 @@ import sys
 from tqdm import tqdm
 
 from cnn.meter import energy_words
+from cnn.terminal.printing import is_terminal, output_may_fail
 from cnn.terminal.progress_bar import progress_bar
-from cnn.training.trainer import Callback, EpochResult, Trainer
+from cnn.training.guessing import guessing
+from cnn.training.results import EpochResult
+from cnn.training.trainer import Callback, Trainer
 
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
 def progress(epochs: int) -> Callback:
-    """A progress bar if standard error is a terminal, else plain lines."""
-    return Bar(epochs) if sys.stderr.isatty() else PlainLines(epochs)
+    """A progress bar if standard error is a terminal, else plain lines; neither ends the run if it cannot print."""
+    return Bar(epochs) if is_terminal(sys.stderr) else PlainLines(epochs)
 
 
 class PlainLines(Callback):
@@ -21,35 +24,48 @@ class PlainLines(Callback):
 
     def __init__(self, epochs: int) -> None:
         self.epochs = epochs
+        self._warned = False
 
     def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
-        print(epoch_line(result, self.epochs), flush=True)
+        lines = [epoch_line(result, self.epochs)]
+        hint = None if self._warned else guessing(trainer, result)
+        if hint:
+            self._warned = True
+            lines.append(f"note: {hint}")
+        with output_may_fail():
+            for line in lines:
+                self._print(line)
+
+    def _print(self, line: str) -> None:
+        print(line, flush=True)
 
 
-class Bar(Callback):
+class Bar(PlainLines):
     """One bar over the whole run: images done, images/s, time left, loss and accuracy of the epoch so far."""
 
     def __init__(self, epochs: int) -> None:
-        self.epochs = epochs
+        super().__init__(epochs)
         self.bar: tqdm[None] | None = None
 
     def on_batch(self, trainer: Trainer) -> None:
         position = trainer.position
         done = position.epoch * len(trainer.train) + position.seen
-        if self.bar is None:
-            total = self.epochs * len(trainer.train)
-            self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
         loss, accuracy = position.loss / position.seen, position.correct / position.seen
-        self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs}", refresh=False)
-        self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
-        self.bar.update(done - self.bar.n)
+        with output_may_fail("stderr"):
+            if self.bar is None:
+                total = self.epochs * len(trainer.train)
+                self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
+            self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs}", refresh=False)
+            self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
+            self.bar.update(done - self.bar.n)
 
-    def on_epoch(self, trainer: Trainer, result: EpochResult) -> None:
-        tqdm.write(epoch_line(result, self.epochs))
+    def _print(self, line: str) -> None:
+        tqdm.write(line)
 
     def on_end(self) -> None:
         if self.bar is not None:
-            self.bar.close()
+            with output_may_fail("stderr"):
+                self.bar.close()
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cnn.config import require
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
 from cnn.errors import Interrupted, NonFiniteError, UsageError
-from cnn.meter import NO_ENERGY, Kind, Meter, Unmetered
+from cnn.meter import NO_ENERGY, Meter, Unmetered
 from cnn.model.sequential import Sequential, load_arrays
 from cnn.optimizers import SGD, Optimizer
 from cnn.schedules import Constant, Schedule
@@ -23,38 +23,13 @@ from cnn.system.timing import now
 from cnn.training.checkpoint import read_checkpoint, write_checkpoint
 from cnn.training.gradients import BatchGradients
 from cnn.training.position import Position
+from cnn.training.rehearsal import rehearse
 from cnn.training.replicas import Replicas
+from cnn.training.results import EpochResult
 from cnn.training.world import World
 
 _OWN = {"_gradients", "_replicas"}
 """Attributes that a copy of a run makes anew."""
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """One epoch: losses are means over images, accuracies in 0..1, None without a validation split.
-
-    Training loss and accuracy are averages over the epoch, while the weights were changing. `seconds` and `joules` are
-    those of the training steps, without validation and saving. The joules are None if `energy` is "unavailable";
-    `energy_source` says what they come from, or why there are none.
-    """
-
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    val_loss: float | None
-    val_accuracy: float | None
-    learning_rate: float
-    images_per_second: float
-    seconds: float
-    joules: float | None
-    joules_per_image: float | None
-    energy: Kind
-    energy_source: str
-
-    def row(self) -> dict[str, Any]:
-        """The result as JSON values."""
-        return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 class Callback:
@@ -64,7 +39,7 @@ class Callback:
         """Called after each step."""
 
     def on_epoch(self, trainer: "Trainer", result: EpochResult) -> None:
-        """Called after each epoch and its validation."""
+        """Called after each epoch and its validation, when its checkpoint is written."""
 
     def on_end(self) -> None:
         """Called when the run has ended or failed."""
@@ -127,9 +102,12 @@ class Trainer:
         self._own_images = 0
         """How many images this process has trained on since the last average."""
         self.position = Position()
+        self.results: list[EpochResult] = []
+        """The epochs done, also those before a resume."""
         self.order: npt.NDArray[np.int64] | None = None
         self.best: dict[str, npt.NDArray[Any]] | None = None
         self.steps_per_epoch = -(-len(self.train) // self.batch_size)
+        self._rehearsed = False
         self._stop_reason: str | None = None
         self._stop_agreed = False
 
@@ -189,23 +167,37 @@ class Trainer:
         """Asks the run to save and stop after the current step; may be called from a signal handler."""
         self._stop_reason = reason
 
+    def rehearse(self, *evaluated: Split) -> None:
+        """Has the backend time and choose its algorithms for every shape of the run, which `run` does otherwise.
+
+        Neither the speed nor the energy of the run counts it. `evaluated` are splits that will be evaluated, too.
+        """
+        splits = [each for each in (self.validation, *evaluated) if each is not None]
+        rehearse(self.model, self.train, self.batch_size, self.accumulate, self.world, splits)
+        self._rehearsed = True
+
     def run(self, epochs: int, callbacks: Iterable[Callback] = ()) -> list[EpochResult]:
         """Trains until `epochs` are done in total or patience runs out; returns the results of this call's epochs.
 
         Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
         """
         require(epochs >= 1, f"The number of epochs must be at least 1, not {epochs}.")
-        listeners, results = list(callbacks), []
+        listeners, before = list(callbacks), len(self.results)
+        if not self._rehearsed and self.world.size == 1 and self.position.epoch < epochs:
+            self.rehearse()
         try:
-            while self.position.epoch < epochs and not self._out_of_patience():
-                results.append(self._epoch(listeners))
-                self.save()
+            while self.position.epoch < epochs and not self.out_of_patience:
+                result = self._epoch(listeners)
+                self.results.append(result)
+                self.save()  # first, as what a listener does may fail
+                for listener in listeners:
+                    listener.on_epoch(self, result)
         finally:
             for listener in listeners:
                 listener.on_end()
         if self.patience is not None and self.best is not None:
             self.model.load_state(self.best)
-        return results
+        return self.results[before:]
 
     def _epoch(self, listeners: list[Callback]) -> EpochResult:
         if self.order is None:
@@ -214,10 +206,7 @@ class Trainer:
         while self.position.batch < self.steps_per_epoch:
             self._stretch(self.order, listeners)
             self._save_or_stop()
-        result = self._finish_epoch()
-        for listener in listeners:
-            listener.on_epoch(self, result)
-        return result
+        return self._finish_epoch()
 
     def _stretch(self, order: npt.NDArray[np.int64], listeners: list[Callback]) -> None:
         """Takes steps until the epoch ends or the state must be saved, and measures their energy."""
@@ -342,8 +331,16 @@ class Trainer:
         else:
             self.position.stale += 1
 
-    def _out_of_patience(self) -> bool:
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the run stops, or has stopped, before its last epoch."""
         return self.patience is not None and self.position.stale >= self.patience
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch whose weights a run that ended now would keep."""
+        best = self.position.best_epoch if self.patience is not None and self.best is not None else None
+        return self.position.epoch if best is None else best
 
 
 def fit(

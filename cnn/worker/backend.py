@@ -18,6 +18,7 @@ from cnn.compiled.parts import thread_count
 from cnn.compiled.preparing import prepare
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
 from cnn.product import Product
+from cnn.terminal.printing import output_may_fail
 from cnn.worker.arena import Arena
 from cnn.worker.process import Program, Worker, WorkerDied
 
@@ -150,7 +151,8 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         try:
             return self._once(record)
         except WorkerDied as error:
-            print(f"cnn: {error} The product is repeated in a new one.", file=sys.stderr, flush=True)
+            with output_may_fail("stderr"):
+                print(f"cnn: {error} The product is repeated in a new one.", file=sys.stderr, flush=True)
         if before is not None:
             np.copyto(out, before)
         return self._once(record)

@@ -1,26 +1,27 @@
-"""Computes every shape of a run before it begins, on one process of each host first."""
+"""Computes every shape of a run before it begins, so that choosing algorithms is no part of its time and energy."""
 
 from collections.abc import Iterable
 
 import numpy as np
 
 from cnn.data.dataset import Split
-from cnn.model.sequential import EVALUATED
+from cnn.model.sequential import EVALUATED, Sequential
 from cnn.shard import Shard, part
-from cnn.training.trainer import Trainer
+from cnn.training.world import World
 
 
-def rehearse(trainer: Trainer, evaluated: Iterable[Split]) -> None:
+def rehearse(
+    model: Sequential, train: Split, batch_size: int, micro_batches: int, world: World, evaluated: Iterable[Split]
+) -> None:
     """Computes every slice of a batch that a rank may get, and batches of the splits; leaves the model unchanged.
 
     So a backend that chooses algorithms by measuring does this once per host, undisturbed, and all processes use the
-    choices of the first.
+    choices of the first. Other backends have nothing to rehearse in a single process.
     """
-    model, train, world = trainer.model, trainer.train, trainer.world
-    if world.size == 1:
+    if world.size == 1 and not model.backend.instruments.measures_algorithms:
         return
-    wholes = {min(trainer.batch_size, len(train)), len(train) % trainer.batch_size}
-    micro = {size for whole in wholes for size in _sizes(whole, trainer.accumulate)}
+    wholes = {min(batch_size, len(train)), len(train) % batch_size}
+    micro = {size for whole in wholes for size in _sizes(whole, micro_batches)}
     slices = {max(1, size) for whole in micro for size in _sizes(whole, world.size)}
     batches = {size for count in map(len, evaluated) for size in (EVALUATED, count % EVALUATED)}
     state, random = model.state(), model.rng.bit_generator.state
