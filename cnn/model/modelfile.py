@@ -23,6 +23,7 @@ def save_model(model: Sequential, path: str | Path) -> None:
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
+    table["border"] = model.border
     save_arrays(Path(path), KIND, arrays, table)
 
 
@@ -42,7 +43,7 @@ def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Seq
 
 
 def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend) -> Sequential:
-    return Sequential(
+    model = Sequential(
         [Layer.from_config(layer) for layer in table["layers"]],
         tuple(table["input"]),
         name=table["name"],
@@ -52,3 +53,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         backend=backend,
         dtype=np.dtype(table["dtype"]),
     )
+    if table.get("border") is not None:
+        low, high = table["border"]
+        model.border = float(low), float(high)
+    return model
