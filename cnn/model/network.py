@@ -86,8 +86,10 @@ class Network:
         """
         self.layers = tuple(layers)
         self.input_shape = tuple(input_shape)
-        if not 1 <= len(self.layers) <= MOST_LAYERS:
-            raise UsageError(f"A network has 1 to {MOST_LAYERS:,} layers, not {len(self.layers):,}.")
+        if not self.layers:
+            raise UsageError("A network needs at least one layer.")
+        if len(self.layers) > MOST_LAYERS:
+            raise UsageError(f"A network has at most {MOST_LAYERS:,} layers, not {len(self.layers):,}.")
         sources = [(place - 1,) for place in range(len(self.layers))] if inputs is None else inputs
         nodes: list[Node] = []
         for name, layer, read in zip(_names(self.layers), self.layers, sources, strict=True):
