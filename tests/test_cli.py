@@ -18,7 +18,7 @@ from helpers.ready_backends import SURE
 from PIL import Image
 
 from cnn.cli import COMMANDS, main
-from cnn.data.dataset import search_folders
+from cnn.data.dataset import load_dataset, search_folders
 from cnn.errors import CnnError
 from cnn.model.architecture import read_architecture
 from cnn.model.zoo import ZOO
@@ -149,7 +149,6 @@ def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureF
 
 
 def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from cnn.data.dataset import load_dataset
     from cnn.model.modelfile import load_model
 
     test = load_dataset("mnist-5k").test
@@ -167,6 +166,27 @@ def test_predict_reads_image_files(trained: Path, tmp_path: Path, capsys: pytest
     assert [line.split()[0] for line in header.splitlines()] == ["backend", "library", "threads"]
     assert lines.startswith(f"{tmp_path / 'big.png'}: {test.labels[likeliest]} ")
     assert lines.count("\n") == 1
+
+
+def test_a_picture_unlike_the_training_images_is_told_of_invert(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    digit = load_dataset("mnist-5k").test.images[3, :, :, 0]
+    Image.fromarray(255 - digit).save(tmp_path / "ink.png")
+    clear = Image.fromarray(np.zeros_like(digit))
+    clear.putalpha(Image.fromarray(digit))
+    clear.save(tmp_path / "clear.png")
+    Image.fromarray(digit).save(tmp_path / "mnist.png")
+    words = ["predict", str(trained / "model.safetensors"), "--backend", "numpy"]
+    for name in ("ink", "clear"):
+        assert main([*words, str(tmp_path / f"{name}.png"), str(tmp_path / "mnist.png")]) == 0
+        printed = capsys.readouterr().out
+        assert printed.count("note: its border has the grey level 255, those of the training images 0 to ") == 1
+        assert "; add --invert if it shows dark on light where they show light on dark" in printed
+        assert main([*words, str(tmp_path / f"{name}.png"), "--invert"]) == 0
+        assert "note" not in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "clear.png"), "--background", "black", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["note"] is None
 
 
 @pytest.mark.parametrize("name", ["lenet", "lenet5", "cifar10_quick", "cifar10_full", "vgg6", "mlp"])

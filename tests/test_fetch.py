@@ -6,6 +6,8 @@ import hashlib
 import re
 import socket
 import threading
+import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,6 +20,36 @@ from cnn.system.fetch import RemoteFile, fetch
 
 BODY = bytes(range(256)) * 1024
 SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+def dripped(handler: BaseHTTPRequestHandler, endless: bytes, pause: float) -> None:
+    """Sends the bytes again and again, until the other side has gone."""
+    with contextlib.suppress(OSError):
+        while True:
+            handler.wfile.write(endless)
+            handler.wfile.flush()
+            time.sleep(pause)
+
+
+def slow_body(handler: BaseHTTPRequestHandler) -> None:
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(BODY)))
+    handler.end_headers()
+    handler.wfile.write(BODY[:1000])
+    dripped(handler, b"ab", 0.02)
+
+
+def slow_chunks(handler: BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4;")
+    dripped(handler, b"x", 0.02)
+
+
+SLOW: dict[str, Callable[[BaseHTTPRequestHandler], None]] = {
+    "headers": lambda handler: dripped(handler, b"H", 0.02),
+    "continue": lambda handler: dripped(handler, b"HTTP/1.1 100 Continue\r\n\r\n", 0.001),
+    "body": slow_body,
+    "chunks": slow_chunks,
+}
 
 
 class Server:
@@ -33,6 +65,14 @@ class Server:
                 begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) if asked else 0
                 fault = self.path.strip("/")
                 body, promised = BODY[begin:], None
+                if fault in SLOW:
+                    SLOW[fault](self)
+                    return
+                if fault.startswith("to:"):
+                    self.send_response(302)
+                    self.send_header("Location", urllib.parse.unquote(fault.removeprefix("to:")))
+                    self.end_headers()
+                    return
                 if fault == "missing":
                     self.send_error(404)
                     return
@@ -159,6 +199,25 @@ def test_faults_are_named_and_leave_nothing(tmp_path, server, remote, fault, mes
     with pytest.raises(DataError, match=message):
         fetch(remote(fault), tmp_path)
     assert list((tmp_path / "set").iterdir()) == []
+
+
+@pytest.mark.parametrize("fault", SLOW)
+def test_a_mirror_that_sends_next_to_nothing_is_given_up(tmp_path, server, remote, fault):
+    file = remote(fault, "good")
+    assert fetch(file, tmp_path, timeout=0.3).read_bytes() == BODY
+    with pytest.raises(DataError, match=rf"/{fault}: it sent less than 4,000 bytes per second"):
+        fetch(remote(fault), tmp_path / "other", timeout=0.3)
+
+
+@pytest.mark.parametrize(
+    "place", ["http://[::1", f"http://{'x' * 70}.example.org/", "ftp://example.org/a", "http://a b/"]
+)
+def test_a_redirection_to_nowhere_leads_to_the_next_mirror(tmp_path, server, remote, place):
+    fault = "to:" + urllib.parse.quote(place, safe="")
+    with pytest.raises(DataError, match=r"no answer|no connection|HTTP 302"):
+        fetch(remote(fault), tmp_path)
+    assert fetch(remote(fault, "good"), tmp_path).read_bytes() == BODY
+    assert fetch(remote("to:" + urllib.parse.quote(f"{server.url}/good", safe="")), tmp_path / "b").read_bytes() == BODY
 
 
 def test_another_range_than_asked_for_is_refused(tmp_path, server, remote):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cnn.data.border import border_levels, border_note, border_of
 from cnn.data.images import image_header, read_image
 from cnn.errors import DataError, UsageError
 
@@ -103,3 +104,16 @@ def test_what_is_no_file_is_said_as_such(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=message):
             read_image(path)
+
+
+def test_the_border_tells_ink_on_paper_from_light_on_dark() -> None:
+    images = np.zeros((100, 4, 5, 3), np.uint8)
+    images[:, 1:-1, 1:-1] = 200
+    images[:, 0] = 20
+    np.testing.assert_allclose(border_levels(images), 20 * (5 + 1 + 1) / 18)
+    dark = border_of(images)
+    assert dark[0] == dark[1] < 10
+    assert border_note(50, dark) is None
+    assert "add --invert" in (border_note(250, dark) or "")
+    assert "has seen nothing like it" in (border_note(128, dark) or "")
+    assert border_note(0, (0.0, 250.0)) is border_note(255, (0.0, 250.0)) is None

@@ -36,7 +36,7 @@ def identity(**settings):
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: Sequential([], (8, 8, 1)), UsageError, "1 to 2,000 layers, not 0"),
+        (lambda: Sequential([], (8, 8, 1)), UsageError, "at least one layer"),
         (lambda: Sequential([Conv2D(3, 3)], (8, 8, 1)), ShapeError, r"gives \(6, 6, 3\) for 108 classes"),
         (lambda: Sequential([Flatten(), Linear(3)], (8, 8)), ShapeError, r"\(H, W, C\) .* not \(8, 8\)"),
         (lambda: Sequential([Flatten(), Linear(3)], (8, 0, 1)), ShapeError, r"not \(8, 0, 1\)"),

@@ -285,7 +285,7 @@ def test_a_network_is_read_from_toml(tmp_path):
         ("epochs = 3", 'epochs = "3"', "recipe: epochs must be int, not '3'"),
         ("epochs = 3", "epochs = 0", "epochs (0)"),
         ("epochs = 3", "batch_size = -1", "batch_size (-1)"),
-        ("epochs = 3", "pixel_scale = nan", "pixel_scale must be above 0 and finite, not nan"),
+        ("epochs = 3", "pixel_scale = nan", "recipe.pixel_scale is nan; give a finite number"),
         ("epochs = 3", 'preprocessing = "none"', "scale, mean_image, standardise, not 'none'"),
         ('"Adam"', '"Adagrad"', "no optimizer 'Adagrad'"),
         ("beta1 = 0.8", "beta1 = 1.8", "beta1 must be at least 0 and below 1, not 1.8"),
@@ -310,7 +310,7 @@ def test_a_broken_toml_gives_one_sentence_with_the_file_and_the_cause(old, new, 
 
 
 def test_a_file_that_is_missing_or_no_text_and_a_name_that_is_unknown_are_errors(tmp_path):
-    with pytest.raises(FileFormatError, match=r"none\.toml cannot be read"):
+    with pytest.raises(FileFormatError, match=r"There is no TOML file .*none\.toml; check"):
         architecture(str(tmp_path / "none.toml"))
     (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(FileFormatError, match=r"bytes\.toml cannot be read"):

@@ -1,6 +1,5 @@
 """Data sets: labelled images in a training and a test split, and the plug-ins that load them."""
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn.errors import CnnError, DataError, UsageError, listed
-from cnn.paths import reading
+from cnn.paths import reading, shown
 from cnn.plugins import DATASETS, names
 from cnn.plugins import load as load_plugin
 from cnn.system.cache import cache_folder, folder_in
@@ -208,7 +207,7 @@ def load_dataset(name: str = DEFAULT_DATASET, *, data_dir: str | Path | None = N
             except DataError:
                 download_dataset(name, data_dir=data_dir)
         elif data_dir is not None and not Path(data_dir).is_dir():
-            os.listdir(data_dir)
+            raise DataError(f"The data folder {shown(data_dir)} does not exist; correct --data-dir.")
         return plugin.load(folders)
 
 

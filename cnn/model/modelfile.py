@@ -39,6 +39,7 @@ class Header:
     preprocessing: dict[str, Any]
     dtype: str
     named: bool = True
+    border: tuple[float, float] | None = None
 
 
 def save_model(model: Sequential, path: str | Path) -> None:
@@ -49,6 +50,7 @@ def save_model(model: Sequential, path: str | Path) -> None:
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
+    table["border"] = model.border
     odd = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
     if odd is not None:
         raise CnnError(f"{model.name} was not saved: {odd} has values that are not finite; train it again.")
@@ -111,7 +113,7 @@ def _not_a_model(path: Path, error: Exception) -> FileFormatError:
 
 
 def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend) -> Sequential:
-    return Sequential(
+    model = Sequential(
         [Layer.from_config(layer) for layer in table["layers"]],
         tuple(table["input"]),
         name=table["name"],
@@ -121,3 +123,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         backend=backend,
         dtype=np.dtype(table["dtype"]),
     )
+    if table.get("border") is not None:
+        low, high = table["border"]
+        model.border = float(low), float(high)
+    return model

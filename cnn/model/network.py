@@ -99,8 +99,10 @@ class Network:
         self.input_shape = tuple(input_shape)
         nodes: list[Node] = []
         wired = wire(layers)
-        if not 1 <= len(wired) <= MOST_LAYERS:
-            raise UsageError(f"A network has 1 to {MOST_LAYERS:,} layers, not {len(wired):,}.")
+        if not wired:
+            raise UsageError("A network needs at least one layer.")
+        if len(wired) > MOST_LAYERS:
+            raise UsageError(f"A network has at most {MOST_LAYERS:,} layers, not {len(wired):,}.")
         for place, (layer, name, inputs) in enumerate(wired):
             shapes = tuple(self.input_shape if source == INPUT else nodes[source].output_shape for source in inputs)
             if len(shapes) > 1 and not _takes(layer, len(shapes)):

@@ -14,6 +14,7 @@ from cnn import registry
 from cnn.arrays import Array, Shape
 from cnn.backend import Backend
 from cnn.config import require
+from cnn.data.border import Border, border_of
 from cnn.data.dataset import Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
@@ -81,6 +82,8 @@ class Sequential:
         self.rng = np.random.default_rng(seed)
         self._build()
         outputs = prod(self.output_shape)
+        self.border: Border | None = None
+        """The borders of the images that it was trained on, None if they are not known."""
         self.named = classes is not None
         """Whether the classes have names of their own; without, they are the labels 0, 1, ..."""
         self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
@@ -310,8 +313,10 @@ class Sequential:
             )
         return split
 
-    def name_classes(self, names: tuple[str, ...] | None) -> None:
-        """Takes the names of the data's classes, if this model's have none and there are as many."""
+    def get_to_know(self, split: Split) -> None:
+        """Keeps what it will be asked about its training images: their borders, and unless it has some, class names."""
+        self.border = border_of(split.images)
+        names = split.classes
         if not self.named and names is not None and len(names) == len(self.classes):
             self.classes, self.named = names, True
 

@@ -17,10 +17,12 @@ from typing import BinaryIO, Protocol
 from tqdm import tqdm
 
 from cnn.errors import DataError, UsageError
+from cnn.system.stalls import SLOWEST, StallGuard, stall_guard
 from cnn.terminal.printing import is_terminal, output_may_fail
 from cnn.terminal.progress_bar import progress_bar
 
 _BLOCK = 1 << 16
+_TOO_SLOW = f"it sent less than {SLOWEST:,} bytes per second"
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class _Response(Protocol):
     status: int
     headers: http.client.HTTPMessage
 
-    def read(self, amount: int, /) -> bytes: ...
+    def read1(self, amount: int, /) -> bytes: ...
 
 
 def sha256_of(path: Path) -> str:
@@ -71,8 +73,8 @@ def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
     """Downloads `file` into `folder` and returns its path; does nothing if it is already there.
 
     Received bytes stay in a file ending in .part until it is complete and its digest is right; a later call resumes
-    it. `timeout` in seconds applies to connecting and to each read. Raises DataError if no mirror delivers, if the
-    disk is full, or if another file has the name.
+    it. A mirror that sends next to nothing for `timeout` seconds is given up. Raises DataError if no mirror delivers,
+    if the disk is full, or if another file has the name.
     """
     target = folder / file.path
     part = target.with_name(target.name + ".part")
@@ -121,7 +123,7 @@ def _fetch_from(url: str, part: Path, file: RemoteFile, timeout: float) -> None:
 
 def _transfer(url: str, part: Path, have: int, file: RemoteFile, timeout: float) -> int:
     """Appends the bytes from `have` on; returns the byte it began at, 0 if the mirror does not resume."""
-    with _open(url, have, timeout) as response:
+    with stall_guard(timeout) as guard, _open(url, have, guard) as response:
         begin = have if response.status == 206 else 0
         if begin and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
             raise _MirrorFailed(f"it answered with another range than the one from byte {have} on")
@@ -129,47 +131,52 @@ def _transfer(url: str, part: Path, have: int, file: RemoteFile, timeout: float)
         if length is not None and length != str(file.size - begin):
             raise _MirrorFailed(f"it offers {length} bytes where {file.size - begin} are expected")
         with part.open("ab" if begin else "wb") as out, _progress(file, begin) as bar:
-            _copy(response, out, file.size - begin, bar)
+            _copy(response, out, file.size - begin, bar, guard)
     arrived = _size(part)
     if arrived > file.size:
         part.unlink()
         raise _MirrorFailed(f"it sends more than the expected {file.size} bytes")
     if arrived < file.size:
-        raise _MirrorFailed(f"the connection ended after {arrived} of {file.size} bytes")
+        how = _TOO_SLOW if guard.stalled else "the connection ended"
+        raise _MirrorFailed(f"{how} after {arrived} of {file.size} bytes")
     return begin
 
 
 @contextmanager
-def _open(url: str, have: int, timeout: float) -> Iterator[_Response]:
+def _open(url: str, have: int, guard: StallGuard) -> Iterator[_Response]:
     """Sends the request, for the bytes from `have` on if `have` is not 0."""
     headers = {"User-Agent": "cnn-blas", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     try:
-        response = urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout)
+        response = guard.open(urllib.request.Request(url, headers=headers))
     except urllib.error.HTTPError as error:
         error.close()
         raise _MirrorFailed(f"HTTP {error.code} {error.reason}") from None
-    except urllib.error.URLError as error:
-        raise _MirrorFailed(f"no connection ({error.reason})") from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if guard.stalled:
+            raise _MirrorFailed(_TOO_SLOW) from error
+        if isinstance(error, urllib.error.URLError):
+            raise _MirrorFailed(f"no connection ({error.reason})") from error
+        # A ValueError is about an address that it redirects to.
         raise _MirrorFailed(f"no answer ({error!r})") from error
     with response:
         yield response
 
 
-def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]") -> None:
+def _copy(response: _Response, out: BinaryIO, limit: int, bar: "tqdm[None]", guard: StallGuard) -> None:
     """Copies at most one block more than `limit` bytes, so that an endless response cannot fill the disk."""
     copied = 0
     while copied <= limit:
         try:
-            block = response.read(_BLOCK)
-        except (OSError, http.client.HTTPException):
+            block = response.read1(_BLOCK)
+        except (OSError, http.client.HTTPException, ValueError):
             return  # the caller compares the bytes received and reports it
         if not block:
             return
         out.write(block)
         copied += len(block)
+        guard.came(len(block))
         bar.update(len(block))
 
 

@@ -94,8 +94,8 @@ class Trainer:
         )
         if self.patience is not None and self.validation is None:
             raise UsageError("Early stopping needs a validation split; hold some training images out for it.")
-        self.model.name_classes(self.train.classes)
         self.train = self.model.with_own_labels(self.train)
+        self.model.get_to_know(self.train)
         if self.validation is not None:
             self.validation = self.model.with_own_labels(self.validation)
         self._attach()
