@@ -33,7 +33,7 @@ def load(group: str, name: str) -> Any:
     Raises UsageError if the name is not registered and CnnError if its module cannot be imported.
     """
     found = _registered(group)
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         kind = group.rpartition(".")[2].rstrip("s")
         raise UsageError(f"There is no {kind} {name!r}; known are: {', '.join(sorted(found)) or 'none'}.")
     try:

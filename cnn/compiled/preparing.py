@@ -4,14 +4,22 @@ import os
 import subprocess
 import sys
 from functools import cache
+from threading import Lock
 
 from cnn.compiled import FOLDER
 from cnn.compiled.kernels import KERNELS
 
+_preparing = Lock()
 
-@cache
+
 def prepare() -> None:
     """Compiles or loads all kernels, once per process; reports on standard error if it has to compile."""
+    with _preparing:  # several threads may make their first backends at once
+        _prepare()
+
+
+@cache
+def _prepare() -> None:
     helper = None
     for kernel in KERNELS:
         kernel.compile()

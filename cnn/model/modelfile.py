@@ -7,7 +7,7 @@ import numpy as np
 
 from cnn.backend import Backend
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import FileFormatError
+from cnn.errors import FileFormatError, UsageError
 from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.sequential import Sequential
@@ -20,6 +20,8 @@ _PREPROCESSING = "preprocessing."
 
 def save_model(model: Sequential, path: str | Path) -> None:
     """Writes architecture, weights, classes and preprocessing. Raises CnnError if the file cannot be written."""
+    if not isinstance(model, Sequential):
+        raise UsageError(f"Only a cnn.Sequential can be saved, not a {type(model).__name__}.")
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name}

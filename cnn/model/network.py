@@ -80,7 +80,9 @@ class Network:
         Raises UsageError if there are no layers or a layer reads anything but layers before it, and ShapeError naming
         the layer that does not fit.
         """
-        self.layers = tuple(layers)
+        self.layers = tuple(layers) if isinstance(layers, Iterable) else ()
+        if not isinstance(layers, Iterable) or not all(isinstance(each, Layer) for each in self.layers):
+            raise UsageError("A network is made of a list of layers, such as [Flatten(), Linear(9)], and nothing else.")
         self.input_shape = tuple(input_shape)
         if not self.layers:
             raise UsageError("A network needs at least one layer.")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cnn.config import whole
 from cnn.data.augmentation import Augmentation
 from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
@@ -184,8 +185,8 @@ ZOO: dict[str, Callable[[int], Architecture]] = {
 
 def architecture(name: str, classes: int = 10) -> Architecture:
     """The published architecture `name`, or the one in the TOML file `name`. Raises UsageError if there is neither."""
-    if name in ZOO:
-        return ZOO[name](classes)
-    if name.endswith(".toml"):
+    if isinstance(name, str) and name in ZOO:
+        return ZOO[name](whole(classes, "The number of classes"))
+    if str(name).endswith(".toml"):
         return read_architecture(Path(name))
     raise UsageError(f"There is no architecture {name!r}; known are: {', '.join(ZOO)}, or a file ending in .toml.")
