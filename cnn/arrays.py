@@ -7,6 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cnn.errors import UsageError
+
 # What a backend computes on: NumPy arrays for every CPU backend, another array type with the same interface for a
 # backend that keeps its data elsewhere.
 Array = npt.NDArray[Any]
@@ -15,6 +17,14 @@ Shape = tuple[int, ...]
 
 MOST_VIEWS = 1000
 """Views of different shapes that a set of buffers keeps."""
+
+
+def generator(seed: int | np.random.Generator) -> np.random.Generator:
+    """A random generator made from a seed, or the one given. Raises UsageError for anything else."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"The seed must be a whole number of at least 0 or a generator, not {seed!r}.") from error
 
 
 class Allocator(Protocol):

@@ -1,9 +1,14 @@
 """Objects that can be written as tables of plain values, in a model file or a user's TOML file, and read back."""
 
-from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import wraps
+from operator import index
+from reprlib import repr as shorten
 from types import UnionType
 from typing import Any, ClassVar, Literal, Protocol, Self, Union, cast, get_args, get_origin
+
+import numpy as np
 
 from cnn.errors import UsageError
 from cnn.words import unknown
@@ -12,7 +17,8 @@ from cnn.words import unknown
 class Configurable:
     """Base of a family (layers, optimizers, ...) whose members are dataclasses known by their class names.
 
-    A direct subclass starts a family; each class below it, including a user's own, joins under its class name.
+    A direct subclass starts a family; each class below it, including a user's own, joins under its class name. When an
+    object is made, its settings are settled (see `settle`) before its own `__post_init__` runs.
     """
 
     _members: ClassVar[dict[str, type]]
@@ -24,6 +30,11 @@ class Configurable:
             cls._members, cls._family = {}, cls.__name__.lower()
         else:
             cls._members[cls.__name__] = cls
+        if "__post_init__" in vars(cls):
+            cls.__post_init__ = _settled(cls.__post_init__)  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        settle(self)
 
     def config(self) -> dict[str, Any]:
         """{"type": class name, field: value, ...} with every field that differs from its default."""
@@ -61,6 +72,53 @@ class Configurable:
             return cast(Self, known(**values))
         except TypeError as error:
             raise UsageError(f"{table['type']} cannot be made of {values}: {error}.") from error
+
+
+def _settled(check: Callable[..., None]) -> Callable[..., None]:
+    @wraps(check)
+    def run(self: Configurable, *arguments: Any) -> None:
+        settle(self)
+        check(self, *arguments)
+
+    return run
+
+
+def settle(thing: Any) -> None:
+    """Turns NumPy's numbers, texts and arrays among the fields of a dataclass into Python's, which a file can hold.
+
+    Raises UsageError for a value of another type than its field has, unless it is the default.
+    """
+    for each in fields(thing):
+        given = value = getattr(thing, each.name, None)
+        value = plain(value)
+        if isinstance(value, np.ndarray) and value.ndim <= 2 and not _fits(value, each.type):
+            value = value.tolist()
+        if value is not given:
+            object.__setattr__(thing, each.name, value)
+        if each.init and value is not _default(each) and not _fits(value, each.type):
+            raise UsageError(
+                f"{type(thing).__name__}: {each.name} must be {kind_text(each.type)}, not {shorten(value)}."
+            )
+
+
+def plain(value: Any) -> Any:
+    """A NumPy number or text as Python's, also inside lists and tuples; anything else unchanged."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple) and any(plain(each) is not each for each in value):
+        return type(value)(map(plain, value))
+    return value
+
+
+def whole(value: Any, what: str, least: int = 1) -> int:
+    """`value` as an int. Raises UsageError naming `what` unless it is a whole number of at least `least`."""
+    try:
+        number = None if isinstance(value, bool | np.bool_) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
+        raise UsageError(f"{what} must be a whole number of at least {least}, not {value!r}.")
+    return number
 
 
 class Typed(Protocol):
@@ -121,12 +179,17 @@ def _fits(value: Any, kind: Any) -> bool:
         return len(value) == len(kinds) and all(_fits(*each) for each in zip(value, kinds, strict=True))
     if origin is dict:
         return isinstance(value, dict)
+    if kind is Any:
+        return True
     if kind in (int, float):
         return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
     if kind in (bool, str, dict, type(None)):
         return isinstance(value, kind)
-    # An object of another class checks its own values when it is made.
-    return isinstance(value, (kind, dict, str)) if isinstance(kind, type) else True
+    if not isinstance(kind, type):
+        return True
+    # An object that a table or a name describes checks its own values when it is made.
+    described = (dict, str) if issubclass(kind, Configurable) else (dict,) if is_dataclass(kind) else ()
+    return isinstance(value, (kind, *described))
 
 
 def _is_member(kind: type) -> bool:

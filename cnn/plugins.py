@@ -34,7 +34,7 @@ def load(group: str, name: str) -> Any:
     Raises UsageError if the name is not registered and CnnError if its module cannot be imported.
     """
     found = _registered(group)
-    if name not in found:
+    if not isinstance(name, str) or name not in found:
         kind = {BACKENDS: "backend", DATASETS: "data set"}[group]
         raise unknown(f"There is no {kind}", name, sorted(found))
     try:

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import cnn.plugins as plugins
 from cnn.backend import Backend, Downloadable, Library
 from cnn.backend_options import Option, check_options, options_of
+from cnn.config import plain
 from cnn.errors import BackendUnavailable, CnnError, UsageError
 
 REFERENCE = "reference"
@@ -19,6 +21,8 @@ DEFAULT_ORDER = ("mkl", "openblas", "numpy")
 """If the user names no backend, the first of these that is ready is used."""
 
 _instances: dict[tuple[str, str], Backend] = {}
+_making = RLock()
+"""Held while a backend is made, so that threads that ask at the same time get the same one."""
 _used: Backend | None = None
 
 
@@ -28,15 +32,17 @@ def create(name: str, /, **options: Any) -> Backend:
     Raises UsageError for a name that is not registered, an unknown option or a value of the wrong type, and
     BackendUnavailable if it cannot run.
     """
-    key = (name, repr(sorted(options.items())))
-    if key not in _instances:
-        _instances[key] = construct(name, **options)
-    return _instances[key]
+    key = (str(name), repr(sorted(options.items())))
+    with _making:
+        if key not in _instances:
+            _instances[key] = construct(name, **options)
+        return _instances[key]
 
 
 def construct(name: str, /, **options: Any) -> Backend:
     """Like `create`, but always makes a new backend that nobody else uses. Raises the same errors."""
     plugin = plugins.load(plugins.BACKENDS, name)
+    options = {option: plain(value) for option, value in options.items()}
     check_options(name, plugin, options)
     backend = plugin(**options)
     if not isinstance(backend, Backend):

@@ -59,10 +59,10 @@ def test_config_goes_through_json():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"flip": 1}, "flip is 1"),
+        ({"flip": 1}, "flip must be bool, not 1"),
         ({"pad_crop": -1}, "pad_crop is -1"),
-        ({"pad_crop": 1.5}, "pad_crop is 1.5"),
-        ({"pad_crop": True}, "pad_crop is True"),
+        ({"pad_crop": 1.5}, "pad_crop must be int, not 1.5"),
+        ({"pad_crop": True}, "pad_crop must be int, not True"),
     ],
 )
 def test_constructor_refuses(arguments, message):
@@ -76,7 +76,7 @@ def test_constructor_refuses(arguments, message):
         ({}, r"the keys \[\]"),
         ({"flip": True}, r"the keys \['flip'\]"),
         ({"flip": True, "pad_crop": -4}, "pad_crop is -4"),
-        ({"flip": 0, "pad_crop": 0}, "flip is 0"),
+        ({"flip": 0, "pad_crop": 0}, "flip must be bool, not 0"),
     ],
 )
 def test_from_config_refuses(config, message):

@@ -34,7 +34,9 @@ SPLIT = Split(
 def model(backend="numpy"):
     layers = [Conv2D(3, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dropout(0.5), Linear(3)]
     constants = Preprocessing.mean_image(SPLIT)
-    return Sequential(layers, (6, 6, 2), name="mine", classes="abc", preprocessing=constants, backend=backend, seed=3)
+    return Sequential(
+        layers, (6, 6, 2), name="mine", classes=[*"abc"], preprocessing=constants, backend=backend, seed=3
+    )
 
 
 def losses(net, steps=5):
@@ -88,7 +90,7 @@ def test_the_copy_of_a_built_layer_can_be_built_again(way):
     net.layers[4].rate = 0.25
     layers = [WAYS[way](layer) for layer in net.layers]
     assert [layer.config() for layer in layers] == [layer.config() for layer in net.layers]
-    again = Sequential(layers, (6, 6, 2), classes="abc", backend="numpy")
+    again = Sequential(layers, (6, 6, 2), classes=[*"abc"], backend="numpy")
     assert len(set(losses(again))) == 5
     assert copy.deepcopy(net.network).layers[0].name is None
 

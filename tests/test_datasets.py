@@ -59,7 +59,7 @@ def write_mnist(folder: Path, images: int = 3) -> Path:
         (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int64), r"shape \(2, 3, 3\)"),
         (np.zeros((2, 3, 3, 1), np.float32), np.zeros(2, np.int64), "float32"),
         (np.zeros((2, 0, 3, 1), np.uint8), np.zeros(2, np.int64), r"\(2, 0, 3, 1\)"),
-        (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.uint8), "type uint8"),
+        (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.float32), "type float32"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros((2, 1), np.int64), r"\(2, 1\)"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(3, np.int64), "2 images and 3 labels"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.array([0, -1]), "smallest label is -1"),

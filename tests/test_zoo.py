@@ -290,7 +290,7 @@ def test_a_network_is_read_from_toml(tmp_path):
         ('"Adam"', '"Adagrad"', "no optimizer 'Adagrad'"),
         ("beta1 = 0.8", "beta1 = 1.8", "beta1 must be at least 0 and below 1, not 1.8"),
         ("lr = 1e-3", "lr = -1e-3", "learning rate must be above 0"),
-        ("{flip = true}", "{flip = 1}", "flip is 1"),
+        ("{flip = true}", "{flip = 1}", "flip must be bool, not 1"),
         ("{flip = true}", "{mirror = true}", "'mirror'"),
         (TOML[TOML.index("[recipe]") :], "[[recipe]]\nepochs = 3", "recipe must be a table"),
         (TOML[TOML.index("[[layers]]") :], "", "at least one [[layers]] table"),

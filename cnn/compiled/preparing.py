@@ -5,16 +5,24 @@ import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from cnn.compiled.kernels import KERNELS
 from cnn.compiled.store import STORE
 from cnn.system.affinity import inherited
 from cnn.terminal.printing import output_may_fail
 
+_preparing = Lock()
 
-@cache
+
 def prepare() -> None:
     """Compiles or loads all kernels, once per process; reports on standard error if it has to compile."""
+    with _preparing:  # several threads may make their first backends at once
+        _prepare()
+
+
+@cache
+def _prepare() -> None:
     helper = None
     for kernel in KERNELS:
         kernel.compile()

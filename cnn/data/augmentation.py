@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cnn.arrays import generator
+from cnn.config import require, settle
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.ops.input import Changes, change
 
@@ -23,22 +25,22 @@ class Augmentation:
     pad_crop: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.flip, bool):
-            raise UsageError(f"flip is {self.flip!r}; give True or False.")
-        if not isinstance(self.pad_crop, int) or isinstance(self.pad_crop, bool) or self.pad_crop < 0:
-            raise UsageError(f"pad_crop is {self.pad_crop!r}; give a number of pixels, 0 or more.")
+        settle(self)
+        require(self.pad_crop >= 0, f"pad_crop is {self.pad_crop}; give a number of pixels, 0 or more.")
 
     def __bool__(self) -> bool:
         return self.flip or self.pad_crop > 0
 
-    def apply(self, images: npt.NDArray[np.uint8], rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    def apply(self, images: npt.NDArray[np.uint8], rng: int | np.random.Generator) -> npt.NDArray[np.uint8]:
         """A changed copy of `images` (N, H, W, C), or `images` itself if nothing is switched on.
 
-        The same generator state gives the same bytes. Raises ShapeError if a shift could leave nothing of an image.
+        `rng` may be a seed; the same state gives the same bytes. Raises ShapeError if a shift could leave nothing of an
+        image.
         """
+        images = np.asarray(images)
         if images.ndim != 4:
             raise ShapeError(f"Images have shape {images.shape}; give (N, H, W, C).")
-        return change(images, self.draw(images.shape, rng))
+        return change(images, self.draw(images.shape, generator(rng)))
 
     def draw(self, shape: tuple[int, ...], rng: np.random.Generator) -> Changes:
         """Draws the changes to a batch of `shape` (N, H, W, C). Raises ShapeError as `apply` does."""

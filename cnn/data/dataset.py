@@ -1,7 +1,7 @@
 """Data sets: labelled images in a training and a test split, and the plug-ins that load them."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -9,6 +9,8 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from cnn.arrays import generator
+from cnn.config import plain, require
 from cnn.errors import CnnError, DataError, UsageError, listed
 from cnn.paths import reading, shown
 from cnn.plugins import DATASETS, names
@@ -24,7 +26,8 @@ DEFAULT_DATASET = "mnist-5k"
 class Split:
     """Images (N, H, W, C) uint8 and labels (N,) int64 from 0. Raises DataError if they do not fit.
 
-    `classes` names label 0, 1, ...; None if the labels are mere numbers. The splits of a Dataset have its names.
+    Images that are not row-major are copied once. Labels may be a list or whole numbers of another type. `classes`
+    names label 0, 1, ...; None if the labels are mere numbers. The splits of a Dataset have its names.
     """
 
     images: npt.NDArray[np.uint8]
@@ -32,7 +35,12 @@ class Split:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        images, labels = self.images, self.labels
+        images, labels = np.asarray(self.images), np.asarray(self.labels)
+        if labels.dtype.kind in "iu":
+            labels = labels.astype(np.int64, copy=False)
+        if images.dtype == np.uint8:
+            # Batches are gathered image by image, which is slow where the pixels of an image lie far apart.
+            images = np.ascontiguousarray(images)
         if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape[1:]:
             raise DataError(f"Images have shape {images.shape} and type {images.dtype}; give (N, H, W, C) and uint8.")
         if labels.dtype != np.int64 or labels.ndim != 1:
@@ -42,15 +50,18 @@ class Split:
             raise DataError(f"{numbers} do not fit together; give one label per image.")
         if len(labels) and labels.min() < 0:
             raise DataError(f"The smallest label is {labels.min()}; number the classes from 0.")
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, indices: npt.ArrayLike) -> "Split":
         """The images and labels at `indices` (M,), copied. Raises UsageError if one does not exist."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        if chosen.ndim != 1:
-            raise UsageError(f"Indices have shape {chosen.shape}; give one dimension.")
+        chosen = np.asarray(indices)
+        if chosen.ndim != 1 or (chosen.size and chosen.dtype.kind not in "iu"):
+            raise UsageError(f"Indices have shape {chosen.shape} and type {chosen.dtype}; give (M,) and whole numbers.")
+        chosen = chosen.astype(np.int64)
         if len(chosen) and not 0 <= chosen.min() <= chosen.max() < len(self):
             raise UsageError(f"Indices run from {chosen.min()} to {chosen.max()}; give 0 to {len(self) - 1}.")
         return Split(self.images[chosen], self.labels[chosen], self.classes)
@@ -73,11 +84,13 @@ class Split:
             )
         return replace(self, labels=numbers[self.labels], classes=tuple(classes))
 
-    def hold_out(self, fraction: float, rng: np.random.Generator) -> "tuple[Split, Split]":
+    def hold_out(self, fraction: float, rng: int | np.random.Generator) -> "tuple[Split, Split]":
         """Divides the split at random into (training, validation), with `fraction` of the images in the latter.
 
-        Raises UsageError if either part would be empty.
+        `rng` may be a seed. Raises UsageError if either part would be empty.
         """
+        rng = generator(rng)
+        require(isinstance(fraction, float | int | np.number), f"The fraction must be a number, not {fraction!r}.")
         held = round(fraction * len(self)) if 0 < fraction < 1 else 0
         if not 0 < held < len(self):
             raise UsageError(
@@ -88,6 +101,15 @@ class Split:
         order = rng.permutation(len(self))
         # Sorted, so that both parts keep the order of the file: a copy in memory order is twice as fast.
         return self.take(np.sort(order[held:])), self.take(np.sort(order[:held]))
+
+
+def class_names(classes: Iterable[object]) -> tuple[str, ...]:
+    """The names of classes, which may be given as NumPy's texts or as numbers. Raises UsageError for a single text."""
+    require(
+        isinstance(classes, Iterable) and not isinstance(classes, str | bytes),
+        f"classes must be a list of names, not {classes!r}.",
+    )
+    return tuple(str(plain(each)) for each in classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +130,7 @@ class Dataset:
     validation: Split | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "classes", class_names(self.classes))
         names = {"train": "training", "test": "test", "validation": "validation"}
         splits = {field: getattr(self, field) for field in names if getattr(self, field) is not None}
         for field, split in splits.items():

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cnn.config import plain
 from cnn.data.dataset import Split
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.ops.input import normalise
@@ -29,13 +30,17 @@ class Preprocessing:
     std: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.scale) and self.scale > 0):
-            raise UsageError(f"The scale is {self.scale}; give a positive, finite number.")
+        object.__setattr__(self, "scale", plain(self.scale))
+        if not isinstance(self.scale, int | float) or not (math.isfinite(self.scale) and self.scale > 0):
+            raise UsageError(f"The scale is {self.scale!r}; give a positive, finite number.")
         for field, dimensions in (("mean", (1, 3)), ("std", (1,))):
             value = getattr(self, field)
             if value is None:
                 continue
-            array = np.array(value, dtype=np.float32)
+            try:
+                array = np.array(value, dtype=np.float32)
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"The {field} cannot be read as numbers ({error}); give one per channel.") from error
             if array.ndim not in dimensions or array.size == 0:
                 shapes = "(C,) or (H, W, C)" if field == "mean" else "(C,)"
                 raise ShapeError(f"The {field} has shape {array.shape}; give {shapes}.")
@@ -81,6 +86,7 @@ class Preprocessing:
 
         The result has the type of `out`, or else `dtype`. Raises ShapeError if the shapes do not fit.
         """
+        images = np.asarray(images)
         if images.ndim != 4 or images.dtype != np.uint8:
             raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give (N, H, W, C) and uint8.")
         self.check(images.shape[1:])
@@ -129,5 +135,7 @@ def _same(a: npt.NDArray[np.float32] | None, b: npt.NDArray[np.float32] | None) 
 
 
 def _not_empty(split: Split) -> None:
+    if not isinstance(split, Split):
+        raise UsageError(f"Give images and labels as cnn.Split(images, labels), not as a {type(split).__name__}.")
     if not len(split):
         raise UsageError("The mean of 0 images does not exist; give a split with at least one.")

@@ -2,10 +2,14 @@
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
 from threading import Event, Thread
-from typing import Any, Self
+from typing import Any, Self, get_args
 
+import numpy as np
+
+from cnn.config import require
 from cnn.energy.nvml import Nvml
 from cnn.energy.rapl import PerfEvents, Powercap
 from cnn.energy.reader import MeterUnavailable, Reader
@@ -15,6 +19,7 @@ from cnn.system.machine import Part
 
 READERS: tuple[type[Reader], ...] = (Powercap, PerfEvents, Micras, Micsmc, Nvml)
 """Every reader; for each part of the computer the first one that is ready is used."""
+PARTS: tuple[Part, ...] = get_args(Part)
 STANDSTILL = 1.0
 """Seconds in which every working part of a computer uses some energy."""
 
@@ -126,15 +131,23 @@ def available(root: Path = Path("/")) -> list[ReaderStatus]:
     return found
 
 
-def open_meter(parts: Iterable[Part], *, watts: float | None = None, root: Path = Path("/")) -> Meter:
+def open_meter(parts: Iterable[Part] | Part, *, watts: float | None = None, root: Path = Path("/")) -> Meter:
     """A meter of all those parts of the computer, or, if `watts` are given, one that uses nothing else.
 
-    If one part has no reader, the energy is unavailable, as the sum must cover all parts.
+    If one part has no reader, the energy is unavailable, as the sum must cover all parts. Raises UsageError for an
+    unknown part or watts that are no number above 0.
     """
+    named: list[Part] = [parts] if isinstance(parts, str) else [*parts]
+    for part in named:
+        require(part in PARTS, f"There is no part {part!r} of a computer to measure; known are: {', '.join(PARTS)}.")
+    require(
+        watts is None or (isinstance(watts, int | float | np.number) and 0 < watts < inf),
+        f"watts must be a number above 0, not {watts!r}.",
+    )
     if watts is not None:
         return ConstantPower(watts)
     readers: list[Reader] = []
-    for part in parts:
+    for part in named:
         opened = _first_ready(part, root)
         if opened is None:
             for each in readers:

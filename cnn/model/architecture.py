@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cnn.backend import Backend
-from cnn.config import check_values, require
+from cnn.config import check_values, require, settle
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset
 from cnn.data.preprocessing import Preprocessing
@@ -52,6 +52,7 @@ class Recipe:
         self.loss = Loss.from_config(self.loss)
         if isinstance(self.augmentation, dict):
             self.augmentation = Augmentation(**self.augmentation)
+        settle(self)
         require(
             self.preprocessing in PREPROCESSINGS,
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",

@@ -9,7 +9,7 @@ import numpy as np
 from cnn.backend import Backend
 from cnn.config import check_table
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import CnnError, FileFormatError
+from cnn.errors import CnnError, FileFormatError, UsageError
 from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.architecture import Architecture, Recipe
@@ -47,6 +47,8 @@ def save_model(model: Sequential, path: str | Path) -> None:
 
     Raises CnnError if a weight is not finite or the file cannot be written.
     """
+    if not isinstance(model, Sequential):
+        raise UsageError(f"Only a cnn.Sequential can be saved, not a {type(model).__name__}.")
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}

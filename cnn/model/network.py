@@ -96,6 +96,8 @@ class Network:
 
         Raises UsageError if there are no layers or names do not fit, and ShapeError naming the layer that does not fit.
         """
+        if not isinstance(layers, Iterable):
+            raise UsageError("A network is made of a list of layers, such as [Flatten(), Linear(9)], and nothing else.")
         self.input_shape = tuple(input_shape)
         nodes: list[Node] = []
         wired = wire(layers)

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
 from math import prod
+from operator import index
 from threading import RLock
 from typing import Any, Self
 
@@ -11,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from cnn import registry
-from cnn.arrays import Array, Shape
+from cnn.arrays import Array, Shape, generator
 from cnn.backend import Backend
-from cnn.config import require
+from cnn.config import whole
 from cnn.data.border import Border, border_of
-from cnn.data.dataset import Split
+from cnn.data.dataset import Split, class_names
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
@@ -25,7 +26,6 @@ from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.ops.input import Changes
-from cnn.ops.losses import checked_count
 from cnn.system.machine import physical_memory
 
 _OWN = {"_lock", "_passes", "context", "buffers", "groups"}
@@ -54,39 +54,42 @@ class Sequential:
         input_shape: Shape,
         *,
         name: str = "net",
-        loss: Loss | None = None,
+        loss: Loss | str | None = None,
         preprocessing: Preprocessing | None = None,
-        classes: Iterable[str] | None = None,
+        classes: Iterable[object] | None = None,
         backend: Backend | str | None = None,
         dtype: npt.DTypeLike = np.float32,
         seed: int | np.random.Generator = 0,
     ) -> None:
         """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
 
-        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes to numbers, and backend to
-        the current one (`cnn.registry.choose`).
-        Raises ShapeError naming the layer that does not fit the one before it.
+        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes (their names) to numbers, and
+        backend to the current one (`cnn.registry.choose`).
+        Raises ShapeError naming the layer that does not fit the one before it, UsageError for an impossible setting.
         """
-        self.name = name
-        self.input_shape = tuple(input_shape)
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
-            raise ShapeError(f"A model takes images (H, W, C) of at least one pixel, not {self.input_shape}.")
+        self.name = str(name)
+        self.input_shape = _image_shape(input_shape)
         self.network = Network(layers, self.input_shape)
-        self.loss = loss or SoftmaxCrossEntropy()
+        self.loss = Loss.from_config(loss or SoftmaxCrossEntropy())
         self.preprocessing = preprocessing or Preprocessing()
+        if not isinstance(self.preprocessing, Preprocessing):
+            raise UsageError(f"preprocessing must be a cnn.Preprocessing, not {preprocessing!r}.")
         self.backend = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
-        self.dtype = np.dtype(dtype)
+        try:
+            self.dtype = np.dtype(dtype)
+        except TypeError as error:
+            raise UsageError(f"There is no number type {dtype!r}; give float32 or float64.") from error
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self._check_memory()
-        self.rng = np.random.default_rng(seed)
+        self.rng = generator(seed)
         self._build()
         outputs = prod(self.output_shape)
         self.border: Border | None = None
         """The borders of the images that it was trained on, None if they are not known."""
         self.named = classes is not None
         """Whether the classes have names of their own; without, they are the labels 0, 1, ..."""
-        self.classes = tuple(classes) if classes is not None else tuple(str(k) for k in range(outputs))
+        self.classes = class_names(classes) if classes is not None else tuple(str(k) for k in range(outputs))
         if len(self.output_shape) != 1 or len(self.classes) != outputs:
             raise ShapeError(
                 f"The last layer gives {self.output_shape} for {len(self.classes)} classes; "
@@ -147,7 +150,7 @@ class Sequential:
 
         The optimizer's state and what the BLAS allocates itself are not counted.
         """
-        return self.network.memory(batch, training=training) * self.dtype.itemsize
+        return self.network.memory(whole(batch, "The batch"), training=training) * self.dtype.itemsize
 
     def _check_memory(self) -> None:
         """Raises CnnError if this machine cannot hold the weights and one image: a system may promise what it lacks."""
@@ -172,8 +175,9 @@ class Sequential:
 
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
-        if x.shape[1:] != self.input_shape:
-            raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {x.shape}.")
+        shape = getattr(x, "shape", type(x).__name__)
+        if shape[1:] != self.input_shape:
+            raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {shape}.")
         return self.network.forward(x, training=training)
 
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
@@ -188,11 +192,11 @@ class Sequential:
     ) -> Array:
         """Images (N, H, W, C) uint8, all or those at `order` (M,), preprocessed, as a backend array.
 
-        `changes` come from an augmentation. Raises ShapeError for images of another shape or type.
+        `changes` come from an augmentation. Raises ShapeError for images of another shape or type, UsageError for an
+        index that does not exist.
         """
         self._check_images(images)
-        if order is None:
-            order = np.arange(len(images))
+        order = np.arange(len(images)) if order is None else self._whole_numbers(order, "The order", len(images))
         x = self.buffers.get("x", (len(order), *self.input_shape))
         pre = self.preprocessing
         self.backend.load_batch(images, order, changes or Changes(), x, scale=pre.scale, mean=pre.mean, std=pre.std)
@@ -226,10 +230,17 @@ class Sequential:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
         Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, correct answers).
-        `after_layer` is passed to `backward`.
+        `after_layer` is passed to `backward`. Raises ShapeError for images or labels that do not fit, UsageError for
+        an index or a label that does not exist.
         """
         with self._lock:
             x = self.load_images(images, order, changes)
+            labels = np.asarray(labels)
+            if len(x) == 0 or labels.shape != images.shape[:1]:
+                raise ShapeError(
+                    f"There are {len(x)} images and labels of shape {labels.shape}; give at least one image, and one "
+                    "label per image."
+                )
             gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
             chosen = self._labels(labels if order is None else labels[order])
             loss, backend = self.loss, self.backend
@@ -240,8 +251,8 @@ class Sequential:
                     backend.scale(gradient, weight, gradient)
                 return result
 
-            result = self._pass(f"training, {weight}", x, gradient, score, after_layer)
-        return checked_count(result, len(self.classes))
+            result: tuple[float, int] = self._pass(f"training, {weight}", x, gradient, score, after_layer)
+        return result
 
     def _pass(
         self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
@@ -265,7 +276,7 @@ class Sequential:
 
         Raises ShapeError for images of another shape or type, UsageError for a batch size below 1.
         """
-        _check_batch_size(batch_size)
+        batch_size = whole(batch_size, "The batch size")
         self._check_images(images)
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
@@ -284,7 +295,7 @@ class Sequential:
 
         If several processes train the model, all of them evaluate it, each on some of the batches.
         """
-        _check_batch_size(batch_size)
+        batch_size = whole(batch_size, "The batch size")
         split = self.with_own_labels(split)
         total, right = 0.0, 0.0
         for start in self.context.shard.deal(range(0, len(split), batch_size)):
@@ -292,8 +303,7 @@ class Sequential:
                 x = self.load_images(split.images[start : start + batch_size])
                 labels = self._labels(split.labels[start : start + len(x)])
                 score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
-                result = self._pass("loss", x, None, score)
-            loss, correct = checked_count(result, len(self.classes))
+                loss, correct = self._pass("loss", x, None, score)
             total, right = total + loss, right + correct
         total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
@@ -301,8 +311,10 @@ class Sequential:
     def with_own_labels(self, split: Split) -> Split:
         """The split with labels that number this model's classes: by name, or unchanged where one side has no names.
 
-        Raises UsageError if the split is empty, or has images of a class that the model does not have.
+        Raises UsageError if the split is none or empty, or has images of a class that the model does not have.
         """
+        if not isinstance(split, Split):
+            raise UsageError(f"Give images and labels as cnn.Split(images, labels), not as a {type(split).__name__}.")
         if len(split) == 0:
             raise UsageError("The split has no images; give at least one.")
         if self.named:
@@ -320,7 +332,19 @@ class Sequential:
         if not self.named and names is not None and len(names) == len(self.classes):
             self.classes, self.named = names, True
 
+    def _whole_numbers(self, numbers: npt.ArrayLike, what: str, count: int) -> npt.NDArray[np.int64]:
+        """The numbers as (M,) int64. Raises UsageError unless all are from 0 to count - 1."""
+        found = np.asarray(numbers)
+        if found.ndim != 1 or (found.size and found.dtype.kind not in "iu"):
+            raise UsageError(f"{what} has shape {found.shape} and type {found.dtype}; give (M,) and whole numbers.")
+        found = found.astype(np.int64, copy=False)
+        # Seen as unsigned, negative numbers are large, and one comparison finds both.
+        if found.size and found.view(np.uint64).max() >= count:
+            raise UsageError(f"{what} runs from {found.min()} to {found.max()}; give 0 to {count - 1}.")
+        return found
+
     def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
+        labels = self._whole_numbers(labels, f"The array of labels for {len(self.classes)} classes", len(self.classes))
         buffer = self.buffers.get("labels", labels.shape, np.int64)
         self.backend.copy(labels, buffer)
         return buffer
@@ -336,11 +360,14 @@ class Sequential:
         }
 
 
-def _check_batch_size(batch_size: int) -> None:
-    require(
-        isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool) and batch_size >= 1,
-        f"The batch size must be a whole number of at least 1, not {batch_size!r}.",
-    )
+def _image_shape(shape: Shape) -> Shape:
+    try:
+        found = tuple(map(index, shape))
+    except TypeError:
+        found = ()
+    if len(found) != 3 or min(found) < 1:
+        raise ShapeError(f"A model takes images (H, W, C) of at least one pixel, not {shape!r}.")
+    return found
 
 
 def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
@@ -351,14 +378,20 @@ def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> A
 def load_arrays(
     backend: Backend, arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str
 ) -> None:
-    """Copies host arrays into a backend's by name. Raises FileFormatError unless names, shapes and types agree."""
+    """Copies host arrays into a backend's by name. Raises what `check_arrays` raises."""
     check_arrays(arrays, state, owner)
     for name, array in arrays.items():
-        backend.copy(state[name], array)
+        backend.copy(np.asarray(state[name]), array)
 
 
 def check_arrays(arrays: Mapping[str, Array], state: Mapping[str, npt.NDArray[Any]], owner: str) -> None:
-    """Raises FileFormatError unless the names, shapes and types of the arrays of `state` are those of `arrays`."""
+    """Raises FileFormatError unless the names, shapes and types of the arrays of `state` are those of `arrays`.
+
+    Raises UsageError for anything but arrays by name.
+    """
+    if not isinstance(state, Mapping):
+        raise UsageError(f"The arrays of {owner} are given by name, as `state()` returns them, not as {type(state)}.")
+    state = {name: np.asarray(array) for name, array in state.items()}
     if arrays.keys() != state.keys():
         odd = ", ".join(sorted(arrays.keys() ^ state.keys()))
         raise FileFormatError(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cnn.config import whole
 from cnn.data.augmentation import Augmentation
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
@@ -197,8 +198,8 @@ def architecture(name: str, classes: int | None = None) -> Architecture:
 
     `classes` is for a published one, whose own number is the default.
     """
-    if name in ZOO:
-        return ZOO[name]() if classes is None else ZOO[name](classes)
-    if name.endswith(".toml"):
+    if isinstance(name, str) and name in ZOO:
+        return ZOO[name]() if classes is None else ZOO[name](whole(classes, "The number of classes"))
+    if str(name).endswith(".toml"):
         return read_architecture(Path(name))
     raise unknown("There is no architecture", name, ZOO, ", or a file ending in .toml")

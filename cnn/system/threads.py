@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from threadpoolctl import ThreadpoolController, threadpool_info
 
+from cnn.config import whole
 from cnn.errors import UsageError
 from cnn.system.affinity import allowed_cpus
 from cnn.system.environment import count as count_of
@@ -100,10 +101,7 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     work, and a throttled thread keeps all others waiting. Raises UsageError if the request or variable is not a whole
     number of at least 1.
     """
-    if requested is None:
-        requested = count_of(VARIABLE)
-    elif requested < 1:
-        raise UsageError(f"{requested} threads were requested; ask for at least 1.")
+    requested = count_of(VARIABLE) if requested is None else whole(requested, "The number of threads")
     affinity, quota, pool = affinity_count(), cgroup_quota(), _pool_of_numba()
     most = affinity if allowed_cpus() is not None else max(1, affinity // processes)
     if quota is not None:
@@ -132,8 +130,7 @@ def limit_threads(count: int) -> Iterator[None]:
     that was built or set to be sequential stays so, and so does one that compiled kernels call from their own threads.
     Raises UsageError for a count below 1.
     """
-    if count < 1:
-        raise UsageError(f"The thread pools cannot be limited to {count} threads; ask for at least 1.")
+    count = whole(count, "The number of threads that the pools are limited to")
     with ExitStack() as stack:
         pools = ThreadpoolController()
         stack.enter_context(pools.limit(limits=count))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn.config import require
+from cnn.config import require, settle, whole
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
 from cnn.errors import Interrupted, NonFiniteError, UsageError
@@ -78,6 +78,13 @@ class Trainer:
     world: World = field(default_factory=World)
 
     def __post_init__(self) -> None:
+        require(
+            isinstance(self.model, Sequential),
+            f"A Trainer trains a cnn.Sequential, not a {type(self.model).__name__}.",
+        )
+        settle(self)
+        self.optimizer = Optimizer.from_config(self.optimizer)
+        self.schedule = Schedule.from_config(self.schedule)
         require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
         require(self.patience is None or self.patience >= 1, f"patience must be at least 1, not {self.patience}.")
         require(
@@ -181,8 +188,8 @@ class Trainer:
 
         Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
         """
-        require(epochs >= 1, f"The number of epochs must be at least 1, not {epochs}.")
-        listeners, before = list(callbacks), len(self.results)
+        epochs = whole(epochs, "The number of epochs")
+        listeners, before = _listeners(callbacks), len(self.results)
         if not self._rehearsed and self.world.size == 1 and self.position.epoch < epochs:
             self.rehearse()
         try:
@@ -351,8 +358,21 @@ def fit(
     callbacks: Iterable[Callback] = (),
     **settings: Any,
 ) -> list[EpochResult]:
-    """Trains `model` on `train` and returns one result per epoch; `settings` are those of `Trainer`."""
+    """Trains `model` on `train` and returns one result per epoch; `settings` are those of `Trainer`.
+
+    Raises UsageError for a setting that a Trainer does not have, and what it raises.
+    """
+    known = [each.name for each in fields(Trainer) if each.name not in ("model", "train")]
+    unknown = sorted(settings.keys() - known)
+    require(not unknown, f"fit has no setting {', '.join(unknown)}; known are: {', '.join(known)}.")
     return Trainer(model, train, **settings).run(epochs, callbacks)
+
+
+def _listeners(callbacks: Iterable[Callback]) -> list[Callback]:
+    found = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
+    for each in found:
+        require(isinstance(each, Callback), f"callbacks must be a list of cnn.Callback objects, not {callbacks!r}.")
+    return found
 
 
 def _fingerprint(split: Split | None) -> str | None:
