@@ -9,11 +9,10 @@ from importlib import import_module
 from typing import NoReturn
 
 import cnn
-from cnn.commands._config_file import apply_config
-from cnn.distributed.job import end_launch
-from cnn.distributed.launch import speaks
+from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
 from cnn.system import environment
+from cnn.system.limits import check_limits
 
 COMMANDS = {
     "train": "train a model and save it",
@@ -35,6 +34,7 @@ COMMANDS = {
 }
 
 
+# NumPy is imported only after `check_limits`: these imports and those of `cnn` itself do not need it.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted.
 
@@ -42,16 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        check_limits()
         parser = _parser(given)
         options = parser.parse_args(given)
         if getattr(options, "config", None):
+            from cnn.commands._config_file import apply_config
+
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
         environment.check()
         return int(options.run(options) or 0)
     except CnnError as error:
         _tell(str(error))
-        end_launch(error)
+        if launched():
+            from cnn.distributed.job import end_launch
+
+            end_launch(error)
         return error.exit_code
     except KeyboardInterrupt:
         _tell("interrupted")
