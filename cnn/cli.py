@@ -8,12 +8,11 @@ from importlib import import_module
 from typing import Any, NoReturn
 
 import cnn
-from cnn.commands._config_file import apply_config
-from cnn.distributed.job import end_launch
-from cnn.distributed.launch import speaks
+from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
 from cnn.system import environment
+from cnn.system.limits import check_limits
 from cnn.terminal.printing import drop, flush, output_may_fail, prepare_streams
 from cnn.terminal.visible import visible, visible_output
 from cnn.words import nearest
@@ -38,6 +37,7 @@ COMMANDS = {
 }
 
 
+# NumPy is imported only after `check_limits`: these imports and those of `cnn` itself do not need it.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted.
 
@@ -46,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        check_limits()
         parser = _parser(given)
         options = _parsed(parser, given)
         if getattr(options, "config", None):
+            from cnn.commands._config_file import apply_config
+
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
         environment.check()
@@ -58,7 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return code
     except CnnError as error:
         _tell(str(error))
-        end_launch(error)
+        if launched():
+            from cnn.distributed.job import end_launch
+
+            end_launch(error)
         return error.exit_code
     except KeyboardInterrupt:
         _tell("interrupted")

@@ -13,6 +13,7 @@ from cnn.backend import Backend, Downloadable, Library
 from cnn.backend_options import Option, check_options, options_of
 from cnn.config import plain
 from cnn.errors import BackendUnavailable, CnnError, UsageError
+from cnn.system.limits import check_limits
 
 REFERENCE = "reference"
 """The backend whose results others are compared with."""
@@ -41,6 +42,7 @@ def create(name: str, /, **options: Any) -> Backend:
 
 def construct(name: str, /, **options: Any) -> Backend:
     """Like `create`, but always makes a new backend that nobody else uses. Raises the same errors."""
+    check_limits()
     plugin = plugins.load(plugins.BACKENDS, name)
     options = {option: plain(value) for option, value in options.items()}
     check_options(name, plugin, options)
