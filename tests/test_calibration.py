@@ -1,6 +1,7 @@
 """Calibration of this machine on few probes: it is stored, read back, and compared with steps that run here."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
+from cnn.energy.calibration import Calibration
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
@@ -18,6 +20,7 @@ from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import least_times
 from cnn.model.zoo import ZOO, architecture
+from cnn.system.machine import this_machine
 
 
 @pytest.fixture
@@ -83,6 +86,20 @@ def test_validation_says_first_what_it_must_calibrate_and_how_long_that_takes(fe
 def test_a_machine_that_is_not_calibrated_says_how(few):
     with pytest.raises(CnnError, match="cnn calibrate --backend numpy --threads 3"):
         calibration.load("numpy", 3)
+
+
+def test_a_calibration_leaves_those_of_other_processors_and_threads_as_they_are(few):
+    cpu = this_machine().cpu or "unknown"
+    first = Calibration("numpy", "lib", 1, cpu, "2000-01-01", 1e11, 0.1, 10, 1e10, 1e-6, (), {})
+    others = [replace(first, cpu="another"), replace(first, threads=2), replace(first, backend="mkl")]
+    for each in [first, *others, replace(first, date="2000-01-02")]:
+        calibration.save(each)
+    stored = json.loads((few / "calibration.json").read_text())["calibrations"]
+    assert [(row["cpu"], row["threads"], row["backend"]) for row in stored[:-1]] == [
+        (each.cpu, each.threads, each.backend) for each in others
+    ]
+    assert calibration.load("numpy", 1).date == "2000-01-02"
+    assert not (few / ".lock").exists()
 
 
 def test_a_damaged_file_is_named(few):

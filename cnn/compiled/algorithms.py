@@ -10,6 +10,7 @@ from typing import Any
 
 from cnn.errors import CnnError, UsageError
 from cnn.system.cache import cache_folder
+from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
 from cnn.system.timing import in_turns
@@ -75,10 +76,10 @@ class Chooser:
 
     def _save(self) -> None:
         """Adds the times of this process to the file; if that cannot be written, they are not stored."""
-        stored = _read(self._path)
-        others = stored.get(self._owner)
-        stored[self._owner] = (others if isinstance(others, dict) else {}) | self.times()
-        with suppress(CnnError):
+        with suppress(CnnError), FolderLock(self._path.parent, wait=True):
+            stored = _read(self._path)
+            others = stored.get(self._owner)
+            stored[self._owner] = (others if isinstance(others, dict) else {}) | self.times()
             write_atomically(self._path, json.dumps(stored, indent=1).encode())
 
 

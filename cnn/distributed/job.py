@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
+from cnn.terminal.printing import output_may_fail
 from cnn.training.world import World
 
 GRACE, TURN, TURNS = 2.0, 0.1, 50
@@ -78,6 +79,8 @@ def _say_in_turn(rank: int, error: BaseException) -> None:
     elif isinstance(error, CnnError):
         reason = str(error)
     else:
-        traceback.print_exception(error)
+        with output_may_fail("stderr"):
+            traceback.print_exception(error)
         reason = f"{type(error).__name__}: {error}"
-    print(f"cnn: rank {rank}: {reason}", file=sys.stderr, flush=True)
+    with output_may_fail("stderr"):
+        print(f"cnn: rank {rank}: {reason}", file=sys.stderr, flush=True)

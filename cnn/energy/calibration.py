@@ -27,6 +27,7 @@ from cnn.errors import CnnError, FileFormatError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
 from cnn.system.cache import cache_folder
+from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words, limit_threads
@@ -164,23 +165,31 @@ def calibration_file() -> Path:
 
 
 def save(calibration: Calibration) -> None:
-    """Keeps it in the cache, in place of an older one for the same backend and threads."""
-    kept = [each for each in load_all() if (each.backend, each.threads) != (calibration.backend, calibration.threads)]
-    rows = [_to_table(each) for each in [*kept, calibration]]
-    write_atomically(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+    """Keeps it in the cache, in place of an older one for the same processor, backend and threads."""
+    with FolderLock(calibration_file().parent, wait=True):  # another process may be adding its own
+        rows = [_to_table(each) for each in [*filter(partial(_differ, calibration), _stored()), calibration]]
+        write_atomically(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+
+
+def _differ(one: Calibration, other: Calibration) -> bool:
+    return (one.cpu, one.backend, one.threads) != (other.cpu, other.backend, other.threads)
 
 
 def load_all() -> list[Calibration]:
     """The calibrations kept for this processor. Raises FileFormatError for a file that cannot be read."""
+    return [each for each in _stored() if each.cpu == (this_machine().cpu or "unknown")]
+
+
+def _stored() -> list[Calibration]:
+    """The calibrations of every processor that uses this cache."""
     path = calibration_file()
     if not path.exists():
         return []
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
-        found = [_from_table(row) for row in table["calibrations"]]
+        return [_from_table(row) for row in table["calibrations"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path} cannot be read ({error!r}); delete it and run 'cnn calibrate'.") from error
-    return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
 
 
 def find(backend: str, threads: int) -> Calibration | None:
