@@ -1,7 +1,7 @@
 """Calibration of this machine on few probes: it is stored, read back, and compared with steps that run here."""
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from itertools import islice
 
 import pytest
@@ -11,6 +11,7 @@ from PIL import Image
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
+from cnn.energy.calibration import Calibration
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
@@ -100,6 +101,20 @@ def test_a_damaged_file_is_named_and_replaced(few, capsys, content):
     measured = calibration.Calibration(**values | {"cpu": this_machine().cpu or "unknown", "laws": {}, "products": ()})
     calibration.save(measured)
     assert calibration.load_all() == [measured]
+
+
+def test_a_calibration_leaves_those_of_other_processors_and_threads_as_they_are(few):
+    cpu = this_machine().cpu or "unknown"
+    first = Calibration("numpy", "lib", 1, cpu, "2000-01-01", 1e11, 0.1, 10, 1e10, 1e-6, (), {})
+    others = [replace(first, cpu="another"), replace(first, threads=2), replace(first, backend="mkl")]
+    for each in [first, *others, replace(first, date="2000-01-02")]:
+        calibration.save(each)
+    stored = json.loads((few / "calibration.json").read_text())["calibrations"]
+    assert [(row["cpu"], row["threads"], row["backend"]) for row in stored[:-1]] == [
+        (each.cpu, each.threads, each.backend) for each in others
+    ]
+    assert calibration.load("numpy", 1).date == "2000-01-02"
+    assert not (few / ".lock").exists()
 
 
 def test_watts_come_in_pairs(few, capsys):

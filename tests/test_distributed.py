@@ -227,7 +227,7 @@ def test_rank_0_alone_prints_and_saves_and_one_process_goes_on(tmp_path, capsys)
     assert "batch 100 in 2 micro-batches" in header
     assert "Warmup (then Constant(lr=0.04), steps 5, start 0.25)" in header
     assert "world" not in header
-    rates = [row["learning_rate"] for row in read_metrics(run / "metrics.jsonl")]
+    rates = [row.learning_rate for row in read_metrics(run / "metrics.jsonl")]
     assert rates == pytest.approx([0.04, 0.04])
 
 

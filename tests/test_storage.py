@@ -2,12 +2,15 @@
 
 import errno
 import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cnn.errors import CnnError, FileFormatError
+from cnn.errors import CnnError, FileFormatError, UsageError
+from cnn.system.lock import FolderLock
 from cnn.system.storage import read_arrays, remove_parts, save_arrays, write_atomically
 
 ARRAYS = {
@@ -165,3 +168,32 @@ def test_a_file_of_an_older_release_is_read_and_said_to_be_one(tmp_path, capsys)
     assert arrays.keys() == ARRAYS.keys()
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"note: {tmp_path / 'file'} was written by an older release")
+
+
+def test_processes_that_write_one_file_at_once_leave_a_whole_one_and_no_parts(tmp_path):
+    contents = [bytes([number]) * 200_000 for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(tmp_path / "file", content), contents * 4))
+    assert (tmp_path / "file").read_bytes() in contents
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_is_held_by_one_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "folder"
+    with FolderLock(folder) as lock:
+        with pytest.raises(UsageError, match=r"Another process is writing to .*folder; wait"):
+            FolderLock(folder)
+        with ThreadPoolExecutor(1) as pool:
+            waiting = pool.submit(FolderLock, folder, wait=True)
+            assert not waiting.done()
+            lock.release()
+            waiting.result().release()
+    assert not list(folder.iterdir())
+    with FolderLock(folder) as lock:
+        shutil.rmtree(folder)
+        assert lock.lost
+        lock.renew()
+        assert not lock.lost
+    (tmp_path / "file").touch()
+    with pytest.raises(CnnError, match="cannot be written"):
+        FolderLock(tmp_path / "file")

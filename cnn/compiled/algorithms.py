@@ -9,6 +9,7 @@ from pathlib import Path
 from cnn.errors import CnnError
 from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
 from cnn.system.environment import choice
+from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
 from cnn.system.timing import in_turns
 from cnn.terminal.printing import output_may_fail
@@ -80,10 +81,11 @@ class Chooser:
 
     def _save(self) -> None:
         """Adds the times of this process to the file; if that cannot be written, they are not stored."""
-        stored = _read(self._path)
-        stored[self._owner] = stored.get(self._owner, {}) | self.times()
         try:
-            keep(self._path, json.dumps(stored, indent=1).encode())
+            with FolderLock(self._path.parent, wait=True):  # another process may be adding its own
+                stored = _read(self._path)
+                stored[self._owner] = stored.get(self._owner, {}) | self.times()
+                keep(self._path, json.dumps(stored, indent=1).encode())
         except CnnError as error:
             tell_once(f"the times of algorithms are not kept: {error}")
 

@@ -27,6 +27,7 @@ from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
 from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
+from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
 from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import series
@@ -163,27 +164,34 @@ def calibration_file() -> Path:
 
 
 def save(calibration: Calibration) -> None:
-    """Keeps it in the cache, in place of an older one for the same backend and threads."""
-    kept = [each for each in load_all() if (each.backend, each.threads) != (calibration.backend, calibration.threads)]
-    rows = [_to_table(each) for each in [*kept, calibration]]
-    keep(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+    """Keeps it in the cache, in place of an older one for the same processor, backend and threads."""
+    with FolderLock(calibration_file().parent, wait=True):  # another process may be adding its own
+        rows = [_to_table(each) for each in [*filter(partial(_differ, calibration), _stored()), calibration]]
+        keep(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+
+
+def _differ(one: Calibration, other: Calibration) -> bool:
+    return (one.cpu, one.backend, one.threads) != (other.cpu, other.backend, other.threads)
 
 
 def load_all() -> list[Calibration]:
     """The calibrations kept for this processor; none, with a line that says why, if the file cannot be used."""
+    return [each for each in _stored() if each.cpu == (this_machine().cpu or "unknown")]
+
+
+def _stored() -> list[Calibration]:
+    """The calibrations of every processor that uses this cache."""
     path = calibration_file()
     try:
         table = json.loads(read_trusted(path))
-        found = [_from_table(row) for row in table["calibrations"]]
+        return [_from_table(row) for row in table["calibrations"]]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except CnnError as error:
         tell_once(f"calibrations are not used: {error}")
-        return []
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         tell_once(f"calibrations are not used, because {path} cannot be read ({error!r}); 'cnn calibrate' replaces it")
-        return []
-    return [each for each in found if each.cpu == (this_machine().cpu or "unknown")]
+    return []
 
 
 def find(backend: str, threads: int) -> Calibration | None:

@@ -14,12 +14,13 @@ NAME = ".lock"
 class FolderLock:
     """Holds a folder, which is created if it is missing, until `release` or the end of a `with` block.
 
-    Raises UsageError if another process holds it, CnnError if the folder cannot be written. A file system that has no
-    locks, as some network file systems, lets everybody in.
+    Raises UsageError if another process holds it, unless told to `wait` until it does not, and CnnError if the folder
+    cannot be written. A file system that has no locks, as some network file systems, lets everybody in.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, wait: bool = False) -> None:
         self.folder = folder
+        self._wait = wait
         self._path = folder / NAME
         self._file: IO[bytes] | None = None
         self._take()
@@ -54,7 +55,7 @@ class FolderLock:
                 raise CnnError(
                     f"The folder {self.folder} cannot be written ({error.strerror or error}); name another one."
                 ) from error
-            if not _lock(self._file):
+            if not _lock(self._file, wait=self._wait):
                 self._close()
                 raise UsageError(
                     f"Another process is writing to {self.folder}; wait until it has ended, or choose another folder."
@@ -72,12 +73,12 @@ class FolderLock:
         self.release()
 
 
-def _lock(file: IO[bytes]) -> bool:
+def _lock(file: IO[bytes], *, wait: bool) -> bool:
     """Whether the file could be locked; True where there are no locks."""
     try:
         import fcntl
 
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except (ImportError, OSError):

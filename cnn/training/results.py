@@ -39,8 +39,8 @@ class EpochResult:
         """The inverse of `row`. Raises UsageError for anything that `row` would not give."""
         check_table("A row of metrics", table, cls)
         result = cls(**table)
-        for name, least in (("epoch", 1), ("images_per_second", 0), ("seconds", 0)):
-            require(getattr(result, name) >= least, f"A row of metrics: {name} is {table[name]!r}.")
+        for name in ("epoch", "images_per_second", "seconds"):
+            require(getattr(result, name) > 0, f"A row of metrics: {name} is {table[name]!r}.")
         for name, value in table.items():
             require(not isinstance(value, float) or math.isfinite(value), f"A row of metrics: {name} is {value}.")
         return result
