@@ -12,6 +12,7 @@ import cnn
 from cnn.commands._config_file import apply_config
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError, UsageError
+from cnn.terminal.printing import coloured
 from cnn.words import nearest
 
 COMMANDS = {
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _tell(sentence: str) -> None:
     if speaks():
-        print(f"cnn: {sentence}", file=sys.stderr)
+        print(f"{coloured('cnn:', 'error', sys.stderr)} {sentence}", file=sys.stderr)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
