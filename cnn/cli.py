@@ -13,7 +13,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
 from cnn.system import environment
 from cnn.system.limits import check_limits
-from cnn.terminal.printing import drop, flush, output_may_fail, prepare_streams
+from cnn.terminal.printing import coloured, drop, flush, output_may_fail, prepare_streams
 from cnn.terminal.visible import visible, visible_output
 from cnn.words import nearest
 
@@ -86,7 +86,10 @@ def _tell(text: str) -> None:
     if speaks():
         line = text.replace("\n", "\\n")
         with output_may_fail("stderr"):
-            print(f"cnn: {visible(line, getattr(sys.stderr, 'encoding', None))}", file=sys.stderr)
+            print(
+                f"{coloured('cnn:', 'error', sys.stderr)} {visible(line, getattr(sys.stderr, 'encoding', None))}",
+                file=sys.stderr,
+            )
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

@@ -20,6 +20,9 @@ assert STORE.wanted
 # Winograd's error is bounded over a tile, not element by element; its own tests call it by name.
 os.environ["CNN_ALGORITHM"] = "im2col"
 
+# Lines are wrapped in the tests of their layout only.
+os.environ["COLUMNS"] = "400"
+
 
 TINY = """
 name = "tiny"

@@ -4,6 +4,7 @@ import json
 from dataclasses import fields, replace
 from itertools import islice
 
+import numpy as np
 import pytest
 from helpers.readmes import documented
 from PIL import Image
@@ -12,6 +13,8 @@ from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
 from cnn.energy.calibration import Calibration
+from cnn.energy.law import Law, Point, from_table, to_table
+from cnn.energy.law import _Fit as Fit
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
@@ -115,6 +118,40 @@ def test_a_calibration_leaves_those_of_other_processors_and_threads_as_they_are(
     ]
     assert calibration.load("numpy", 1).date == "2000-01-02"
     assert not (few / ".lock").exists()
+
+
+def test_what_is_missing_is_counted_before_it_is_calibrated(few, monkeypatch, capsys):
+    kept = []
+
+    def stop(backend, threads, progress):
+        kept.append((backend.name, threads))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cnn.commands._validation.measure", stop)
+    assert main(["model", "validate", "mlp", "--backend", "numpy,reference", "--threads", "1"]) == 130
+    first, second, _ = capsys.readouterr().err.splitlines()
+    assert first.startswith("not calibrated yet: numpy at 1 thread, reference at 1 thread; 2 calibrations first, 3 to")
+    assert second == "calibration 1 of 2: numpy at 1 thread"
+    assert kept == [("numpy", 1)]
+
+
+def test_a_law_is_fitted_once_and_of_many_points_uses_some(monkeypatch):
+    rng = np.random.default_rng(0)
+    points = [Point((n, n + 1, 3), 1000 * n, 1e-6 * n * float(rng.uniform(0.9, 1.1))) for n in range(1, 41)]
+    made = Law(1e-7, tuple(points))
+    table = json.loads(json.dumps(to_table(made)))
+    fits = []
+    monkeypatch.setattr("cnn.energy.law._Fit", lambda *given: fits.append(len(given[0])) or Fit(*given))
+    read = from_table(table)
+    assert read.seconds((5, 6, 3), 5000) == made.seconds((5, 6, 3), 5000)
+    assert fits == [40]
+    assert from_table({name: table[name] for name in ("overhead", "points")}).error == made.error
+    fits.clear()
+    from_table(table | {"points": table["points"] * 75}).seconds((5, 6, 3), 5000)
+    assert fits == [300]
+    for wrong in ({"lengths": [0.0] * len(table["lengths"])}, {"lengths": [3.0]}, {"noise": 0.0}, {"noise": "x"}):
+        with pytest.raises(ValueError, match=r"fit no law|could not convert"):
+            from_table(table | wrong)
 
 
 def test_watts_come_in_pairs(few, capsys):

@@ -20,6 +20,7 @@ from PIL import Image
 from cnn.cli import COMMANDS, main
 from cnn.data.dataset import load_dataset, search_folders
 from cnn.errors import CnnError
+from cnn.measure.other_work import OtherWork
 from cnn.model.architecture import read_architecture
 from cnn.model.zoo import ZOO
 from cnn.system.storage import read_arrays
@@ -205,6 +206,7 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     lines = {(line["layer"], line["direction"]): line for line in result["lines"]}
     assert result["seconds"] == pytest.approx(sum(line["seconds"] for line in result["lines"]))
     assert result["images_per_second"] == pytest.approx(4 / result["step_seconds"])
+    assert result["step_seconds_low"] <= result["step_seconds"] <= result["step_seconds_high"]
     assert lines["conv2", "forward"]["gemm_flops"] == 2 * 4 * 8 * 8 * 500 * 50
     # The first layer's data gradient is never computed.
     assert lines["conv1", "backward"]["gemm_flops"] == 2 * 4 * 24 * 24 * 25 * 20
@@ -212,7 +214,7 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     for line in result["lines"]:
         assert line["im2col_seconds"] + line["gemm_seconds"] <= line["seconds"] * 1.001 + 1e-6
     assert main(["profile", "--batch-size", "4", "--repeats", "1"]) == 0
-    assert "GEMM GFLOP/s" in capsys.readouterr().out
+    assert "GFLOP/s" in capsys.readouterr().out
 
 
 def test_bench_puts_backends_under_one_another(net: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,7 +236,9 @@ def test_bench_puts_backends_under_one_another(net: str, capsys: pytest.CaptureF
     assert pairs[:2] == [("tiny conv1 forward", "numpy"), ("tiny conv1 forward", "reference")]
     assert pairs[-2:] == [("tiny training step", "numpy"), ("tiny training step", "reference")]
     assert main([*options, "--steps-only"]) == 0
-    assert "tiny training step" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tiny, batch 2, medians of 1 round\n" in printed
+    assert "training step" in printed
 
 
 def test_info_names_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
@@ -513,3 +517,15 @@ def wait_for(condition: object, seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < end, "nothing happened in time"
         time.sleep(0.005)
+
+
+def test_measurements_on_a_busy_machine_say_so(
+    net: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(OtherWork, "__exit__", lambda self, *error: setattr(self, "share", 0.46))
+    options = [net, "--backend", "numpy", "--threads", "1", "--batch-size", "2"]
+    for command in (["bench", *options, "--rounds", "1", "--steps-only"], ["profile", *options, "--repeats", "1"]):
+        assert main(command) == 0
+        assert "The machine was busy: other work took 46% of the processors" in capsys.readouterr().out
+        assert main([*command, "--json"]) == 0
+        assert "46%" in json.loads(capsys.readouterr().out)["busy"]

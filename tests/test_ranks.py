@@ -51,7 +51,7 @@ SIZES = gradient_bytes(architecture("mlp"))
 def planted(count, net="mlp"):
     """A launch whose layers took 1, 2 and 4 ms in the order of the backward pass, and the update 8."""
     layers = dict(zip(reversed(SIZES), (1e-3, 2e-3, 4e-3), strict=True))
-    steps = TimedSteps(net, 8 * count, layers, 8e-3, 20e-3, 3e-3, 1e-3)
+    steps = TimedSteps(net, 8 * count, layers, 8e-3, 20e-3, 3e-3, 1e-3, [20e-3])
     return Timed(count, 1, 1, "a library", {}, 1e-15, 10e-6, 1e-9, [steps])
 
 
@@ -92,7 +92,10 @@ def test_efficiency_is_by_thread(monkeypatch, capsys):
     def launch(words, request):
         timed = next(launches)
         found[timed.ranks] = words, request
-        steps = [TimedSteps("mlp", batch, timed.steps[0].layers, 0, batch * 1e-3, 0, 0) for batch in request.batches]
+        steps = [
+            TimedSteps("mlp", batch, timed.steps[0].layers, 0, batch * 1e-3, 0, 0, [batch * 1e-3])
+            for batch in request.batches
+        ]
         return Timed(**(vars(timed) | {"threads": 2 // timed.ranks, "steps": steps, "add": 1e-10}))
 
     monkeypatch.setattr(ranks, "_launch", launch)

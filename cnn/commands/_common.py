@@ -109,6 +109,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--download", action="store_true", help="download the data set if it is not there")
 
 
+def add_wide_option(parser: argparse.ArgumentParser) -> None:
+    """--wide."""
+    parser.add_argument("--wide", action="store_true", help="print every column, however wide the terminal is")
+
+
 def add_json_option(parser: argparse.ArgumentParser) -> None:
     """--json."""
     parser.add_argument("--json", action="store_true", help="print JSON instead of text")

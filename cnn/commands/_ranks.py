@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,16 +22,20 @@ from cnn.energy.links import Link
 from cnn.energy.prediction import DRAWS
 from cnn.energy.scaling import OPERANDS, StepTime, scaled
 from cnn.errors import CnnError, UsageError
+from cnn.measure.benchmark import busy, spread
+from cnn.measure.other_work import OtherWork
 from cnn.model.modelfile import architecture_of
 from cnn.system.affinity import inherited
 from cnn.system.threads import in_words
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_table, print_text
 from cnn.words import counted
 
 HEAD = [
-    *("", "ranks", "threads", "batch", "images/s", "efficiency", "ms per step"),
-    *("compute", "communication", "hidden", "exposed", "model ms", "error"),
+    *("ranks", "threads", "batch", "images/s", "efficiency", "ms", "middle 90 %"),
+    *("computing", "sums", "exposed", "model ms", "error"),
 ]
+EXTRA = ["sums", "computing", "model ms", "exposed", "middle 90 %"]
+"""Columns that a narrow terminal does not show."""
 
 
 def bench_ranks(options: argparse.Namespace) -> None:
@@ -45,7 +50,7 @@ def bench_ranks(options: argparse.Namespace) -> None:
         )
     launcher = _launcher(options.mpiexec)
     chosen, _ = registry.choose(options.backend, options.backend_options)
-    launches = {}
+    launches, others, shares = {}, OtherWork(), list[float | None]()
     for ranks in counts:
         request = Request(
             nets=models,
@@ -56,7 +61,9 @@ def bench_ranks(options: argparse.Namespace) -> None:
             backend_options=options.backend_options or {},
             threads=options.threads[0] if options.threads else None,
         )
-        launches[ranks] = _launch([*launcher, "-n", str(ranks)], request)
+        with others:
+            launches[ranks] = _launch([*launcher, "-n", str(ranks)], request)
+        shares.append(others.share)
     link = next((_link(timed) for timed in launches.values() if timed.latency is not None), None)
     rows = []
     for model in models:
@@ -68,19 +75,33 @@ def bench_ranks(options: argparse.Namespace) -> None:
             for row in group:
                 row |= {"scaling": scaling, "efficiency": _per_thread(row) / _per_thread(group[0])}
             rows += group
+    disturbed = _busy(launches.values(), shares)
     if options.json:
         print_json(
             {
                 "rounds": options.rounds,
                 "backend": chosen.name,
                 "library": str(chosen.library),
+                "busy": disturbed,
                 "link": None if link is None else {name: asdict(each) for name, each in link.quantities().items()},
                 "launches": {ranks: timed.world for ranks, timed in launches.items()},
                 "results": rows,
             }
         )
     else:
-        _print(rows, launches, link, options.rounds)
+        _print(rows, launches, link, options)
+        if disturbed:
+            print_text(disturbed, style="warning")
+
+
+def _busy(launches: Iterable[Timed], shares: list[float | None]) -> str | None:
+    """The sentence to print if other work disturbed a launch, else None."""
+    rates = {
+        f"{each.net} of {counted(timed.ranks, 'rank')}, batch {each.batch}": [1 / seconds for seconds in each.rounds]
+        for timed in launches
+        for each in timed.steps
+    }
+    return busy(rates, max((share for share in shares if share is not None), default=None))
 
 
 def _launcher(given: str | None) -> list[str]:
@@ -137,12 +158,15 @@ def _row(model: str, gradients: dict[str, int], timed: Timed, batch: int, link: 
     predicted = None
     if link is not None and timed.ranks > 1:
         predicted = scaled(step, link, timed.ranks, batch).seconds
+    low, high = spread(steps.rounds)
     return {
         "model": model,
         "ranks": timed.ranks,
         "threads": timed.threads,
         "batch_size": batch,
         "seconds": steps.seconds,
+        "seconds_low": low,
+        "seconds_high": high,
         "images_per_second": batch / steps.seconds,
         "compute": steps.seconds - steps.exposed,
         "communication": steps.communication,
@@ -157,32 +181,39 @@ def _per_thread(row: dict[str, Any]) -> float:
     return float(row["images_per_second"] / (row["ranks"] * row["threads"]))
 
 
-def _print(rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | None, rounds: int) -> None:
+def _print(
+    rows: list[dict[str, Any]], launches: dict[int, Timed], link: Link | None, options: argparse.Namespace
+) -> None:
     for ranks, timed in launches.items():
         each = f"{in_words(timed.threads)} each"
-        print(f"{counted(ranks, 'rank')}: " + "; ".join(timed.world.values() or [each]))
-    print(f"{timed.library}; medians of {counted(rounds, 'round')}, times in ms")
+        print_text(f"{counted(ranks, 'rank')}: " + "; ".join(timed.world.values() or [each]))
+    print_text(f"{timed.library}; medians of {counted(options.rounds, 'round')}, times in ms per step")
     if link is not None:
-        print(f"{link.name}: " + ", ".join(f"{name} = {each.value:.3g}" for name, each in link.quantities().items()))
-    table, title = [], None
-    for row in rows:
-        group = f"{row['model']}, {row['scaling']}"
-        milliseconds = [row[name] * 1e3 for name in ("seconds", "compute", "communication", "hidden", "exposed")]
-        table.append(
-            [
-                group if group != title else "",
-                *(str(row[name]) for name in ("ranks", "threads", "batch_size")),
-                f"{row['images_per_second']:,.0f}",
-                f"{row['efficiency']:.0%}",
-                *(f"{each:.2f}" for each in milliseconds),
-                f"{row['predicted']['value'] * 1e3:.2f}" if row["predicted"] else "-",
-                f"{row['error']:+.0%}" if row["predicted"] else "-",
-            ]
-        )
-        title = group
-    print_table(HEAD, table)
-    print("efficiency: images per second and thread, relative to the first row")
-    print(
-        "model: the computing time measured on as many ranks without sums, and the sums predicted from the link's "
-        "latency and rate"
+        texts = (f"{name} = {each.value:.3g}" for name, each in link.quantities().items())
+        print_text(f"{link.name}: " + ", ".join(texts))
+    for title in dict.fromkeys((row["model"], row["scaling"]) for row in rows):
+        print("\n{}, {} scaling".format(*title))
+        group = [row for row in rows if (row["model"], row["scaling"]) == title]
+        print_table(HEAD, [_cells(row) for row in group], extra=EXTRA, wide=options.wide)
+    print()
+    print_text("efficiency: images per second and thread, relative to the first row")
+    print_text(
+        "error: of the model, which adds the computing time measured on as many ranks without sums, and the sums "
+        "predicted from the link's latency and rate"
     )
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def milliseconds(name: str) -> str:
+        return f"{row[name] * 1e3:.2f}"
+
+    return [
+        *(str(row[name]) for name in ("ranks", "threads", "batch_size")),
+        f"{row['images_per_second']:,.0f}",
+        f"{row['efficiency']:.0%}",
+        milliseconds("seconds"),
+        f"{milliseconds('seconds_low')}-{milliseconds('seconds_high')}",
+        *map(milliseconds, ("compute", "communication", "exposed")),
+        f"{row['predicted']['value'] * 1e3:.2f}" if row["predicted"] else "-",
+        f"{row['error']:+.0%}" if row["predicted"] else "-",
+    ]

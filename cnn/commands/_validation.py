@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from cnn import registry
 from cnn.backend import Backend
 from cnn.commands import _common
-from cnn.energy.calibration import Calibration, find, measure, save
+from cnn.energy.calibration import MINUTES, Calibration, find, measure, save
 from cnn.energy.devices import catalogue
 from cnn.energy.validation import (
     CORNELL_BATCH,
@@ -26,11 +26,9 @@ from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words
-from cnn.terminal.printing import note, output_may_fail, print_json, print_table
+from cnn.terminal.printing import print_json, print_table
 from cnn.terminal.progress_bar import progress_line
-
-MINUTES = 3, 9
-"""What one calibration took on the machines where it was measured, at least and at most."""
+from cnn.words import counted
 
 
 def validate(options: argparse.Namespace) -> None:
@@ -39,15 +37,19 @@ def validate(options: argparse.Namespace) -> None:
     ready = [each.name for each in registry.statuses() if each.library]
     names = options.backend.split(",") if options.backend else [n for n in registry.DEFAULT_ORDER if n in ready]
     architectures = [architecture_of(name) for name in options.model.split(",")]
-    backends, counts = [registry.create(name) for name in names], _common.thread_counts(options.threads)
-    _announce([f"{each.name} at {in_words(count)}" for each in backends for count in counts if not _known(each, count)])
+    machine = [
+        (backend, threads)
+        for backend in map(registry.create, names)
+        for threads in _common.thread_counts(options.threads)
+    ]
+    _calibrate([each for each in machine if _calibration(*each) is None])
     with OtherWork() as others:
         cases = [
             measured_case(
                 each, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
             )
-            for backend in backends
-            for calibration in (_calibration(backend, threads) for threads in counts)
+            for backend, threads in machine
+            if (calibration := _calibration(backend, threads)) is not None
             for each in architectures
             for training in (True, False)
         ]
@@ -85,32 +87,26 @@ def _drawing() -> Callable[[Sequence[CurvePoint]], bytes]:
     return speedups_picture
 
 
-def _known(backend: Backend, count: int) -> Calibration | None:
-    """The calibration that is kept, unless it is of another library."""
+def _calibration(backend: Backend, count: int) -> Calibration | None:
+    """The calibration kept for the backend's present library, if there is one."""
     found = find(backend.name, count)
     return found if found is not None and found.library == str(backend.library) else None
 
 
-def _announce(missing: list[str]) -> None:
-    """Says what is going to take so long, and how long."""
+def _calibrate(missing: Sequence[tuple[Backend, int]]) -> None:
+    """Makes and keeps the calibrations that are missing, after saying how many there are and how long they take."""
+    texts = [f"{backend.name} at {in_words(threads)}" for backend, threads in missing]
     if missing:
-        least, most = (minutes * len(missing) for minutes in MINUTES)
-        note(
-            f"first, what has no calibration yet is calibrated, in about {least} to {most} minutes in all: "
-            f"{', '.join(missing)} ({len(missing)}; --backend and --threads choose fewer)"
+        print(
+            f"not calibrated yet: {', '.join(texts)}; {counted(len(missing), 'calibration')} first, {MINUTES} each on "
+            "an idle machine. Ctrl-C stops; each one that is done is kept.",
+            file=sys.stderr,
+            flush=True,
         )
-
-
-def _calibration(backend: Backend, count: int) -> Calibration:
-    known = _known(backend, count)
-    if known is not None:
-        return known
-    with output_may_fail("stderr"):
-        print(f"calibrating {backend.name} at {in_words(count)}", file=sys.stderr, flush=True)
-    with progress_line() as show:
-        result = measure(backend, count, show)
-    save(result)
-    return result
+    for place, (backend, threads) in enumerate(missing):
+        print(f"calibration {place + 1} of {len(missing)}: {texts[place]}", file=sys.stderr, flush=True)
+        with progress_line() as show:
+            save(measure(backend, threads, show))
 
 
 def _print_steps(cases: list[ValidatedStep], layers: bool) -> None:

@@ -9,17 +9,24 @@ of the communication is hidden behind computing, and how far the model of scalin
 """
 
 import argparse
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cnn import registry
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
-from cnn.measure.benchmark import Job, layer_jobs, measure, step_job
+from cnn.measure.benchmark import STEP, Job, busy, layer_jobs, samples, spread, step_job
+from cnn.measure.other_work import OtherWork
+from cnn.model.architecture import Architecture
 from cnn.model.modelfile import architecture_of
-from cnn.system.threads import limit_threads
+from cnn.report.table import number_text
+from cnn.system.threads import in_words, limit_threads
+from cnn.system.timing import Times
 from cnn.terminal.arguments import whole_number, whole_numbers
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_lines, print_table, print_text
 from cnn.words import counted
 
 
@@ -54,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps-only", action="store_true", help="measure only whole training steps, no single layers")
     add_config_option(parser)
     _common.add_json_option(parser)
+    _common.add_wide_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -61,20 +69,28 @@ def run(options: argparse.Namespace) -> None:
     if options.ranks is not None:
         bench_ranks(options)
         return
-    names = _common.backend_names(options.backend)
-    chosen = [registry.create(name, **(options.backend_options or {})) for name in names]
+    chosen = [
+        registry.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
+    ]
     counts = _common.thread_counts(options.threads)
-    results: list[dict[str, Any]] = []
-    for name in options.model.split(","):
-        for count in counts:
-            with limit_threads(count):
-                jobs: list[Job] = []
-                for backend in chosen:
-                    if not options.steps_only:
-                        jobs += layer_jobs(architecture_of(name), backend, options.batch_size)
-                    jobs.append(step_job(architecture_of(name), backend, options.batch_size))
-                seconds = measure(jobs, options.rounds)
-            results += [_result(job, count, time) for job, time in zip(jobs, seconds, strict=True)]
+    results, rates = list[dict[str, Any]](), dict[str, list[float]]()
+    networks = _networks(options.model.split(","))
+    with OtherWork() as others:
+        for network in networks:
+            for count in counts:
+                with limit_threads(count):
+                    jobs: list[Job] = []
+                    for backend in chosen:
+                        if not options.steps_only:
+                            jobs += layer_jobs(network, backend, options.batch_size)
+                        jobs.append(step_job(network, backend, options.batch_size))
+                    measured = samples(jobs, options.rounds)
+                results += [_result(network.name, job, count, times) for job, times in zip(jobs, measured, strict=True)]
+                for job, times in zip(jobs, measured, strict=True):
+                    if job.group.endswith(STEP):
+                        name = f"{job.group} on {job.backend} with {in_words(count)}"
+                        rates[name] = [1 / seconds for seconds in times]
+    disturbed = busy(rates, others.share)
     _add_efficiency(results)
     order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
     results.sort(key=lambda result: order[result["group"]])
@@ -84,36 +100,67 @@ def run(options: argparse.Namespace) -> None:
                 "batch_size": options.batch_size,
                 "rounds": options.rounds,
                 "libraries": {backend.name: str(backend.library) for backend in chosen},
-                "results": results,
+                "busy": disturbed,
+                "results": [{name: value for name, value in each.items() if name != "network"} for each in results],
             }
         )
         return
-    for backend in chosen:
-        print(f"{backend.name}: {backend.library}")
-    print(f"batch {options.batch_size}, medians of {counted(options.rounds, 'round')}")
-    rows, group = [], None
-    for result in results:
+    print_lines({backend.name: str(backend.library) for backend in chosen})
+    for network in networks:
+        print(f"\n{network.name}, batch {options.batch_size}, medians of {counted(options.rounds, 'round')}")
+        _print([result for result in results if result["network"] == network.name], options.wide)
+    if disturbed:
+        print_text(disturbed, style="warning")
+
+
+def _networks(names: Sequence[str]) -> list[Architecture]:
+    """The architectures; those that share a name are told apart by what was typed."""
+    found = [architecture_of(name) for name in names]
+    count = Counter(each.name for each in found)
+    return [replace(each, name=name) if count[each.name] > 1 else each for each, name in zip(found, names, strict=True)]
+
+
+def _print(results: list[dict[str, Any]], wide: bool) -> None:
+    """The table of one network, with the fastest backend and number of threads of each job in colour."""
+    fastest = {result["group"]: min(_seconds(results, result["group"])) for result in reversed(results)}
+    rows, best, group = [], set[int](), None
+    counts = {result["threads"] for result in results}
+    for place, result in enumerate(results):
+        several = len(_seconds(results, result["group"])) > 1
+        if several and result["seconds"] == fastest[result["group"]]:
+            best.add(place)
         rows.append(
             [
-                result["group"] if result["group"] != group else "",
+                result["group"].removeprefix(f"{result['network']} ") if result["group"] != group else "",
                 result["backend"],
                 str(result["threads"]),
-                f"{result['seconds'] * 1e3:.3f}",
-                f"{result['gflops']:.1f}" if result["gflops"] else "-",
+                number_text(result["seconds"] * 1e3),
+                f"{number_text(result['seconds_low'] * 1e3)}-{number_text(result['seconds_high'] * 1e3)}",
                 f"{result['images_per_second']:,.0f}",
-                f"{result['efficiency']:.0%}",
+                f"{result['gflops']:.1f}" if result["gflops"] else "-",
+                *([f"{result['efficiency']:.0%}"] if len(counts) > 1 else []),
             ]
         )
         group = result["group"]
-    print_table(["", "backend", "threads", "ms", "GFLOP/s", "images/s", "efficiency"], rows)
+    head = ["", "backend", "threads", "ms", "middle 90 %", "images/s", "GFLOP/s"]
+    head += ["efficiency"] if len(counts) > 1 else []
+    print_table(head, rows, extra=["GFLOP/s", "middle 90 %"], wide=wide, best=best)
 
 
-def _result(job: Job, count: int, seconds: float) -> dict[str, Any]:
+def _seconds(results: list[dict[str, Any]], group: str) -> list[float]:
+    return [result["seconds"] for result in results if result["group"] == group]
+
+
+def _result(network: str, job: Job, count: int, times: Times) -> dict[str, Any]:
+    seconds, (low, high) = times.median, spread(times)
     return {
+        "network": network,
         "group": job.group,
         "backend": job.backend,
         "threads": count,
         "seconds": seconds,
+        "seconds_low": low,
+        "seconds_high": high,
         "gflops": job.flops / seconds / 1e9,
         "images_per_second": job.images / seconds,
     }

@@ -1,8 +1,9 @@
-"""Measures this machine for the model of time and energy, for one backend and number of threads, in some minutes.
+"""Measures this machine for the model of time and energy, for one backend and number of threads.
 
 It measures SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and the layers of networks
 drawn at random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library and
-threads. Each time is the minimum of several, in two passes; on a busy machine it is too long all the same.
+threads. It takes 3 to 9 minutes on an idle machine. Each time is the minimum of several, in two passes; on a busy
+machine it is too long all the same.
 """
 
 import argparse

@@ -4,7 +4,7 @@ Times are medians over the repeats, with each layer run by itself. GFLOP/s are t
 multiply-accumulate of im2col, even where Winograd needs fewer. Below the table stand:
 
 - a whole step, and how much of it is spent outside compiled kernels;
-- the time of each algorithm, where a convolution has a choice;
+- the time of each algorithm, where a convolution has a choice (the table names the fastest);
 - for a backend that can send products elsewhere, where those of one more step ran and why, as its library reports.
 """
 
@@ -12,10 +12,19 @@ import argparse
 
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
-from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
+from cnn.measure.benchmark import busy, spread
+from cnn.measure.other_work import OtherWork
+from cnn.measure.profiler import (
+    LayerProduct,
+    Line,
+    algorithms_by_layer,
+    profile_step,
+    reported_products,
+    whole_step,
+)
 from cnn.model.modelfile import architecture_of
 from cnn.terminal.arguments import whole_number
-from cnn.terminal.printing import print_json, print_lines, print_table
+from cnn.terminal.printing import print_json, print_lines, print_table, print_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +35,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common.add_resource_options(parser)
     add_config_option(parser)
     _common.add_json_option(parser)
+    _common.add_wide_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    with _common.resources(options) as resources:
+    with _common.resources(options) as resources, OtherWork() as others:
         architecture, backend, batch = architecture_of(options.model), resources.backend, options.batch_size
         lines = profile_step(architecture, backend, batch, repeats=options.repeats)
-        step, python = whole_step(architecture, backend, batch, repeats=options.repeats)
+        times, python = whole_step(architecture, backend, batch, repeats=options.repeats)
         products = reported_products(architecture, backend, batch)
         algorithms = backend.instruments.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
+    disturbed = busy({"the whole step": [1 / seconds for seconds in times]}, others.share)
+    step, (low, high) = times.median, spread(times)
     total = sum(line.seconds for line in lines)
     if options.json:
         print_json(
@@ -47,6 +59,9 @@ def run(options: argparse.Namespace) -> None:
                 **described,
                 "seconds": total,
                 "step_seconds": step,
+                "step_seconds_low": low,
+                "step_seconds_high": high,
+                "busy": disturbed,
                 "images_per_second": batch / step,
                 "python_seconds": python,
                 "algorithms": algorithms,
@@ -70,8 +85,9 @@ def run(options: argparse.Namespace) -> None:
             }
         )
         return
-    print_lines({"network": f"{architecture.name}, batch {batch}", **header})
-    rows = [_row(line, total) for line in lines]
+    print_lines({"network": f"{architecture.name}, batch {batch}, times in ms", **header})
+    chosen = algorithms_by_layer(architecture, batch, resources.budget.count, algorithms)
+    rows = [_row(line, total, chosen.get((line.layer, line.direction), {})) for line in lines]
     overall = Line(
         "all",
         "",
@@ -80,25 +96,30 @@ def run(options: argparse.Namespace) -> None:
         sum(line.gemm for line in lines),
         sum(line.flops for line in lines),
     )
-    head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
-    print_table(head, [*rows, _row(overall, total)])
+    head = ["layer", "ms", "share", "im2col", "GEMM", "rest", "GFLOP/s", "algorithm"]
+    if not chosen:
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    print_table(head, [*rows, _row(overall, total, {})[: len(head)]], extra=["rest", "im2col"], wide=options.wide)
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
-    print(f"a whole step: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
-    for shape, times in algorithms.items():
-        fastest = min(times, key=times.__getitem__)
-        tried = ", ".join(f"{name} {seconds * 1e3:.2f} ms" for name, seconds in times.items())
-        print(f"{shape}: {fastest} ({tried})")
+    bounds = f"(middle 90 %: {low * 1e3:.2f}-{high * 1e3:.2f})"
+    print_text(f"a whole step: {step * 1e3:.2f} ms {bounds}, {batch / step:,.0f} images/s{outside}")
+    for (layer, _), directions in chosen.items():
+        for direction, tried in directions.items():
+            texts = (f"{name} {tried[name] * 1e3:.2f}" for name in sorted(tried, key=tried.__getitem__))
+            print_text(f"{layer} {direction}: {', '.join(texts)}")
+    if disturbed:
+        print_text(disturbed, style="warning")
     if products:
         print("\nproducts of a step, as reported by the library that ran them")
-        head = ["layer", "direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
-        print_table(head, [_product_row(product) for product in products])
+        head = ["layer and direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
+        extra = ["MB back", "MB to card", "host ms", "card ms"]
+        print_table(head, [_product_row(product) for product in products], extra=extra, wide=options.wide)
 
 
 def _product_row(product: LayerProduct) -> list[str]:
     report, sizes = product.report, product.report.product
     return [
-        product.layer,
-        product.direction,
+        f"{product.layer} {product.direction}",
         *map(str, (sizes.m, sizes.n, sizes.k)),
         *(report.where, report.why),
         *(f"{count / 1e6:.3f}" for count in (report.bytes_to_card, report.bytes_from_card)),
@@ -106,14 +127,14 @@ def _product_row(product: LayerProduct) -> list[str]:
     ]
 
 
-def _row(line: Line, total: float) -> list[str]:
+def _row(line: Line, total: float, algorithms: dict[str, dict[str, float]]) -> list[str]:
     rate = _gflops(line)
     return [
-        line.layer,
-        line.direction,
+        f"{line.layer} {line.direction}".rstrip(),
         *(f"{line.seconds * 1e3:.2f}", f"{line.seconds / total:.1%}"),
         *(f"{each * 1e3:.2f}" for each in (line.im2col, line.gemm, line.rest)),
         "-" if rate is None else f"{rate:.0f}",
+        " + ".join(min(times, key=times.__getitem__) for times in algorithms.values()),
     ]
 
 

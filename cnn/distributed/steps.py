@@ -61,7 +61,8 @@ class TimedSteps:
     `layers` and `update` are from ranks that compute their parts at the same time without sums. `layers` has, by name,
     the time from the gradients of one layer to those of the next in the backward pass; the first entry also includes
     the forward pass. `update` is the time of the update. `seconds` is the time of a whole step, `communication` the
-    part during which sums were in progress, `exposed` the part of that not hidden by computing.
+    part during which sums were in progress, `exposed` the part of that not hidden by computing. `rounds` are the
+    seconds per step of each round.
     """
 
     net: str
@@ -71,6 +72,7 @@ class TimedSteps:
     seconds: float
     communication: float
     exposed: float
+    rounds: list[float]
 
 
 @dataclass(frozen=True)
@@ -154,9 +156,12 @@ def _steps(network: str, batch: int, backend: Backend, world: World, rounds: int
         if number > 1:
             parts.append(np.diff(marks).mean(axis=0))
             wholes.append(np.subtract(clock.marks[-1], clock.marks[0]) / STEPS)
-    of_layers, of_steps = (np.median(np.mean(world.gather(each), axis=0), axis=0).tolist() for each in (parts, wholes))
+    of_layers, of_steps = (np.mean(world.gather(each), axis=0) for each in (parts, wholes))
     names = [model.network.nodes[place].name for place in model.network.backward_order]
-    return TimedSteps(network, batch, dict(zip(names, of_layers[:-1], strict=True)), of_layers[-1], *of_steps)
+    *layers, update = np.median(of_layers, axis=0).tolist()
+    seconds, communication, exposed = np.median(of_steps, axis=0).tolist()
+    by_name = dict(zip(names, layers, strict=True))
+    return TimedSteps(network, batch, by_name, update, seconds, communication, exposed, of_steps[:, 0].tolist())
 
 
 def _alone(trainer: Trainer, own: npt.NDArray[np.int64]) -> list[float]:

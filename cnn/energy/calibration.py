@@ -32,6 +32,8 @@ from cnn.system.machine import this_machine
 from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import series
 
+MINUTES = "3 to 9 minutes"
+"""How long it takes on an idle machine of two cores, for one backend and number of threads."""
 PASSES = 2
 """How often all probes are measured: a disturbance of one pass has ended by the other."""
 LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
@@ -70,7 +72,7 @@ class Calibration:
 
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
-    """Calibrates `backend` at `threads` in some minutes. `progress` is told what is being measured."""
+    """Calibrates `backend` at `threads` in MINUTES. `progress` is told what is being measured."""
     with limit_threads(threads):
         progress("SGEMM and triad")
         rate, half, error, products = _sgemm(backend)

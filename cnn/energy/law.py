@@ -5,7 +5,7 @@ logarithms of the task's sizes plus a Gaussian process, so that between the meas
 distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, exp, log, log2, sqrt
 from statistics import median
@@ -21,6 +21,10 @@ LENGTHS = (0.7, 1.5, 3.0, 6.0, 12.0)
 NOISES = (0.05, 0.1, 0.2)
 """Relative errors of a measured time, of which one is chosen: how close to the points a law passes."""
 SWEEPS = 2
+START = 3.0
+"""The length in octaves that the search begins with."""
+MOST = 300
+"""Points that a law rests on; of more, which `cnn calibrate` never measures, evenly chosen ones are used."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -36,10 +40,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Law:
-    """Measured points, and the seconds that even the smallest task takes."""
+    """Measured points, and the seconds that even the smallest task takes.
+
+    `lengths` and `noise` are those that fit the points best; without them they are searched, which takes a second.
+    """
 
     overhead: float
     points: tuple[Point, ...]
+    lengths: tuple[float, ...] | None = None
+    noise: float = NOISES[0]
 
     def seconds(self, sizes: tuple[int, ...], work: int) -> tuple[float, float]:
         """Seconds of a task and their relative standard deviation. Sizes are clipped to the range of those measured."""
@@ -66,9 +75,12 @@ class Law:
 
     @cached_property
     def _fit(self) -> "_Fit":
-        x = np.array([_features(point.sizes) for point in self.points])
-        y = np.array([log(point.seconds / self._base(point.work)) for point in self.points])
-        best = _Fit(x, y, np.full(x.shape[1], 3.0), NOISES[0])
+        points = self.points[:: ceil(len(self.points) / MOST)]
+        x = np.array([_features(point.sizes) for point in points])
+        y = np.array([log(point.seconds / self._base(point.work)) for point in points])
+        if self.lengths is not None:
+            return _Fit(x, y, np.array(self.lengths), self.noise)
+        best = _Fit(x, y, np.full(x.shape[1], START), NOISES[0])
         for _ in range(SWEEPS):
             for noise in NOISES:
                 best = min(best, _Fit(x, y, best.lengths, noise), key=lambda fit: fit.error)
@@ -118,14 +130,25 @@ def _trend(x: Vector) -> Vector:
 
 
 def to_table(law: Law) -> dict[str, Any]:
-    """The law as JSON values."""
+    """The law as JSON values, with what fits its points best."""
+    fit = law._fit
     return {
         "overhead": law.overhead,
         "points": [[*point.sizes, point.work, point.seconds] for point in law.points],
+        "lengths": fit.lengths.tolist(),
+        "noise": fit.noise,
     }
 
 
 def from_table(table: dict[str, Any]) -> Law:
-    """The law that `to_table` wrote."""
+    """The law that `to_table` wrote. Raises KeyError, TypeError or ValueError for a table that it did not write."""
     points = [Point(tuple(map(int, row[:-2])), int(row[-2]), float(row[-1])) for row in table["points"]]
-    return Law(float(table["overhead"]), tuple(points))
+    if not points:
+        raise ValueError("a law without points")
+    law = Law(float(table["overhead"]), tuple(points))
+    if "lengths" not in table:  # written by an earlier release
+        return law
+    lengths, noise = tuple(map(float, table["lengths"])), float(table["noise"])
+    if not {*lengths} <= {START, *LENGTHS} or noise not in NOISES or len(lengths) != len(_features(points[0].sizes)):
+        raise ValueError(f"lengths {lengths} and noise {noise} fit no law")
+    return replace(law, lengths=lengths, noise=noise)

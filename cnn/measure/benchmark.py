@@ -16,6 +16,8 @@ from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.system.timing import Times, in_turns
 
+STEP = "training step"
+"""How the name of the job of a whole training step ends."""
 STEADY, BUSY = 0.8, 0.1
 """A machine is busy if one run in twenty is below STEADY of the median rate, or other work takes more than BUSY."""
 
@@ -66,7 +68,7 @@ def step_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
         optimizer.step(0.0)
 
     flops = count(model, batch, training=True).gemm_flops
-    return Job(f"{model.name} training step", backend.name, step, flops, batch)
+    return Job(f"{model.name} {STEP}", backend.name, step, flops, batch)
 
 
 def inference_job(architecture: Architecture, backend: Backend, batch: int) -> Job:
@@ -78,9 +80,10 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
     return Job(f"{model.name} inference", backend.name, run, flops, batch)
 
 
-def measure(jobs: Sequence[Job], rounds: int) -> list[float]:
-    """The median seconds of each job over `rounds`."""
-    return [times.median for times in samples(jobs, rounds)]
+def spread(times: Sequence[float]) -> tuple[float, float]:
+    """Between which seconds the middle 90 % of the runs lie."""
+    low, high = np.quantile(times, (0.05, 0.95))
+    return float(low), float(high)
 
 
 def busy(rates: Mapping[str, Sequence[float]], others: float | None) -> str | None:

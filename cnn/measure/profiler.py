@@ -1,6 +1,6 @@
 """Times a training step by layer and direction, and divides each time into im2col (and col2im), GEMM and the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
@@ -11,13 +11,14 @@ import numpy as np
 from cnn.arithmetic import Operation
 from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
+from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
 from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
-from cnn.system.timing import Stopwatch, now, seconds_of
+from cnn.system.timing import Stopwatch, Times, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
 """Operations of a backend that are timed separately; a backend that lowers inside its kernels does not call them."""
@@ -123,8 +124,8 @@ def least_times(
 
 def whole_step(
     architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10
-) -> tuple[float, float | None]:
-    """Median seconds of a whole training step, and how many of them are spent outside compiled kernels.
+) -> tuple[Times, float | None]:
+    """Seconds of whole training steps, and how many of a step's are spent outside compiled kernels, the median.
 
     The latter is None for a backend that does not work in compiled kernels.
     """
@@ -136,14 +137,14 @@ def whole_step(
         model.train_step(images, labels)
         optimizer.step(0.0)
 
-    seconds, outside = [], []
+    seconds, outside = Times(), []
     with backend.instruments.timed_kernels() as stopwatch:
         inside = stopwatch or Stopwatch()
         for _ in range(SETTLED + repeats):
             inside.seconds = 0.0
             seconds.append(seconds_of(step))
             outside.append(seconds[-1] - inside.seconds)
-    return median(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
+    return Times(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,26 @@ def reported_products(architecture: Architecture, backend: Backend, batch: int) 
         model = architecture.build(backend=reporting)
         _step(model, _optimizer(model), *random_batch(model, batch), tally)
     return products
+
+
+def algorithms_by_layer(
+    architecture: Architecture, batch: int, threads: int, times: Mapping[str, dict[str, float]]
+) -> dict[LayerPass, dict[str, dict[str, float]]]:
+    """The times of each algorithm by layer and direction, from those by shape; backward has both gradients."""
+    found: dict[LayerPass, dict[str, dict[str, float]]] = {}
+    if times:
+        # A backend with a choice of algorithms has loaded it.
+        from cnn.compiled.convolution import Problem
+
+        for node in architecture.network.nodes:
+            if isinstance(node.layer, Conv2D):
+                convolution = node.layer.convolution_on(*node.input_shapes)
+                for each in ("forward", "weight gradient", "data gradient"):
+                    text = str(Problem(each, convolution, batch, threads))
+                    if text in times:
+                        place = node.name, "forward" if each == "forward" else "backward"
+                        found.setdefault(place, {})[each] = times[text]
+    return found
 
 
 def layer_pass_of(stage: Stage) -> LayerPass:

@@ -1,24 +1,47 @@
-"""Prints results: titles with texts, tables, and JSON; and what is said beside the work, which may be lost."""
+"""Prints results no wider than the terminal, and what is said beside the work, which may be lost."""
 
 import io
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TextIO
+from textwrap import wrap
+from typing import Any, Literal, TextIO
 from unicodedata import combining, east_asian_width
 
 from cnn.errors import CnnError
-from cnn.terminal.visible import visible
+from cnn.terminal.visible import CODES, END, visible
+
+LABEL = 24
+"""Columns that the first column of a table keeps before other columns are left out."""
+
+
+def terminal_width() -> int:
+    """Columns of the terminal, or of the variable COLUMNS; 80 where there is neither."""
+    return shutil.get_terminal_size().columns
+
+
+def coloured(text: str, style: Literal["error", "warning", "best"], stream: TextIO | None = None) -> str:
+    """The text in colour if the stream, or else standard output, is a terminal with colours and NO_COLOR is not set."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    return text if plain or not is_terminal(stream or sys.stdout) else f"{CODES[style]}{text}{END}"
+
+
+def print_text(text: str, indent: str = "", style: Literal["warning"] | None = None) -> None:
+    """Prints a sentence, wrapped between words; all lines but the first begin with `indent` and two spaces."""
+    for line in _wrapped(shown(text), indent, f"{indent}  "):
+        print(coloured(line, style) if style else line, flush=True)
 
 
 def print_lines(lines: dict[str, str]) -> None:
     """Prints titles and texts in two columns."""
     titles = [shown(title) for title in lines]
-    width = max(map(columns, titles))
+    width = max(map(columns, titles)) + 2
     for title, text in zip(titles, lines.values(), strict=True):
-        print(f"{padded(title, width)}  {shown(text)}", flush=True)
+        for line in _wrapped(shown(text), padded(title, width), " " * width):
+            print(line, flush=True)
 
 
 def print_json(value: Any) -> None:
@@ -26,13 +49,55 @@ def print_json(value: Any) -> None:
     print(json.dumps(value, indent=2, allow_nan=False))
 
 
-def print_table(head: list[str], rows: list[list[str]]) -> None:
-    """Prints a table with its first column aligned left, the others right."""
+def print_table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    extra: Sequence[str] = (),
+    wide: bool = False,
+    best: Collection[int] = (),
+) -> None:
+    """Prints a table with its first column aligned left, the others right; `best` are rows to stand out.
+
+    Unless `wide`, it fits the terminal: the first column is wrapped, and as many columns of `extra` are left out as
+    must be, the first of them first; a line below the table names them.
+    """
+    kept, hidden = list(range(len(head))), list[str]()
     table = [[shown(cell) for cell in row] for row in [head, *rows]]
-    widths = [max(columns(row[column]) for row in table) for column in range(len(head))]
-    for row in table:
-        cells = [padded(cell, width, right=True) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        print("  ".join([padded(row[0], widths[0]), *cells]).rstrip())
+    widths = [max(columns(row[column]) for row in table) for column in kept]
+    limit = terminal_width()
+
+    def others() -> int:
+        return sum(widths[column] + 2 for column in kept[1:])
+
+    for name in () if wide else extra:
+        if others() + min(widths[0], LABEL) <= limit:
+            break
+        kept.remove(head.index(name))
+        hidden.append(name)
+    if not wide:
+        widths[0] = min(widths[0], max(LABEL, limit - others()))
+    for place, row in enumerate(table):
+        first, *more = _wrapped(row[0], "", "  ", widths[0]) or [""]
+        cells = [padded(row[column], widths[column], right=True) for column in kept[1:]]
+        for line in ["  ".join([padded(first, widths[0]), *cells]).rstrip(), *more]:
+            print(coloured(line, "best") if place - 1 in best else line)
+    if hidden:
+        print_text(f"not shown: {', '.join(hidden)} (--wide)")
+
+
+def _wrapped(text: str, first: str, later: str, width: int | None = None) -> list[str]:
+    """Lines of whole words; a word that is too long, such as a path, stands on a line of its own."""
+    limit = width or terminal_width()
+    lines = wrap(
+        text,
+        max(limit, len(first) + 20),
+        initial_indent=first,
+        subsequent_indent=later,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines or [first.rstrip()]
 
 
 def shown(text: str) -> str:
