@@ -8,7 +8,13 @@ from tempfile import TemporaryDirectory
 
 import numba
 
+from cnn.errors import BackendUnavailable
 from cnn.system.cache import cache_folder
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise BackendUnavailable(
+        "NUMBA_DISABLE_JIT is set, so that no kernel can be compiled; unset it or choose the numpy backend."
+    )
 
 # Numba's own pool ("workqueue") loses whole time slices when another process takes a core, and crashes when two
 # threads enter it. libgomp does neither if a waiting thread spins for only some ten microseconds: its default wastes

@@ -7,6 +7,7 @@ from functools import cache
 from threading import Lock
 
 from cnn.compiled import FOLDER
+from cnn.compiled.forks import survive_forks
 from cnn.compiled.kernels import KERNELS
 
 _preparing = Lock()
@@ -20,6 +21,7 @@ def prepare() -> None:
 
 @cache
 def _prepare() -> None:
+    survive_forks()
     helper = None
     for kernel in KERNELS:
         kernel.compile()
