@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self, cast
 
+import numpy as np
+
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.config import Configurable, require
@@ -41,6 +43,7 @@ class Optimizer(Configurable):
         self._states = [[self.state[f"{each.name}.{slot}"] for slot in self.slots] for each in self.parameters]
         self._scratch = Buffers(backend)
 
+    @np.errstate(all="ignore")
     def step(self, lr: float) -> None:
         """Updates every parameter from its gradient with learning rate `lr`. Raises UsageError before `attach`."""
         require(hasattr(self, "state"), f"This {type(self).__name__} updates no parameters yet; call `attach` first.")

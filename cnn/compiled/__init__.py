@@ -3,6 +3,7 @@
 import os
 import sys
 
+from cnn.errors import BackendUnavailable
 from cnn.system.threads import NUMBA_VARIABLE, affinity_count
 
 # Numba reads its number of threads once, when it is imported, and by default it is what this thread is bound to.
@@ -14,6 +15,11 @@ try:
 finally:
     if _given is None:
         os.environ.pop(NUMBA_VARIABLE, None)
+
+if numba.config.DISABLE_JIT:  # type: ignore[attr-defined]
+    raise BackendUnavailable(
+        "NUMBA_DISABLE_JIT is set, so that no kernel can be compiled; unset it or choose the numpy backend."
+    )
 
 # Numba's own pool ("workqueue") loses whole time slices when another process takes a core, and crashes when two
 # threads enter it. libgomp does neither if a waiting thread spins for only some ten microseconds: its default wastes

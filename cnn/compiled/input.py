@@ -154,9 +154,13 @@ def batch_into(
         raise ShapeError(
             f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one per image."
         )
+    order = np.ascontiguousarray(order, np.int64)
+    if not images.flags.c_contiguous:  # only the batch is copied: all images would take far longer
+        _check_order(order, len(images))
+        images, order = np.ascontiguousarray(images[order]), np.arange(count)
     if not load(
-        np.ascontiguousarray(images).reshape(-1),
-        np.ascontiguousarray(order, np.int64),
+        images.reshape(-1),
+        order,
         flips,
         shifts.reshape(-1),
         pad,
@@ -168,6 +172,10 @@ def batch_into(
         out.reshape(-1),
         parts_for(out.size),
     ):
-        if not 0 <= order.min() <= order.max() < len(images):
-            raise UsageError(f"Indices run from {order.min()} to {order.max()}; give 0 to {len(images) - 1}.")
+        _check_order(order, len(images))
         raise UsageError(f"Corners run from {shifts.min()} to {shifts.max()}; give 0 to {2 * pad}.")
+
+
+def _check_order(order: npt.NDArray[np.int64], count: int) -> None:
+    if order.size and not 0 <= order.min() <= order.max() < count:
+        raise UsageError(f"Indices run from {order.min()} to {order.max()}; give 0 to {count - 1}.")

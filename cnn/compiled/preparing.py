@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from threading import Lock
 
+from cnn.compiled.forks import survive_forks
 from cnn.compiled.kernels import KERNELS
 from cnn.compiled.store import STORE
 from cnn.system.affinity import inherited
@@ -23,6 +24,7 @@ def prepare() -> None:
 
 @cache
 def _prepare() -> None:
+    survive_forks()
     helper = None
     for kernel in KERNELS:
         kernel.compile()

@@ -1,5 +1,6 @@
 """Models: a network with weights on one backend, from images to classes, with a loss."""
 
+import os
 from collections.abc import Hashable, Iterable, Mapping
 from copy import deepcopy
 from functools import partial
@@ -7,6 +8,7 @@ from math import prod
 from operator import index
 from threading import RLock
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +45,8 @@ class Sequential:
 
     `predict`, `evaluate` and `train_step` may be called from several threads: one call waits for the other, as all use
     the same buffers. `forward` and `backward` return or read these buffers, so use them from one thread.
+
+    What NumPy does about overflow and underflow (`np.seterr`) does not matter here: no backend warns or raises.
 
     A copy (`copy.deepcopy`, `pickle`) has the same weights, statistics and random state, and from then on is
     independent. It computes on the same backend; a pickled model needs this backend where it is read.
@@ -99,6 +103,7 @@ class Sequential:
     def _build(self) -> None:
         """Makes everything that belongs to this one object: lock, buffers, recordings and the layers' arrays."""
         self._lock = RLock()
+        _models.add(self)
         self._passes: dict[Hashable, Passes] = {}
         # Recordings of passes hold addresses: they are valid until a buffer moves.
         self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
@@ -173,6 +178,7 @@ class Sequential:
         """Overwrites all `arrays`. Raises FileFormatError if one is missing, unknown, or of another shape or type."""
         load_arrays(self.backend, self.arrays(), state, self.name)
 
+    @np.errstate(all="ignore")
     def forward(self, x: Array, *, training: bool = False) -> Array:
         """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
         shape = getattr(x, "shape", type(x).__name__)
@@ -180,6 +186,7 @@ class Sequential:
             raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {shape}.")
         return self.network.forward(x, training=training)
 
+    @np.errstate(all="ignore")
     def backward(self, dy: Array, after_layer: AfterLayer | None = None) -> None:
         """Fills every parameter's gradient, given the gradient (N, K) of the last scores in training."""
         self.network.backward(dy, after_layer)
@@ -217,6 +224,7 @@ class Sequential:
                 f"{images.dtype}; {cure}."
             )
 
+    @np.errstate(all="ignore")
     def train_step(
         self,
         images: npt.NDArray[np.uint8],
@@ -271,6 +279,7 @@ class Sequential:
             self._passes[key] = passes
         return result
 
+    @np.errstate(all="ignore")
     def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
         """The probability of each class, (N, K), for images (N, H, W, C) of pixels.
 
@@ -287,6 +296,7 @@ class Sequential:
                 result[start : start + len(x)] = self.backend.to_numpy(self._pass("probabilities", x, None, score))
         return result
 
+    @np.errstate(all="ignore")
     def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split.
 
@@ -373,6 +383,19 @@ def _image_shape(shape: Shape) -> Shape:
 def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
     loss.probabilities(backend, scores, out)
     return out
+
+
+_models: WeakSet[Sequential] = WeakSet()
+
+
+def _unlock() -> None:
+    """In a forked process the threads that held a lock are gone."""
+    for model in _models:
+        model._lock = RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def load_arrays(

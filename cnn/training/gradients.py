@@ -62,6 +62,7 @@ class BatchGradients:
         self._counts = 1.0
         """0 while this process computes an image that does not count, else 1."""
 
+    @np.errstate(all="ignore")
     def compute(
         self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes, flag: bool = False
     ) -> tuple[float, int, bool]:

@@ -1,5 +1,7 @@
 """Keeps the training state the same on all processes, by averaging it or copying it from rank 0."""
 
+import numpy as np
+
 from cnn.arrays import Array
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
@@ -15,6 +17,7 @@ class Replicas:
         statistics = model.network.statistics.values()
         self._arrays: list[Array] = [*(group.value for group in model.groups), *optimizer.state.values(), *statistics]
 
+    @np.errstate(all="ignore")
     def average(self, images: int) -> None:
         """Gives all processes the average of their parameters, optimizer states and running statistics.
 

@@ -249,16 +249,14 @@ class Trainer:
         started = now()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
-        with np.errstate(all="ignore"):  # overflow is detected below and reported once
-            loss, correct, self._stop_agreed = self._gradients.compute(
-                self.train, chosen, changes, self._stop_reason is not None
-            )
+        loss, correct, self._stop_agreed = self._gradients.compute(
+            self.train, chosen, changes, self._stop_reason is not None
+        )
         rate = self.schedule.rate(position.step)
         if not math.isfinite(loss):
             place = self._first_of_all(self.model.network.first_non_finite()) or "the loss"
             raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
-        with np.errstate(all="ignore"):
-            self.optimizer.step(rate)
+        self.optimizer.step(rate)
         position.batch += 1
         position.step += 1
         self._own_images += self._gradients.own

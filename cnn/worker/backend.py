@@ -123,6 +123,10 @@ class WorkerBackend(CompiledOps, CompiledLowering):
             1.0 if accumulate else 0.0,
         )
         before = out.copy() if accumulate else None
+        if getpid() != self._owner:  # in a fork the lock may be held by a thread that is not there
+            raise CnnError(
+                f"Backend {self.name!r} was forked with its process, which shares its arrays; start processes by spawn."
+            )
         with self._shared.lock:
             seconds, printed = self._multiplied(record, shared[2], before)
             self.finished(Product(m, n, k, transpose_a, transpose_b, accumulate, out.dtype), seconds, printed)
@@ -144,10 +148,6 @@ class WorkerBackend(CompiledOps, CompiledLowering):
 
     def _multiplied(self, record: tuple[Any, ...], out: Array, before: Array | None) -> tuple[float, str]:
         """Has the worker compute one product, a new one if it dies; `before` is the content of out if it is needed."""
-        if getpid() != self._owner:
-            raise CnnError(
-                f"Backend {self.name!r} was forked with its process, which shares its arrays; start processes by spawn."
-            )
         try:
             return self._once(record)
         except WorkerDied as error:
