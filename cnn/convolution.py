@@ -174,6 +174,11 @@ class Convolution:
         return self.groups == 1 and self.window.copyless
 
     @property
+    def plain(self) -> bool:
+        """Whether it has neither dilation nor groups."""
+        return self.groups == 1 and not self.window.dilated
+
+    @property
     def depthwise(self) -> bool:
         """Whether each channel is a group, with kernels of its own: no sum over channels, and so no matrix product."""
         return self.groups > 1 and self.groups == self.channels
@@ -215,7 +220,8 @@ def kernel_extent(kernel: Pair, dilation: Pair) -> Pair:
 def resolve_padding(padding: Padding, size: Pair, kernel: Pair, stride: Pair) -> tuple[int, int, int, int]:
     """(top, bottom, left, right) from "valid", "same", one number, (rows, columns), or all four.
 
-    `kernel` is what a kernel spans, gaps included. "same" gives ceil(size / stride) outputs; an odd remainder goes to the bottom and right.
+    `kernel` is what a kernel spans, gaps included. "same" gives ceil(size / stride) outputs; an odd remainder goes to
+    the bottom and right.
     """
     if padding == "valid":
         return 0, 0, 0, 0

@@ -1,7 +1,9 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
 Times are medians over the repeats, with each layer run by itself. GFLOP/s are those of the GEMM alone, at 2 FLOP per
-multiply-accumulate of im2col, even where Winograd needs fewer. Below the table stand:
+multiply-accumulate of im2col, even where Winograd needs fewer. A layer without GEMM, such as a depthwise convolution,
+is as fast as the memory: for it stands how many GB/s of input and output it reads and writes, and what share that is of
+the STREAM triad here. It is above 100 % where the caches still hold the arrays. Below the table stand:
 
 - a whole step, and how much of it is spent outside compiled kernels;
 - the time of each algorithm, where a convolution has a choice;
@@ -13,6 +15,7 @@ import argparse
 import cnn.model.zoo as zoo
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
+from cnn.compiled.stream import triad_bytes_per_second
 from cnn.measure.profiler import LayerProduct, Line, profile_step, reported_products, whole_step
 from cnn.terminal.arguments import whole_number
 from cnn.terminal.printing import print_json, print_lines, print_table
@@ -35,6 +38,7 @@ def run(options: argparse.Namespace) -> None:
         lines = profile_step(architecture, backend, batch, repeats=options.repeats)
         step, python = whole_step(architecture, backend, batch, repeats=options.repeats)
         products = reported_products(architecture, backend, batch)
+        memory = triad_bytes_per_second()
         algorithms = backend.instruments.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
@@ -49,6 +53,7 @@ def run(options: argparse.Namespace) -> None:
                 "step_seconds": step,
                 "images_per_second": batch / step,
                 "python_seconds": python,
+                "triad_bytes_per_second": memory,
                 "algorithms": algorithms,
                 "lines": [
                     {
@@ -60,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
                         "rest_seconds": line.rest,
                         "gemm_flops": line.flops,
                         "gemm_gflops": _gflops(line),
+                        "bytes": line.bytes,
                     }
                     for line in lines
                 ],
@@ -71,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     print_lines({"network": f"{architecture.name}, batch {batch}", **header})
-    rows = [_row(line, total) for line in lines]
+    rows = [_row(line, total, memory) for line in lines]
     overall = Line(
         "all",
         "",
@@ -79,9 +85,10 @@ def run(options: argparse.Namespace) -> None:
         sum(line.im2col for line in lines),
         sum(line.gemm for line in lines),
         sum(line.flops for line in lines),
+        0,
     )
-    head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s"]
-    print_table(head, [*rows, _row(overall, total)])
+    head = ["layer", "direction", "ms", "share", "im2col ms", "GEMM ms", "rest ms", "GEMM GFLOP/s", "GB/s", "of triad"]
+    print_table(head, [*rows, _row(overall, total, memory)])
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
     print(f"a whole step: {step * 1e3:.2f} ms, {batch / step:,.0f} images/s{outside}")
     for shape, times in algorithms.items():
@@ -106,14 +113,15 @@ def _product_row(product: LayerProduct) -> list[str]:
     ]
 
 
-def _row(line: Line, total: float) -> list[str]:
-    rate = _gflops(line)
+def _row(line: Line, total: float, memory: float) -> list[str]:
+    rate, moved = _gflops(line), line.bytes / line.seconds if line.bytes and line.seconds else None
     return [
         line.layer,
         line.direction,
         *(f"{line.seconds * 1e3:.2f}", f"{line.seconds / total:.1%}"),
         *(f"{each * 1e3:.2f}" for each in (line.im2col, line.gemm, line.rest)),
         "-" if rate is None else f"{rate:.0f}",
+        *(("-", "-") if moved is None else (f"{moved / 1e9:.1f}", f"{moved / memory:.0%}")),
     ]
 
 

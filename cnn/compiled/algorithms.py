@@ -13,7 +13,7 @@ from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
 from cnn.system.timing import in_turns
 
-ALGORITHMS = ("im2col", "direct", "winograd2", "winograd4")
+ALGORITHMS = ("im2col", "direct", "product", "winograd2", "winograd4")
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
 

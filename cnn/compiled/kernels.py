@@ -1,9 +1,10 @@
 """Kernels: compiled functions that Python calls, each for one list of argument types; their calls can be watched."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -68,8 +69,43 @@ class Kernel(Native):
         return int(self.compiled.overloads[self.kinds].library.get_pointer_to_function(symbol))
 
 
+class RareKernel(Kernel):
+    """A kernel that few networks need: it is compiled, or read from the cache, when it is first called."""
+
+    ready = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.ready:
+            self.compile()
+        return super().__call__(*arguments)
+
+    def compile(self) -> None:
+        super().compile()
+        if self.compiled.stats.cache_misses:
+            announce()
+        self.ready = True
+
+
+@cache
+def announce() -> None:
+    """Says once per process, on standard error, that kernels are being compiled."""
+    print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
+
+
 KERNELS: list[Kernel] = []
-"""All kernels, so that they can be compiled or read from the cache at once."""
+"""The kernels that networks in general need, so that they can be compiled or read from the cache at once."""
+RARE: list[RareKernel] = []
+"""The others."""
+
+
+def rare_kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], RareKernel]:
+    """Makes the decorated function a kernel that is compiled at its first call, for arguments of `kinds`."""
+
+    def make(function: Callable[..., Any]) -> RareKernel:
+        RARE.append(RareKernel(function, kinds, options))
+        return RARE[-1]
+
+    return make
 
 
 def kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], Kernel]:

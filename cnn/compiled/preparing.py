@@ -1,4 +1,4 @@
-"""Gets all kernels ready at once, from Numba's cache or compiled for this CPU."""
+"""Gets the kernels of networks in general ready at once, from Numba's cache or compiled for this CPU."""
 
 import os
 import subprocess
@@ -6,17 +6,17 @@ import sys
 from functools import cache
 
 from cnn.compiled import FOLDER
-from cnn.compiled.kernels import KERNELS
+from cnn.compiled.kernels import KERNELS, announce
 
 
 @cache
 def prepare() -> None:
-    """Compiles or loads all kernels, once per process; reports on standard error if it has to compile."""
+    """Compiles or loads all but rare kernels, once per process; reports on standard error if it has to compile."""
     helper = None
     for kernel in KERNELS:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
-            print("compiling kernels for this CPU, once", file=sys.stderr, flush=True)
+            announce()
             helper = _start_helper()
     if helper:
         helper.wait()
