@@ -186,6 +186,11 @@ class Convolution:
         return self.groups == 1 and self.window.copyless
 
     @property
+    def plain(self) -> bool:
+        """Whether it has neither dilation nor groups."""
+        return self.groups == 1 and not self.window.dilated
+
+    @property
     def depthwise(self) -> bool:
         """Whether each channel is a group, with kernels of its own: no sum over channels, and so no matrix product."""
         return self.groups > 1 and self.groups == self.channels

@@ -213,6 +213,10 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     assert lines["conv2", "backward"]["gemm_flops"] == 2 * lines["conv2", "forward"]["gemm_flops"]
     for line in result["lines"]:
         assert line["im2col_seconds"] + line["gemm_seconds"] <= line["seconds"] * 1.001 + 1e-6
+    # Pooling reads an image and writes a quarter of it.
+    assert lines["maxpool1", "forward"]["bytes"] == 4 * 4 * (24 * 24 + 12 * 12) * 20
+    assert lines["conv2", "forward"]["bytes"] == 0
+    assert result["triad_bytes_per_second"] > 0
     assert main(["profile", "--batch-size", "4", "--repeats", "1"]) == 0
     assert "GFLOP/s" in capsys.readouterr().out
 

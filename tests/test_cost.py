@@ -60,6 +60,8 @@ def test_groups_are_products_of_their_own_and_depthwise_convolutions_none():
     moved, flops = 4 * (BATCH * 5 * 4 * 6 + 9 * 12 + BATCH * 3 * 2 * 12), 2 * BATCH * 3 * 2 * 12 * 9
     for operations in (work.forward, work.weight_gradient, work.data_gradient):
         assert [(each.flops, each.bytes) for each in operations if each.kind == "depthwise"] == [(flops, moved)]
+    # Bias and ReLU are applied before an output is written.
+    assert sum(each.bytes for each in work.forward) == moved
     assert work.macs == flops // 2
     assert (grouped.parameter_count((7, 7, 4)), depthwise.parameter_count((5, 4, 6))) == (6 * 19, 12 * 10)
     assert grouped.memory((7, 7, 4), training=False).scratch == {"columns": 5 * 5 * 9 * 2}

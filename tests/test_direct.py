@@ -114,12 +114,13 @@ def guarded(*shape):
     return np.frombuffer(memory, np.float32, size // 4, whole - size).reshape(shape)
 
 backend = cnn.use_backend("openblas")
-for window, channels, filters in [
-    (Window((6, 6), (3, 3)), 1, 5), (Window((7, 9), (3, 3), padding=(1, 1, 1, 1)), 3, 20)
+padded = Window((7, 9), (3, 3), padding=(1, 1, 1, 1))
+for window, channels, filters, groups in [
+    (Window((6, 6), (3, 3)), 1, 5, 1), (padded, 3, 20, 1), (padded, 19, 19, 19), (padded, 9, 18, 9), (padded, 6, 9, 3)
 ]:
-    x, w, bias = guarded(2, *window.size, channels), guarded(*window.kernel, channels, filters), guarded(filters)
+    convolution = Convolution(window, channels, filters, groups)
+    x, w, bias = guarded(2, *window.size, channels), guarded(*convolution.weights_shape), guarded(filters)
     y, dw, dx = guarded(2, *window.out, filters), guarded(*w.shape), guarded(*x.shape)
-    convolution = Convolution(window, channels, filters)
     for threads in (1, 2):
         with cnn.limit_threads(threads):
             backend.conv2d(x, w, bias, convolution, None, y, Buffers(backend))

@@ -150,6 +150,27 @@ def test_what_is_not_repeated_is_called_in_between(layers, options, loss, backen
     assert found == run(by_layers)[1]
 
 
+def test_groups_dilation_and_local_response_are_recorded_whole(backend):
+    def run(prepare):
+        layers = [
+            Conv2D(8, 3, padding=1, dilation=2),
+            Conv2D(8, 3, groups=8, activation="relu"),
+            Conv2D(16, 3, groups=8, padding=1, activation="tanh"),
+            LocalResponseNorm(5, 0.1),
+            Conv2D(16, 1, groups=4),
+            LocalResponseNorm(3, 0.1, region="within"),
+            Flatten(),
+            Linear(CLASSES),
+        ]
+        model = prepare(Sequential(layers, SHAPE, backend=backend))
+        return model, trained(model, batches(STEPS, 6))
+
+    model, found = run(lambda model: model)
+    assert recorded(model)
+    assert all(passes._whole for passes in model._passes.values())
+    assert found == run(by_layers)[1]
+
+
 @dataclass(eq=False)
 class Counted(ReLU):
     """Counts its forward passes."""

@@ -1,7 +1,9 @@
 """Shows where the time of a training step goes: each layer forward and backward, in im2col, GEMM and the rest.
 
 Times are medians over the repeats, with each layer run by itself. GFLOP/s are those of the GEMM alone, at 2 FLOP per
-multiply-accumulate of im2col, even where Winograd needs fewer. Below the table stand:
+multiply-accumulate of im2col, even where Winograd needs fewer. A layer without GEMM, such as a depthwise convolution,
+is as fast as the memory: for it stands how many GB/s of input and output it reads and writes, and what share that is of
+the STREAM triad here. It is above 100 % where the caches still hold the arrays. Below the table stand:
 
 - a whole step, and how much of it is spent outside compiled kernels;
 - the time of each algorithm, where a convolution has a choice (the table names the fastest);
@@ -12,6 +14,7 @@ import argparse
 
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
+from cnn.compiled.stream import triad_bytes_per_second
 from cnn.measure.benchmark import busy, spread
 from cnn.measure.other_work import OtherWork
 from cnn.measure.profiler import (
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> None:
         lines = profile_step(architecture, backend, batch, repeats=options.repeats)
         times, python = whole_step(architecture, backend, batch, repeats=options.repeats)
         products = reported_products(architecture, backend, batch)
+        memory = triad_bytes_per_second()
         algorithms = backend.instruments.algorithm_times()
         header = resources.describe()
         described = resources.to_dict()
@@ -64,6 +68,7 @@ def run(options: argparse.Namespace) -> None:
                 "busy": disturbed,
                 "images_per_second": batch / step,
                 "python_seconds": python,
+                "triad_bytes_per_second": memory,
                 "algorithms": algorithms,
                 "lines": [
                     {
@@ -75,6 +80,7 @@ def run(options: argparse.Namespace) -> None:
                         "rest_seconds": line.rest,
                         "gemm_flops": line.flops,
                         "gemm_gflops": _gflops(line),
+                        "bytes": line.bytes,
                     }
                     for line in lines
                 ],
@@ -87,7 +93,7 @@ def run(options: argparse.Namespace) -> None:
         return
     print_lines({"network": f"{architecture.name}, batch {batch}, times in ms", **header})
     chosen = algorithms_by_layer(architecture, batch, resources.budget.count, algorithms)
-    rows = [_row(line, total, chosen.get((line.layer, line.direction), {})) for line in lines]
+    rows = [_row(line, total, memory, chosen.get((line.layer, line.direction), {})) for line in lines]
     overall = Line(
         "all",
         "",
@@ -95,11 +101,15 @@ def run(options: argparse.Namespace) -> None:
         sum(line.im2col for line in lines),
         sum(line.gemm for line in lines),
         sum(line.flops for line in lines),
+        0,
     )
-    head = ["layer", "ms", "share", "im2col", "GEMM", "rest", "GFLOP/s", "algorithm"]
-    if not chosen:
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    print_table(head, [*rows, _row(overall, total, {})[: len(head)]], extra=["rest", "im2col"], wide=options.wide)
+    head = ["layer", "ms", "share", "im2col", "GEMM", "rest", "GFLOP/s", "GB/s", "of triad", "algorithm"]
+    rows.append(_row(overall, total, memory, {}))
+    # No column stands for nothing: not every network has layers without GEMM, or choices of an algorithm.
+    columns = [place for place in range(len(head)) if place < 7 or any(row[place] not in ("", "-") for row in rows)]
+    head, rows = [head[place] for place in columns], [[row[place] for place in columns] for row in rows]
+    optional = [name for name in ("rest", "im2col", "GB/s", "of triad") if name in head]
+    print_table(head, rows, extra=optional, wide=options.wide)
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
     bounds = f"(middle 90 %: {low * 1e3:.2f}-{high * 1e3:.2f})"
     print_text(f"a whole step: {step * 1e3:.2f} ms {bounds}, {batch / step:,.0f} images/s{outside}")
@@ -127,13 +137,14 @@ def _product_row(product: LayerProduct) -> list[str]:
     ]
 
 
-def _row(line: Line, total: float, algorithms: dict[str, dict[str, float]]) -> list[str]:
-    rate = _gflops(line)
+def _row(line: Line, total: float, memory: float, algorithms: dict[str, dict[str, float]]) -> list[str]:
+    rate, moved = _gflops(line), line.bytes / line.seconds if line.bytes and line.seconds else None
     return [
         f"{line.layer} {line.direction}".rstrip(),
         *(f"{line.seconds * 1e3:.2f}", f"{line.seconds / total:.1%}"),
         *(f"{each * 1e3:.2f}" for each in (line.im2col, line.gemm, line.rest)),
         "-" if rate is None else f"{rate:.0f}",
+        *(("-", "-") if moved is None else (f"{moved / 1e9:.1f}", f"{moved / memory:.0%}")),
         " + ".join(min(times, key=times.__getitem__) for times in algorithms.values()),
     ]
 

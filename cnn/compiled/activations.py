@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.elementwise import BLOCK, ONE, ZERO, F, U, exp_negative
-from cnn.compiled.kernels import kernel
+from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
 
 LEAKY_RELU, RELU6, GELU, SILU, HARD_SWISH = range(5)
@@ -88,7 +88,7 @@ def _part(kind: int, x: Any, dy: Any, slope: Any, out: Any, back: bool, first: i
             _forward(kind, x, slope, out, start, end)
 
 
-@kernel(PARALLEL, INTEGER, FLOATS, FLOATS, types.float32, FLOATS, FLAG, INTEGER)
+@rare_kernel(PARALLEL, INTEGER, FLOATS, FLOATS, types.float32, FLOATS, FLAG, INTEGER)
 def apply(kind: int, x: Any, dy: Any, slope: Any, out: Any, back: bool, parts: int) -> None:
     """out = activation(x), or with `back` dy * activation'(x)."""
     if parts == 1:

@@ -1,17 +1,22 @@
-"""Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, direct, or Winograd."""
+"""Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, one GEMM, direct, or Winograd.
+
+Depthwise convolutions have kernels of their own.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
+from math import prod
 from typing import Annotated, ClassVar, NamedTuple
 
 import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.compiled import direct, im2col
+from cnn.compiled import depthwise, direct, im2col, sliding
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
+from cnn.compiled.elementproduct import address as elementproduct
 from cnn.compiled.geometry import Geometry, of_convolution
 from cnn.compiled.microkernel import address as microkernel
 from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
@@ -68,7 +73,7 @@ class Problem(NamedTuple):
 
 
 class CompiledConvolution(Backend):
-    """conv2d and its gradients on contiguous float32 arrays without dilation and groups; all else in the base class.
+    """conv2d and its gradients on contiguous float32 arrays; all else in the base class.
 
     `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from their own threads.
     """
@@ -109,12 +114,19 @@ class CompiledConvolution(Backend):
         out: Array,
         scratch: Buffers,
     ) -> None:
-        vectors = _vectors(convolution, x, w, out)
+        # An image that is one window is a row of a single product, which is divided among threads by filters.
+        single = convolution.copyless and convolution.window.kernel != (1, 1)
+        vectors = None if single or not len(x) else flat(x, w, out)
         if vectors is None:
             super().conv2d(x, w, bias, convolution, activation, out, scratch)
             return
         images, kernels, result = vectors
         relu = activation == "relu"
+        if convolution.depthwise:
+            self._depthwise(x, kernels, bias, out, convolution, scratch, relu=relu)
+            if activation is not None and not relu:
+                self.activation(activation, out, out)
+            return
 
         def tiled() -> None:
             geometry, rows, height, columns = self._tiles(convolution, len(x), scratch)
@@ -133,8 +145,18 @@ class CompiledConvolution(Backend):
                 largest=self.largest_product,
             )
 
-        problem = Problem("forward", convolution, len(x), thread_count())
-        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+        def product() -> None:
+            super(CompiledConvolution, self).conv2d(
+                *(x, w, bias, convolution, activation if relu else None, out, scratch)
+            )
+
+        candidates = {"im2col": tiled}
+        if convolution.copyless:
+            # In tiles, bias and ReLU find the results in the cache; one product may be divided by filters instead.
+            candidates["product"] = product
+        elif convolution.plain:
+            candidates["direct"] = unlowered
+        self._fastest(Problem("forward", convolution, len(x), thread_count()), candidates, winograd)
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
@@ -146,6 +168,9 @@ class CompiledConvolution(Backend):
             super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
         images, gradients, result = vectors
+        if convolution.depthwise:
+            self._depthwise_weight_gradient(x, dy, convolution, out, scratch)
+            return
 
         def tiled() -> None:
             geometry, rows, height, columns = self._tiles(convolution, len(x), scratch)
@@ -166,8 +191,8 @@ class CompiledConvolution(Backend):
                 largest=self.largest_product,
             )
 
-        problem = Problem("weight gradient", convolution, len(x), thread_count())
-        self._fastest(problem, {"im2col": tiled, "direct": unlowered}, winograd)
+        candidates = {"im2col": tiled} | ({"direct": unlowered} if convolution.plain else {})
+        self._fastest(Problem("weight gradient", convolution, len(x), thread_count()), candidates, winograd)
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
         vectors = _vectors(convolution, dy, w, out)
@@ -175,7 +200,10 @@ class CompiledConvolution(Backend):
             super().conv2d_data_gradient(dy, w, convolution, out, scratch)
             return
         gradients, kernels, result = vectors
-        turned = convolution.turned
+        if convolution.depthwise:
+            self._depthwise_data_gradient(dy, kernels, convolution, out, scratch)
+            return
+        turned = convolution.turned if convolution.plain else None
 
         def tiled() -> None:
             geometry, _, height, columns = self._tiles(convolution, len(dy), scratch)
@@ -216,13 +244,57 @@ class CompiledConvolution(Backend):
         if self.multiplies:
             direct.forward(microkernel(), x, w, added, relu, out, geometry, count, planes)
 
+    def _depthwise(
+        self,
+        x: Array,
+        w: Array,
+        bias: Array | None,
+        out: Array,
+        convolution: Convolution,
+        scratch: Buffers,
+        *,
+        relu: bool,
+    ) -> None:
+        """A depthwise convolution; w is flat."""
+        filters, plan = convolution.filters, sliding.plan(convolution.window, False)
+        wide, parts = _each_filter(x, convolution, scratch), _depthwise_parts(convolution, len(x))
+        added = np.zeros(filters, np.float32) if bias is None else bias
+        floor = direct.ZERO if relu else direct.UNBOUNDED
+        tables = plan.rows, plan.tiles, len(x), parts
+        depthwise.correlate(elementproduct(), wide, w, added, floor, out.reshape(-1), plan.steps, filters, *tables)
+
+    def _depthwise_data_gradient(
+        self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers
+    ) -> None:
+        filters, plan = convolution.filters, sliding.plan(convolution.window, True)
+        times, narrow = filters // convolution.channels, out.reshape(-1)
+        wide = narrow if times == 1 else scratch.get("each filter", (narrow.size * times,), np.float32)
+        zeros, tables = np.zeros(filters, np.float32), (plan.rows, plan.tiles, len(dy))
+        depthwise.correlate(
+            *(elementproduct(), dy.reshape(-1), w, zeros, direct.UNBOUNDED, wide, plan.steps, filters, *tables),
+            _depthwise_parts(convolution, len(dy)),
+        )
+        if times > 1:
+            depthwise.repeat_channels(narrow, wide, times, False, parts_for(wide.size))
+
+    def _depthwise_weight_gradient(
+        self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
+    ) -> None:
+        wide, (rows, tiles) = _each_filter(x, convolution, scratch), sliding.meetings(convolution.window)
+        sums = scratch.get("sums", (_depthwise_parts(convolution, len(x)), out.size), np.float32)
+        count, height = len(x) * convolution.out[0], depthwise.height_of(convolution)
+        depthwise.weight_gradient(
+            *(elementproduct(), wide, dy.reshape(-1), of_convolution(convolution), height, rows, tiles, count),
+            *(sums, out.reshape(-1)),
+        )
+
     def _tiles(self, convolution: Convolution, images: int, scratch: Buffers) -> tuple[Geometry, int, int, Array]:
         """Geometry, output rows in total and per tile, and a buffer for the columns of one tile per thread."""
         row = convolution.out[1] * convolution.depth
         rows = images * convolution.out[0]
         parts = parts_for_flops(2 * images * convolution.macs, most=rows)
         height = max(1, min(-(-rows // parts), self._tile_bytes // (4 * row)))
-        columns = scratch.get("tiles", (parts, height * row), np.float32)
+        columns = scratch.get("tiles", (parts, 0 if convolution.copyless else height * row), np.float32)
         return of_convolution(convolution), rows, height, columns
 
     def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
@@ -231,7 +303,7 @@ class CompiledConvolution(Backend):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
         chosen = self._chosen.get(problem)
         if chosen is None:
-            default = "direct" if problem.convolution.channels < FEW_CHANNELS and "direct" in candidates else "im2col"
+            default = _default(problem, candidates)
             if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return
@@ -239,10 +311,34 @@ class CompiledConvolution(Backend):
         candidates[chosen]()
 
 
+def _default(problem: Problem, candidates: Container[str]) -> str:
+    """The algorithm where nothing is measured."""
+    convolution = problem.convolution
+    if "direct" in candidates and convolution.channels < FEW_CHANNELS:
+        return "direct"
+    if "product" in candidates and problem.images * prod(convolution.out) < convolution.filters:
+        return "product"
+    return "im2col"
+
+
 def _vectors(convolution: Convolution, *arrays: Array) -> list[Array] | None:
     """The arrays as vectors, or None if the kernels cannot take them or the convolution is a single product."""
-    beyond = convolution.window.dilated or convolution.groups > 1
-    return None if beyond or convolution.copyless or not len(arrays[0]) else flat(*arrays)
+    return None if convolution.copyless or not len(arrays[0]) else flat(*arrays)
+
+
+def _each_filter(x: Array, convolution: Convolution, scratch: Buffers) -> Array:
+    """x (N, H, W, C), flat, with each channel repeated for each of its filters in a depthwise convolution."""
+    times, narrow = convolution.filters // convolution.channels, x.reshape(-1)
+    if times == 1:
+        return narrow
+    wide = scratch.get("each filter", (narrow.size * times,), np.float32)
+    depthwise.repeat_channels(narrow, wide, times, True, parts_for(wide.size))
+    return wide
+
+
+def _depthwise_parts(convolution: Convolution, images: int) -> int:
+    """How many parts to divide a depthwise convolution or one of its gradients into."""
+    return parts_for_flops(2 * images * convolution.macs, most=images * convolution.out[0])
 
 
 def _exchanged(w: Array, turned: bool, scratch: Buffers) -> Array:

@@ -10,9 +10,10 @@ from cnn.convolution import Convolution, Window
 
 
 class Geometry(NamedTuple):
-    """Sizes of images, kernels and outputs, strides down and right, and padding at each edge.
+    """Sizes of images, kernels and outputs, strides down and right, padding at each edge, dilation, and groups.
 
-    `over` is the padding at the right. For pooling, `filters` is the number of channels.
+    `over` is the padding at the right; kernel elements are `row_gap` and `column_gap` pixels apart. For pooling,
+    `filters` is the number of channels.
     """
 
     height: int
@@ -29,6 +30,9 @@ class Geometry(NamedTuple):
     bottom: int
     left: int
     over: int
+    row_gap: int
+    column_gap: int
+    groups: int
 
 
 GEOMETRY = types.NamedUniTuple(INTEGER, len(Geometry._fields), Geometry)
@@ -37,14 +41,13 @@ GEOMETRY = types.NamedUniTuple(INTEGER, len(Geometry._fields), Geometry)
 
 @cache
 def of_window(window: Window, channels: int) -> Geometry:
-    """The geometry of a window over images with `channels` channels. Kernels support no dilation."""
+    """The geometry of a window over images with `channels` channels."""
     return of_convolution(Convolution(window, channels, channels))
 
 
 @cache
 def of_convolution(convolution: Convolution) -> Geometry:
-    """The geometry of a convolution. Kernels support neither dilation nor groups."""
-    assert not convolution.window.dilated
-    assert convolution.groups == 1
+    """The geometry of a convolution."""
     window, channels, filters = convolution.window, convolution.channels, convolution.filters
-    return Geometry(*window.size, channels, *window.kernel, *window.out, filters, *window.stride, *window.padding)
+    sizes = (*window.size, channels, *window.kernel, *window.out, filters)
+    return Geometry(*sizes, *window.stride, *window.padding, *window.dilation, convolution.groups)

@@ -1,6 +1,7 @@
 """Convolution as im2col + GEMM on tiles that stay in a core's cache, forward and both gradients.
 
-A tile is some consecutive output rows, of one image or of several. Every thread owns a fixed range of tiles,
+A tile is some consecutive output rows, of one image or of several. Groups have their columns and products one after
+the other; the rows of kernels and outputs then have gaps, which BLAS allows. Every thread owns a fixed range of tiles,
 so that the same number of threads gives the same bits. Indices are flat and unsigned: signed ones carry a
 wrap-around check that keeps the loops from being vectorised.
 """
@@ -10,7 +11,7 @@ from numba import njit, prange, types
 
 from cnn.compiled.calls import NO, YES, leading_dimension, sgemm
 from cnn.compiled.geometry import GEOMETRY
-from cnn.compiled.kernels import kernel
+from cnn.compiled.kernels import kernel, rare_kernel
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
 
 U = np.uintp
@@ -20,13 +21,16 @@ FACTOR = types.Array(types.float32, 2, "A", readonly=True)
 
 @njit(**INNER)
 def _depth(g):
-    """Elements under a window, R * S * C: the length of a row of columns."""
-    return g.kernel_rows * g.kernel_columns * g.channels
+    """Elements under a window in the channels of a group, R * S * C / groups: the length of a row of columns."""
+    return g.kernel_rows * g.kernel_columns * (g.channels // g.groups)
 
 
 @njit(**INNER)
-def _lower(x, g, start, end, columns):
-    """Columns ((end - start) * Q, R*S*C) of the output rows start..end, counted through all images."""
+def _lower(x, g, group, start, end, columns):
+    """Columns ((end - start) * Q, R*S*C/groups) of one group and the output rows start..end, through all images."""
+    if g.groups > 1 or g.row_gap > 1 or g.column_gap > 1:
+        _lower_pixels(x, g, group, start, end, columns)
+        return
     H, W, C, R, S, P, Q = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns, g.out_rows, g.out_columns
     run = U(S * C)
     to = U(0)
@@ -57,8 +61,56 @@ def _lower(x, g, start, end, columns):
 
 
 @njit(**INNER)
-def _add_rows(columns, g, start, end, dx):
-    """Adds the columns of the output rows start..end to the pixels of dx they came from."""
+def _lower_pixels(x, g, group, start, end, columns):
+    """The same where the channels under a kernel row do not lie next to each other: pixel by pixel."""
+    H, W, C, P = g.height, g.width, g.channels, g.out_rows
+    run = U(C // g.groups)
+    shift = U(group) * run
+    to = U(0)
+    for row in range(start, end):
+        image, p = row // P, row % P
+        for q in range(g.out_columns):
+            for r in range(g.kernel_rows):
+                h = p * g.down + r * g.row_gap - g.top
+                for s in range(g.kernel_columns):
+                    w = q * g.right + s * g.column_gap - g.left
+                    if h < 0 or h >= H or w < 0 or w >= W:
+                        for j in range(run):
+                            columns[to + j] = ZERO
+                    else:
+                        source = U(((image * H + h) * W + w) * C) + shift
+                        for j in range(run):
+                            columns[to + j] = x[source + j]
+                    to += run
+
+
+@njit(**INNER)
+def _add_pixels(columns, g, group, start, end, dx):
+    """Adds the columns of one group and the output rows start..end to the pixels of dx they came from."""
+    H, W, C, P = g.height, g.width, g.channels, g.out_rows
+    run = U(C // g.groups)
+    shift = U(group) * run
+    source = U(0)
+    for row in range(start, end):
+        image, p = row // P, row % P
+        for q in range(g.out_columns):
+            for r in range(g.kernel_rows):
+                h = p * g.down + r * g.row_gap - g.top
+                for s in range(g.kernel_columns):
+                    w = q * g.right + s * g.column_gap - g.left
+                    if h >= 0 and h < H and w >= 0 and w < W:
+                        to = U(((image * H + h) * W + w) * C) + shift
+                        for j in range(run):
+                            dx[to + j] += columns[source + j]
+                    source += run
+
+
+@njit(**INNER)
+def _add_rows(columns, g, group, start, end, dx):
+    """The same; faster without groups and gaps."""
+    if g.groups > 1 or g.row_gap > 1 or g.column_gap > 1:
+        _add_pixels(columns, g, group, start, end, dx)
+        return
     H, W, C, R, S, P, Q = g.height, g.width, g.channels, g.kernel_rows, g.kernel_columns, g.out_rows, g.out_columns
     stride = U(R * S * C)
     for row in range(start, end):
@@ -94,21 +146,43 @@ def _finish(y, first, count, filters, bias, relu):
 
 
 @njit(**INNER)
+def _each_pixel(g):
+    """Whether each window is one pixel of its own, so that an image is its own column matrix."""
+    padded = g.top > 0 or g.bottom > 0 or g.left > 0 or g.over > 0
+    return g.kernel_rows == 1 and g.kernel_columns == 1 and g.down == 1 and g.right == 1 and not padded
+
+
+@njit(**INNER)
+def _columns(x, g, group, start, end, tile):
+    """The address of the columns of one group and the output rows start..end, and the elements from row to row."""
+    if _each_pixel(g):
+        first = start * g.out_columns * g.channels + group * (g.channels // g.groups)
+        return x.ctypes.data + U(first * 4), g.channels
+    _lower(x, g, group, start, end, tile)
+    return tile.ctypes.data + U(0), _depth(g)
+
+
+@njit(**INNER)
 def _forward_part(blas, x, w, bias, relu, y, g, first, last, height, tile):
-    Q, K, depth = g.out_columns, g.filters, _depth(g)
+    Q, K, depth, across = g.out_columns, g.filters, _depth(g), g.filters // g.groups
     for start in range(first, last, height):
         end = min(last, start + height)
         m = (end - start) * Q
         out = y.ctypes.data + U(start * Q * K * 4)
-        _lower(x, g, start, end, tile)
-        sgemm(blas, NO, NO, m, K, depth, tile.ctypes.data, depth, w.ctypes.data, K, ZERO, out, K)
+        for group in range(g.groups):
+            shift = U(group * across * 4)
+            columns, line = _columns(x, g, group, start, end, tile)
+            sgemm(
+                *(blas, NO, NO, m, across, depth, columns, line),
+                *(w.ctypes.data + shift, K, ZERO, out + shift, K),
+            )
         if len(bias):
             _finish(y, start * Q * K, m, K, bias, relu)
 
 
 @kernel(PARALLEL, ADDRESS, *[FLOATS] * 3, FLAG, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX)
 def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
-    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C, K), all flat; columns (threads, one tile's columns).
+    """y (N, P, Q, K) from x (N, H, W, C) and w (R, S, C / groups, K), all flat; columns (threads, one tile's columns).
 
     bias has K elements, or is empty if neither bias nor ReLU is to be applied.
     """
@@ -123,20 +197,25 @@ def forward(blas, x, w, bias, relu, y, g, rows, height, columns):
 
 @njit(**INNER)
 def _weight_part(blas, x, dy, g, first, last, height, tile, total):
-    Q, K, depth = g.out_columns, g.filters, _depth(g)
+    Q, K, depth, across = g.out_columns, g.filters, _depth(g), g.filters // g.groups
     keep = ZERO
     for start in range(first, last, height):
         end = min(last, start + height)
         gradients = dy.ctypes.data + U(start * Q * K * 4)
         m = (end - start) * Q
-        _lower(x, g, start, end, tile)
-        sgemm(blas, YES, NO, depth, K, m, tile.ctypes.data, depth, gradients, K, keep, total.ctypes.data, K)
+        for group in range(g.groups):
+            shift = U(group * across * 4)
+            columns, line = _columns(x, g, group, start, end, tile)
+            sgemm(
+                *(blas, YES, NO, depth, across, m, columns, line),
+                *(gradients + shift, K, keep, total.ctypes.data + shift, K),
+            )
         keep = np.float32(1)
 
 
 @kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX, MATRIX, FLOATS)
 def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
-    """dw (R, S, C, K) from x and dy (N, P, Q, K), all flat; sums (threads, R*S*C*K), at most one thread per row."""
+    """dw (R, S, C / groups, K) from x and dy (N, P, Q, K), all flat; sums (threads, its size), at most one per row."""
     parts = columns.shape[0]
     if parts == 1:
         _weight_part(blas, x, dy, g, 0, rows, height, columns[0], dw)
@@ -149,22 +228,33 @@ def weight_gradient(blas, x, dy, g, rows, height, columns, sums, dw):
 
 @njit(**INNER)
 def _data_part(blas, dy, w, g, first, last, height, tile, dx):
-    P, Q, K, depth = g.out_rows, g.out_columns, g.filters, _depth(g)
+    P, Q, K, depth, across = g.out_rows, g.out_columns, g.filters, _depth(g), g.filters // g.groups
     plane = g.height * g.width * g.channels
     for start in range(first * P, last * P, height):
         end = min(last * P, start + height)
+        gradients = dy.ctypes.data + U(start * Q * K * 4)
+        m = (end - start) * Q
+        if _each_pixel(g):
+            C = g.channels
+            for group in range(g.groups):
+                shift, to = U(group * across * 4), dx.ctypes.data + U((start * Q * C + group * depth) * 4)
+                sgemm(blas, NO, YES, m, depth, across, gradients + shift, K, w.ctypes.data + shift, K, ZERO, to, C)
+            continue
         # Every image is cleared before its first row is added.
         for j in range(U(-(-start // P) * plane), U(-(-end // P) * plane)):
             dx[j] = ZERO
-        gradients = dy.ctypes.data + U(start * Q * K * 4)
-        m = (end - start) * Q
-        sgemm(blas, NO, YES, m, depth, K, gradients, K, w.ctypes.data, K, ZERO, tile.ctypes.data, depth)
-        _add_rows(tile, g, start, end, dx)
+        for group in range(g.groups):
+            shift = U(group * across * 4)
+            sgemm(
+                *(blas, NO, YES, m, depth, across, gradients + shift, K),
+                *(w.ctypes.data + shift, K, ZERO, tile.ctypes.data, depth),
+            )
+            _add_rows(tile, g, group, start, end, dx)
 
 
 @kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, MATRIX, FLOATS)
 def data_gradient(blas, dy, w, g, images, height, columns, dx):
-    """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C, K), all flat.
+    """dx (N, H, W, C) from dy (N, P, Q, K) and w (R, S, C / groups, K), all flat.
 
     A thread takes whole images, because two must not add to the same pixel.
     """
@@ -177,23 +267,23 @@ def data_gradient(blas, dy, w, g, images, height, columns, dx):
             _data_part(blas, dy, w, g, first, last, height, columns[part], dx)
 
 
-@kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
+@rare_kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
 def lower(x, g, rows, columns, parts):
     """columns (N * P * Q, R * S * C) from x (N, H, W, C), both flat; `rows` is N * P."""
     row = g.out_columns * _depth(g)
     for part in prange(parts):
         first, last = rows * part // parts, rows * (part + 1) // parts
-        _lower(x, g, first, last, columns[first * row : last * row])
+        _lower(x, g, 0, first, last, columns[first * row : last * row])
 
 
-@kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
+@rare_kernel(PARALLEL, FLOATS, GEOMETRY, INTEGER, FLOATS, INTEGER)
 def restore(columns, g, images, dx, parts):
     """dx (N, H, W, C) = the sum of the columns (N * P * Q, R * S * C) that came from each pixel, both flat."""
     P, plane, row = g.out_rows, g.height * g.width * g.channels, g.out_columns * _depth(g)
     for part in prange(parts):
         first, last = images * part // parts, images * (part + 1) // parts
         dx[first * plane : last * plane] = ZERO
-        _add_rows(columns[first * P * row : last * P * row], g, first * P, last * P, dx)
+        _add_rows(columns[first * P * row : last * P * row], g, 0, first * P, last * P, dx)
 
 
 @kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, FLAG, FLOATS, INTEGER)

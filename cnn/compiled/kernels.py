@@ -1,22 +1,25 @@
 """Kernels: compiled functions that Python calls, each for one list of argument types; their calls can be watched."""
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.np.numpy_support import as_dtype
 
-from cnn.compiled.store import StoredKernel
+from cnn.compiled.store import STORE, StoredKernel
 from cnn.system.timing import Stopwatch, now
+from cnn.terminal.printing import output_may_fail
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Receives a call instead of the machine code, which it has to call itself."""
 
 _local = threading.local()
+_compiling = threading.RLock()
 
 
 class Native:
@@ -40,9 +43,10 @@ class Kernel(Native):
 
     def compile(self) -> None:
         """Compiles it or reads it from the cache, unless it is ready; from then on it takes no other types."""
-        if not self.compiled.signatures:
-            self.compiled.compile(self.kinds)
-            self.compiled.disable_compile()
+        with _compiling:  # several threads may need it at once
+            if not self.compiled.signatures:
+                self.compiled.compile(self.kinds)
+                self.compiled.disable_compile()
 
     @property
     def description(self) -> Any:
@@ -70,8 +74,44 @@ class Kernel(Native):
         return int(self.compiled.overloads[self.kinds].library.get_pointer_to_function(symbol))
 
 
+class RareKernel(Kernel):
+    """A kernel that few networks need: it is compiled, or read from the cache, when it is first called."""
+
+    ready = False
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not self.ready:
+            self.compile()
+        return super().__call__(*arguments)
+
+    def compile(self) -> None:
+        super().compile()
+        if self.compiled.stats.cache_misses:
+            announce()
+        self.ready = True
+
+
+@cache
+def announce() -> None:
+    """Says once per process, on standard error, that kernels are being compiled."""
+    with output_may_fail("stderr"):
+        print(f"compiling kernels for this CPU, {STORE.occasion}", file=sys.stderr, flush=True)
+
+
 KERNELS: list[Kernel] = []
-"""All kernels, so that they can be compiled or read from the cache at once."""
+"""The kernels that networks in general need, so that they can be compiled or read from the cache at once."""
+RARE: list[RareKernel] = []
+"""The others."""
+
+
+def rare_kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], RareKernel]:
+    """Makes the decorated function a kernel that is compiled at its first call, for arguments of `kinds`."""
+
+    def make(function: Callable[..., Any]) -> RareKernel:
+        RARE.append(RareKernel(function, kinds, options))
+        return RARE[-1]
+
+    return make
 
 
 def kernel(options: dict[str, Any], *kinds: Any) -> Callable[[Callable[..., Any]], Kernel]:

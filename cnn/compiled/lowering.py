@@ -8,11 +8,11 @@ from cnn.convolution import Window
 
 
 class CompiledLowering(Backend):
-    """Overrides im2col and col2im for contiguous float32 arrays without dilation; all else goes to the base class."""
+    """Overrides im2col and col2im for contiguous float32 arrays; all else goes to the base class."""
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         vectors = flat(x, out)
-        if vectors is None or window.dilated:
+        if vectors is None:
             super().im2col(x, window, out, scratch)
         else:
             images, columns = vectors
@@ -21,7 +21,7 @@ class CompiledLowering(Backend):
 
     def col2im(self, columns: Array, window: Window, out: Array) -> None:
         vectors = flat(columns, out)
-        if vectors is None or window.dilated:
+        if vectors is None:
             super().col2im(columns, window, out)
         else:
             rows, images = vectors

@@ -128,7 +128,7 @@ def _generate(
 
     def read(address: Any, vector: int) -> Any:
         at = _at(builder, address, vector)
-        return _masked_load(builder, at, mask) if vector == last else _load(builder, at)
+        return masked_load(builder, at, mask) if vector == last else load(builder, at)
 
     sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
     for m in range(rows):
@@ -159,7 +159,7 @@ def _generate(
             total = floored(builder, builder.load(sums[m][v]), least)
             at = _at(builder, target, v)
             if v == last:
-                _masked_store(builder, total, at, mask)
+                masked_store(builder, total, at, mask)
             else:
                 builder.store(total, builder.inttoptr(at, LANES.as_pointer()), align=4)
 
@@ -168,18 +168,21 @@ def _at(builder: Any, address: Any, vector: int) -> Any:
     return builder.add(address, _INT(4 * WIDTH * vector))
 
 
-def _load(builder: Any, address: Any) -> Any:
+def load(builder: Any, address: Any) -> Any:
+    """Builds the vector from `address` on."""
     return builder.load(builder.inttoptr(address, LANES.as_pointer()), align=4)
 
 
-def _masked_load(builder: Any, address: Any, mask: Any) -> Any:
+def masked_load(builder: Any, address: Any, mask: Any) -> Any:
+    """Builds the vector from `address` on, of which only what the mask allows is read; the rest is zero."""
     kind = ir.FunctionType(LANES, [LANES.as_pointer(), ir.IntType(32), _MASK, LANES])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{WIDTH}f32.p0")
     zeros = ir.Constant(LANES, [0.0] * WIDTH)
     return builder.call(function, [builder.inttoptr(address, LANES.as_pointer()), ir.IntType(32)(4), mask, zeros])
 
 
-def _masked_store(builder: Any, value: Any, address: Any, mask: Any) -> None:
+def masked_store(builder: Any, value: Any, address: Any, mask: Any) -> None:
+    """Builds the store of what the mask allows of a vector."""
     kind = ir.FunctionType(ir.VoidType(), [LANES, LANES.as_pointer(), ir.IntType(32), _MASK])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{WIDTH}f32.p0")
     builder.call(function, [value, builder.inttoptr(address, LANES.as_pointer()), ir.IntType(32)(4), mask])

@@ -14,6 +14,7 @@ from cnn.compiled import (
     geometry,
     input,
     losses,
+    lrn,
     normalization,
     pooling,
     updates,
@@ -216,6 +217,46 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             parts = parts_for(x.size)
             normalization.normalise(*arrays[:6], epsilon, relu, *arrays[6:8], rows, arrays[8], parts)
 
+    def lrn_scale(
+        self, x: Array, out: Array, scratch: Buffers, *, size: int, window: Window | None, alpha: float, k: float
+    ) -> None:
+        arrays, lines = flat(x, out), _neighbourhoods(x, size, window, mirrored=False)
+        if arrays is None or lines is None or x.shape != out.shape:
+            super().lrn_scale(x, out, scratch, size=size, window=window, alpha=alpha, k=k)
+        else:
+            pixels, result = arrays
+            factor = alpha / (size if window is None else window.taps)
+            unused = (NOTHING, NOTHING, NOTHING)
+            lrn.neighbours(False, pixels, *unused, result, *lines, factor, float(k), 0.0, parts_for(x.size))
+
+    def lrn(self, x: Array, scale: Array, out: Array, *, beta: float) -> None:
+        arrays = flat(x, scale, out)
+        if arrays is None or not x.shape == scale.shape == out.shape:
+            super().lrn(x, scale, out, beta=beta)
+        else:
+            lrn.normalise(*arrays[:2], float(beta), arrays[2], parts_for(x.size))
+
+    def lrn_gradient(
+        self,
+        x: Array,
+        y: Array,
+        dy: Array,
+        scale: Array,
+        out: Array,
+        scratch: Buffers,
+        *,
+        size: int,
+        window: Window | None,
+        alpha: float,
+        beta: float,
+    ) -> None:
+        arrays, lines = flat(x, y, dy, scale, out), _neighbourhoods(x, size, window, mirrored=True)
+        if arrays is None or lines is None or not x.shape == y.shape == dy.shape == scale.shape == out.shape:
+            super().lrn_gradient(x, y, dy, scale, out, scratch, size=size, window=window, alpha=alpha, beta=beta)
+        else:
+            factor = -2 * alpha * beta / (size if window is None else window.taps)
+            lrn.neighbours(True, *arrays, *lines, factor, 0.0, float(beta), parts_for(x.size))
+
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
         taps = scratch.get("winners", out.shape, np.uint8) if winners is None else winners
         if window.taps > 256 or not (_taps(taps, out) and _pool(pooling.MAX, x, window, out, taps)):
@@ -333,6 +374,18 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
 @cache
 def _scale_only(shape: tuple[int, int, int], scale: float) -> Constants:
     return Constants.of(shape, scale=scale, mean=None, std=None)
+
+
+def _neighbourhoods(x: Array, size: int, window: Window | None, *, mirrored: bool) -> tuple[int, ...] | None:
+    """line, height, reach, size, before and step of `lrn.neighbours`; None for a window that is not centred."""
+    if not x.size:
+        return None
+    if window is None:
+        return x.shape[-1], 1, 0, size, size - 1 - size // 2 if mirrored else size // 2, 1
+    reach, (height, width, channels) = window.kernel[0] // 2, x.shape[1:]
+    if window != Window((height, width), (2 * reach + 1,) * 2, padding=(reach,) * 4):
+        return None
+    return width * channels, height, reach, 2 * reach + 1, reach, channels
 
 
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:

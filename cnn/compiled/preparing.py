@@ -1,4 +1,4 @@
-"""Gets all kernels ready at once, from the cache or compiled for this CPU."""
+"""Gets the kernels of networks in general ready at once, from the cache or compiled for this CPU."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 
 from cnn.compiled.forks import survive_forks
-from cnn.compiled.kernels import KERNELS
+from cnn.compiled.kernels import KERNELS, announce
 from cnn.compiled.store import STORE
 from cnn.system.affinity import inherited
 from cnn.terminal.printing import output_may_fail
@@ -17,7 +17,7 @@ _preparing = Lock()
 
 
 def prepare() -> None:
-    """Compiles or loads all kernels, once per process; reports on standard error if it has to compile."""
+    """Compiles or loads all but rare kernels, once per process; reports on standard error if it has to compile."""
     with _preparing:  # several threads may make their first backends at once
         _prepare()
 
@@ -30,13 +30,13 @@ def _prepare() -> None:
         kernel.compile()
         if kernel.compiled.stats.cache_misses and not helper:
             told = STORE.trouble
-            with output_may_fail("stderr"):
-                print(f"compiling kernels for this CPU, {_occasion()}", file=sys.stderr, flush=True)
+            announce()
             helper = _start_helper()
     if helper:
         helper.wait()
         if STORE.trouble != told:
-            print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
+            with output_may_fail("stderr"):
+                print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
 
 
 def compile_from_the_end(folder: str) -> None:
@@ -46,12 +46,6 @@ def compile_from_the_end(folder: str) -> None:
         kernel.compile()
         if kernel.compiled.stats.cache_hits:
             break
-
-
-def _occasion() -> str:
-    if STORE.trouble:
-        return f"at every start: {STORE.trouble}"
-    return f"once: {STORE.damaged} is damaged" if STORE.damaged else "once"
 
 
 def _start_helper() -> subprocess.Popen[bytes]:

@@ -49,6 +49,13 @@ class Store:
     def folder(self, folder: Path) -> None:
         self._elsewhere = folder
 
+    @property
+    def occasion(self) -> str:
+        """How often, or why, kernels have to be compiled."""
+        if self.trouble:
+            return f"at every start: {self.trouble}"
+        return f"once: {self.damaged} is damaged" if self.damaged else "once"
+
     def read(self, name: str) -> bytes | None:
         """What was written under this name; None if it is not there, is damaged, or may come from another user."""
         for path in dict.fromkeys((self.folder / name, self.wanted / name)):

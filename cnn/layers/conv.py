@@ -61,11 +61,6 @@ class Conv2D(Weighted):
             raise ShapeError(f"connections lists {len(self.connections)} filters, but there are {self.filters}.")
 
     @property
-    def repeatable(self) -> bool:
-        # The copies that the NumPy base makes of groups and of dilated windows are not recorded.
-        return self.groups == 1 and self._dilation == (1, 1)
-
-    @property
     def kind(self) -> str:
         # A kernel per channel is no product of matrices, and takes another time.
         return f"{super().kind} depthwise" if self.groups == self.filters > 1 else super().kind
@@ -90,7 +85,7 @@ class Conv2D(Weighted):
         if convolution.depthwise:
             arrays = batch * prod(input_shape) + prod(convolution.weights_shape) + rows * self.filters
             each = [sliding(batch * convolution.macs, arrays)]
-            return self._finished(rows * self.filters, each, each, each, taps=convolution.taps)
+            return self._finished(rows * self.filters, each, each, each, taps=convolution.taps, fused=True)
         lowering = _lowering(convolution, batch)
         mask = [elementwise(depth * self.filters, 3 * depth * self.filters)] if self.connections else []
         groups, group = convolution.groups, convolution.group

@@ -117,6 +117,8 @@ class LocalResponseNorm(Layer):
     The neighbourhood is `size` channels, or with region="within" a size x size square of the same channel.
     """
 
+    repeatable = True
+
     size: int = 5
     alpha: float = 1e-4
     beta: float = 0.75

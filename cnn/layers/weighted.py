@@ -16,9 +16,7 @@ class Weighted(Layer):
     Multipliers scale the (learning rate, weight decay) of weights and bias.
     """
 
-    @property
-    def repeatable(self) -> bool:
-        return True
+    repeatable = True
 
     bias: bool
     activation: str | None
@@ -62,10 +60,16 @@ class Weighted(Layer):
         weight_gradient: list[Operation],
         data_gradient: list[Operation],
         taps: int = 1,
+        *,
+        fused: bool = False,
     ) -> Work:
-        """The work of the given products, plus bias and activation on `outputs` elements."""
+        """The work of the given products, plus bias and activation on `outputs` elements.
+
+        If `fused`, bias and ReLU are applied before an output is written, without another pass over the outputs.
+        """
         passes = bool(self.bias) + (self.activation is not None)
-        finish = [elementwise(passes * outputs, 2 * outputs)] if passes else []
+        again = not (fused and pass_of_its_own(self.activation) is None)
+        finish = [elementwise(passes * outputs, 2 * outputs if again else 0)] if passes else []
         if self.activation is not None:
             # The activation's gradient (y and dy read, dz written) and the bias's, in one pass.
             gradients = [elementwise((2 + self.bias) * outputs, 3 * outputs)]

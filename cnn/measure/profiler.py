@@ -29,7 +29,10 @@ INPUT_AND_LOSS: LayerPass = ("input and loss", "")
 
 @dataclass
 class Line:
-    """One layer in one direction: median seconds per step, in total and by phase, and the FLOP of its products."""
+    """One layer in one direction: median seconds per step, in total and by phase, FLOP of its products, and bytes.
+
+    The bytes are those that it has to read and write at least; 0 where there are products, which reread the caches.
+    """
 
     layer: str
     direction: str
@@ -37,6 +40,7 @@ class Line:
     im2col: float
     gemm: float
     flops: int
+    bytes: int
 
     @property
     def rest(self) -> float:
@@ -83,7 +87,8 @@ def profile_step(architecture: Architecture, backend: Backend, batch: int, *, re
         if lowers and not im2col:
             im2col = min(seconds, around)
         gemm = max(0.0, min(seconds - around, seconds - im2col)) if flops else 0.0
-        lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops))
+        moved = 0 if flops else sum(each.bytes for each in operations)
+        lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops, bytes=moved))
     return lines
 
 

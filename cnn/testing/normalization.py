@@ -133,11 +133,11 @@ def lrn_scale_case(name: str, shape: Shape, size: int, window: Window | None) ->
     return Case(name, "lrn_scale", normal(x=shape), call, bound, outputs={"out": shape})
 
 
-def lrn_case(shape: Shape) -> Case:
+def lrn_case(shape: Shape, beta: float = BETA) -> Case:
     """A power, with an error of 8 epsilon of its value, and a product."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
-        backend.lrn(arrays["x"], arrays["scale"], arrays["out"], beta=BETA)
+        backend.lrn(arrays["x"], arrays["scale"], arrays["out"], beta=beta)
 
     def make(rng: np.random.Generator, dtype: npt.DTypeLike) -> Arrays:
         return {"x": rng.standard_normal(shape).astype(dtype), "scale": (1 + 3 * rng.random(shape)).astype(dtype)}
@@ -145,7 +145,8 @@ def lrn_case(shape: Shape) -> Case:
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         return {"out": 10 * np.abs(expected["out"])}
 
-    return Case(f"{shape}", "lrn", make, call, bound, outputs={"out": shape})
+    name = f"{shape}" if beta == BETA else f"{shape}, beta {beta}"
+    return Case(name, "lrn", make, call, bound, outputs={"out": shape})
 
 
 def lrn_gradient_case(name: str, shape: Shape, size: int, window: Window | None) -> Case:
@@ -185,7 +186,7 @@ def normalization_cases() -> list[Case]:
     for shape, relu in product(shapes, (False, True)):
         cases += [batch_norm_case(shape, relu), batch_norm_sums_case(shape, relu)]
         cases += [batch_norm_gradient_case(shape, whole, relu) for whole in (True, False)]
-    cases += [lrn_case(shape) for shape in shapes]
+    cases += [*(lrn_case(shape) for shape in shapes), lrn_case((3, 5, 4, 7), beta=0.6)]
     image: Shape = (2, 5, 6, 9)
     for name, size, window in (
         ("across 5", 5, None),

@@ -207,8 +207,23 @@ GROUPED = {
     "1x1, 3 groups": Convolution(WINDOWS["1x1"], 6, 3, groups=3),
     "kernel as large as the image, 2 groups": Convolution(WINDOWS["kernel as large as the image"], 4, 2, groups=2),
     "3x3 dilated by 2, 2 groups": Convolution(WINDOWS["3x3 dilated by 2, same"], 2, 4, groups=2),
+    "5x5 same, 3 groups": Convolution(WINDOWS["5x5 same"], 6, 9, groups=3),
+    "3x3 same, depthwise": Convolution(WINDOWS["3x3 same"], 37, 37, groups=37),
+    "3x3 stride 2, depthwise": Convolution(WINDOWS["3x3 stride 2 same, even"], 16, 16, groups=16),
+    "2x8 kernel, depthwise": Convolution(Window((5, 17), (2, 8), (2, 1), (1, 0, 3, 2)), 9, 9, groups=9),
+    "1x1, depthwise": Convolution(WINDOWS["1x1 padded"], 5, 5, groups=5),
+    "3x3 stride 4 with gaps, depthwise": Convolution(
+        WINDOWS["3x3 stride 4 with gaps, last two unread"], 3, 3, groups=3
+    ),
+    "3x2 dilated by 2x3, stride 2x1, depthwise": Convolution(
+        WINDOWS["3x2 dilated by 2x3, stride 2x1"], 4, 12, groups=4
+    ),
+    "dilated by more than the stride, depthwise": Convolution(
+        Window((9, 11), (3, 3), (2, 2), (3, 3, 4, 4), dilation=(3, 4)), 6, 6, groups=6
+    ),
+    "windows that see padding only, depthwise": Convolution(WINDOWS["windows that see padding only"], 2, 2, groups=2),
 }
-"""Convolutions in groups of one or a few channels, down to one filter per group."""
+"""Convolutions in groups of one or a few channels, down to one filter per group, and with a group per channel."""
 
 
 def all_conv_cases() -> list[Case]:

@@ -111,6 +111,34 @@ class NextGroup:
         super().conv2d(x, w, bias, convolution, activation, out, scratch)
 
 
+class LastChannelDropped:
+    """Leaves the last filter of a depthwise convolution at its bias, as a loop over pairs of channels would."""
+
+    def conv2d(self, x, w, bias, convolution, activation, out, scratch):
+        if convolution.depthwise and convolution.filters % 2:
+            w = w.copy()
+            w[..., -1] = 0
+        super().conv2d(x, w, bias, convolution, activation, out, scratch)
+
+
+class GradientOfOtherKernels:
+    """Does not turn the kernels of a depthwise convolution for the gradient of x."""
+
+    def conv2d_data_gradient(self, dy, w, convolution, out, scratch):
+        if convolution.depthwise:
+            w = w[::-1, ::-1].copy()
+        super().conv2d_data_gradient(dy, w, convolution, out, scratch)
+
+
+class WeightsOfNextGroup:
+    """Writes the gradient of each group's weights to the group after it."""
+
+    def conv2d_weight_gradient(self, x, dy, convolution, out, scratch):
+        super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
+        if convolution.groups > 1:
+            out[...] = np.roll(out, convolution.group.filters, axis=3)
+
+
 class HalfPrecision:
     """Keeps sums in float16."""
 
@@ -300,6 +328,13 @@ class EvenNeighbourhoodNotMirrored:
             out[...] = out[..., ::-1].copy()
 
 
+class ThreeQuartersAlways:
+    """Uses the usual exponent whatever is asked for."""
+
+    def lrn(self, x, scale, out, *, beta):
+        super().lrn(x, scale, out, beta=0.75)
+
+
 class UnbiasedVariance:
     """Divides by M - 1."""
 
@@ -366,6 +401,9 @@ FAULTS: list[tuple[type[Any], str]] = [
     (WrongStride, r"conv2d_data_gradient \(2x4 kernel, 2x1 stride\).*elements are wrong"),
     (DilationIgnored, r"conv2d \(3x3 dilated by 2, same bias\).*elements are wrong"),
     (NextGroup, r"conv2d \(3x3 same, 2 groups bias\).*elements are wrong"),
+    (LastChannelDropped, r"conv2d \(3x3 same, depthwise bias\).*elements are wrong"),
+    (GradientOfOtherKernels, r"conv2d_data_gradient \(3x3 stride 2, a group per channel\).*elements are wrong"),
+    (WeightsOfNextGroup, r"conv2d_weight_gradient \(3x3 same, 2 groups\).*elements are wrong"),
     (HalfPrecision, r"gemm .* in float32: .*elements are wrong"),
     (SinglePrecisionAlways, r"conv2d_weight_gradient .* in float64: .*elements are wrong"),
     (InputChanged, r"activation_gradient .*the input dy was changed"),
@@ -387,6 +425,7 @@ FAULTS: list[tuple[type[Any], str]] = [
     (ActivatedSumForgotten, r"batch_norm_sums \(.* with relu\).*: dgamma\["),
     (NesterovIgnored, r"sgd_update \(.*nesterov\).*: w\["),
     (EvenNeighbourhoodNotMirrored, r"lrn_gradient \(across 4, even\).*elements are wrong"),
+    (ThreeQuartersAlways, r"lrn \(\(3, 5, 4, 7\), beta 0.6\).*elements are wrong"),
     (UnbiasedVariance, r"batch_statistics .*: variance\["),
     (OnePassVariance, r"batch_statistics .*: variance\["),
     (OverflowingSoftmax, r"softmax \(5x3, deviation 300\).*is nan, expected"),
