@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from cnn.errors import CnnError
-from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
+from cnn.system.cache import cache_folder, distrust, keep, read_trusted, tell_once
 from cnn.system.environment import choice
 from cnn.system.machine import this_machine
 from cnn.system.timing import in_turns
@@ -57,7 +57,8 @@ class Chooser:
         try:
             keep(self._path, json.dumps(stored, indent=1).encode())
         except CnnError as error:
-            tell_once(f"the times of algorithms are not kept: {error}")
+            if distrust(self._path) is None:  # else reading it has told why
+                tell_once(f"the times of algorithms are not kept: {error}")
 
 
 def _read(path: Path) -> dict[str, dict[str, dict[str, float]]]:

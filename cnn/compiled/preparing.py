@@ -23,7 +23,7 @@ def prepare() -> None:
             helper = _start_helper()
     if helper:
         helper.wait()
-        if STORE.trouble != told:
+        if STORE.trouble and not told:
             print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
 
 
