@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from cnn.errors import CnnError
-from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
+from cnn.system.cache import cache_folder, distrust, keep, read_trusted, tell_once
 from cnn.system.environment import choice
 from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
@@ -87,7 +87,8 @@ class Chooser:
                 stored[self._owner] = stored.get(self._owner, {}) | self.times()
                 keep(self._path, json.dumps(stored, indent=1).encode())
         except CnnError as error:
-            tell_once(f"the times of algorithms are not kept: {error}")
+            if distrust(self._path) is None:  # else reading it has told why
+                tell_once(f"the times of algorithms are not kept: {error}")
 
 
 def _near(shape: str, alike: re.Pattern[str] | None, known: Iterable[str]) -> str | None:

@@ -62,7 +62,7 @@ def _inlined(typing_context: Any, *arguments: Any) -> Any:
     return types.void(types.StarArgTuple(_ARGUMENTS)), generate
 
 
-@kernel({"cache": True, "nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
+@kernel({"nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
 def microkernel(
     rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
 ):

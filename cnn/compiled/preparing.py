@@ -34,7 +34,7 @@ def _prepare() -> None:
             helper = _start_helper()
     if helper:
         helper.wait()
-        if STORE.trouble != told:
+        if STORE.trouble and not told:
             with output_may_fail("stderr"):
                 print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
 

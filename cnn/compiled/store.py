@@ -64,7 +64,7 @@ class Store:
             except OSError:
                 continue
             except CnnError as error:
-                self.trouble = str(error)
+                self.trouble = self.trouble or str(error)
                 continue
             if content[:DIGEST] == _digest(name, content[DIGEST:]):
                 return content[DIGEST:]
