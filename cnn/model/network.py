@@ -16,7 +16,7 @@ FORWARD, BACKWARD = "forward", "backward"
 INPUT = -1
 """The place that stands for the network's input among the inputs of a node."""
 
-MOST_LAYERS = 2000
+MOST_LAYERS = 1000
 MOST_NUMBERS = 1 << 40
 """Of the output of a layer for one image, and of its parameters; they would take 4 TB."""
 
