@@ -109,12 +109,12 @@ def test_a_model_that_this_machine_cannot_hold_is_refused_before_memory_is_taken
 
 
 def test_a_network_of_very_many_layers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UsageError, match="at most 2,000 layers, not 2,001"):
-        Network([ReLU() for _ in range(2001)], (4,))
+    with pytest.raises(UsageError, match="at most 1,000 layers, not 1,001"):
+        Network([ReLU() for _ in range(1001)], (4,))
     path = tmp_path / "deep.toml"
     path.write_text("input = [28, 28, 1]\n" + "[[layers]]\ntype = 'ReLU'\n" * 10_000)
     assert main(["compare", str(path)]) == 2
-    assert "at most 2,000 layers, not 10,000" in capsys.readouterr().err
+    assert "at most 1,000 layers, not 10,000" in capsys.readouterr().err
 
 
 def test_an_error_quotes_no_more_than_anybody_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from cnn.model.wiring import INPUT, INPUT_NAME, wire
 
 FORWARD, BACKWARD = "forward", "backward"
 
-MOST_LAYERS = 2000
+MOST_LAYERS = 1000
 MOST_NUMBERS = 1 << 40
 """Of the output of a layer for one image, and of its parameters; they would take 4 TB."""
 
