@@ -145,7 +145,7 @@ def test_a_folder_that_is_removed_during_the_run_is_written_again(words, tmp_pat
     monkeypatch.setattr("cnn.training.trainer.write_checkpoint", Removes(write_checkpoint))
     out = tmp_path / "run"
     assert main([*words, "--out", str(out)]) == 0
-    assert "was removed during the run; its files are written again" in capsys.readouterr().err
+    assert "was removed during the run; what is missing is written again" in capsys.readouterr().err
     assert folder_bytes(out, *SAME) == folder_bytes(tmp_path / "whole", *SAME)
     assert {path.name for path in out.iterdir()} == {*SAME, "settings.json", "summary.json"}
     assert resume(out) == 0
@@ -229,12 +229,16 @@ def test_early_stopping_is_told(words, tmp_path, monkeypatch, capsys):
     assert done == best + 2 < 20
     assert summary["stopped_early"]
     assert summary["saved_epoch"] == best
-    told = f"stopped after epoch {done}, as the validation loss was last lower in epoch {best}; the weights of epoch"
-    assert f"early stop       {told} {best} are kept" in printed
+    reason = f"as the validation loss has not been lower than in epoch {best}"
+    told = f"stopped after epoch {done}, {reason}; the weights of epoch"
+    assert f"early stopping   {told} {best} are kept" in printed
     before = folder_bytes(out, *SAME)
     assert resume(out) == 0
     assert f"{told} {best} are kept; to go on, give a --patience above 2" in capsys.readouterr().out
     assert folder_bytes(out, *SAME) == before
+    # A run that reaches its last epoch keeps the best weights, too.
+    assert main([*words, "--out", str(out) + "2", "--epochs", str(best + 1), "--patience", "2", "--lr", "0.5"]) == 0
+    assert f"early stopping   the weights of epoch {best} are kept, as the" in capsys.readouterr().out
 
 
 def test_a_finished_run_says_that_nothing_is_left(words, tmp_path, capsys):
@@ -242,7 +246,7 @@ def test_a_finished_run_says_that_nothing_is_left(words, tmp_path, capsys):
     assert main([*words, "--out", str(out)]) == 0
     capsys.readouterr()
     assert resume(out) == 0
-    assert "all 2 epochs are done; to go on, give --epochs with a number above 2" in capsys.readouterr().out
+    assert "nothing is left to do; to go on, give --epochs a number above 2" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("lr", "told"), [("1e-9", True), ("0.3", False)])

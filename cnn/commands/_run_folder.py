@@ -56,7 +56,7 @@ class RunFolder(Callback):
     def complete(self) -> None:
         """Writes the settings again if somebody removed the folder; the run itself writes all other files again."""
         if self._lock.lost or not (self.path / SETTINGS).exists():
-            note(f"{self.path} was removed during the run; its files are written again.")
+            note(f"{self.path} or a file in it was removed during the run; what is missing is written again")
             self._lock.renew()
             write_atomically(self.path / SETTINGS, self._settings)
 

@@ -257,19 +257,20 @@ def _resumed(trainer: Trainer, epochs: int) -> str:
         return "from the start, as no checkpoint was written before the run ended"
     text = f"after {counted(position.epoch, 'epoch')}, {counted(position.step, 'step')}"
     if trainer.out_of_patience:
-        return f"{text}: {_early(trainer)}; to go on, give a --patience above {trainer.patience}"
+        return f"{text}: {_kept(trainer)}; to go on, give a --patience above {trainer.patience}"
     if position.epoch >= epochs:
-        return f"{text}: all {epochs} epochs are done; to go on, give --epochs with a number above {position.epoch}"
+        return f"{text}: nothing is left to do; to go on, give --epochs a number above {position.epoch}"
     return text
 
 
-def _early(trainer: Trainer) -> str:
-    """Why a run stopped early, and what it keeps."""
-    position = trainer.position
-    return (
-        f"stopped after epoch {position.epoch}, as the validation loss was last lower in epoch {position.best_epoch}; "
-        f"the weights of epoch {trainer.kept_epoch} are kept"
-    )
+def _kept(trainer: Trainer) -> str:
+    """Whether and why a run stopped early, and which weights it keeps."""
+    position, best = trainer.position, trainer.position.best_epoch
+    kept = f"the weights of epoch {trainer.kept_epoch} are kept"
+    if trainer.out_of_patience:
+        reason = f"as the validation loss has not been lower than in epoch {best}"
+        return f"stopped after epoch {position.epoch}, {reason}; {kept}"
+    return f"{kept}, as the validation loss was lowest then"
 
 
 def _manner(trainer: Trainer) -> str:
@@ -320,7 +321,8 @@ def _finish(
         "energy_source": energy.source,
     }
     write_atomically(out / SUMMARY, json.dumps(summary, indent=2).encode())
-    lines = {"early stop": _early(trainer)} if trainer.out_of_patience else {}
+    early = trainer.out_of_patience or trainer.kept_epoch != trainer.position.epoch
+    lines = {"early stopping": _kept(trainer)} if early else {}
     lines |= {
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",

@@ -53,7 +53,7 @@ def read_metrics(path: Path, epochs: int | None = None) -> list[EpochResult]:
                 raise UsageError(f"row {number} is of epoch {results[-1].epoch}")
         if epochs is not None and len(results) < epochs:
             raise UsageError(f"it has {len(results)} epochs of {epochs}")
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError) as error:
         raise FileFormatError(
             f"{path} cannot be read as metrics ({error}); restore it or start the run anew."
         ) from error
