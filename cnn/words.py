@@ -20,7 +20,7 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     from difflib import get_close_matches
 
     lowered = {each.lower(): each for each in known}
-    found = get_close_matches(name.lower(), lowered, n=1, cutoff=0.65)
+    found = get_close_matches(str(name).lower(), lowered, n=1, cutoff=0.65)
     return lowered[found[0]] if found else None
 
 

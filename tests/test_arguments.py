@@ -180,7 +180,7 @@ IMAGES, LABELS = SPLIT.images, SPLIT.labels
         ("fit has no setting lr", lambda: fit(small(), SPLIT, epochs=1, lr=0.1)),
         ("There is no architecture 3", lambda: cnn.architecture(3)),
         ("The number of classes must be", lambda: cnn.architecture("lenet", 0)),
-        ("There is no dataset 3", lambda: cnn.load_dataset(3)),
+        ("There is no data set 3", lambda: cnn.load_dataset(3)),
         ("pools are limited to must be", lambda: limit_threads(0).__enter__()),
         ("pools are limited to must be", lambda: limit_threads(1.5).__enter__()),
         ("The number of threads must be", lambda: budget("2")),

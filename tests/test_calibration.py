@@ -74,21 +74,6 @@ def test_a_calibration_is_kept_and_validated(few, capsys):
         assert len(image.convert("RGB").getcolors(1 << 24)) > 50
 
 
-def test_validation_says_first_what_it_must_calibrate_and_how_long_that_takes(few, monkeypatch, capsys):
-    class Begun(Exception):
-        pass
-
-    def measure(*_):
-        raise Begun
-
-    monkeypatch.setattr("cnn.commands._validation.measure", measure)
-    with pytest.raises(Begun):
-        main(["model", "validate", "--backend", "numpy,reference", "--threads", "1", "--model", "mlp"])
-    first, second = capsys.readouterr().err.splitlines()
-    assert "in about 6 to 18 minutes in all: numpy at 1 thread, reference at 1 thread (2; --backend" in first
-    assert second == "calibrating numpy at 1 thread"
-
-
 def test_a_machine_that_is_not_calibrated_says_how(few):
     with pytest.raises(CnnError, match="cnn calibrate --backend numpy --threads 3"):
         calibration.load("numpy", 3)

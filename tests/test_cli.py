@@ -214,7 +214,7 @@ def test_profile_accounts_for_the_whole_step(capsys: pytest.CaptureFixture[str])
     for line in result["lines"]:
         assert line["im2col_seconds"] + line["gemm_seconds"] <= line["seconds"] * 1.001 + 1e-6
     # Pooling reads an image and writes a quarter of it.
-    assert lines["maxpool1", "forward"]["bytes"] == 4 * 4 * (24 * 24 + 12 * 12) * 20
+    assert lines["maxpool1", "forward"]["bytes"] == 4 * (4 * (24 * 24 + 12 * 12) + 12 * 12) * 20
     assert lines["conv2", "forward"]["bytes"] == 0
     assert result["triad_bytes_per_second"] > 0
     assert main(["profile", "--batch-size", "4", "--repeats", "1"]) == 0
@@ -382,7 +382,7 @@ def test_a_folder_of_pictures_alone_is_what_is_trained_on(tmp_path: Path, capsys
     words = ["train", "--model", "mlp", "--backend", "numpy", "--epochs", "1", "--out", str(tmp_path / "run")]
     assert main([*words, "--data-dir", str(tmp_path / "pets")]) == 0
     assert "folder: 8 training, 4 validation, 2 test images 28x28x1, 2 classes" in capsys.readouterr().out
-    assert json.loads((tmp_path / "run" / "settings.json").read_text())["dataset"] == "folder"
+    assert json.loads((tmp_path / "run" / "settings.json").read_text())["run"]["dataset"] == "folder"
     assert main(["train", "--data-dir", str(tmp_path)]) == 1
     assert "or name the data set that is there, such as mnist" in capsys.readouterr().err
 

@@ -330,7 +330,7 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
         (["--device", "abacus"], "There is no device 'abacus'"),
         (["--device", "tesla-k20"], "No time can be predicted for Tesla K20"),
         (["--thresholds", "1,2"], "is not M,N,K"),
-        (["--devices", "/no/such.toml"], "cannot be read"),
+        (["--devices", "/no/such.toml"], "There is no TOML file"),
         (["no-such-net"], "There is no architecture"),
     ],
 )

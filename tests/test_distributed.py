@@ -211,7 +211,7 @@ def test_rank_0_alone_prints_and_saves_and_one_process_goes_on(tmp_path, capsys)
     lines = result.stdout.splitlines()
     for title, text in (
         ("world", "3 ranks on 1 host, "),
-        ("recipe", "1 epochs, batch 100 in 2 micro-batches, "),
+        ("recipe", "1 epoch, batch 100 in 2 micro-batches, "),
         ("epoch", "1/1  loss "),
         ("test accuracy", ""),
     ):

@@ -167,7 +167,7 @@ def test_concat_and_blocks_refuse_what_does_not_fit():
         Residual([])
     with pytest.raises(UsageError, match="at least two branches, not 1"):
         Branches([ReLU()])
-    with pytest.raises(UsageError, match="made of layers, not of 'ReLU'"):
+    with pytest.raises(UsageError, match="made of a list of layers, not of 'ReLU'"):
         Network(["ReLU"], SHAPE)
 
 

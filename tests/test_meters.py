@@ -483,8 +483,8 @@ def test_watts_and_meters_go_before_the_calibration(net, calibrated, tmp_path, m
         ('"idle_watts": 10.0', '"idle_watts": "ten"', "the calibration is damaged"),
         ('"busy_watts": 30.0', '"busy_watts": NaN', "the calibration is damaged"),
         ('"triad_rate": 10000000000.0', '"triad_rate": 0', "the calibration is damaged"),
-        ('"laws": {}', '"laws": []', "cannot be read"),
-        ('"version"', "", "cannot be read"),
+        ('"laws": {}', '"laws": []', "has no calibration with watts"),
+        ('"version"', "", "has no calibration with watts"),
     ],
 )
 def test_a_calibration_that_tells_no_energy_leaves_it_unavailable(net, calibrated, tmp_path, old, new, reason):

@@ -219,7 +219,7 @@ def test_damaged_metrics_are_written_anew_from_the_checkpoint(text, words, tmp_p
 def test_early_stopping_is_told(words, tmp_path, monkeypatch, capsys):
     # With the labels of the validation images turned round, each epoch makes their loss worse.
     monkeypatch.setattr(
-        "cnn.commands.train._held_out", lambda split, *_: (split, Split(split.images, 2 - split.labels))
+        "cnn.commands.train._held_out", lambda data, *_: (data.train, Split(data.train.images, 2 - data.train.labels))
     )
     out = tmp_path / "run"
     assert main([*words, "--out", str(out), "--epochs", "20", "--patience", "2", "--lr", "0.5"]) == 0

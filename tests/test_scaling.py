@@ -294,7 +294,7 @@ def test_three_dots_go_on_as_it_began(text, counts, capsys):
         (["--nodes", "1,2", "--link", "string"], "There is no link 'string'; known are: ethernet-1g"),
         (["--nodes", "1,2", "--mode", "infer"], "--nodes predicts only training"),
         (["--nodes", "1,2", "--device", "e5-2650v2"], "stream_gbs unknown"),
-        (["--nodes", "1,2", "--links", "/no/such.toml"], "cannot be read"),
+        (["--nodes", "1,2", "--links", "/no/such.toml"], "There is no TOML file"),
         (["--link", "pcie"], "--link and --links need --nodes"),
     ],
 )

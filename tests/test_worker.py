@@ -58,7 +58,7 @@ class TestNumbers:
         model = Sequential(layers, (8, 8, 1), backend=backend)
         model.train_step(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int64))
         arrays = [*model.arrays().values(), *(each.gradient for each in model.parameters)]
-        arrays += [array for layer in layers for array in layer.buffers.arrays()]
+        arrays += [array for slots in model.network._slots.values() for array in slots.memory._buffers.arrays()]
         assert len(arrays) > 8
         assert all(arena_of(backend).holds(x) for x in arrays)
 

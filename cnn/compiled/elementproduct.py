@@ -70,7 +70,7 @@ def _inlined(typing_context: Any, *arguments: Any) -> Any:
     return types.void(types.StarArgTuple(_ARGUMENTS)), generate
 
 
-@rare_kernel({"cache": True, "nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
+@rare_kernel({"nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
 def elementproduct(
     rows,
     channels,

@@ -77,7 +77,7 @@ class Concat(Layer):
 
     @property
     def lives(self) -> Lives:
-        return Lives(makes_gradients=len(self.input_shapes))
+        return Lives(makes_gradients=None)
 
     def shape_after(self, *input_shapes: Shape) -> Shape:
         _at_least_two(self, input_shapes)

@@ -106,7 +106,8 @@ class Plan:
             last[node.place] = max([self._back(node.place), *shared])
         found = []
         for node in self._nodes:
-            made = 0 if node.layer.known_lives is None else node.layer.known_lives.makes_gradients
+            lives = node.layer.known_lives
+            made = 0 if lives is None else lives.makes_gradients
             for k, shape in list(enumerate(node.input_shapes))[:made]:
                 if (node.place, k) in ends:
                     # One array may be handed to several inputs.

@@ -58,7 +58,7 @@ class _Wiring:
 
     def join(self, layer: Layer, inputs: Sequence[int]) -> int:
         if not isinstance(layer, Layer):
-            raise UsageError(f"A network is made of layers, not of {layer!r}.")
+            raise UsageError(f"A network is made of a list of layers, not of {layer!r}.")
         self.layers.append(layer)
         self.inputs.append(tuple(inputs))
         return len(self.layers) - 1

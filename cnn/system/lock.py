@@ -23,6 +23,7 @@ class FolderLock:
         self._wait = wait
         self._path = folder / NAME
         self._file: IO[bytes] | None = None
+        self._made = False
         self._take()
 
     @property
@@ -42,6 +43,8 @@ class FolderLock:
                 # While it is locked, so that nobody locks a file that is about to go.
                 with suppress(OSError):
                     self._path.unlink()
+                    if self._made:
+                        self.folder.rmdir()  # nothing was written: it was made for nothing
         finally:
             self._close()
 
@@ -49,6 +52,7 @@ class FolderLock:
         while self._file is None or self.lost:  # whoever held it may have removed the file that was opened
             self._close()
             try:
+                self._made |= not self.folder.exists()
                 self.folder.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("ab")
             except OSError as error:

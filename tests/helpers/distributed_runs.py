@@ -15,7 +15,7 @@ from cnn.data.dataset import Split
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError
-from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, Residual
+from cnn.layers import BatchNorm, Branches, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.schedules import Step
@@ -32,7 +32,7 @@ def split(count, seed=0):
 
 def trainer(world, backend="numpy", *, plain=False, **settings):
     """A run with branches and all layers that use random numbers or the whole batch, or a `plain` one without them."""
-    branches = Residual([Conv2D(4, 3, padding=1, activation="relu"), Dropout(0.25)], activation="relu")
+    branches = Branches([], [Dropout(0.25)])
     mixing = [] if plain else [BatchNorm(), branches]
     layers = [Conv2D(4, 3, activation="relu"), *mixing, MaxPool2D(2), Flatten(), Linear(3)]
     model = Sequential(layers, (8, 8, 1), backend=backend, seed=3)
