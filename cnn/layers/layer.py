@@ -99,8 +99,8 @@ class Lives(NamedTuple):
 
     `keeps_*`: whether the backward pass reads the input or the output of the forward pass. `shares_*`: whether the
     output may be the input's own memory, or the gradient of an input that of dy. `makes_output`: whether the output is
-    written to `output_buffer`; `makes_gradients`: how many `input_gradient_buffer`s are written, None for one per input. `in_place`: whether
-    the output buffer may be the first input's memory.
+    written to `output_buffer`; `makes_gradients`: how many `input_gradient_buffer`s are written, None for one per
+    input. `in_place`: whether the output buffer may be the first input's memory.
     """
 
     keeps_input: bool = False

@@ -15,7 +15,7 @@ from cnn.data.dataset import Split
 from cnn.distributed.job import job
 from cnn.distributed.launch import speaks
 from cnn.errors import CnnError
-from cnn.layers import BatchNorm, Branches, Conv2D, Dropout, Flatten, Linear, MaxPool2D
+from cnn.layers import AvgPool2D, BatchNorm, Branches, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.schedules import Step
@@ -30,11 +30,11 @@ def split(count, seed=0):
     return Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
 
 
-def trainer(world, backend="numpy", *, plain=False, **settings):
-    """A run with branches and all layers that use random numbers or the whole batch, or a `plain` one without them."""
-    branches = Branches([], [Dropout(0.25)])
-    mixing = [] if plain else [BatchNorm(), branches]
-    layers = [Conv2D(4, 3, activation="relu"), *mixing, MaxPool2D(2), Flatten(), Linear(3)]
+def trainer(world, backend="numpy", *, plain=False, branched=True, **settings):
+    """A run with branches, and all layers that use random numbers or the whole batch, or a `plain` one without these."""
+    mixing = [] if plain else [BatchNorm(), Dropout(0.25)]
+    pooling = Branches([MaxPool2D(2)], [AvgPool2D(2)]) if branched else MaxPool2D(2)
+    layers = [Conv2D(4, 3, activation="relu"), *mixing, pooling, Flatten(), Linear(3)]
     model = Sequential(layers, (8, 8, 1), backend=backend, seed=3)
     defaults = {
         "validation": split(HELD, seed=1),
@@ -97,7 +97,7 @@ def others(world):
     found = {"nudged": outcome(world, run, callbacks=[Nudge()])}
     found["traffic"] = [world.traffic.bytes - traffic, world.traffic.seconds, world.traffic.exposed]
     found["gradient bytes"] = sum(group.gradient.nbytes for group in run.model.groups)
-    found["averaged"] = outcome(world, trainer(world, average_every=3))
+    found["averaged"] = outcome(world, trainer(world, average_every=3, branched=False))
     found["seen"] = seen(world)
     found["cpus"] = world.gather(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
     return found
