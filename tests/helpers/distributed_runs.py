@@ -30,8 +30,8 @@ def split(count, seed=0):
     return Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
 
 
-def trainer(world, backend="numpy", *, plain=False, branched=True, **settings):
-    """A run with branches, and all layers that use random numbers or the whole batch, or a `plain` one without these."""
+def trainer(world, backend="numpy", *, plain=False, branched=False, **settings):
+    """A run with all layers that use random numbers or the whole batch, or a `plain` one without them."""
     mixing = [] if plain else [BatchNorm(), Dropout(0.25)]
     pooling = Branches([MaxPool2D(2)], [AvgPool2D(2)]) if branched else MaxPool2D(2)
     layers = [Conv2D(4, 3, activation="relu"), *mixing, pooling, Flatten(), Linear(3)]
@@ -84,6 +84,7 @@ class Nudge(Callback):
 def numbers(world, backends):
     """Everything that must be the same on any number of ranks, by name."""
     found = {backend: outcome(world, trainer(world, backend)) for backend in backends}
+    found["branches"] = outcome(world, trainer(world, backends[-1], branched=True))
     found["accumulated"] = outcome(world, trainer(world, accumulate=3))
     found["averaged each step"] = outcome(world, trainer(world, plain=True, average_every=1))
     found["plain"] = outcome(world, trainer(world, plain=True))
@@ -97,7 +98,7 @@ def others(world):
     found = {"nudged": outcome(world, run, callbacks=[Nudge()])}
     found["traffic"] = [world.traffic.bytes - traffic, world.traffic.seconds, world.traffic.exposed]
     found["gradient bytes"] = sum(group.gradient.nbytes for group in run.model.groups)
-    found["averaged"] = outcome(world, trainer(world, average_every=3, branched=False))
+    found["averaged"] = outcome(world, trainer(world, average_every=3))
     found["seen"] = seen(world)
     found["cpus"] = world.gather(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [])
     return found
