@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -135,6 +136,14 @@ def test_fetch_writes_the_file_and_does_not_fetch_it_again(tmp_path, server, rem
     assert not path.with_name("file.bin.part").exists()
     # Not a terminal: plain lines, no carriage returns.
     assert capsys.readouterr().err == f"downloading set/file.bin ({len(BODY):,} bytes)\n"
+
+
+def test_of_several_downloads_at_once_one_takes_place(tmp_path, server, remote):
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda _: fetch(remote("good"), tmp_path), range(4)))
+    assert set(paths) == {tmp_path / "set/file.bin"}
+    assert paths[0].read_bytes() == BODY
+    assert server.seen == [("good", None, len(BODY))]
 
 
 def test_resume_asks_for_the_rest_and_only_the_rest_is_sent(tmp_path, server, remote, capsys):

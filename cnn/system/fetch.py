@@ -17,6 +17,7 @@ from typing import BinaryIO, Protocol
 from tqdm import tqdm
 
 from cnn.errors import DataError, UsageError
+from cnn.system.lock import FolderLock
 from cnn.system.stalls import SLOWEST, StallGuard, stall_guard
 from cnn.terminal.printing import is_terminal, output_may_fail
 from cnn.terminal.progress_bar import progress_bar
@@ -79,29 +80,39 @@ def fetch(file: RemoteFile, folder: Path, *, timeout: float = 30.0) -> Path:
     target = folder / file.path
     part = target.with_name(target.name + ".part")
     try:
-        if target.exists():
-            if target.stat().st_size == file.size and sha256_of(target) == file.sha256:
-                return target
-            raise DataError(
-                f"{target} exists but is not the file to be downloaded (its size or SHA-256 differs); "
-                "move it away or name another folder with --data-dir."
-            )
+        if _is_there(target, file):
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
-        _check_space(part, file)
-        failures = []
-        for url in file.urls:
-            try:
-                _fetch_from(url, part, file, timeout)
-            except _MirrorFailed as failure:
-                failures.append(f"{url}: {failure}")
-            else:
-                part.replace(target)
+        with FolderLock(target.parent, wait=True):  # another process may be downloading the same
+            if _is_there(target, file):
                 return target
+            _check_space(part, file)
+            failures = []
+            for url in file.urls:
+                try:
+                    _fetch_from(url, part, file, timeout)
+                except _MirrorFailed as failure:
+                    failures.append(f"{url}: {failure}")
+                else:
+                    part.replace(target)
+                    return target
     except OSError as error:
         raise _disk_error(part, file, error) from error
     raise DataError(
         f"{file.path} could not be downloaded ({'; '.join(failures)}); check the network and run the command "
         f"again, or put the file at {target} yourself."
+    )
+
+
+def _is_there(target: Path, file: RemoteFile) -> bool:
+    """Whether the file has been downloaded. Raises DataError if another has its name."""
+    if not target.exists():
+        return False
+    if target.stat().st_size == file.size and sha256_of(target) == file.sha256:
+        return True
+    raise DataError(
+        f"{target} exists but is not the file to be downloaded (its size or SHA-256 differs); "
+        "move it away or name another folder with --data-dir."
     )
 
 
