@@ -68,7 +68,10 @@ class _Memory(NamedTuple):
 
 
 class Arrays:
-    """The arrays of a walk by place: the output of each node, including the network's input, and its gradient."""
+    """The arrays of a walk by place: the output of each node, including the network's input, and its gradient.
+
+    One that is needed no more may share its memory with a later one, and then holds that one's numbers.
+    """
 
     def __init__(self, x: Array) -> None:
         self.outputs: dict[int, Array] = {INPUT: x}
