@@ -106,13 +106,15 @@ class TestDeath:
             def request_stop(self, reason):
                 reasons.append(reason)
 
-        def stop(worker):
-            os.kill(worker.pid, signal.SIGSTOP)
-            time.sleep(1.5)
+        def end(worker):
+            told = time.monotonic() + 20
+            while not worker._told and time.monotonic() < told:
+                time.sleep(0.05)
             os.kill(os.getpid(), signal.SIGTERM)
 
-        a, b, out, right, _ = square(backend, LARGE)
-        thread = while_it_multiplies(backend, stop)
+        a, b, out, right, _ = square(backend, 64)
+        thread = while_it_multiplies(backend, end)
+        os.kill(worker_of(backend).pid, signal.SIGSTOP)
         with stop_on_signals(Run()):
             backend.gemm(a, b, out=out)
             thread.join()

@@ -54,12 +54,13 @@ class FolderLock:
             try:
                 self._made |= not self.folder.exists()
                 self.folder.mkdir(parents=True, exist_ok=True)
-                self._file = self._path.open("ab")
+                with suppress(FileNotFoundError):  # whoever held it before has just removed it
+                    self._file = self._path.open("ab")
             except OSError as error:
                 raise CnnError(
                     f"The folder {self.folder} cannot be written ({error.strerror or error}); name another one."
                 ) from error
-            if not _lock(self._file, wait=self._wait):
+            if self._file is not None and not _lock(self._file, wait=self._wait):
                 self._close()
                 raise UsageError(
                     f"Another process is writing to {self.folder}; wait until it has ended, or choose another folder."
