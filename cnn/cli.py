@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         # Whoever opens a file that the user named says more; this is for all the others.
-        _tell(sentence(named(error), error, "file or folder"))
+        _tell(sentence(named(error, "the output"), error, "file or folder"))
         return 1
 
 

@@ -305,7 +305,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["train", "--optimizer", "adma"], 2, "There is no optimizer 'adma'; did you mean 'Adam'?"),
         (["train", "--optimizer", "Adagrad"], 2, "There is no optimizer 'Adagrad'; known are: Adam, RMSprop, SGD"),
         (["train", "--resume"], 2, "--resume needs --out"),
-        (["train", "--resume", "--out", "nowhere"], 1, "there is no run to resume"),
+        (["train", "--resume", "--out", "nowhere"], 1, "There is no run to resume in nowhere"),
         (["train", "cifar10", "--data-dir", "nowhere"], 1, "nowhere"),
         (["train", "--pad-crop", "40"], 2, "pad_crop is 40"),
         (["train", "--threads", "two"], 2, "'two' is not a whole number"),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cnn.errors import CnnError, FileFormatError, UsageError
+from cnn.paths import reading, shown
 from cnn.system.lock import FolderLock
 from cnn.system.storage import remove_parts, write_atomically
 from cnn.terminal.printing import note
@@ -87,12 +88,17 @@ def refuse_a_run(folder: Path) -> None:
 def read_settings(folder: Path) -> dict[str, Any]:
     """The options that a run was started with, without those that had no value. Raises FileFormatError."""
     path = folder / SETTINGS
+    with reading(path, "settings file"):
+        if not path.exists():
+            raise FileFormatError(f"There is no run to resume in {shown(folder)}; correct --out or start a new run.")
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         options = stored.get("options", stored)  # an older release wrote the options alone
         return {name: value for name, value in options.items() if value is not None}
     except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise FileFormatError(f"{path} cannot be read ({error}); there is no run to resume in that folder.") from error
+        raise FileFormatError(
+            f"{shown(path)} cannot be read ({error}); there is no run to resume in that folder."
+        ) from error
 
 
 def _new_folder(wanted: Path) -> Path:
