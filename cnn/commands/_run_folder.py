@@ -2,6 +2,7 @@
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ class RunFolder(Callback):
         """
         self.path = Path(out) if out else _new_folder(Path(f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{title}"))
         self._settings = b""
+        self._made = not out or not self.path.exists()
         self._lock = FolderLock(self.path)
         try:
             # Only now, as the run that held it before may have changed what is there.
@@ -77,6 +79,9 @@ class RunFolder(Callback):
 
     def __exit__(self, *error: object) -> None:
         self._lock.release()
+        if self._made:
+            with suppress(OSError):  # as long as nothing is in it, it was made for nothing
+                self.path.rmdir()
 
 
 def refuse_a_run(folder: Path) -> None:

@@ -23,7 +23,6 @@ class FolderLock:
         self._wait = wait
         self._path = folder / NAME
         self._file: IO[bytes] | None = None
-        self._made = False
         self._take()
 
     @property
@@ -43,8 +42,6 @@ class FolderLock:
                 # While it is locked, so that nobody locks a file that is about to go.
                 with suppress(OSError):
                     self._path.unlink()
-                    if self._made:
-                        self.folder.rmdir()  # nothing was written: it was made for nothing
         finally:
             self._close()
 
@@ -52,15 +49,13 @@ class FolderLock:
         while self._file is None or self.lost:  # whoever held it may have removed the file that was opened
             self._close()
             try:
-                self._made |= not self.folder.exists()
                 self.folder.mkdir(parents=True, exist_ok=True)
-                with suppress(FileNotFoundError):  # whoever held it before has just removed it
-                    self._file = self._path.open("ab")
+                self._file = self._path.open("ab")
             except OSError as error:
                 raise CnnError(
                     f"The folder {self.folder} cannot be written ({error.strerror or error}); name another one."
                 ) from error
-            if self._file is not None and not _lock(self._file, wait=self._wait):
+            if not _lock(self._file, wait=self._wait):
                 self._close()
                 raise UsageError(
                     f"Another process is writing to {self.folder}; wait until it has ended, or choose another folder."
