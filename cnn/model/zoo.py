@@ -179,17 +179,16 @@ def mlp(classes: int = 10) -> Architecture:
     )
 
 
-ZOO: dict[str, Callable[..., Architecture]] = {
-    builder.__name__: builder
-    for builder in (
-        *(lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp),
-        *(resnets.resnet8, resnets.resnet20, resnets.resnet18, resnets.resnet50),
-        *(imagenet.alexnet, imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet, imagenet.mobilenet),
-    )
-}
+_FOR_SMALL_IMAGES = (lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp, resnets.resnet8, resnets.resnet20)
+_FOR_PICTURES = (
+    *(resnets.resnet18, resnets.resnet50),
+    *(imagenet.alexnet, imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet, imagenet.mobilenet),
+)
+
+ZOO: dict[str, Callable[..., Architecture]] = {build.__name__: build for build in (*_FOR_SMALL_IMAGES, *_FOR_PICTURES)}
 """Each makes an architecture, for its published number of classes or another."""
 
-SMALL = tuple(name for name, build in ZOO.items() if max(build().input_shape) <= 32)
+SMALL = tuple(build.__name__ for build in _FOR_SMALL_IMAGES)
 """The names of those for images of MNIST's and CIFAR's sizes."""
 
 
