@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol
 
 from cnn.arithmetic import FLOAT, Operation, Sizes, Work
 from cnn.errors import UsageError
-from cnn.model.network import Network, Node
+from cnn.model.network import Network
+from cnn.model.node import Node
 
 FORWARD, WEIGHT, DATA, UPDATE = ("forward", "weight gradient", "data gradient", "update")
 

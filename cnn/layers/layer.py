@@ -112,6 +112,10 @@ class Lives(NamedTuple):
     in_place: bool = False
 
 
+UNKNOWN = Lives(True, True, True, True, makes_output=False, makes_gradients=0)
+"""A layer that says nothing may keep everything and share anything, and writes to buffers of its own."""
+
+
 class SlotMemory:
     """The memory of a network's slots, each as large as the largest array that it ever holds."""
 
@@ -166,19 +170,19 @@ class Layer(Configurable):
     """Given by the network; without, the layer has buffers of its own."""
 
     @property
-    def lives(self) -> Lives | None:
-        """What the layer does with memory; None if that is not known. It does not hold for a subclass that computes."""
-        return None
+    def lives(self) -> Lives:
+        """What the layer does with memory. It does not hold for a subclass with passes of its own."""
+        return UNKNOWN
 
     @property
-    def known_lives(self) -> Lives | None:
+    def known_lives(self) -> Lives:
         """`lives`, unless a subclass has passes of its own and does not say what they do with memory."""
         for kind in type(self).__mro__:
             if "lives" in vars(kind):
                 return self.lives
             if {"forward", "backward", "backward_parameters"} & vars(kind).keys():
-                return None
-        return None
+                break
+        return UNKNOWN
 
     @property
     def repeatable(self) -> bool:

@@ -75,9 +75,7 @@ class Concat(Layer):
 
     repeatable = True
 
-    @property
-    def lives(self) -> Lives:
-        return Lives(makes_gradients=None)
+    lives = Lives(makes_gradients=None)
 
     def shape_after(self, *input_shapes: Shape) -> Shape:
         _at_least_two(self, input_shapes)

@@ -43,9 +43,7 @@ class BatchNorm(Layer):
         # Processes that share a batch share its statistics.
         return not self.context.shard.divided
 
-    @property
-    def lives(self) -> Lives:
-        return Lives(keeps_input=True)
+    lives = Lives(keeps_input=True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -134,9 +132,7 @@ class LocalResponseNorm(Layer):
         require(self.region in ("across", "within"), f'region must be "across" or "within", not {self.region!r}.')
         require(self.region == "across" or self.size % 2 == 1, f"A square needs an odd size, not {self.size}.")
 
-    @property
-    def lives(self) -> Lives:
-        return Lives(keeps_input=True, keeps_output=True)
+    lives = Lives(keeps_input=True, keeps_output=True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         image_shape(self, input_shape)

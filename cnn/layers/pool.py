@@ -64,9 +64,7 @@ class MaxPool2D(Pool2D):
     padding: Padding = "valid"
     ceil: bool = False
 
-    @property
-    def lives(self) -> Lives:
-        return Lives()
+    lives = Lives()
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=True, training=training)
@@ -103,9 +101,7 @@ class AvgPool2D(Pool2D):
     padding: Padding = "valid"
     ceil: bool = False
 
-    @property
-    def lives(self) -> Lives:
-        return Lives()
+    lives = Lives()
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=False, training=training)
@@ -130,9 +126,7 @@ class GlobalAvgPool2D(Layer):
 
     repeatable = True
 
-    @property
-    def lives(self) -> Lives:
-        return Lives()
+    lives = Lives()
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return image_shape(self, input_shape)[2:]

@@ -17,9 +17,7 @@ class Flatten(Layer):
 
     repeatable = True
 
-    @property
-    def lives(self) -> Lives:
-        return Lives(shares_output=True, shares_gradient=True, makes_output=False, makes_gradients=0)
+    lives = Lives(shares_output=True, shares_gradient=True, makes_output=False, makes_gradients=0)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)
@@ -46,9 +44,7 @@ class Dropout(Layer):
     def __post_init__(self) -> None:
         require(0 <= self.rate < 1, f"rate must be at least 0 and below 1, not {self.rate}.")
 
-    @property
-    def lives(self) -> Lives:
-        return Lives(shares_output=True, shares_gradient=True)
+    lives = Lives(shares_output=True, shares_gradient=True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape

@@ -1,35 +1,11 @@
 """Which arrays of a network's walks may share memory, found from when each is written first and read last."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-from cnn.arrays import Shape
-from cnn.layers.layer import Layer
-
-
-class Placed(Protocol):
-    """What the plan needs to know of a node."""
-
-    @property
-    def place(self) -> int:
-        """Its number in the walk forward."""
-
-    @property
-    def layer(self) -> Layer:
-        """Its layer."""
-
-    @property
-    def inputs(self) -> tuple[int, ...]:
-        """The places it reads."""
-
-    @property
-    def input_shapes(self) -> tuple[Shape, ...]:
-        """Their shapes, without N."""
-
-    @property
-    def output_shape(self) -> Shape:
-        """Without N."""
+from cnn.layers.layer import Lives
+from cnn.model.node import Node
 
 
 class Plan:
@@ -39,11 +15,19 @@ class Plan:
     array that it ever holds; sizes are elements per image.
     """
 
-    def __init__(self, nodes: Sequence[Placed], trained: set[int], *, training: bool) -> None:
-        """`trained` are the places whose gradient is computed."""
-        self._nodes, self._trained, self._training = nodes, trained, training
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        readers: Mapping[int, Sequence[int]],
+        turns: Mapping[tuple[int, int], int],
+        trained: set[int],
+        *,
+        training: bool,
+    ) -> None:
+        """`readers` and `turns` are a network's; `trained` are the places whose gradient is computed."""
+        self._nodes, self._readers, self._turns, self._trained = nodes, readers, turns, trained
+        self._training = training
         self._end = 2 * len(nodes) if training else len(nodes)
-        self._readers = _readers(nodes)
         self.sizes: list[int] = []
         """Elements per image of each slot."""
         self.sums: dict[int, int] = {}
@@ -60,6 +44,9 @@ class Plan:
         """The slots of the gradients that a node gives its inputs."""
         return tuple(self._slot.get((place, k)) for k in range(len(self._nodes[place].inputs)))
 
+    def _lives(self, place: int) -> Lives:
+        return self._nodes[place].layer.known_lives
+
     def _back(self, place: int) -> int:
         """The time at which a node computes on the way back."""
         return 2 * len(self._nodes) - 1 - place
@@ -68,18 +55,18 @@ class Plan:
         """The outputs that layers write to memory of the plan."""
         last = dict[int, int]()
         for node in reversed(self._nodes):
-            reads = [reader.place for reader in self._readers[node.place]]
+            reads = self._readers[node.place]
             ends = [node.place, *reads]
             if self._training:
-                ends += [self._back(reader.place) for reader in self._readers[node.place] if _keeps_input(reader)]
-                ends += [self._back(node.place)] if _keeps_output(node) else []
+                ends += [self._back(reader) for reader in reads if self._lives(reader).keeps_input]
+                ends += [self._back(node.place)] if self._lives(node.place).keeps_output else []
             # A layer that hands its input on keeps that memory in use as long as its own output is.
-            ends += [last[reader.place] for reader in self._readers[node.place] if _shares_output(reader)]
+            ends += [last[reader] for reader in reads if self._lives(reader).shares_output]
             last[node.place] = max(ends) if reads else self._end
         found = []
         for node in self._nodes:
-            lives = node.layer.known_lives
-            if lives is None or not lives.makes_output:
+            lives = self._lives(node.place)
+            if not lives.makes_output:
                 continue
             source = node.inputs[0]
             before = source if lives.in_place and last.get(source) == node.place else None
@@ -94,20 +81,19 @@ class Plan:
             for k, source in enumerate(node.inputs):
                 if source not in self._trained:
                     continue
-                turns = [reader.place for reader in reversed(self._readers[source])]
-                if len(turns) == 1:
+                readers = self._readers[source]
+                if len(readers) == 1:
                     ends[node.place, k] = last[source]
-                elif turns[0] == node.place and source not in node.inputs[:k]:
-                    ends[node.place, k] = self._back(turns[1])  # the first one waits for the second
+                elif self._turns[node.place, k] == 1:
+                    ends[node.place, k] = self._back(readers[1])  # the first one waits for the second
                 else:
                     ends[node.place, k] = self._back(node.place)
             own = [ends[node.place, k] for k in range(len(node.inputs)) if (node.place, k) in ends]
-            shared = own if _shares_gradient(node) else []
+            shared = own if self._lives(node.place).shares_gradient else []
             last[node.place] = max([self._back(node.place), *shared])
         found = []
         for node in self._nodes:
-            lives = node.layer.known_lives
-            made = 0 if lives is None else lives.makes_gradients
+            made = self._lives(node.place).makes_gradients
             for k, shape in list(enumerate(node.input_shapes))[:made]:
                 if (node.place, k) in ends:
                     # One array may be handed to several inputs.
@@ -115,7 +101,7 @@ class Plan:
                     found.append(_Array(self._back(node.place), end, prod(shape), (node.place, k), None))
         for source, readers in self._readers.items():
             if source in self._trained and len(readers) > 1:
-                born = self._back(readers[-2].place)
+                born = self._back(readers[1])
                 found.append(_Array(born, last[source], prod(self._nodes[source].output_shape), (source, -1), None))
         return found
 
@@ -129,13 +115,12 @@ class Plan:
             else:
                 free = [k for k in range(len(self.sizes)) if busy[k] < array.born]
                 large = [k for k in free if self.sizes[k] >= array.size]
-                best = (
-                    min(large, key=self.sizes.__getitem__)
-                    if large
-                    else max(free, key=self.sizes.__getitem__, default=None)
-                )
-                slot = len(self.sizes) if best is None else best
-                if best is None:
+                if large:
+                    slot = min(large, key=self.sizes.__getitem__)
+                elif free:
+                    slot = max(free, key=self.sizes.__getitem__)
+                else:
+                    slot = len(self.sizes)
                     self.sizes.append(0)
             self.sizes[slot] = max(self.sizes[slot], array.size)
             busy[slot] = array.last
@@ -159,28 +144,3 @@ class _Array(NamedTuple):
     def __lt__(self, other: tuple[object, ...]) -> bool:
         assert isinstance(other, _Array)
         return (self.born, -self.size) < (other.born, -other.size)
-
-
-def _readers(nodes: Sequence[Placed]) -> dict[int, list[Placed]]:
-    """Of each place, the nodes that read it in their order, one that reads it twice listed twice."""
-    readers: dict[int, list[Placed]] = {place: [] for place in range(-1, len(nodes))}
-    for node in nodes:
-        for source in node.inputs:
-            readers[source].append(node)
-    return readers
-
-
-def _keeps_input(node: Placed) -> bool:
-    return node.layer.known_lives is None or node.layer.known_lives.keeps_input
-
-
-def _keeps_output(node: Placed) -> bool:
-    return node.layer.known_lives is None or node.layer.known_lives.keeps_output
-
-
-def _shares_output(node: Placed) -> bool:
-    return node.layer.known_lives is None or node.layer.known_lives.shares_output
-
-
-def _shares_gradient(node: Placed) -> bool:
-    return node.layer.known_lives is None or node.layer.known_lives.shares_gradient

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass
 from functools import partial
 from inspect import signature
 from math import prod
@@ -13,8 +12,9 @@ import numpy as np
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
 from cnn.layers.blocks import Block
-from cnn.layers.layer import Context, Layer, Parameter, SlotMemory, Slots
+from cnn.layers.layer import UNKNOWN, Context, Layer, Parameter, SlotMemory, Slots
 from cnn.model.liveness import Plan
+from cnn.model.node import Node
 from cnn.model.wiring import INPUT, INPUT_NAME, wire
 
 FORWARD, BACKWARD = "forward", "backward"
@@ -28,35 +28,6 @@ Observer = Callable[[int, str, Callable[[], None]], None]
 
 AfterLayer = Callable[[int], None]
 """Called with the place of each node whose gradients are complete, from the last node to the first."""
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A layer in its place: its name in the network, the places of its input nodes, and shapes without N."""
-
-    place: int
-    name: str
-    layer: Layer
-    inputs: tuple[int, ...]
-    input_shapes: tuple[Shape, ...]
-    output_shape: Shape
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates per image in the forward pass; 1 MAC is 2 FLOP."""
-        return self.layer.work(1, *self.input_shapes, training=False).macs
-
-    @property
-    def parameter_count(self) -> int:
-        """Trained numbers of the layer."""
-        return self.layer.parameter_count(*self.input_shapes)
-
-    @property
-    def activations(self) -> int:
-        """Elements per image of the output, unless it lies in the input's memory, and of what else is kept of it."""
-        lives = self.layer.known_lives
-        made = prod(self.output_shape) if lives is None or lives.makes_output else 0
-        return made + self.layer.memory(*self.input_shapes, training=True).kept
 
 
 class _Memory(NamedTuple):
@@ -122,6 +93,7 @@ class Network:
         self.output_shape = nodes[-1].output_shape
         self.order = range(len(nodes))
         self.readers: dict[int, list[int]] = {place: [] for place in (INPUT, *self.order)}
+        """Of each output, the places that read it, from the last to the first; one that reads it twice stands twice."""
         self._turns: dict[tuple[int, int], int] = {}
         """For the k-th input of the node at a place: as which of that input's readers a walk backward meets it."""
         for node in reversed(nodes):
@@ -155,6 +127,7 @@ class Network:
         self._slots = {training: self._planned(training=training) for training in (False, True)}
 
     def _find_trained(self) -> None:
+        self._plans = dict[bool, Plan]()
         self.trained = set[int]()
         for node in self.nodes:
             if node.parameter_count or self.trained.intersection(node.inputs):
@@ -163,7 +136,9 @@ class Network:
 
     def plan(self, *, training: bool) -> Plan:
         """Which arrays of a pass share memory."""
-        return Plan(self.nodes, self.trained, training=training)
+        if training not in self._plans:
+            self._plans[training] = Plan(self.nodes, self.readers, self._turns, self.trained, training=training)
+        return self._plans[training]
 
     def _planned(self, *, training: bool) -> "_Memory":
         plan = self.plan(training=training)
@@ -210,7 +185,7 @@ class Network:
         for node in self.nodes:
             footprint = node.layer.memory(*node.input_shapes, training=training)
             per_image += footprint.kept
-            if node.layer.known_lives is None:  # it has buffers of its own
+            if node.layer.known_lives is UNKNOWN:  # it has buffers of its own
                 per_image += prod(node.output_shape) + (sum(map(prod, node.input_shapes)) if training else 0)
             for name, size in footprint.scratch.items():
                 scratch[name] = max(size, scratch.get(name, 0))

@@ -47,6 +47,8 @@ class Passes:
         self._network: Network = proxy(network)
         self._x = x
         self._gradient = gradient
+        # A layer that is recorded draws nothing.
+        self._draws = gradient is not None and not all(layer.repeatable for layer in network.layers)
         self._score = score
         self._steady_score = steady_score
         self._apart = apart
@@ -63,7 +65,7 @@ class Passes:
         `after_layer` is called with the place of each layer whose gradients are complete, if recordings are kept apart.
         """
         network = self._network
-        if self._gradient is not None and not all(layer.repeatable for layer in network.layers):
+        if self._draws:
             network.random_state = network.context.rng.bit_generator.state
         if self._recorded and self.runs >= SETTLED:
             return self._repeat(after_layer)
