@@ -8,21 +8,17 @@ over the terms have their own strides in both. Only the strides differ between a
 from functools import cache
 from typing import Any
 
-import numpy as np
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
+from cnn.compiled.called import INT, address_of, call, first_lanes, read, unpacked, write
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.microkernel import load, masked_load, masked_store
 from cnn.compiled.parts import INTEGER
 from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
 
 ROWS = 6
 """At most this many rows: with two sums each they take 12 of AVX's 16 registers. More would save hardly any loads."""
-
-_INT, _REAL = ir.IntType(64), ir.FloatType()
 
 _ARGUMENTS = (
     *(INTEGER,) * 2,  # rows, channels
@@ -40,18 +36,18 @@ def _inlined(typing_context: Any, *arguments: Any) -> Any:
     """The code of `elementproduct`, one piece for each number of rows."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        rows, channels, a, *strides, start, start_row, floor, out, out_row = _unpacked(builder, values[0])
+        rows, channels, a, *strides, start, start_row, floor, out, out_row = unpacked(builder, values[0], _ARGUMENTS)
         a_row, a_outer, a_inner, outer, inner, b, b_outer, b_inner = strides
         done = builder.append_basic_block("done")
-        whole = builder.and_(channels, _INT(-2 * WIDTH))
+        whole = builder.and_(channels, INT(-2 * WIDTH))
         switch = builder.switch(rows, done)
         for down in range(1, ROWS + 1):
             block = builder.append_basic_block(f"rows{down}")
-            switch.add_case(_INT(down), block)
+            switch.add_case(INT(down), block)
             builder.position_at_end(block)
 
             def sums(first: Any, vectors: int, count: Any, down: int = down) -> None:
-                at = builder.mul(first, _INT(4))
+                at = builder.mul(first, INT(4))
                 a_at, b_at, start_at, out_at = (builder.add(each, at) for each in (a, b, start, out))
                 _generate(
                     *(builder, down, vectors, count),
@@ -59,9 +55,9 @@ def _inlined(typing_context: Any, *arguments: Any) -> Any:
                     *(start_at, start_row, floor, out_at, out_row),
                 )
 
-            with cgutils.for_range_slice(builder, _INT(0), whole, _INT(2 * WIDTH), inc=True) as (first, _):
+            with cgutils.for_range_slice(builder, INT(0), whole, INT(2 * WIDTH), inc=True) as (first, _):
                 sums(first, 2, None)
-            with cgutils.for_range_slice(builder, whole, channels, _INT(WIDTH), inc=True) as (first, _):
+            with cgutils.for_range_slice(builder, whole, channels, INT(WIDTH), inc=True) as (first, _):
                 sums(first, 1, builder.sub(channels, first))
             builder.branch(done)
         builder.position_at_end(done)
@@ -103,8 +99,7 @@ def elementproduct(
 @cache
 def address() -> Any:
     """The address of `elementproduct` as a C function of its arguments."""
-    elementproduct.compile()
-    return np.uintp(elementproduct.function_at(elementproduct.description.llvm_cfunc_wrapper_name))
+    return address_of(elementproduct)
 
 
 @intrinsic
@@ -112,16 +107,10 @@ def add_products(typing_context: Any, address: Any, *arguments: Any) -> Any:
     """Calls `elementproduct` at `address`."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        kinds = [_REAL if kind == types.float32 else _INT for kind in _ARGUMENTS]
-        function = builder.inttoptr(values[0], ir.FunctionType(ir.VoidType(), kinds).as_pointer())
-        builder.call(function, _unpacked(builder, values[1]))
+        call(builder, values[0], _ARGUMENTS, values[1])
         return context.get_dummy_value()
 
     return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
-
-
-def _unpacked(builder: Any, arguments: Any) -> list[Any]:
-    return [builder.extract_value(arguments, k) for k in range(len(_ARGUMENTS))]
 
 
 def _generate(
@@ -145,22 +134,13 @@ def _generate(
     out_row: Any,
 ) -> None:
     """The code for `rows` rows of `vectors` whole vectors, or of the first `count` elements of one."""
-    mask = None
-    if count is not None:
-        numbers = ir.VectorType(_INT, WIDTH)
-        lanes = ir.Constant(numbers, list(range(WIDTH)))
-        mask = builder.icmp_signed("<", lanes, spread(builder, count, numbers))
-
-    def read(address: Any, vector: int) -> Any:
-        at = builder.add(address, _INT(4 * WIDTH * vector))
-        return load(builder, at) if mask is None else masked_load(builder, at, mask)
-
+    mask = None if count is None else first_lanes(builder, count)
     sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
     for m in range(rows):
-        source = builder.add(start, builder.mul(start_row, _INT(m)))
+        source = builder.add(start, builder.mul(start_row, INT(m)))
         for v in range(vectors):
-            builder.store(read(source, v), sums[m][v])
-    left, right, a_start, b_start = (cgutils.alloca_once(builder, _INT) for _ in range(4))
+            builder.store(read(builder, source, v, mask), sums[m][v])
+    left, right, a_start, b_start = (cgutils.alloca_once(builder, INT) for _ in range(4))
     builder.store(a, a_start)
     builder.store(b, b_start)
     with cgutils.for_range(builder, outer):
@@ -168,23 +148,19 @@ def _generate(
         builder.store(builder.load(b_start), right)
         with cgutils.for_range(builder, inner):
             here, there = builder.load(left), builder.load(right)
-            factors = [read(there, v) for v in range(vectors)]
+            factors = [read(builder, there, v, mask) for v in range(vectors)]
             for m in range(rows):
-                at = builder.add(here, builder.mul(a_row, _INT(m)))
+                at = builder.add(here, builder.mul(a_row, INT(m)))
                 for v in range(vectors):
                     total = builder.load(sums[m][v])
-                    builder.store(fused(builder, read(at, v), factors[v], total), sums[m][v])
+                    builder.store(fused(builder, read(builder, at, v, mask), factors[v], total), sums[m][v])
             builder.store(builder.add(here, a_inner), left)
             builder.store(builder.add(there, b_inner), right)
         builder.store(builder.add(builder.load(a_start), a_outer), a_start)
         builder.store(builder.add(builder.load(b_start), b_outer), b_start)
     least = spread(builder, floor, LANES)
     for m in range(rows):
-        target = builder.add(out, builder.mul(out_row, _INT(m)))
+        target = builder.add(out, builder.mul(out_row, INT(m)))
         for v in range(vectors):
             total = floored(builder, builder.load(sums[m][v]), least)
-            at = builder.add(target, _INT(4 * WIDTH * v))
-            if mask is None:
-                builder.store(total, builder.inttoptr(at, LANES.as_pointer()), align=4)
-            else:
-                masked_store(builder, total, at, mask)
+            write(builder, total, target, v, mask)

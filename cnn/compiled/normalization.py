@@ -21,6 +21,15 @@ D, U = np.float64, np.uintp
 
 
 @njit(**INNER)
+def _tables(numbers: Any, step: int) -> Any:
+    """Each row of numbers (K, C) repeated to `step` elements."""
+    tables = np.empty((numbers.shape[0], step), np.float32)
+    for k in range(numbers.shape[0]):
+        tables[k] = repeated(numbers[k], step)
+    return tables
+
+
+@njit(**INNER)
 def _add_part(
     x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int, step: int, sums: Any, products: Any
 ) -> None:
@@ -70,9 +79,7 @@ def moments(
         if relu:
             numbers[1, c] = gamma[c] * (1 / sqrt(D(variance[c]) + epsilon))
             numbers[2, c] = beta[c]
-    tables = np.empty((3, step), np.float32)
-    for k in range(3):
-        tables[k] = repeated(numbers[k], step)
+    tables = _tables(numbers, step)
     # The sums of the parts lie cache lines apart.
     sums, products = np.zeros((parts, int(step) + 16)), np.zeros((parts, int(step) + 16))
     for part in prange(parts):
@@ -155,9 +162,7 @@ def normalise(
             numbers[3, c] = -gamma[c] * inverse * inverse * dgamma[c] / rows
             numbers[4, c] = -gamma[c] * inverse * dbeta[c] / rows
     step = block_size(channels, BLOCK)
-    tables = np.empty((5, step), np.float32)
-    for k in range(5):
-        tables[k] = repeated(numbers[k], step)
+    tables = _tables(numbers, step)
     count = U(x.size) // channels
     for part in prange(parts):
         begin, end = channels * start_of(part, parts, count), channels * start_of(part + 1, parts, count)
