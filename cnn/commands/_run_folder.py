@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cnn.errors import CnnError, FileFormatError, UsageError
+from cnn.model.modelfile import FILE
 from cnn.paths import reading, shown
 from cnn.system.lock import FolderLock
 from cnn.system.storage import remove_parts, write_atomically
@@ -15,8 +16,8 @@ from cnn.training.results import EpochResult
 from cnn.training.trainer import Callback, Trainer
 
 CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
-MODEL, SETTINGS, SUMMARY = "model.safetensors", "settings.json", "summary.json"
-FILES = CHECKPOINT, METRICS, MODEL, SETTINGS, SUMMARY
+SETTINGS, SUMMARY = "settings.json", "summary.json"
+FILES = CHECKPOINT, METRICS, FILE, SETTINGS, SUMMARY
 
 
 class RunFolder(Callback):
@@ -65,7 +66,7 @@ class RunFolder(Callback):
 
     def _check_resumable(self) -> None:
         metrics = self.path / METRICS
-        done = [name for name in (MODEL, SUMMARY) if (self.path / name).exists()]
+        done = [name for name in (FILE, SUMMARY) if (self.path / name).exists()]
         if metrics.exists() and metrics.stat().st_size:
             done.append(METRICS)
         if done and not self.has_checkpoint:
@@ -96,11 +97,12 @@ def read_settings(folder: Path) -> dict[str, Any]:
     with reading(path, "settings file"):
         if not path.exists():
             raise FileFormatError(f"There is no run to resume in {shown(folder)}; correct --out or start a new run.")
+        content = path.read_bytes()
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(content)
         options = stored.get("options", stored)  # an older release wrote the options alone
         return {name: value for name, value in options.items() if value is not None}
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
+    except (ValueError, AttributeError, RecursionError) as error:
         raise FileFormatError(
             f"{shown(path)} cannot be read ({error}); there is no run to resume in that folder."
         ) from error

@@ -16,7 +16,7 @@ import numpy as np
 
 import cnn
 from cnn.commands import _common
-from cnn.commands._run_folder import CHECKPOINT, METRICS, MODEL, SUMMARY, RunFolder
+from cnn.commands._run_folder import CHECKPOINT, METRICS, SUMMARY, RunFolder
 from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall
 from cnn.data.dataset import Dataset, Split
 from cnn.distributed.agreement import check_agreement
@@ -24,7 +24,7 @@ from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
-from cnn.model.modelfile import save_model
+from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
 from cnn.schedules import Schedule, Warmup
@@ -296,7 +296,7 @@ def _finish(
     model, results, out = trainer.model, trainer.results, folder.path
     test_loss, test_accuracy = test
     folder.complete()
-    save_model(model, out / MODEL)
+    save_model(model, out / FILE)
     seconds = sum(each.seconds for each in results)
     images = sum(each.seconds * each.images_per_second for each in results)
     energy = sum((Energy(each.joules, each.energy, each.energy_source) for each in results), NO_ENERGY)
@@ -327,7 +327,7 @@ def _finish(
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
         "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
-        "saved": str(out / MODEL),
+        "saved": str(out / FILE),
     }
     with output_may_fail():
         print_lines(lines)

@@ -16,7 +16,7 @@ from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture
 from cnn.registry import choose
-from cnn.system.storage import check_finite, read_arrays, save_arrays
+from cnn.system.storage import check_finite, first_not_finite, read_arrays, save_arrays
 from cnn.words import unknown
 
 KIND = "model"
@@ -53,7 +53,7 @@ def save_model(model: Sequential, path: str | Path) -> None:
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
     table["border"] = model.border
-    odd = next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
+    odd = first_not_finite(arrays)
     if odd is not None:
         raise CnnError(f"{model.name} was not saved: {odd} has values that are not finite; train it again.")
     save_arrays(Path(path), KIND, arrays, table)

@@ -100,9 +100,14 @@ def read_arrays(path: Path, kind: str) -> tuple[dict[str, npt.NDArray[Any]], dic
 
 def check_finite(arrays: Mapping[str, npt.NDArray[Any]], path: Path) -> None:
     """Raises FileFormatError naming the first array that has NaN or infinity."""
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise FileFormatError(f"{name} in {path} has values that are not finite; restore it or train again.")
+    name = first_not_finite(arrays)
+    if name is not None:
+        raise FileFormatError(f"{name} in {path} has values that are not finite; restore it or train again.")
+
+
+def first_not_finite(arrays: Mapping[str, npt.NDArray[Any]]) -> str | None:
+    """The name of the first array that has NaN or infinity, None if there is none."""
+    return next((name for name, array in arrays.items() if not np.isfinite(array).all()), None)
 
 
 def _checksum(arrays: Mapping[str, npt.NDArray[Any]], table: Mapping[str, Any]) -> int:
