@@ -14,7 +14,7 @@ from types import FrameType
 from zipfile import BadZipFile, ZipFile
 
 from cnn.errors import CnnError
-from cnn.terminal.printing import is_terminal, output_may_fail
+from cnn.terminal.printing import is_terminal, tell
 
 from ._mkl_root import VARIABLE, VERSION, cached_root, write_sums  # noqa: TID251 - relative, as it should be
 
@@ -110,8 +110,7 @@ def _download(folder: Path) -> None:
     command += ["--no-deps", "--only-binary=:all:", "--require-hashes", "-r", str(requirements), "-d", str(folder)]
     terminal = is_terminal(sys.stdout)
     if not terminal:
-        with output_may_fail("stderr"):
-            print(f"downloading {' and '.join(WHEELS)} {VERSION} (220 MB)", file=sys.stderr, flush=True)
+        tell(f"downloading {' and '.join(WHEELS)} {VERSION} (220 MB)")
     result = subprocess.run(
         command,
         stdout=None if terminal else subprocess.DEVNULL,

@@ -13,7 +13,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
 from cnn.system import environment
 from cnn.system.limits import check_limits
-from cnn.terminal.printing import coloured, drop, flush, output_may_fail, prepare_streams
+from cnn.terminal.printing import coloured, drop, flush, prepare_streams, tell
 from cnn.terminal.visible import visible, visible_output
 from cnn.words import nearest
 
@@ -85,11 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _tell(text: str) -> None:
     if speaks():
         line = text.replace("\n", "\\n")
-        with output_may_fail("stderr"):
-            print(
-                f"{coloured('cnn:', 'error', sys.stderr)} {visible(line, getattr(sys.stderr, 'encoding', None))}",
-                file=sys.stderr,
-            )
+        tell(f"{coloured('cnn:', 'error', sys.stderr)} {visible(line, getattr(sys.stderr, 'encoding', None))}")
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

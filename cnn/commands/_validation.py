@@ -1,7 +1,6 @@
 """`cnn model validate`: measures steps, compares them with the model's, and prints the tables."""
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from cnn import registry
@@ -26,7 +25,7 @@ from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_table, tell
 from cnn.terminal.progress_bar import progress_line
 from cnn.words import counted
 
@@ -55,7 +54,7 @@ def validate(options: argparse.Namespace) -> None:
         ]
     disturbed = busy({}, others.share)
     if disturbed:
-        print(disturbed, file=sys.stderr)
+        tell(disturbed)
     devices = catalogue()
     published, curves = published_cases(devices), cornell_curves(architecture("lenet5"), devices)
     if draw:
@@ -97,14 +96,12 @@ def _calibrate(missing: Sequence[tuple[Backend, int]]) -> None:
     """Makes and keeps the calibrations that are missing, after saying how many there are and how long they take."""
     texts = [f"{backend.name} at {in_words(threads)}" for backend, threads in missing]
     if missing:
-        print(
+        tell(
             f"not calibrated yet: {', '.join(texts)}; {counted(len(missing), 'calibration')} first, {MINUTES} each on "
-            "an idle machine. Ctrl-C stops; each one that is done is kept.",
-            file=sys.stderr,
-            flush=True,
+            "an idle machine. Ctrl-C stops; each one that is done is kept."
         )
     for place, (backend, threads) in enumerate(missing):
-        print(f"calibration {place + 1} of {len(missing)}: {texts[place]}", file=sys.stderr, flush=True)
+        tell(f"calibration {place + 1} of {len(missing)}: {texts[place]}")
         with progress_line() as show:
             save(measure(backend, threads, show))
 

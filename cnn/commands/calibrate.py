@@ -7,7 +7,6 @@ machine it is too long all the same.
 """
 
 import argparse
-import sys
 from dataclasses import replace
 
 from cnn.commands import _common
@@ -16,7 +15,7 @@ from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.terminal.arguments import number
-from cnn.terminal.printing import output_may_fail, print_lines, print_table
+from cnn.terminal.printing import output_may_fail, print_lines, print_table, tell
 from cnn.terminal.progress_bar import progress_line
 
 
@@ -57,4 +56,4 @@ def run(options: argparse.Namespace) -> None:
     print(f"kept in {calibration_file()}")
     disturbed = busy({}, others.share)
     if disturbed:
-        print(disturbed, file=sys.stderr)
+        tell(disturbed)

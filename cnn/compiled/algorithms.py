@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from cnn.system.environment import choice
 from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
 from cnn.system.timing import in_turns
-from cnn.terminal.printing import output_may_fail
+from cnn.terminal.printing import tell
 
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
@@ -70,8 +69,7 @@ class Chooser:
     def _announce(self) -> None:
         if not self._announced:
             self._announced = True
-            with output_may_fail("stderr"):
-                print("timing algorithms, once per shape", file=sys.stderr, flush=True)
+            tell("timing algorithms, once per shape")
 
     def times(self) -> dict[str, dict[str, float]]:
         """Seconds of every algorithm measured so far, by shape."""

@@ -1,6 +1,5 @@
 """Kernels: compiled functions that Python calls, each for one list of argument types; their calls can be watched."""
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from numba.np.numpy_support import as_dtype
 
 from cnn.compiled.store import STORE, StoredKernel
 from cnn.system.timing import Stopwatch, now
-from cnn.terminal.printing import output_may_fail
+from cnn.terminal.printing import tell
 
 Watch = Callable[["Native", tuple[Any, ...]], Any]
 """Receives a call instead of the machine code, which it has to call itself."""
@@ -94,8 +93,7 @@ class RareKernel(Kernel):
 @cache
 def announce() -> None:
     """Says once per process, on standard error, that kernels are being compiled."""
-    with output_may_fail("stderr"):
-        print(f"compiling kernels for this CPU, {STORE.occasion}", file=sys.stderr, flush=True)
+    tell(f"compiling kernels for this CPU, {STORE.occasion}")
 
 
 KERNELS: list[Kernel] = []

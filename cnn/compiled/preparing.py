@@ -11,7 +11,7 @@ from cnn.compiled.forks import survive_forks
 from cnn.compiled.kernels import KERNELS, announce
 from cnn.compiled.store import STORE
 from cnn.system.affinity import inherited
-from cnn.terminal.printing import output_may_fail
+from cnn.terminal.printing import tell
 
 _preparing = Lock()
 
@@ -35,8 +35,7 @@ def _prepare() -> None:
     if helper:
         helper.wait()
         if STORE.trouble and not told:
-            with output_may_fail("stderr"):
-                print(f"the next start compiles again: {STORE.trouble}", file=sys.stderr, flush=True)
+            tell(f"the next start compiles again: {STORE.trouble}")
 
 
 def compile_from_the_end(folder: str) -> None:

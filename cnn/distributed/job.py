@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
-from cnn.terminal.printing import output_may_fail
+from cnn.terminal.printing import output_may_fail, tell
 from cnn.terminal.visible import visible
 from cnn.training.world import World
 
@@ -131,5 +131,4 @@ def _say_in_turn(rank: int, error: BaseException) -> None:
         with output_may_fail("stderr"):
             traceback.print_exception(error)
         reason = f"{type(error).__name__}: {error}"
-    with output_may_fail("stderr"):
-        print(f"cnn: rank {rank}: {visible(reason, sys.stderr.encoding)}", file=sys.stderr, flush=True)
+    tell(f"cnn: rank {rank}: {visible(reason, sys.stderr.encoding)}")

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import sys
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from cnn.errors import CnnError
 from cnn.system.environment import variable
 from cnn.system.storage import write_atomically
+from cnn.terminal.printing import tell
 
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
@@ -91,7 +91,7 @@ def keep(path: Path, content: bytes) -> None:
 @cache
 def tell_once(sentence: str) -> None:
     """Prints on standard error what this process does about a file of the cache, once for each sentence."""
-    print(f"cnn: {sentence}", file=sys.stderr, flush=True)
+    tell(f"cnn: {sentence}")
 
 
 def _doubt(path: Path, status: os.stat_result) -> str | None:

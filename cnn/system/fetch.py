@@ -19,7 +19,7 @@ from tqdm import tqdm
 from cnn.errors import DataError, UsageError
 from cnn.system.lock import FolderLock
 from cnn.system.stalls import SLOWEST, StallGuard, stall_guard
-from cnn.terminal.printing import is_terminal, output_may_fail
+from cnn.terminal.printing import is_terminal, tell
 from cnn.terminal.progress_bar import progress_bar
 
 _BLOCK = 1 << 16
@@ -196,8 +196,7 @@ def _progress(file: RemoteFile, begin: int) -> Iterator["tqdm[None]"]:
     """On standard error, a progress bar if it is a terminal, else one plain line."""
     if not is_terminal(sys.stderr):
         resumed = f", resumed at {begin:,}" if begin else ""
-        with output_may_fail("stderr"):
-            print(f"downloading {file.path} ({file.size:,} bytes{resumed})", file=sys.stderr, flush=True)
+        tell(f"downloading {file.path} ({file.size:,} bytes{resumed})")
     with progress_bar(total=file.size, initial=begin, desc=file.path, unit="B", unit_scale=True) as bar:
         yield bar
 

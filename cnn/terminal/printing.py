@@ -122,10 +122,15 @@ def is_terminal(stream: TextIO | None) -> bool:
     return stream is not None and not stream.closed and stream.isatty()
 
 
-def note(text: str) -> None:
-    """Says something on standard error, beside the work that is going on."""
+def tell(text: str) -> None:
+    """Prints on standard error, beside the work that is going on; if that fails, the work goes on all the same."""
     with output_may_fail("stderr"):
-        print(f"note: {text}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
+
+def note(text: str) -> None:
+    """Tells something that the user may want to know."""
+    tell(f"note: {text}")
 
 
 @contextmanager
@@ -143,8 +148,7 @@ def output_may_fail(name: str = "stdout") -> Iterator[None]:
         drop(name)
         if name == "stdout":
             reason = getattr(error, "strerror", None) or error
-            with output_may_fail("stderr"):
-                print(f"cnn: the output cannot be written ({reason}); the work goes on", file=sys.stderr, flush=True)
+            tell(f"cnn: the output cannot be written ({reason}); the work goes on")
 
 
 def prepare_streams() -> None:

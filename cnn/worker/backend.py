@@ -1,6 +1,5 @@
 """A backend whose products run in a worker process; everything else runs on compiled kernels here."""
 
-import sys
 from abc import abstractmethod
 from os import getpid
 from threading import Lock
@@ -18,7 +17,7 @@ from cnn.compiled.parts import thread_count
 from cnn.compiled.preparing import prepare
 from cnn.errors import BackendUnavailable, CnnError, ShapeError
 from cnn.product import Product
-from cnn.terminal.printing import output_may_fail
+from cnn.terminal.printing import tell
 from cnn.worker.arena import Arena
 from cnn.worker.process import Program, Worker, WorkerDied
 
@@ -151,8 +150,7 @@ class WorkerBackend(CompiledOps, CompiledLowering):
         try:
             return self._once(record)
         except WorkerDied as error:
-            with output_may_fail("stderr"):
-                print(f"cnn: {error} The product is repeated in a new one.", file=sys.stderr, flush=True)
+            tell(f"cnn: {error} The product is repeated in a new one.")
         if before is not None:
             np.copyto(out, before)
         return self._once(record)

@@ -17,6 +17,7 @@ from cnn.errors import CnnError
 from cnn.system.affinity import inherited
 from cnn.system.machine import system_text
 from cnn.system.signals import stop_requested
+from cnn.terminal.printing import tell
 from cnn.worker import child
 from cnn.worker.arena import Arena
 
@@ -137,11 +138,7 @@ class Worker:
             os.kill(self.pid, signal.SIGCONT)
         elif not self._told:
             self._told = True
-            print(
-                f"cnn: the worker process {self.pid} is stopped; `kill -CONT {self.pid}` lets it go on.",
-                file=sys.stderr,
-                flush=True,
-            )
+            tell(f"cnn: the worker process {self.pid} is stopped; `kill -CONT {self.pid}` lets it go on.")
 
     def _died(self, how: str | None = None) -> WorkerDied:
         """The error that says how the worker ended; kills the worker if it has not ended."""
