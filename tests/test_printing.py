@@ -10,7 +10,7 @@ import pytest
 
 from cnn.cli import main
 from cnn.errors import CnnError
-from cnn.system.signals import stop_on_signals
+from cnn.system.signals import stop_on_signals, stop_requested
 from cnn.terminal.printing import (
     columns,
     flush,
@@ -130,6 +130,8 @@ def test_a_terminal_that_ends_asks_the_run_to_stop_unless_that_is_ignored():
     run, before = Run(), signal.getsignal(signal.SIGHUP)
     with stop_on_signals(run):
         signal.raise_signal(signal.SIGHUP)
+        assert stop_requested()
+    assert not stop_requested()
     assert run.reason == "SIGHUP, the end of its terminal"
     assert signal.getsignal(signal.SIGHUP) == before
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does

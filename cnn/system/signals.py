@@ -31,6 +31,7 @@ def stop_on_signals(run: Stoppable) -> Iterator[None]:
 
     A signal that is ignored, as SIGHUP under nohup, stays so.
     """
+    global _asked
     handlers = {number: signal.getsignal(number) for number in NAMES}
     before = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
 
