@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,12 @@ from cnn import registry
 from cnn.cost import count
 from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
+from cnn.layers import Dropout
 from cnn.model.zoo import architecture
 from cnn.optimizers import SGD
 from cnn.system.timing import sustained
 
 Floats = npt.NDArray[np.float32]
-
-CLASSES = 10
 
 # Square products, and products of the networks' widest convolutions: pixels, filters, kernel elements.
 PEAK_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 2304), (4096, 500, 800))
@@ -40,10 +40,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Weights:
-    """One parameter in this library's layout, its gradient, and its value after two updates with that gradient."""
+    """A parameter's gradient in this library's layout, and its value after two updates with that gradient."""
 
-    name: str
-    value: Floats
     gradient: Floats
     updated: Floats
     lr_multiplier: float
@@ -54,13 +52,15 @@ class Weights:
 class Evidence:
     """A batch and everything that this library computes from it: a peer must reproduce it before it is timed.
 
-    images (N, H, W, C) uint8, labels (N,) int64, the batch's mean loss.
+    images (N, H, W, C) uint8, labels (N,) int64, the batch's mean loss; parameters and running statistics, and what
+    training makes of the parameters, by name.
     """
 
     images: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     preprocessing: Preprocessing
-    weights: list[Weights]
+    values: dict[str, Floats]
+    weights: dict[str, Weights]
     scores: Floats
     probabilities: Floats
     loss: float
@@ -76,16 +76,17 @@ class OurSide:
         self.backend = registry.choose(backend)[0]
         self._limit = ExitStack()
         self._limit.enter_context(threads.limit_threads(work.threads))
-        chosen = architecture(work.net, CLASSES)
+        chosen = architecture(work.net)
+        (classes,) = chosen.network.output_shape
         rng = np.random.default_rng(0)
         count = max(64, work.batch)
         split = Split(
-            rng.integers(0, 256, (count, *chosen.input_shape), np.uint8),
-            rng.integers(0, CLASSES, count, np.int64),
+            rng.integers(0, 256, (count, *chosen.input_shape), np.uint8), rng.integers(0, classes, count, np.int64)
         )
-        data = Dataset("random", split, split, tuple(map(str, range(CLASSES))))
+        data = Dataset("random", split, split, tuple(map(str, range(classes))))
         self.images, self.labels = split.images[: work.batch], split.labels[: work.batch]
         self.model = chosen.build(data=data, backend=self.backend, seed=1)
+        self._mix_statistics(rng)
         self.recipe = chosen.recipe
         self._attach()
 
@@ -97,23 +98,31 @@ class OurSide:
     def evidence(self) -> Evidence:
         """Computes the evidence, then restores the model and its optimizer."""
         lr = self.recipe.schedule.rate(0)
-        before = self.model.state()
+        values = self.model.state()
         scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
         probabilities = self.model.predict(self.images, batch_size=self.work.batch)
-        loss, _ = self.model.train_step(self.images, self.labels)
+        with self._without_dropout():
+            loss, _ = self.model.train_step(self.images, self.labels)
         gradients = [self.backend.to_numpy(each.gradient).copy() for each in self.model.parameters]
         # Only the second update depends on momentum.
         self.optimizer.step(lr)
         self.optimizer.step(lr)
         after = self.model.state()
-        self.model.load_state(before)
+        self.model.load_state(values)
         self._attach()
-        weights = [
-            Weights(p.name, before[p.name], gradient, after[p.name], p.lr_multiplier, p.decay_multiplier)
+        weights = {
+            p.name: Weights(gradient, after[p.name], p.lr_multiplier, p.decay_multiplier)
             for p, gradient in zip(self.model.parameters, gradients, strict=True)
-        ]
+        }
         mean = loss / self.work.batch
-        return Evidence(self.images, self.labels, self.model.preprocessing, weights, scores, probabilities, mean, lr)
+        return Evidence(
+            *(self.images, self.labels, self.model.preprocessing, values, weights),
+            *(scores, probabilities, mean, lr),
+        )
+
+    def memory(self) -> int | None:
+        """Bytes that this process has in memory at most while it does the work."""
+        return peak_memory(self._train if self.work.mode == "train" else self._infer)
 
     def rate(self, seconds: float) -> float:
         """Images per second."""
@@ -134,12 +143,44 @@ class OurSide:
     def _infer(self) -> None:
         self.model.predict(self.images, batch_size=self.work.batch)
 
+    def _mix_statistics(self, rng: np.random.Generator) -> None:
+        """Makes the running statistics numbers that an error would show."""
+        state = self.model.state()
+        for name in self.model.network.statistics:
+            low, high = (0.5, 1.5) if name.endswith("variance") else (-0.1, 0.1)
+            state[name] = rng.uniform(low, high, state[name].shape).astype(np.float32)
+        self.model.load_state(state)
+
+    @contextmanager
+    def _without_dropout(self) -> Iterator[None]:
+        dropouts = [layer for layer in self.model.network.layers if isinstance(layer, Dropout)]
+        rates = [layer.rate for layer in dropouts]
+        for layer in dropouts:
+            layer.rate = 0.0
+        try:
+            yield
+        finally:
+            for layer, rate in zip(dropouts, rates, strict=True):
+                layer.rate = rate
+
     def _attach(self) -> None:
         """Attaches a new optimizer: at a rate of 0, an old velocity would shrink to slow subnormal numbers."""
         recipe = self.recipe.optimizer
         assert isinstance(recipe, SGD)
         self.optimizer = SGD(recipe.momentum, recipe.weight_decay, recipe.nesterov)
         self.optimizer.attach(self.backend, self.model.groups)
+
+
+def peak_memory(call: Callable[[], object]) -> int | None:
+    """The most bytes of memory that the process has had at once, over three calls; None where Linux does not tell."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # counts anew
+        for _ in range(3):
+            call()
+        (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    except OSError:
+        return None
+    return 1024 * int(line.split()[1])
 
 
 def rate(call: Callable[[], object], seconds: float) -> float:

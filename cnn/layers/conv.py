@@ -118,8 +118,8 @@ class Conv2D(Weighted):
             self._mask = self.backend.asarray(mask, self.context.dtype)
             self.backend.scale(self.w.value, self._mask, self.w.value)
 
-    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        self.backend.conv2d(x, self.w.value, bias, self.convolution, self.activation, out, self.context.scratch)
+    def _product(self, x: Array, w: Array, bias: Array | None, activation: str | None, out: Array) -> None:
+        self.backend.conv2d(x, w, bias, self.convolution, activation, out, self.context.scratch)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
         self.backend.conv2d_weight_gradient(x, dz, self.convolution, out, self.context.scratch)

@@ -45,9 +45,9 @@ class Linear(Weighted):
     def create(self) -> None:
         self._create_weights((self.input_shape[0], self.units))
 
-    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        self.backend.gemm(x, self.w.value, out=out)
-        self.backend.bias_activation(out, bias, self.activation)
+    def _product(self, x: Array, w: Array, bias: Array | None, activation: str | None, out: Array) -> None:
+        self.backend.gemm(x, w, out=out)
+        self.backend.bias_activation(out, bias, activation)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
         self.backend.gemm(x, dz, transpose_a=True, out=out)

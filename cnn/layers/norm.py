@@ -21,6 +21,7 @@ class BatchNorm(Layer):
     """Normalises each channel over the batch and its pixels, then scales and shifts it (Ioffe & Szegedy 2015).
 
     Inference uses running means: running = momentum * running + (1 - momentum) * batch. Both use the biased variance.
+    There it becomes part of the convolution or the product before it, where that is less work than a pass of its own.
     Without `scale` or `shift` this factor is 1, or this term 0, and not trained. activation is None or "relu".
     """
 
@@ -43,7 +44,7 @@ class BatchNorm(Layer):
         # Processes that share a batch share its statistics.
         return not self.context.shard.divided
 
-    lives = Lives(keeps_input=True)
+    lives = Lives(keeps_input=True, in_place=True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -69,6 +70,7 @@ class BatchNorm(Layer):
         mean = self.backend.zeros(shape, self.context.dtype)
         variance = self.backend.asarray(np.ones(shape), self.context.dtype)
         self._running = (mean, variance)
+        self._zeros = self.backend.zeros(shape, self.context.dtype)
         self.statistics = {f"{self.name}.running_mean": mean, f"{self.name}.running_variance": variance}
 
     def forward(self, x: Array, *, training: bool) -> Array:
@@ -85,6 +87,21 @@ class BatchNorm(Layer):
         factors, relu = (self.gamma.value, self.beta.value), self.activation == "relu"
         self.backend.batch_norm(x, mean, variance, *factors, y, epsilon=self.epsilon, relu=relu)
         return y
+
+    def folded_into(self, w: Array, bias: Array | None) -> tuple[Array, Array]:
+        """Weights (..., C) and a bias (C,) for the layer before it, whose output is then normalised as at inference."""
+        mean, variance = self._running
+        gamma, beta, zeros = self.gamma.value, self.beta.value, self._zeros
+        weights, shifted = self.folding_buffers(w.shape)
+        self.backend.batch_norm(w, zeros, variance, gamma, zeros, weights, epsilon=self.epsilon)
+        old = zeros if bias is None else bias
+        self.backend.batch_norm(old, mean, variance, gamma, beta, shifted, epsilon=self.epsilon)
+        return weights, shifted
+
+    def folding_buffers(self, shape: Shape) -> tuple[Array, Array]:
+        """Space for weights of that shape and a bias, which all layers share."""
+        scratch = self.context.scratch
+        return scratch.get("folded weights", shape), scratch.get("folded bias", shape[-1:])
 
     def backward(self, dy: Array) -> Array:
         channels = self.input_shape[-1:]

@@ -8,6 +8,7 @@ from cnn.arrays import Array, Shape
 from cnn.initializers import Initializer, Zeros
 from cnn.layers.activation import pass_of_its_own
 from cnn.layers.layer import Layer, Lives, Parameter, checked_activation, checked_multipliers
+from cnn.layers.norm import BatchNorm
 
 
 class Weighted(Layer):
@@ -37,8 +38,18 @@ class Weighted(Layer):
     def forward(self, x: Array, *, training: bool) -> Array:
         self._x = x
         self._y = self.output_buffer(len(x))
-        self._product(x, self.b.value if self.b else None, self._y)
+        self._product(x, self.w.value, self.b.value if self.b else None, self.activation, self._y)
         return self._y
+
+    def forward_normalised(self, x: Array, norm: BatchNorm) -> Array:
+        """At inference, the output of `norm` for this layer's output: one product, with weights that norm has scaled.
+
+        The weights are scaled anew each time, so that they are never those of an earlier step of training.
+        """
+        y = self.output_buffer(len(x))
+        w, bias = norm.folded_into(self.w.value, self.b.value if self.b else None)
+        self._product(x, w, bias, norm.activation, y)
+        return y
 
     def backward(self, dy: Array) -> Array:
         dz = self._parameter_gradients(dy)
@@ -84,8 +95,8 @@ class Weighted(Layer):
         )
 
     @abstractmethod
-    def _product(self, x: Array, bias: Array | None, out: Array) -> None:
-        """Computes the layer's output, including the activation."""
+    def _product(self, x: Array, w: Array, bias: Array | None, activation: str | None, out: Array) -> None:
+        """Computes activation(product(x, w) + bias)."""
 
     @abstractmethod
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None: ...

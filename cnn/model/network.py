@@ -13,6 +13,8 @@ from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
 from cnn.layers.blocks import Block
 from cnn.layers.layer import UNKNOWN, Context, Layer, Parameter, SlotMemory, Slots
+from cnn.layers.norm import BatchNorm
+from cnn.layers.weighted import Weighted
 from cnn.model.liveness import Plan
 from cnn.model.node import Node
 from cnn.model.wiring import INPUT, INPUT_NAME, wire
@@ -100,6 +102,7 @@ class Network:
             for k, source in enumerate(node.inputs):
                 self.readers[source].append(node.place)
                 self._turns[node.place, k] = len(self.readers[source])
+        self._norms = self._find_norms()
         self.observer: Observer | None = None
         self.random_state: Any = None
         """The state of the random generator before the last training pass, if a layer may draw from it."""
@@ -122,9 +125,32 @@ class Network:
             node.layer.generated_name = node.layer.name is None
             node.layer.name = node.name
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
+        # As large as they will ever be, so that they never move.
+        for layer, norm in self._norms.values():
+            norm.folding_buffers(layer.w.value.shape)
         # Only now is it known whether a user's own layer has parameters.
         self._find_trained()
         self._slots = {training: self._planned(training=training) for training in (False, True)}
+
+    def _find_norms(self) -> dict[int, tuple[Weighted, BatchNorm]]:
+        """The convolutions and products, by place, that have no activation and are read by one BatchNorm alone."""
+        found = {}
+        for node in self.nodes[1:]:
+            norm, source = node.layer, node.inputs[0]
+            before = self.nodes[source].layer
+            # A subclass with a pass of its own may do anything.
+            if not isinstance(norm, BatchNorm) or type(norm).forward is not BatchNorm.forward:
+                continue
+            if not isinstance(before, Weighted) or type(before).forward is not Weighted.forward:
+                continue
+            if source != INPUT and self.readers[source] == [node.place] and before.activation is None:
+                found[source] = before, norm
+        return found
+
+    def folds(self, place: int, batch: int) -> bool:
+        """Whether, at inference, a BatchNorm scales the weights of this node, as they are fewer than its outputs."""
+        node = self.nodes[place]
+        return place in self._norms and node.parameter_count <= batch * prod(node.output_shape)
 
     def _find_trained(self) -> None:
         self._plans = dict[bool, Plan]()
@@ -190,7 +216,10 @@ class Network:
             for name, size in footprint.scratch.items():
                 scratch[name] = max(size, scratch.get(name, 0))
         per_image += sum(scratch.values()) + prod(self.output_shape)  # of probabilities, or the gradient of scores
-        return 2 * sum(node.parameter_count for node in self.nodes) + batch * per_image
+        folded = (
+            0 if training else max((n.parameter_count for n in self.nodes if self.folds(n.place, batch)), default=0)
+        )
+        return 2 * sum(node.parameter_count for node in self.nodes) + folded + batch * per_image
 
     def forward(self, x: Array, *, training: bool) -> Array:
         """The output (N, *output_shape) for x (N, *input_shape); the next walk overwrites it."""
@@ -228,11 +257,20 @@ class Network:
         node = self.nodes[place]
         node.layer.slots = self._slots[training].layers[place]
         if direction == FORWARD:
-            self._put(arrays.outputs, place, node.layer.forward(*arrays.inputs(node), training=training))
+            self._put(arrays.outputs, place, self._output(node, arrays.inputs(node), training=training))
         elif self.wants_input_gradient(node):
             self._hand_on(node, node.layer.backward(arrays.gradients[place]), arrays, self.trained)
         else:
             node.layer.backward_parameters(arrays.gradients[place])
+
+    def _output(self, node: Node, inputs: list[Array], *, training: bool) -> Array:
+        if not training:
+            if self.folds(node.place, len(inputs[0])):
+                layer, norm = self._norms[node.place]
+                return layer.forward_normalised(inputs[0], norm)
+            if isinstance(node.layer, BatchNorm) and self.folds(node.inputs[0], len(inputs[0])):
+                return inputs[0]
+        return node.layer.forward(*inputs, training=training)
 
     def _hand_on(self, node: Node, found: Array | tuple[Array, ...], arrays: Arrays, wanted: set[int]) -> None:
         """Gives each input of a node its gradient, or adds it to the gradients from other readers of that input."""
