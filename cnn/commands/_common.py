@@ -16,7 +16,7 @@ from cnn.model.zoo import architecture
 from cnn.system.threads import ThreadBudget
 from cnn.terminal.arguments import expanded_text, whole_number
 
-BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.DEFAULT_ORDER)}"
+BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.default_order())}"
 """What --backend is by default, in words."""
 THREADS_DEFAULT = "CNN_NUM_THREADS, else all that this process may use"
 """What --threads is by default, in words."""

@@ -34,7 +34,7 @@ def validate(options: argparse.Namespace) -> None:
     """Predicts, measures and prints."""
     draw = _drawing() if options.png else None
     ready = [each.name for each in registry.statuses() if each.library]
-    names = options.backend.split(",") if options.backend else [n for n in registry.DEFAULT_ORDER if n in ready]
+    names = options.backend.split(",") if options.backend else [n for n in registry.default_order() if n in ready]
     architectures = [architecture_of(name) for name in options.model.split(",")]
     machine = [
         (backend, threads)

@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend",
         metavar="NAMES",
-        help=f"backends, separated by commas (default: the ready ones of {', '.join(registry.DEFAULT_ORDER)})",
+        help=f"backends, separated by commas (default: the ready ones of {', '.join(registry.default_order())})",
     )
     parser.add_argument(
         "--threads",

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
+
 from cnn.errors import CnnError
 from cnn.system.cache import cache_folder, distrust, keep, read_trusted, tell_once
 from cnn.system.environment import choice
@@ -15,6 +17,12 @@ from cnn.terminal.printing import tell
 
 TRIALS, SECONDS = 5, 0.03
 """Each algorithm runs at least TRIALS times, and all for at least SECONDS: other programs may disturb one run."""
+
+COLD_BYTES = 1 << 20
+"""Weights of this size have left a core's second-level cache by the next pass over a network."""
+
+CACHE_BYTES = 1 << 26
+"""More than the caches that a few cores share."""
 
 
 class Chooser:
@@ -37,11 +45,13 @@ class Chooser:
         candidates: Mapping[str, Callable[[], None]],
         default: str,
         alike: re.Pattern[str] | None = None,
+        weights: int = 0,
     ) -> str:
         """The name of the fastest of `candidates` for `shape`; a new shape is timed on the current arrays.
 
         `alike` matches the shapes that differ in the number of images only, which is its group 1: if one with less
         than twice as many images, or more than half, has been timed, its fastest is taken.
+        With `weights` of many bytes, they are timed as if they had to come from memory, as they do within a network.
         If measuring is off, or the algorithm named by CNN_ALGORITHM does not apply, it is `default`.
         Raises UsageError for a value that either variable does not have.
         """
@@ -57,7 +67,7 @@ class Chooser:
                 shape = near
             else:
                 self._announce()
-                times[shape] = _best_times(candidates)
+                times[shape] = _best_times(candidates, cold=weights >= COLD_BYTES)
                 self._save()
         return min(times[shape], key=times[shape].__getitem__)
 
@@ -119,7 +129,12 @@ def _read(path: Path) -> dict[str, dict[str, dict[str, float]]]:
     return {}
 
 
-def _best_times(candidates: Mapping[str, Callable[[], None]]) -> dict[str, float]:
-    """The shortest time of each, with trials in turns, after a first run that allocates."""
-    times = in_turns([*candidates.values()], TRIALS, seconds=SECONDS)
+def _best_times(candidates: Mapping[str, Callable[[], None]], *, cold: bool) -> dict[str, float]:
+    """The shortest time of each, with trials in turns, after a first run that allocates.
+
+    If `cold`, nothing is in the caches when a run starts.
+    """
+    # Reading fills the caches; writing so much at once may go past them.
+    others = np.ones(CACHE_BYTES // 4 if cold else 0, np.float32)
+    times = in_turns([*candidates.values()], TRIALS, seconds=SECONDS, before=others.max if cold else None)
     return {name: own.least for name, own in zip(candidates, times, strict=True)}

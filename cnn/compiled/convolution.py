@@ -307,7 +307,9 @@ class CompiledConvolution(Backend):
             if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return
-            chosen = self._chosen[problem] = self._chooser.choose(str(problem), candidates, default, problem.alike)
+            chosen = self._chosen[problem] = self._chooser.choose(
+                *(str(problem), candidates, default, problem.alike), weights=4 * prod(problem.convolution.weights_shape)
+            )
         candidates[chosen]()
 
 

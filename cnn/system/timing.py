@@ -57,11 +57,17 @@ def sustained(run: Callable[[], object], seconds: float) -> tuple[int, float]:
 
 
 def in_turns(
-    jobs: Sequence[Callable[[], object]], trials: int, *, warm_up: int = 1, seconds: float = 0.0
+    jobs: Sequence[Callable[[], object]],
+    trials: int,
+    *,
+    warm_up: int = 1,
+    seconds: float = 0.0,
+    before: Callable[[], object] | None = None,
 ) -> list[Times]:
     """Times jobs in turns, so that a disturbance of the machine affects all of them alike.
 
-    Each runs `warm_up` times untimed, then at least `trials` times, and until all together took `seconds`.
+    Each runs `warm_up` times untimed, then at least `trials` times, and until all together took `seconds`. `before`
+    each timed run comes what is not timed.
     """
     for _ in range(warm_up):
         for run in jobs:
@@ -70,6 +76,8 @@ def in_turns(
     trial, started = 0, perf_counter()
     while trial < trials or perf_counter() - started < seconds:
         for run, own in zip(jobs, times, strict=True):
+            if before is not None:
+                before()
             own.append(seconds_of(run))
         trial += 1
     return times
