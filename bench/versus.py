@@ -19,7 +19,7 @@ torch.compile (with the option `freezing` for inference). ReLU works in place an
 fastest variants. The connection table of lenet5 masks a dense convolution's weights on both sides.
 
 A setting is timed only after it has reproduced this library's numbers for the same batch: scores, loss and
-probabilities within 1e-3, every gradient within 3e-2 of its norm, and two updates within 1e-3. A setting that does not
+probabilities within 1e-3, every gradient within 5e-2 of its norm, and two updates within 1e-3. A setting that does not
 reproduce them, does not compile, or is not installed is reported on standard error and left out.
 
 Each library has its own process. In one process there would be Intel's OpenMP runtime (MKL) and GNU's (PyTorch), each
@@ -213,7 +213,7 @@ def _rates(result: dict[str, Any], name: str, rate: float) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Images per second of this library and of PyTorch, in turns.")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--net", choices=[net for net in ZOO if net != "cifar10_full"], help="network")
+    what.add_argument("--net", choices=[net for net in ZOO if net not in ("cifar10_full", "resnet8")], help="network")
     for name, rows in SETS.items():
         nets = ", ".join(dict.fromkeys(net for net, _, _ in rows))
         what.add_argument(f"--{name}", dest="set", action="store_const", const=name, help=f"{len(rows)} rows of {nets}")

@@ -23,6 +23,7 @@ KEYS = {
     "best_peer",
     "ratio_to_best_peer",
     "fraction_of_peak",
+    "peak_memory",
     "library",
     "backend",
     "rounds",
@@ -53,7 +54,7 @@ AGREE = """
             return str(error)
         return "agreed"
 
-    for net in ("mlp", "lenet5", "cifar10_quick", "vgg6", "lenet"):
+    for net in ("mlp", "lenet5", "cifar10_quick", "resnet20", "vgg6", "lenet"):
         for mode in ("infer", "train"):
             work = Work(net, mode, 4, 1)
             evidence = OurSide(work, "numpy").evidence()
@@ -64,12 +65,12 @@ AGREE = """
         wrong = replace(evidence, **{fault: getattr(evidence, fault) * np.float32(1.02)})
         print(fault, tried("NCHW", wrong))
     for fault in ("gradient", "updated"):
-        weights = list(evidence.weights)
-        weights[4] = replace(weights[4], **{fault: getattr(weights[4], fault) * np.float32(1.02)})
-        print(fault, tried("NCHW", replace(evidence, weights=weights)))
+        own = evidence.weights["linear1.weight"]
+        own = replace(own, **{fault: getattr(own, fault) * np.float32(1.1)})
+        print(fault, tried("NCHW", replace(evidence, weights=evidence.weights | {"linear1.weight": own})))
     # The rows of the layer after Flatten in another order: the scores must tell.
-    weights[4] = replace(weights[4], value=np.roll(weights[4].value, 1, axis=0))
-    print("value", tried("NCHW", replace(evidence, weights=weights)))
+    values = evidence.values | {"linear1.weight": np.roll(evidence.values["linear1.weight"], 1, axis=0)}
+    print("value", tried("NCHW", replace(evidence, values=values)))
 """
 
 
@@ -95,6 +96,8 @@ def measured(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert row["ours"] > 0
     assert row["fraction_of_peak"] > 0
     assert set(row["spread"]) == {"ours", *row["peers"]}
+    assert set(row["peak_memory"]) == {"ours", *([row["best_peer"]] if row["peers"] else [])}
+    assert all(bytes_at_peak > 1e7 for bytes_at_peak in row["peak_memory"].values())
     assert all(low <= high for low, high in row["spread"].values())
     return row
 
@@ -132,8 +135,8 @@ def test_more_threads_than_there_are_is_wrong_usage() -> None:
 @needs_torch
 def test_pytorch_computes_the_same_numbers_and_other_numbers_are_refused() -> None:
     lines = printed(AGREE, BENCH).splitlines()
-    agreed, refused = lines[:20], lines[20:]
-    assert [line.split()[-1] for line in agreed] == ["agreed"] * 20, agreed
+    agreed, refused = lines[:24], lines[24:]
+    assert [line.split()[-1] for line in agreed] == ["agreed"] * 24, agreed
     expected = [
         "scores PyTorch's value of the scores is off",
         "loss PyTorch's value of the loss is off",
