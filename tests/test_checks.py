@@ -108,10 +108,10 @@ def test_every_published_time_is_predicted_once_also_without_its_source(alone):
         (each.what, each.measured) for each in alone
     )
     assert {each.kind for each in found} == {PRODUCTS, GEMM, FAST, DIRECT}
-    products = {(each.device, each.what): each.predicted.value for each in found if each.kind == PRODUCTS}
+    products = {(each.key, each.what): each.predicted.value for each in found if each.kind == PRODUCTS}
     # What is left out is missed.
     changed = [each for each in alone if each.kind == PRODUCTS and "DeepBench" in each.source]
-    assert all(each.predicted.value != products[each.device, each.what] for each in changed)
+    assert all(each.predicted.value != products[each.key, each.what] for each in changed)
 
 
 def test_nine_in_ten_published_times_lie_within_the_intervals(alone):

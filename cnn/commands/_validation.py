@@ -145,22 +145,22 @@ def _print_steps(cases: list[ValidatedStep], layers: bool) -> None:
 
 def _print_published(found: Sequence[Check]) -> None:
     """The published steps; the products are too many, and have their line in the summaries."""
+    steps = [each for each in found if each.library]
     rows = [
         [
-            f"{each.device}, {each.software}",
+            f"{each.key}, {each.software}",
             each.what,
-            each.library,
+            each.library or "",
             interval_text(each.predicted.times(1e3)),
             number_text(each.measured * 1e3),
             f"{each.error:+.0%}",
-            interval_text(each.watts),
-            "-" if each.measured_watts is None else number_text(each.measured_watts),
         ]
-        for each in found
-        if each.library
+        for each in steps
     ]
-    head = ["device, software", "network", "algorithm", "model ms", "published ms", "error", "model W", "published W"]
-    print_table(head, rows)
+    print_table(["device, software", "network", "algorithm", "model ms", "published ms", "error"], rows)
+    for each in steps:
+        if each.measured_watts is not None:
+            print(f"{each.key}, {each.what}: {interval_text(each.watts)} W, published {each.measured_watts:g} W")
     print()
 
 

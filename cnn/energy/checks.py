@@ -24,13 +24,13 @@ is not known which algorithm a library chose for which layer."""
 
 @dataclass(frozen=True)
 class Check:
-    """One published time and what the model says of it, in seconds. `kind` is its class: products, or of software.
+    """One published time on the device `key` and what the model says of it, in seconds.
 
-    `library` is the key of the software of a step, None for a product. `watts` are those of the model, known where
-    `measured_watts` were published.
+    `kind` is its class: products, or the class of software. `library` is the key of the software of a step, None
+    for a product. `watts` are those of the model, known where `measured_watts` were published.
     """
 
-    device: str
+    key: str
     what: str
     software: str
     kind: str
@@ -149,11 +149,7 @@ def _products(products: Sequence[Product], devices: Mapping[str, Device]) -> lis
     for each in products:
         draws = product_time(each.sizes, devices[each.device])
         what = f"{'x'.join(map(str, each.sizes))} {each.form}".strip()
-        found.append(
-            Check(
-                devices[each.device].name, what, each.library, PRODUCTS, each.source, Interval.of(draws), each.seconds
-            )
-        )
+        found.append(Check(each.device, what, each.library, PRODUCTS, each.source, Interval.of(draws), each.seconds))
     return found
 
 
@@ -167,8 +163,8 @@ def _steps(rows: Sequence[Published], devices: Mapping[str, Device], libraries: 
         prediction, watts = predict(cost, devices[run.device_key], library=library), run.quantities().get("watts")
         found.append(
             Check(
-                devices[run.device_key].name,
-                f"{cost.net}, {run.mode}, batch {run.batch}",
+                run.device_key,
+                f"{cost.net} {run.mode}, {run.batch}",
                 run.software or "",
                 library.kind,
                 run.source,

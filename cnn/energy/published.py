@@ -109,8 +109,8 @@ def published_net(zoo: str | None, layers: str | None = None) -> Architecture | 
 
 
 def layers_of(cost: Cost) -> tuple[object, ...]:
-    """What a network computes for an image, layer by layer, whatever it is called: passes without products aside."""
-    forward = [stage for stage in cost.stages if stage.phase == FORWARD and stage.gemm_flops]
+    """What a network computes for an image, layer by layer, whatever it is called; dropout classifies nothing."""
+    forward = [stage for stage in cost.stages if stage.phase == FORWARD and stage.kind != "Dropout"]
     return tuple(
         (stage.kind, stage.extent._replace(rows=stage.extent.rows // cost.batch), stage.gemm_flops // cost.batch)
         for stage in forward
