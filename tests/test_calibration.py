@@ -163,6 +163,28 @@ def test_what_is_common_to_the_layers_of_a_network_widens_the_interval_of_a_step
     assert len(first.without({first.points[0]}).points) == len(first.points) - 1
 
 
+def test_each_probe_is_predicted_from_all_others(monkeypatch):
+    least = {
+        calibration.Place("law", f"probe {probe}", training, (f"layer{layer}", "forward")): Point(
+            (probe, layer), 1, 1e-5 * (1 + probe + layer + training)
+        )
+        for probe in range(3)
+        for layer in range(2)
+        for training in (True, False)
+    }
+    left_out = []
+    law = Law(1e-7, tuple(least.values()))
+    monkeypatch.setattr(Law, "without", lambda law, points: left_out.append(points) or law)
+    monkeypatch.setattr(Law, "seconds", lambda law, sizes, work: (2e-5, 0.0))
+    found = step_spread({"law": law}, least)
+    own = [{point for key, point in least.items() if key.probe == f"probe {probe}"} for probe in range(3)]
+    assert left_out == own
+    times = [
+        sum(1e-5 * (1 + probe + layer + training) for layer in range(2)) for probe in range(3) for training in (0, 1)
+    ]
+    assert found == pytest.approx(np.sqrt(np.mean([np.log(4e-5 / time) ** 2 for time in times])))
+
+
 def test_watts_come_in_pairs(few, capsys):
     assert main(["calibrate", "--idle-watts", "5"]) == 2
     assert main(["calibrate", "--idle-watts", "5", "--busy-watts", "4"]) == 2
