@@ -163,6 +163,9 @@ def test_threads_reach_predicted_processors(capsys):
     assert three[node]["seconds"] > 2 * all_cores[node]["seconds"]
     assert three[node]["threads"] == 3
     assert three[card] == all_cores[card]
+    assert main(["compare", "--no-measure", "--nodes", "1", "--threads", "3", "--json"]) == 0
+    (link, *_) = json.loads(capsys.readouterr().out)["scaling"]
+    assert link["seconds"] == pytest.approx(three[node]["seconds"])
 
 
 def test_unknown_software_is_refused():
