@@ -11,7 +11,9 @@ from math import prod
 from typing import NamedTuple, Protocol
 
 from cnn.arithmetic import FLOAT, Operation, Sizes, Work
+from cnn.convolution import Convolution
 from cnn.errors import UsageError
+from cnn.layers import Conv2D
 from cnn.model.network import Network
 from cnn.model.node import Node
 
@@ -31,7 +33,7 @@ class Extent(NamedTuple):
 class Stage:
     """One layer in one phase; `kind` is that of the layer, or "input", "loss" or "update".
 
-    `activation` is the kind of a fused activation that runs as a separate pass.
+    `activation` is the kind of a fused activation that runs as a separate pass, `convolution` that of a Conv2D.
     """
 
     layer: str
@@ -40,6 +42,7 @@ class Stage:
     operations: tuple[Operation, ...]
     extent: Extent
     activation: str | None = None
+    convolution: Convolution | None = None
 
     @property
     def flops(self) -> int:
@@ -145,7 +148,8 @@ def layer_stages(node: Node, batch: int, *, training: bool = True) -> list[Stage
 def _stage(node: Node, batch: int, work: Work, phase: str, operations: Sequence[Operation]) -> Stage:
     channels, filters = node.input_shapes[0][-1], node.output_shape[-1]
     extent = Extent(batch * prod(node.output_shape) // filters, channels, filters, work.taps)
-    return Stage(node.name, node.layer.kind, phase, tuple(operations), extent, work.activation)
+    convolution = node.layer.convolution_on(node.input_shapes[0]) if isinstance(node.layer, Conv2D) else None
+    return Stage(node.name, node.layer.kind, phase, tuple(operations), extent, work.activation, convolution)
 
 
 def input_stage(elements: int) -> Stage:

@@ -12,7 +12,7 @@ from PIL import Image
 from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
-from cnn.energy.calibration import Calibration
+from cnn.energy.calibration import Calibration, step_spread
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.law import _Fit as Fit
 from cnn.energy.probes import FLOPS, probes
@@ -137,6 +137,52 @@ def test_a_law_is_fitted_once_and_of_many_points_uses_some(monkeypatch):
     for wrong in ({"lengths": [0.0] * len(table["lengths"])}, {"lengths": [3.0]}, {"noise": 0.0}, {"noise": "x"}):
         with pytest.raises(ValueError, match=r"fit no law|could not convert"):
             from_table(table | wrong)
+
+
+def test_what_is_common_to_the_layers_of_a_network_widens_the_interval_of_a_step():
+    rng = np.random.default_rng(3)
+
+    def spread(common):
+        least = {}
+        for probe in range(40):
+            factor = float(np.exp(common * rng.standard_normal()))
+            for layer in range(6):
+                n = int(rng.integers(50, 5000))
+                key = calibration.Place(f"law {layer % 3}", f"probe {probe}", True, (f"layer{layer}", "forward"))
+                least[key] = Point((n, 64, 64), 10_000 * n, 1e-5 * n * factor)
+        points = {
+            name: [point for key, point in least.items() if key.law == name] for name in ("law 0", "law 1", "law 2")
+        }
+        laws = {name: Law(1e-7, tuple(found)) for name, found in points.items()}
+        return step_spread(laws, least), laws
+
+    assert spread(0.0)[0] < 0.02
+    common, laws = spread(0.3)
+    assert 0.1 < common < 0.4
+    first = laws["law 0"]
+    assert len(first.without({first.points[0]}).points) == len(first.points) - 1
+
+
+def test_each_probe_is_predicted_from_all_others(monkeypatch):
+    least = {
+        calibration.Place("law", f"probe {probe}", training, (f"layer{layer}", "forward")): Point(
+            (probe, layer), 1, 1e-5 * (1 + probe + layer + training)
+        )
+        for probe in range(3)
+        for layer in range(2)
+        for training in (True, False)
+    }
+    left_out = []
+    law = Law(1e-7, tuple(least.values()))
+    monkeypatch.setattr(Law, "without", lambda law, points: left_out.append(points) or law)
+    monkeypatch.setattr(Law, "seconds", lambda law, sizes, work: (2e-5, 0.0))
+    found = step_spread({"law": law}, least)
+    own = [{point for key, point in least.items() if key.probe == f"probe {probe}"} for probe in range(3)]
+    assert left_out == own
+    times = [
+        sum(1e-5 * (1 + probe + layer + training) for layer in range(2)) for probe in range(3) for training in (0, 1)
+    ]
+    assert found == pytest.approx(np.sqrt(np.mean([np.log(4e-5 / time) ** 2 for time in times])))
 
 
 def test_watts_come_in_pairs(few, capsys):

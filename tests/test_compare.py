@@ -73,9 +73,9 @@ def test_what_is_unknown_stays_absent_in_every_form(comparison):
 
 
 def test_the_published_row_of_an_unknown_batch_has_a_rate_but_no_time_of_a_batch():
-    (run,) = (each for each in published() if (each.device, each.mode) == ("Tesla K20", "infer"))
+    (run,) = (each for each in published() if (each.device, each.software) == ("GTX 980", "MXNet + cuDNN v3"))
     row = published_row(run)
-    assert row.images_per_second.value == pytest.approx(376)
+    assert row.images_per_second.value == pytest.approx(842)
     assert row.seconds is None
     assert (row.provenance, row.energy, row.indicative) == ("published", "unavailable", False)
 
@@ -115,7 +115,9 @@ def test_a_predicted_row_is_the_models_and_its_stages_make_up_its_time(key):
     assert row.seconds.value == pytest.approx(prediction.seconds.value)
     assert row.images_per_second.low == pytest.approx(32 / prediction.seconds.high)
     assert row.joules_per_image.value == pytest.approx(prediction.joules.value / 32)
-    assert row.indicative == prediction.indicative
+    # Nobody has timed a network on a Phi that multiplies as the model does.
+    assert row.indicative == (prediction.indicative or key != "titan-x-maxwell")
+    assert ("the time of any network on it" in row.unverified) == (key != "titan-x-maxwell")
     assert sum(each.seconds.value for each in breakdown.stages) == pytest.approx(row.seconds.value)
     assert (breakdown.peak is None) == (target.host is not None)
 
@@ -319,7 +321,7 @@ def test_the_printed_table_says_what_is_indicative_and_where_it_is_from(capsys):
     assert "* Tesla K40: indicative, as nobody has verified" in out
     assert main(["compare", "--no-measure", "--device", "e5-2680v3,e5-2695v2"]) == 0
     # A note for two rows is printed once.
-    assert capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: the time to start an operation is unknown") == 1
+    assert capsys.readouterr().out.count("E5-2680 v3; Xeon E5-2695 v2: watts of the processor without its memory") == 1
     assert "not comparable" in out
     assert re.search(r"\[\d\] NVIDIA's blog", out)
 

@@ -5,7 +5,8 @@ import json
 import pytest
 
 from cnn.cli import main
-from cnn.energy.devices import SPREAD, catalogue
+from cnn.energy.devices import EXAMPLE, SPREAD, catalogue
+from cnn.energy.fitting import fit_law, published_products
 from cnn.errors import FileFormatError, UsageError
 
 PROPOSAL = {
@@ -31,10 +32,14 @@ def test_what_is_recalled_makes_what_is_derived_from_it_unverified():
     assert {quantity.confidence for quantity in recalled} == {"unverified"}
 
 
-@pytest.mark.parametrize(("key", "skinny", "best"), [("xeon-phi-7250", 1904, 4565), ("titan-x-maxwell", 876, 5284)])
-def test_half_sides_reproduce_the_skinny_products_they_are_fitted_to(key, skinny, best):
-    half = catalogue()[key].half_side.value
-    assert best / (1 + half / 35) == pytest.approx(skinny, rel=1e-3)
+@pytest.mark.parametrize("key", ["xeon-phi-7250", "titan-x-maxwell", "tesla-k40"])
+def test_what_is_fitted_is_found_again_in_the_products(key):
+    device = catalogue()[key]
+    fit = fit_law([each for each in published_products() if each.device == key], device.stream_gbs.value * 1e9)
+    found = (device.sgemm_gflops.value, device.half_side.value, device.product_us.value)
+    assert found == pytest.approx((fit.rate, fit.half, fit.start), rel=0.005)
+    if key != "tesla-k40":  # only squares of it were published
+        assert device.product_spread.value == pytest.approx(fit.spread, rel=0.005)
 
 
 def test_a_file_of_ones_own_adds_and_replaces_devices(tmp_path, capsys):
@@ -51,12 +56,25 @@ def test_a_file_of_ones_own_adds_and_replaces_devices(tmp_path, capsys):
     assert "Intel forum 507670" in capsys.readouterr().out
 
 
+def test_the_example_of_a_device_is_enough(tmp_path, capsys):
+    own = tmp_path / "own.toml"
+    own.write_text(EXAMPLE)
+    assert catalogue(own)["mine"].sgemm_gflops.confidence == "unverified"
+    assert main(["compare", "--no-measure", "--devices", str(own), "--device", "mine"]) == 0
+    assert "nobody has verified sgemm_gflops, stream_gbs, half_side" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("[a]\nname = 'A'\n", "needs a name and a kind"),
+        (
+            "[a]\nname = 'A'\n",
+            "a needs a kind: cpu, coprocessor, gpu; it needs sgemm_gflops too; it needs stream_gbs too",
+        ),
+        ("[a]\nkind = 'cpu'\ncolour = 1\ncores = -1\n", r"no entry 'colour'.*cores: value.*An example: mine = \{kind"),
+        ("[a]\nkind = 'cpu'\nsgemm_gflops = 0\nstream_gbs = 1\n", "sgemm_gflops must be above 0"),
         ("[a]\nname = 'A'\nkind = 'cpu'\ncolour = 1\n", "a has no entry 'colour'; known are: name, kind, covers"),
-        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = 4\n", "must be a table"),
+        ("[a]\nname = 'A'\nkind = 'cpu'\ncores = 'four'\n", "must be a table"),
         (
             "[a]\nname = 'A'\nkind = 'cpu'\ncores = {value = 4, confidence = 'sure', source = 's'}\n",
             "confidence must be",

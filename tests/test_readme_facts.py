@@ -14,6 +14,7 @@ import cnn.energy.meters as meters
 from cnn import plugins
 from cnn.backend_options import options_of
 from cnn.cli import COMMANDS, main
+from cnn.energy.checks import checks, held_out, summaries
 from cnn.energy.devices import catalogue
 from cnn.model.zoo import ZOO
 from cnn.report.predicted import targets
@@ -152,6 +153,36 @@ def test_the_cost_on_a_phi_is_what_the_model_says(net, mode, capsys):
         for (label, cells), target in zip(readme.table("device", number).items(), asked, strict=True):
             values = three(rows[target.device.name, target.how], quantity)
             assert agrees(cells[NETS.index(net)], *values), (label, quantity, values)
+
+
+MODELLED = {
+    "Titan X, Caffe with cuDNN 4 [1]": (1, "titan-x-maxwell", "winograd-data"),
+    "K40, Caffe with cuDNN [2]": (128, "tesla-k40", "implicit"),
+    "2x E5-2620 v3, im2col": (128, "2x-e5-2620v3", "im2col"),
+    "7250, im2col": (128, "xeon-phi-7250", "im2col"),
+    "5110P by itself, im2col": (128, "xeon-phi-5110p", "im2col"),
+}
+
+
+@pytest.mark.parametrize("label", MODELLED)
+def test_the_energy_of_alexnet_is_what_the_model_says(label, capsys):
+    """The table's last row of a label counts: of the Titan X's two, that of batch 1."""
+    batch, device, algorithm = MODELLED[label]
+    words = ["alexnet", "--mode", "infer", "--no-measure", "--batch-size", str(batch), "--algorithm", algorithm]
+    (row,) = printed(capsys, "compare", *words, "--device", device)["rows"]
+    *_, cell = Readme(ROOT / "cnn/energy/README.md").table("device, software")[label]
+    rate, watts, per_joule = re.split(r", (?=\d)", cell)
+    assert agrees(rate, row["images_per_second"])
+    assert agrees(watts, row["watts"])
+    assert agrees(per_joule, *three(row, "images_per_joule"))
+
+
+def test_the_errors_of_the_model_are_what_it_has():
+    devices = catalogue()
+    table = Readme(ROOT / "cnn/energy/README.md").table("published times of")
+    for one, other in zip(summaries(checks(devices)), summaries(held_out(devices)), strict=True):
+        values = (one.error, one.within, other.error, other.within)
+        assert table[one.kind] == [str(one.number), *(f"{value:.0%}" for value in values)]
 
 
 @pytest.mark.parametrize("net", NETS)

@@ -16,6 +16,7 @@ from helpers.readmes import ROOT, Readme, readmes
 from cnn import plugins
 from cnn.cli import COMMANDS
 from cnn.commands._config_file import apply_config
+from cnn.energy.devices import catalogue
 from cnn.model.architecture import read_architecture
 from cnn.system.cache import cache_folder
 
@@ -102,6 +103,8 @@ def test_toml_is_what_it_is_shown_for(readme, block, tmp_path):
         assert scores.shape == (2, 10)
     elif "project" in table:
         check_entry_points(readme, table)
+    elif all(isinstance(each, dict) and "kind" in each for each in table.values()):
+        assert catalogue(path).keys() >= table.keys()
     else:
         check_config(path)
 

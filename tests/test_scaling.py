@@ -253,7 +253,7 @@ def test_the_command_writes_the_same_curves_everywhere(tmp_path, capsys):
     page = files[1].read_text()
     assert "offloaded to by" in page
     assert page.count("weak scaling, 64 images per node, predicted") == 2
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 

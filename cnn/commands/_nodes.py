@@ -68,7 +68,10 @@ def node_curves(
         if key not in known:
             raise unknown("There is no link", key, known)
     keys = options.device.split(",") if options.device else [NODE]
-    nodes = [Node.of_target(target, options.thresholds) for target in targets(keys, catalogue(options.devices))]
+    nodes = [
+        Node.of_target(target, options.thresholds, options.threads, options.algorithm)
+        for target in targets(keys, catalogue(options.devices))
+    ]
     nodes += [Node.of_calibration(each) for each in calibrations]
     joined, batch, weak = [known[key] for key in asked], options.batch_size, options.scaling == "weak"
     too_many = [] if weak else [number for number in options.nodes if number > batch]

@@ -17,7 +17,9 @@ from cnn import registry
 from cnn.commands import _common
 from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
+from cnn.energy.algorithms import LIBRARIES
 from cnn.energy.calibration import Calibration, load_all
+from cnn.energy.checks import checks
 from cnn.energy.devices import catalogue
 from cnn.energy.model import Thresholds
 from cnn.energy.published import published
@@ -68,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a host offloads a product whose M, N and K are all larger than these (default: %(default)s, MKL's rule)",
     )
     parser.add_argument(
+        "--algorithm",
+        choices=LIBRARIES,
+        default="im2col",
+        help="how the software on the predicted devices computes convolutions (default: %(default)s): "
+        + "; ".join(f"{key}, {library.words}" for key, library in LIBRARIES.items()),
+    )
+    parser.add_argument(
         "--measure", action=argparse.BooleanOptionalAction, default=True, help="measure the network on this machine"
     )
     parser.add_argument(
@@ -80,7 +89,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=whole_number,
         metavar="N",
-        help=f"number of threads on this machine (default: {_common.THREADS_DEFAULT})",
+        help="number of threads on this machine and on predicted processors (default: here "
+        f"{_common.THREADS_DEFAULT}; predicted, all cores)",
     )
     parser.add_argument("--rounds", type=whole_number, default=21, metavar="N", help="timed runs on each backend")
     parser.add_argument(
@@ -104,8 +114,9 @@ def run(options: argparse.Namespace) -> None:
     if options.measure:
         here, measured = _here(architecture, cost, options)
         predicted, rows = here + predicted, [row for row, _ in here] + rows + measured
+    checked = checks(catalogue()) if predicted and (options.html or options.png) else []
     comparison = compare(
-        cost, rows, published(), [breakdown for _, breakdown in predicted], omitted + too_many, scaling
+        cost, rows, published(), [breakdown for _, breakdown in predicted], omitted + too_many, scaling, checked
     )
     for path, content in files:
         write_atomically(path, content(comparison))
@@ -136,7 +147,7 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
     found, omitted = [], []
     for target in targets(asked, devices):
         try:
-            found.append(predict_at(cost, target, options.thresholds))
+            found.append(predict_at(cost, target, options.thresholds, options.threads, options.algorithm))
         except UsageError as error:
             if options.device:
                 raise

@@ -1,10 +1,11 @@
-"""Compares the model's times with measurements: this machine's, and published ones that it was not fitted to.
+"""Compares the model's times with measurements: this machine's, and published ones.
 
 `cnn model validate` predicts a step of each network from the calibration of each backend (`cnn calibrate`; what is
 missing is calibrated first), measures it, and prints the error of the step, and with --layers of each layer.
 A step's time is the sum of its layers' minimum times over the repeats.
-Published times come from software other than this library; the model knows im2col + GEMM, not cuDNN's algorithms.
-At the end come the Cornell study's speed-ups by threads on its two machines, beside the model's; --png draws them.
+Published times are compared twice: with the catalogue as it is, and with each source left out of all fits in turn.
+With --published nothing is measured. At the end come the Cornell study's speed-ups by threads on its two machines,
+beside the model's. --png draws what is published beside the model.
 """
 
 import argparse
@@ -34,9 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per step")
     parser.add_argument("--repeats", type=whole_number, default=40, metavar="N", help="timed runs of each step")
+    parser.add_argument("--published", action="store_true", help="measure nothing, compare with what is published only")
     parser.add_argument("--layers", action="store_true", help="print the error of each layer, too")
     parser.add_argument(
-        "--png", type=output_file, metavar="FILE", help="draw the Cornell study's curves and the model's"
+        "--png", type=output_file, metavar="FILE", help="draw published times and speed-ups beside the model's"
     )
     _common.add_json_option(parser)
 

@@ -12,7 +12,8 @@ from cnn.energy.tasks import tasks, work_of
 def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     """A step on this machine as it was calibrated: each task by the law of its kind, with the law's own deviation.
 
-    A kind without a law runs at the triad's bandwidth. The stages of a task share its time by their work.
+    The whole step is off by a factor of its own, of the spread that the calibration found on its probes. A kind without
+    a law runs at the triad's bandwidth. The stages of a task share its time by their work.
     """
     rng = np.random.default_rng(SEED)
     normal: dict[str, Vector] = {}
@@ -34,6 +35,8 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
         drawn = time * np.exp(deviation * z)
         for stage in task.stages:
             seconds[stage] = seconds[stage] + drawn * (work_of(stage) / sum(map(work_of, task.stages)))
+    z = np.concatenate([[0.0], rng.standard_normal(DRAWS)])
+    seconds = {stage: time * np.exp(calibration.step_spread * z) for stage, time in seconds.items()}
     parts = []
     for stage in cost.stages:
         dynamic = None

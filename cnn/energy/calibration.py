@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from math import log, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import lsq_linear
@@ -48,11 +49,21 @@ SGEMM = [
 ] + [Sizes(1024, 1024, 1024), Sizes(2048, 2048, 512)]
 
 
+class Place(NamedTuple):
+    """Where a measured task was: its law, its probe, whether the probe was trained, and its layer and direction."""
+
+    law: str
+    probe: str
+    training: bool
+    layer: LayerPass
+
+
 @dataclass(frozen=True)
 class Calibration:
     """One backend on this machine: rates in FLOP/s and bytes/s, times in seconds, watts where the user gave them.
 
-    `half` is the length of a side at which a product reaches half its rate, as in `cnn.energy.model`.
+    `half` is the length of a side at which a product reaches half its rate, as in `cnn.energy.model`. `step_spread` is
+    the standard deviation of the logarithm of a step's time that the laws' own deviations do not explain.
     """
 
     backend: str
@@ -67,6 +78,7 @@ class Calibration:
     call_seconds: float
     products: tuple[tuple[Sizes, float], ...]
     laws: dict[str, Law]
+    step_spread: float = 0.0
     idle_watts: float | None = None
     busy_watts: float | None = None
 
@@ -78,7 +90,10 @@ def measure(backend: Backend, threads: int, progress: Callable[[str], None] = la
         rate, half, error, products = _sgemm(backend)
         triad = triad_bytes_per_second()
         call = _call_seconds(backend)
-        laws = _laws(backend, progress)
+        least = _least(backend, progress)
+        progress("what the laws leave")
+        laws = _laws(least)
+        spread = step_spread(laws, least)
     return Calibration(
         backend=backend.name,
         library=str(backend.library),
@@ -92,6 +107,7 @@ def measure(backend: Backend, threads: int, progress: Callable[[str], None] = la
         call_seconds=call,
         products=tuple(products),
         laws=laws,
+        step_spread=spread,
     )
 
 
@@ -131,15 +147,20 @@ def _call_seconds(backend: Backend) -> float:
     return series(partial(backend.gemm, a, a, out=out), CALL_RUNS).least
 
 
-def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
-    """The law of each kind of task."""
+def _least(backend: Backend, progress: Callable[[str], None]) -> dict[Place, Point]:
+    """The least time of every task of every probe."""
     drawn = list(probes())
-    least: dict[tuple[str, str, bool, LayerPass], Point] = {}
+    least: dict[Place, Point] = {}
     for number in range(PASSES):
         for place, probe in enumerate(drawn):
             progress(f"pass {number + 1}: {place} of {len(drawn)} networks")
             for key, point in _timed(probe, backend):
                 least[key] = min(point, least.get(key, point), key=lambda point: point.seconds)
+    return least
+
+
+def _laws(least: dict[Place, Point]) -> dict[str, Law]:
+    """The law of each kind of task."""
     points: dict[str, list[Point]] = {}
     for (law, *_), point in least.items():
         points.setdefault(law, []).append(point)
@@ -147,7 +168,39 @@ def _laws(backend: Backend, progress: Callable[[str], None]) -> dict[str, Law]:
     return {law: Law(min(point.seconds for point in found), tuple(found)) for law, found in points.items()}
 
 
-def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, bool, LayerPass], Point]]:
+def step_spread(laws: dict[str, Law], least: dict[Place, Point]) -> float:
+    """What a step's time is off beyond the laws' deviations: each probe's steps predicted from all other probes.
+
+    Errors of a network's layers are partly common to them, which no deviation of a single task shows.
+    """
+    by_probe: dict[str, dict[Place, Point]] = {}
+    for key, point in least.items():
+        by_probe.setdefault(key.probe, {})[key] = point
+    left = []
+    for own in by_probe.values():
+        others = {}
+        for name in {key.law for key in own}:
+            mine = {point for key, point in own.items() if key.law == name}
+            others[name] = laws[name].without(mine)
+        for training in (True, False):
+            step = {key: point for key, point in own.items() if key.training == training}
+            if step and all(others[key.law].points for key in step):
+                left.append(_left(step, others))
+    return sqrt(max(0.0, sum(left) / len(left))) if left else 0.0
+
+
+def _left(step: dict[Place, Point], laws: dict[str, Law]) -> float:
+    """The squared logarithm of predicted over measured time of a step, less the variance that the laws predict."""
+    total, off = 0.0, dict.fromkeys(laws, 0.0)
+    for key, point in step.items():
+        seconds, deviation = laws[key.law].seconds(point.sizes, point.work)
+        total += seconds
+        off[key.law] += seconds * deviation
+    measured = sum(point.seconds for point in step.values())
+    return log(total / measured) ** 2 - sum((each / total) ** 2 for each in off.values())
+
+
+def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[Place, Point]]:
     """The minimum seconds of every task of a probe, in training and in classification, by its law and its place."""
     model = probe.architecture.build(backend=backend)
     images, labels = random_batch(model, probe.batch)
@@ -156,7 +209,7 @@ def _timed(probe: Probe, backend: Backend) -> Iterator[tuple[tuple[str, str, boo
         once = sum(run(repeats=1).values())
         times = run(repeats=min(MOST_RUNS, max(LEAST_RUNS, int(SECONDS / once))))
         for task in tasks(count(probe.architecture, probe.batch, training=training)):
-            key = (task.law, probe.architecture.name, training, task.place)
+            key = Place(task.law, probe.architecture.name, training, task.place)
             yield key, Point(task.sizes, task.work, times[task.place])
 
 

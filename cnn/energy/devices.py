@@ -14,9 +14,13 @@ from cnn.words import unknown
 
 SPREAD = {"read": 0.05, "measured": 0.05, "derived": 0.10, "unverified": 0.25}
 """By how much a number without bounds of its own may be off, by its confidence; the model's own assumption."""
-COUNTED = ("cores", "threads_per_core", "cap_watts")
-"""Numbers that are either right or wrong, and have no spread."""
+COUNTED = ("cores", "threads_per_core", "cap_watts", "product_spread")
+"""Numbers that have no spread of their own."""
 KINDS = ("cpu", "coprocessor", "gpu")
+NEEDED = ("sgemm_gflops", "stream_gbs")
+"""The numbers that no time can be predicted without."""
+EXAMPLE = 'mine = {kind = "cpu", sgemm_gflops = 500, stream_gbs = 40}'
+"""The least that a device needs; a bare number counts as unverified."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +49,11 @@ class Quantity:
 class Device:
     """What the model knows of a device; None is unknown. Units are in the names, GFLOP/s in single precision.
 
-    half_side: the side of a product at which half its rate is lost (`cnn.energy.model`). threads_per_core: threads that
-    a core needs for its full rate. busy_watts are drawn in a large product at busy_gflops (sgemm_gflops unless given),
-    idle_watts when nothing runs, cap_watts at most. Watts are those of what `covers` names.
+    half_side: the side of a product at which half its rate is lost (`cnn.energy.model`). product_us is the time of the
+    smallest product (launch_us unless given), launch_us that of the smallest other operation. product_spread: standard
+    deviation of the logarithm of a product's time over the model's. threads_per_core: threads that a core needs for its
+    full rate. busy_watts are drawn in large products, idle_watts when nothing runs, cap_watts at most. Watts are those
+    of what `covers` names.
     """
 
     key: str
@@ -59,12 +65,12 @@ class Device:
     peak_gflops: Quantity | None = None
     sgemm_gflops: Quantity | None = None
     half_side: Quantity | None = None
+    product_us: Quantity | None = None
+    product_spread: Quantity | None = None
     stream_gbs: Quantity | None = None
     idle_watts: Quantity | None = None
     busy_watts: Quantity | None = None
-    busy_gflops: Quantity | None = None
     cap_watts: Quantity | None = None
-    memory_pj_per_byte: Quantity | None = None
     launch_us: Quantity | None = None
     pcie_latency_us: Quantity | None = None
     pcie_gbs: Quantity | None = None
@@ -79,6 +85,14 @@ class Device:
         """Which of the quantities are unknown."""
         return [name for name in names if getattr(self, name) is None]
 
+
+HALF_SIDE = {
+    "cpu": Quantity(24, 8, 75, "unverified", "unknown; from one thread of an AMD EPYC (cnn calibrate) to a GPU's"),
+    "coprocessor": Quantity(75, 24, 197, "unverified", "unknown; between those of the devices that were fitted"),
+    "gpu": Quantity(122, 75, 197, "unverified", "unknown; between those of the GPUs that were fitted"),
+}
+"""What half_side is taken to be where a device does not say, by its kind."""
+PRODUCT_SPREAD = Quantity(0.252, 0.252, 0.252, "derived", "unknown; the largest of the devices that were fitted")
 
 QUANTITIES = tuple(each.name for each in fields(Device) if "Quantity" in str(each.type))
 
@@ -108,19 +122,32 @@ def read_tables(name: str, own: Path | None) -> dict[str, tuple[dict[str, Any], 
 
 
 def _device(key: str, table: dict[str, Any], origin: str) -> Device:
-    texts = {name: table.get(name) for name in ("name", "kind")}
-    if not all(isinstance(text, str) for text in texts.values()) or texts["kind"] not in KINDS:
-        raise UsageError(f"{origin}: {key} needs a name and a kind ({', '.join(KINDS)}).")
-    known = (*texts, "covers", *QUANTITIES)
-    for name in sorted(table.keys() - set(known)):
-        raise unknown(f"{origin}: {key} has no entry", name, known)
-    numbers = {name: read_quantity(f"{origin}: {key}.{name}", table[name]) for name in QUANTITIES if name in table}
-    covers = {"covers": str(table["covers"])} if "covers" in table else {}
-    return Device(key=key, name=visible(str(texts["name"])), kind=texts["kind"], origin=origin, **covers, **numbers)  # type: ignore[arg-type]
+    """The device of a table. Raises UsageError that names everything that is wrong with it."""
+    wrong, numbers, known = list[str](), dict[str, Quantity](), ("name", "kind", "covers", *QUANTITIES)
+    if table.get("kind") not in KINDS:
+        wrong.append(f"{key} needs a kind: {', '.join(KINDS)}")
+    wrong += [
+        str(unknown(f"{key} has no entry", name, known)).rstrip(".") for name in sorted(table.keys() - set(known))
+    ]
+    for name in QUANTITIES:
+        try:
+            if name in table:
+                numbers[name] = read_quantity(f"{key}.{name}", table[name])
+                if name in NEEDED and not numbers[name].low:
+                    wrong.append(f"{key}.{name} must be above 0")
+        except UsageError as error:
+            wrong.append(str(error).rstrip("."))
+    if wrong:
+        wrong += [f"it needs {name} too" for name in NEEDED if name not in table]
+        raise UsageError(f"{origin}: {'; '.join(wrong)}. An example: {EXAMPLE}.")
+    texts = {name: visible(str(table[name])) for name in ("name", "covers") if name in table}
+    return Device(key=key, kind=str(table["kind"]), origin=origin, **({"name": key} | texts), **numbers)  # type: ignore[arg-type]
 
 
 def read_quantity(place: str, table: Any) -> Quantity:
-    """The number in the table at `place`. Raises UsageError for a table without one."""
+    """The number in the table at `place`, or the number that stands there alone. Raises UsageError for all else."""
+    if isinstance(table, int | float) and not isinstance(table, bool):
+        table = {"value": table, "confidence": "unverified", "source": f"{place}, where no source is given"}
     if not isinstance(table, Mapping) or not {"confidence", "source"} <= table.keys():
         raise UsageError(f"{place} must be a table with a value (or low and high), confidence and source.")
     confidence, source = table["confidence"], table["source"]

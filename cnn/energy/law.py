@@ -5,6 +5,7 @@ logarithms of the task's sizes plus a Gaussian process, so that between the meas
 distance from them widens the interval (Rasmussen and Williams 2006, sections 2.2, 2.7 and 5.4.2).
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil, exp, log, log2, sqrt
@@ -58,6 +59,12 @@ class Law:
         correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
         deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
         return self._base(work) * exp(correction), deviation
+
+    def without(self, points: Collection[Point]) -> "Law":
+        """The law of the other points, which varies over the same lengths."""
+        fit = self._fit
+        kept = tuple(point for point in self.points if point not in points)
+        return Law(self.overhead, kept, tuple(fit.lengths.tolist()), fit.noise)
 
     @property
     def error(self) -> float:

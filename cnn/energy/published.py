@@ -1,12 +1,17 @@
 """Time and energy of CNNs that others published (`published.toml`): every number with its source and confidence."""
 
 import tomllib
-from dataclasses import dataclass
-from importlib.resources import files
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import as_file, files
 from typing import Any, Literal, NamedTuple, get_args
 
 from cnn.config import check_values
+from cnn.cost import DATA, FORWARD, UPDATE, Cost, count, layer_stages
+from cnn.energy.algorithms import GEMM, LIBRARIES
 from cnn.errors import FileFormatError, UsageError
+from cnn.model.architecture import Architecture, read_architecture
+from cnn.model.zoo import architecture
 
 Confidence = Literal["read", "derived", "unverified"]
 
@@ -24,7 +29,9 @@ class Published:
     """One published measurement; None is what the source does not say.
 
     `seconds` are those of a batch. `zoo` names the network of cnn's zoo that was run, `layers` a file of its layers in
-    published-nets/, `device_key` the device of the catalogue. `note` says what numbers cannot.
+    published-nets/, `device_key` the device of the catalogue, `library` the software in `cnn.energy.algorithms`. A step
+    in training is forward and backward, with `update` also the update, with `first_data_gradient` also the gradient of
+    the images. `note` says what numbers cannot.
     """
 
     device: str
@@ -36,11 +43,25 @@ class Published:
     zoo: str | None = None
     layers: str | None = None
     device_key: str | None = None
+    library: str | None = None
+    update: bool = False
+    first_data_gradient: bool = False
     note: str | None = None
     seconds: Number | None = None
     images_per_second: Number | None = None
     watts: Number | None = None
     images_per_joule: Number | None = None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Seconds of a batch, read or derived; None where they are unknown."""
+        rate = self.quantities().get("images_per_second")
+        return self.batch / rate.value if rate and self.batch else None
+
+    @property
+    def predictable(self) -> bool:
+        """Whether the row says all that a prediction of it needs."""
+        return bool((self.zoo or self.layers) and self.device_key and self.library and self.step_seconds)
 
     def quantities(self) -> dict[str, Number]:
         """Images per second, watts and images per joule, including those that follow from the others.
@@ -73,9 +94,56 @@ def _derived(value: float, how: str, *given: Number) -> Number:
     return Number(value, "unverified" if unverified else "derived", how)
 
 
-def published() -> list[Published]:
+@cache
+def published() -> tuple[Published, ...]:
     """Every row of published.toml."""
-    return parse(_text())
+    return tuple(parse(_text()))
+
+
+def published_net(zoo: str | None, layers: str | None = None) -> Architecture | None:
+    """The network of the zoo, or the one in a file of published-nets/; None without either."""
+    if layers:
+        with as_file(files("cnn.energy").joinpath("published-nets", f"{layers}.toml")) as path:
+            return read_architecture(path)
+    return architecture(zoo) if zoo else None
+
+
+def layers_of(cost: Cost) -> tuple[object, ...]:
+    """What a network computes for an image, layer by layer, whatever it is called; dropout classifies nothing."""
+    forward = [stage for stage in cost.stages if stage.phase == FORWARD and stage.kind != "Dropout"]
+    return tuple(
+        (stage.kind, stage.extent._replace(rows=stage.extent.rows // cost.batch), stage.gemm_flops // cost.batch)
+        for stage in forward
+    )
+
+
+def ran(run: Published, cost: Cost) -> bool:
+    """Whether a row ran the network of `cost`, by its layers."""
+    return (run.zoo or run.layers) is not None and _published_layers(run.zoo, run.layers) == layers_of(cost)
+
+
+@cache
+def _published_layers(zoo: str | None, layers: str | None) -> tuple[object, ...]:
+    net = published_net(zoo, layers)
+    return () if net is None else layers_of(count(net, 1, training=False))
+
+
+def published_cost(run: Published) -> Cost:
+    """The cost of a row that is `predictable`, with the stages that were timed and no others."""
+    net = published_net(run.zoo, run.layers)
+    assert net is not None
+    assert run.batch is not None
+    cost = count(net, run.batch, training=run.mode == "train")
+    stages = [stage for stage in cost.stages if run.update or stage.phase != UPDATE]
+    if run.first_data_gradient:
+        stages += [stage for stage in layer_stages(net.network.nodes[0], run.batch) if stage.phase == DATA]
+    return replace(cost, stages=tuple(stages))
+
+
+def tested_devices() -> set[str]:
+    """The keys of devices on which others timed a network computed with im2col + GEMM."""
+    rows = [run for run in published() if run.predictable]
+    return {run.device_key or "" for run in rows if LIBRARIES[run.library or ""].kind == GEMM}
 
 
 def published_curves() -> list[dict[str, Any]]:

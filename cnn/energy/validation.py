@@ -1,22 +1,21 @@
-"""Compares the model with measurements: steps on this machine, and published ones that it was not fitted to."""
+"""Compares the model with steps measured on this machine, and with the speed-ups of the Cornell study."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
+from dataclasses import dataclass
 from typing import Any
 
 from cnn.backend import Backend
-from cnn.cost import UPDATE, Cost, count
+from cnn.cost import Cost, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.energy.interval import Interval
 from cnn.energy.model import predict
 from cnn.energy.prediction import Prediction
-from cnn.energy.published import published, published_curves
+from cnn.energy.published import published_curves
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, layer_pass_of, least_times
-from cnn.model.architecture import Architecture, read_architecture
+from cnn.model.architecture import Architecture
 from cnn.system.threads import limit_threads
 
 CORNELL_BATCH = 360
@@ -46,19 +45,16 @@ class LayerError:
 
 @dataclass(frozen=True)
 class ValidatedStep:
-    """One step predicted and measured: here, or by others with `software`, as `source` reports."""
+    """One step predicted, and measured here with the backend `where`."""
 
     net: str
     where: str
-    threads: int | None
+    threads: int
     mode: str
     batch: int
     predicted: Interval
     measured: float
-    source: str
     parts: tuple[LayerError, ...] = ()
-    software: str | None = None
-    indicative: bool = False
 
     @property
     def error(self) -> float:
@@ -95,7 +91,6 @@ def measured_case(
         batch=batch,
         predicted=prediction.seconds,
         measured=sum(times.values()),
-        source="measured here",
         parts=tuple(parts),
     )
 
@@ -107,40 +102,6 @@ def _by_place(prediction: Prediction) -> dict[LayerPass, float]:
         place = layer_pass_of(each.stage)
         found[place] = found.get(place, 0.0) + each.seconds.value
     return found
-
-
-def published_cases(devices: dict[str, Device]) -> list[ValidatedStep]:
-    """Published times of forward and backward passes that the catalogue was not fitted to."""
-    cases = []
-    for row in published():
-        if not (row.layers and row.device_key and row.batch and row.seconds):
-            continue
-        cost = count(published_net(row.layers), row.batch, training=True)
-        # The benchmarks do not update weights.
-        cost = replace(cost, stages=tuple(stage for stage in cost.stages if stage.phase != UPDATE))
-        device = devices[row.device_key]
-        prediction = predict(cost, device)
-        cases.append(
-            ValidatedStep(
-                net=row.layers,
-                where=device.name,
-                threads=None,
-                mode="train",
-                batch=row.batch,
-                predicted=prediction.seconds,
-                measured=row.seconds.value,
-                source=row.source,
-                software=row.software,
-                indicative=prediction.indicative,
-            )
-        )
-    return cases
-
-
-def published_net(name: str) -> Architecture:
-    """The architecture of published measurements that are not of a network of the zoo."""
-    with as_file(files("cnn.energy").joinpath("published-nets", f"{name}.toml")) as path:
-        return read_architecture(path)
 
 
 def mean_absolute_error(cases: Iterable[ValidatedStep]) -> float | None:

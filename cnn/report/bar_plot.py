@@ -6,7 +6,7 @@ from typing import Any
 
 from cnn.energy.interval import Interval
 from cnn.report.comparison import Comparison
-from cnn.report.drawing import LIGHT, Axes, FigureBase, Patch, plain
+from cnn.report.drawing import LIGHT, Axes, FigureBase, Patch, decimal, plain
 from cnn.report.row import Row
 from cnn.report.table import interval_text
 
@@ -65,6 +65,7 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
     # Room for the text after the longest bar.
     if logarithmic:
         axes.set_xscale("log")
+        decimal(axes.xaxis)
         least = min(each.low or each.value for each in known)
         axes.set_xlim(least / 2, most * (most / least) ** 0.7)
     else:

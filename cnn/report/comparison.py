@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cnn.cost import Cost, Stage
+from cnn.energy.checks import Check
 from cnn.energy.interval import Interval
-from cnn.energy.published import Published
+from cnn.energy.published import Published, ran
 from cnn.report.curve import Curve
 from cnn.report.row import Row, published_row
 
@@ -35,7 +36,7 @@ class Comparison:
 
     `same_network` are published runs of this network, in other batches or other arithmetic; `other_networks` are not
     comparable at all. `omitted` says which devices have no row, and why. `scaling` are steps on many nodes, if they
-    were asked for.
+    were asked for. `checks` are published times beside the model's, for a picture.
     """
 
     cost: Cost
@@ -45,6 +46,7 @@ class Comparison:
     breakdowns: tuple[Breakdown, ...] = ()
     omitted: tuple[str, ...] = ()
     scaling: tuple[Curve, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
     def mode(self) -> str:
@@ -74,15 +76,17 @@ def compare(
     breakdowns: Iterable[Breakdown] = (),
     omitted: Iterable[str] = (),
     scaling: Iterable[Curve] = (),
+    checks: Iterable[Check] = (),
 ) -> Comparison:
     """Sorts the rows, and keeps the published runs of the same mode."""
     of_mode = [run for run in runs if run.mode == mode_name(cost)]
     return Comparison(
         cost,
         tuple(sorted(rows, key=lambda row: row.seconds.value if row.seconds else float("inf"))),
-        tuple(published_row(run) for run in of_mode if run.zoo == cost.net),
-        tuple(published_row(run) for run in of_mode if run.zoo != cost.net),
+        tuple(published_row(run) for run in of_mode if ran(run, cost)),
+        tuple(published_row(run) for run in of_mode if not ran(run, cost)),
         tuple(breakdowns),
         tuple(omitted),
         tuple(scaling),
+        tuple(checks),
     )

@@ -10,6 +10,7 @@ from cnn.errors import CnnError
 try:
     import matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure, FigureBase
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -17,7 +18,19 @@ try:
 except ImportError as error:
     raise CnnError("Plots are drawn by matplotlib, which is missing: pip install 'cnn-blas[bench]'.") from error
 
-__all__ = ["LIGHT", "Axes", "Figure", "FigureBase", "Line2D", "Patch", "PercentFormatter", "plain", "png", "svg"]
+__all__ = [
+    "LIGHT",
+    "Axes",
+    "Figure",
+    "FigureBase",
+    "Line2D",
+    "Patch",
+    "PercentFormatter",
+    "decimal",
+    "plain",
+    "png",
+    "svg",
+]
 
 LIGHT = {
     "ink": "#1f2328",
@@ -55,6 +68,12 @@ def plain(axes: Axes, grid: Literal["both", "x"] = "both") -> None:
     axes.grid(axis=grid, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def decimal(axis: Axis) -> None:
+    """Writes the powers of ten of a logarithmic axis as numbers: matplotlib writes formulas, which are not set here."""
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: "")
 
 
 def svg(draw: Callable[[Figure], None], height: float, name: str) -> str:

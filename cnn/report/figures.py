@@ -7,6 +7,7 @@ from cnn.errors import UsageError
 from cnn.report.bar_plot import draw_bars
 from cnn.report.comparison import Comparison
 from cnn.report.drawing import Figure, FigureBase, png, svg
+from cnn.report.published_plot import draw_published
 from cnn.report.roofline_plot import COLUMNS, draw_rooflines, with_roof
 from cnn.report.scaling_plot import draw_scaling
 from cnn.report.table import scaling_sections
@@ -21,6 +22,8 @@ def drawings(comparison: Comparison) -> dict[str, tuple[Drawing, float]]:
         found["bars"] = draw_bars, 1.5 + 0.55 * len(comparison.rows)
     if with_roof(comparison):
         found["rooflines"] = draw_rooflines, 1.2 + 2.9 * ceil(len(with_roof(comparison)) / COLUMNS)
+    if comparison.checks:
+        found["published"] = lambda figure, comparison: draw_published(figure, comparison.checks), 4.4
     if comparison.scaling:
         found["scaling"] = draw_scaling, 0.8 + 3.2 * len(scaling_sections(comparison))
     return found

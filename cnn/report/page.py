@@ -40,6 +40,8 @@ svg { max-width: 100%; height: auto; }
 """
 CAPTIONS = {
     "bars": "Time per batch and energy per image; lines are intervals.",
+    "published": "How far the model is to be trusted: what others measured, over what it says of the same "
+    "(`cnn model validate --published` has the numbers).",
     "scaling": "Steps of data-parallel training by the model; what it assumes stands under the tables.",
     "rooflines": "FLOP count im2col + GEMM as executed: an algorithm that multiplies less can exceed the roof.",
 }

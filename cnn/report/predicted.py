@@ -1,7 +1,7 @@
 """Predicted rows: a network's step on devices of the catalogue, and on this machine as it was calibrated."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cnn.cost import Cost
 from cnn.energy.calibrated import predict_calibrated
@@ -9,10 +9,14 @@ from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
 from cnn.energy.model import Thresholds, predict
 from cnn.energy.prediction import Prediction
+from cnn.energy.published import tested_devices
 from cnn.errors import UsageError
 from cnn.report.comparison import Breakdown, StageTime, mode_name
 from cnn.report.row import Row
 from cnn.words import unknown
+
+UNTESTED = "the time of any network on it"
+"""What is said of a device of which no published step of im2col + GEMM is known."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +33,14 @@ class Target:
             return f"offloaded to by {self.host.name}"
         return "by itself" if self.device.kind == "coprocessor" else None
 
-    def predict(self, cost: Cost, thresholds: Thresholds) -> Prediction:
-        """A step there. Raises UsageError if a number is missing."""
-        return predict(cost, self.device, host=self.host, offload=thresholds if self.host else None)
+    def predict(
+        self, cost: Cost, thresholds: Thresholds, threads: int | None = None, library: str = "im2col"
+    ) -> Prediction:
+        """A step there, on `threads` of a processor, computed as `library` does. Raises UsageError if it is unknown."""
+        if (self.host or self.device).kind == "gpu":
+            threads = None
+        offload = thresholds if self.host else None
+        return predict(cost, self.device, threads=threads, host=self.host, offload=offload, library=library)
 
 
 def targets(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Target]:
@@ -48,11 +57,16 @@ def targets(texts: Sequence[str], devices: Mapping[str, Device]) -> list[Target]
     return found
 
 
-def predict_at(cost: Cost, target: Target, thresholds: Thresholds) -> tuple[Row, Breakdown]:
-    """The row and the breakdown of a step there. Raises UsageError if a number is missing."""
+def predict_at(
+    cost: Cost, target: Target, thresholds: Thresholds, threads: int | None = None, library: str = "im2col"
+) -> tuple[Row, Breakdown]:
+    """The row and the breakdown of a step there. Raises UsageError for what is unknown."""
     device = target.device
-    prediction = target.predict(cost, thresholds)
-    row = _row(prediction, device.name, target.how, "the model, with the catalogue's numbers (`cnn devices`)")
+    prediction = target.predict(cost, thresholds, threads, library)
+    how = ", ".join(text for text in (target.how, library if library != "im2col" else None) if text)
+    row = _row(prediction, device.name, how or None, "the model, with the catalogue's numbers (`cnn devices`)")
+    if device.origin == "catalogue" and (target.host or device.key not in tested_devices()):
+        row = replace(row, unverified=(*row.unverified, UNTESTED))
     # Two devices have no common roofline.
     roof, memory = device.peak_gflops or device.sgemm_gflops, device.stream_gbs
     if target.host or roof is None or memory is None:

@@ -4,7 +4,7 @@ from math import ceil
 
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT
 from cnn.report.comparison import Breakdown, Comparison, StageTime
-from cnn.report.drawing import LIGHT, Axes, FigureBase, Line2D, plain
+from cnn.report.drawing import LIGHT, Axes, FigureBase, Line2D, decimal, plain
 from cnn.report.table import number_text
 
 OF_PHASE = {FORWARD: ("blue", "o"), WEIGHT: ("orange", "s"), DATA: ("green", "^"), UPDATE: ("purple", "D")}
@@ -65,6 +65,8 @@ def _roofline(axes: Axes, each: Breakdown, ends: tuple[float, float]) -> None:
         )
     axes.set_xscale("log")
     axes.set_yscale("log")
+    decimal(axes.xaxis)
+    decimal(axes.yaxis)
     axes.set_xlim(*ends)
     axes.set_title(
         f"{each.device}\n{number_text(peak / 1e9)} GFLOP/s, {number_text(bandwidth / 1e9)} GB/s",

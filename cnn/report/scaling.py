@@ -26,7 +26,9 @@ class Node:
     memory: Quantity
 
     @classmethod
-    def of_target(cls, target: Target, thresholds: Thresholds) -> "Node":
+    def of_target(
+        cls, target: Target, thresholds: Thresholds, threads: int | None = None, library: str = "im2col"
+    ) -> "Node":
         """A target of the catalogue. Raises UsageError if its bandwidth is unknown."""
         device = target.device
         memory = (target.host or device).stream_gbs
@@ -36,7 +38,7 @@ class Node:
                 "(--devices)."
             )
         name = f"{device.name}, {target.how}" if target.how else device.name
-        return cls(name, lambda cost: target.predict(cost, thresholds), memory)
+        return cls(name, lambda cost: target.predict(cost, thresholds, threads, library), memory)
 
     @classmethod
     def of_calibration(cls, calibration: Calibration) -> "Node":
