@@ -24,7 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", type=expanded_text, help="the ONNX file to write")
     parser.add_argument("--opset", type=whole_number, default=OPSET, metavar="N", help="version of ONNX's operators")
     parser.add_argument(
-        "--input", choices=tuple(INPUTS), default="nchw", help="; ".join(f"{key}: {text}" for key, text in INPUTS.items())
+        "--input",
+        choices=tuple(INPUTS),
+        default="nchw",
+        help="; ".join(f"{key}: {text}" for key, text in INPUTS.items()),
     )
     parser.add_argument(
         "--fold", action="store_true", help="multiply batch normalisations into the products before them"

@@ -7,7 +7,20 @@ from typing import Any
 import numpy as np
 
 from cnn.arrays import Shape
-from cnn.layers import Add, AvgPool2D, BatchNorm, Concat, Conv2D, Dropout, Layer, Linear, MaxPool2D, ReLU, ReLU6, Sigmoid
+from cnn.layers import (
+    Add,
+    AvgPool2D,
+    BatchNorm,
+    Concat,
+    Conv2D,
+    Dropout,
+    Layer,
+    Linear,
+    MaxPool2D,
+    ReLU,
+    ReLU6,
+    Sigmoid,
+)
 from cnn.layers.activation import Activation
 from cnn.model.wiring import INPUT
 from cnn.onnx.files import Numbers, Unfit
@@ -148,13 +161,15 @@ class Builder:
 
     def _function(self, value: Value) -> int:
         known = [(base, values) for base, values in value.ancestors if not base.gone]
-        for base, values in reversed(known):
+        for base, values in known:
             if same(values, GRID):
                 value.exclusive = base.exclusive and base.readers == 1
                 return self.place(base)
+        for number, (base, values) in reversed(list(enumerate(known))):
             layer = recognised(values)
             if layer is not None:
-                return self._activated(base, layer, direct=base is known[0][0])
+                # Only if nobody reads what lies between may the base change.
+                return self._activated(base, layer, alone=all(each.readers == 1 for each, _ in known[:number]))
         for base, values in known:
             straight = line(values)
             if straight is not None:
@@ -166,10 +181,10 @@ class Builder:
         """Whether only one node reads the numbers of `base`, so that its layer may be changed."""
         return base.readers == 1 and base.exclusive and place not in self.read
 
-    def _activated(self, base: Value, layer: Layer, *, direct: bool) -> int:
+    def _activated(self, base: Value, layer: Layer, *, alone: bool) -> int:
         place = self.place(base)
         function = layer.function if isinstance(layer, Activation) else ""
-        if direct and place != INPUT and function in FUSED and self._owned(base, place):
+        if alone and place != INPUT and function in FUSED and self._owned(base, place):
             before = self.layers[place].layer
             takes = isinstance(before, Conv2D | Linear | Add) or (isinstance(before, BatchNorm) and function == "relu")
             if takes and getattr(before, "activation", None) is None:
@@ -229,6 +244,10 @@ class Builder:
         if isinstance(layer, MaxPool2D | AvgPool2D | Dropout | Concat):
             return all(map(self.positive, built.inputs))
         return isinstance(layer, ReLU | ReLU6 | Sigmoid) or getattr(layer, "activation", None) in ("relu", "sigmoid")
+
+    def stand_in(self, value: Value) -> int:
+        """A place of the value's shape in a network that will not be built, for nodes after one that does not fit."""
+        return self.add(ReLU(), [self.place(value)])
 
     def reachable(self, last: int) -> list[int]:
         """The places that the layer at `last` depends on, in their order, itself included."""

@@ -41,6 +41,14 @@ _UNARY: dict[str, Callable[[Numbers], Numbers]] = {
 }
 
 
+KNOWN = frozenset(
+    {*_BINARY, *_UNARY, "Constant", "Div", "Cast", "CastLike", "Shape", "Size", "ConstantOfShape", "Gather", "Concat"}
+    | {"Transpose", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Expand", "Slice", "Where", "Range"}
+    | {"ReduceProd", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}
+)
+"""Operators that are computed where all their inputs are known."""
+
+
 def constant(node: Node, inputs: Sequence[Numbers | None], budget: Budget) -> Numbers:
     """The output of a node from its inputs. Raises Unfit if the node is not known or does not fit them."""
     try:
@@ -70,6 +78,8 @@ def _computed(node: Node, inputs: Sequence[Numbers | None], budget: Budget) -> N
         return _UNARY[operator](x)
     if operator == "Cast":
         return x.astype(_TO[node.whole("to")])
+    if operator == "CastLike" and len(given) == 2:
+        return x.astype(given[1].dtype)
     return _shaped(node, x, inputs, budget)
 
 
@@ -108,8 +118,7 @@ def _shaped(node: Node, x: Numbers, inputs: Sequence[Numbers | None], budget: Bu
     if operator == "Transpose":
         return x.transpose(node.wholes("perm") if node.has("perm") else None)
     if operator == "Reshape" and second is not None:
-        shape = [int(each) for each in second]
-        return x.reshape([x.shape[k] if each == 0 else each for k, each in enumerate(shape)])
+        return x.reshape([x.shape[k] if each == 0 else int(each) for k, each in enumerate(second)])
     if operator == "Flatten":
         axis = node.whole("axis", 1)
         return x.reshape(prod(x.shape[:axis]), -1)
@@ -119,9 +128,9 @@ def _shaped(node: Node, x: Numbers, inputs: Sequence[Numbers | None], budget: Bu
             return np.expand_dims(x, tuple(axes or ()))
         return np.squeeze(x, None if axes is None else tuple(axes))
     if operator == "Expand" and second is not None:
-        shape = np.broadcast_shapes(x.shape, tuple(map(int, second)))
-        budget.take(shape)
-        return np.broadcast_to(x, shape)
+        wide = np.broadcast_shapes(x.shape, tuple(map(int, second)))
+        budget.take(wide)
+        return np.broadcast_to(x, wide)
     if operator == "Slice":
         return x[_slices(node, x.ndim, inputs)]
     if operator == "Where" and second is not None and inputs[2] is not None:
@@ -132,7 +141,9 @@ def _shaped(node: Node, x: Numbers, inputs: Sequence[Numbers | None], budget: Bu
         budget.take((max(0, int((end - start) / step) + 1),))
         return np.arange(start, end, step, dtype=x.dtype)
     if operator in ("ReduceProd", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"):
-        function: Any = getattr(np, {"Prod": "prod", "Sum": "sum", "Mean": "mean", "Max": "max", "Min": "min"}[operator[6:]])
+        function: Any = getattr(
+            np, {"Prod": "prod", "Sum": "sum", "Mean": "mean", "Max": "max", "Min": "min"}[operator[6:]]
+        )
         axes = axes_of(node, second)
         kept = bool(node.whole("keepdims", 1))
         return np.asarray(function(x, axis=None if axes is None else tuple(axes), keepdims=kept), x.dtype)

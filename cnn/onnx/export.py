@@ -178,7 +178,9 @@ def _probabilities(writer: Writer, loss: Loss) -> None:
         writer.node("Softmax", [SCORES], PROBABILITIES, axis=1)
     elif isinstance(loss, MeanSquaredError):
         # cnn.ops.losses.target_probabilities: the row is lifted until its largest score reaches `high`.
-        low, high = (writer.constant(f"output.{name}", value) for name, value in (("low", loss.low), ("high", loss.high)))
+        low, high = (
+            writer.constant(f"output.{name}", value) for name, value in (("low", loss.low), ("high", loss.high))
+        )
         axis = writer.constant("output.axis", [1], np.int64)
         largest = (
             writer.node("ReduceMax", [SCORES, axis], "output.largest")

@@ -154,7 +154,9 @@ def _external(tensor: Any, folder: Path, count: int, stored: "np.dtype[Any]") ->
     except ValueError as error:
         raise Unfit(f"{tensor.name!r} lies at no place that can be read ({error})") from error
     if not location or "\0" in location or os.path.isabs(location):
-        raise Unfit(f"{tensor.name!r} has its data in {location[:100]!r}, which is not a file in the folder of the network")
+        raise Unfit(
+            f"{tensor.name!r} has its data in {location[:100]!r}, which is not a file in the folder of the network"
+        )
     path = folder / location
     try:
         # Links count for where they lead.

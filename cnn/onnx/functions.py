@@ -34,6 +34,11 @@ def same(one: Samples, other: Samples) -> bool:
     return bool(np.all(np.abs(one - other) <= 1e-6 * (1 + np.abs(other))))
 
 
+def shortest(number: float) -> float:
+    """The shortest number that is the same in float32, in which ONNX keeps settings."""
+    return float(str(np.float32(number)))
+
+
 def recognised(values: Samples) -> Layer | None:
     """A layer that computes the function, None if there is none."""
     for kind, known in _KNOWN:
@@ -41,7 +46,7 @@ def recognised(values: Samples) -> Layer | None:
             return kind()
     slope = float(values[_MINUS_ONE] / GRID[_MINUS_ONE])
     if np.isfinite(slope) and same(values, np.where(GRID > 0, GRID, slope * GRID)) and slope != 1:
-        return LeakyReLU(float(np.float32(slope)))
+        return LeakyReLU(shortest(slope))
     return None
 
 
@@ -70,9 +75,9 @@ def unary(node: Node, x: Samples, others: Sequence[float | None]) -> Samples | N
     if operator == "Gelu":
         if node.text("approximate", "none") != "none":
             raise Unfit("it is the approximation of GELU by tanh, for which there is no layer")
-        return x * (1 + erf(x / np.sqrt(2))) / 2
+        return np.asarray(x * (1 + erf(x / np.sqrt(2))) / 2)
     if operator == "Swish":
-        return x * expit(node.real("alpha", 1.0) * x)
+        return np.asarray(x * expit(node.real("alpha", 1.0) * x))
     function = _UNARY.get(operator)
     return None if function is None else function(x)
 

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,12 +20,13 @@ from cnn.model.sequential import Sequential
 from cnn.model.wiring import INPUT, INPUT_NAME, wire
 from cnn.onnx import library
 from cnn.onnx.builder import Builder, Value
-from cnn.onnx.constants import constant
+from cnn.onnx.constants import KNOWN, constant
 from cnn.onnx.export import SCORES
 from cnn.onnx.files import Budget, Numbers, Unfit, array, read_proto
+from cnn.onnx.functions import ELEMENTWISE
 from cnn.onnx.metadata import KEPT, MODEL, entry
 from cnn.onnx.nodes import KNOWN_DOMAINS, Node
-from cnn.onnx.operators import ENDINGS, OPERATORS, Given, passed_on, shape_of
+from cnn.onnx.operators import ENDINGS, OPERATORS, PASSED_ON, Given, passed_on, shape_of
 from cnn.onnx.runtime import Comparison, Session, compared
 from cnn.paths import shown
 from cnn.words import counted
@@ -36,6 +38,12 @@ _FLOATS = (1, 10, 11, 16)
 _FLOAT, _UINT8 = 1, 2
 _PIXELS = 1 / 16
 """A network whose first factor is smaller takes pixels from 0 to 255; a larger one divides values of about 1."""
+
+
+GUESSED = (
+    "the file does not say how pixels become its input; they are divided by 255 (--scale, --mean and --std change "
+    "that, such as --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 for most networks of PyTorch)"
+)
 
 
 class Problem(NamedTuple):
@@ -152,16 +160,17 @@ class _Reader:
         problems: list[Problem] = []
         for node in self.nodes:
             lost = any(name in unknown for name in node.inputs)
+            known = node.operator in OPERATORS or node.operator in KNOWN or node.operator in PASSED_ON
             try:
-                if lost or node.operator not in OPERATORS:
-                    if node.operator not in OPERATORS and not self._folds(node, values, unknown):
-                        raise Unfit("there is no layer for it")
-                    if lost:
-                        unknown.update(node.outputs)
-                        continue
+                if not known:
+                    raise Unfit("there is no layer for it")
+                if lost:
+                    unknown.update(node.outputs)
+                    continue
                 values[node.outputs[0]] = self._taken(node, [self._given(name, values) for name in node.inputs])
             except (Unfit, UsageError) as error:
-                unknown.update(node.outputs)
+                values[node.outputs[0]] = stand_in = self._stand_in(node, values)
+                unknown.update(node.outputs if stand_in is None else node.outputs[1:])
                 problems.append(Problem(node.name, node.operator, str(error).rstrip(".")))
         final = values.get(self.output)
         if not problems:
@@ -170,6 +179,19 @@ class _Reader:
             except (Unfit, UsageError) as error:
                 problems.append(Problem(self.output, "output", str(error).rstrip(".")))
         raise NotUnderstood(self.path, problems)
+
+    def _stand_in(self, node: Node, values: Mapping[str, Given]) -> Value | None:
+        """For the output of a node of single elements that does not fit: its largest input, so that more is found."""
+        found = [each for name in node.inputs if isinstance(each := values.get(name), Value)]
+        if node.operator not in ELEMENTWISE or not found or any(each.scores is not None for each in found):
+            return None
+        largest = max(found, key=lambda each: prod(each.shape))
+        try:
+            place = self.builder.stand_in(largest)
+        except (Unfit, UsageError):
+            return None
+        name = node.outputs[0]
+        return Value(name, largest.axes, largest.shape, self.readers(name), place, largest.order)
 
     def _given(self, name: str, values: Mapping[str, Given]) -> Given:
         if name in values:
@@ -180,26 +202,20 @@ class _Reader:
             self.constants[name] = array(self.tensors[name], self.folder, self.budget)
         return self.constants[name]
 
-    def _folds(self, node: Node, values: Mapping[str, Given], unknown: set[str]) -> bool:
-        """Whether a node only computes with constants, or asks for a shape."""
-        if any(name in unknown for name in node.inputs):
-            return False
-        images = [name for name in node.inputs if isinstance(values.get(name), Value)]
-        return not images or node.operator in ("Shape", "ZipMap", "ai.onnx.ml.ZipMap")
-
     def _taken(self, node: Node, inputs: list[Given]) -> Given:
         images = [each for each in inputs if isinstance(each, Value)]
         if not images:
             return constant(node, [each for each in inputs if not isinstance(each, Value)], self.budget)
         first = images[0]
+        if node.operator == "CastLike" and first is not inputs[0] and isinstance(inputs[0], np.ndarray):
+            return inputs[0].astype(np.float32)  # images are floats here
         if node.operator == "Shape":
             shape = shape_of(self, first)
             return np.array(shape[node.whole("start", 0) : node.whole("end", len(shape))], np.int64)
-        if len(images) == 1 and first.scores is not None and node.operator in (*ENDINGS, "ai.onnx.ml.ZipMap"):
+        if len(images) == 1 and first.scores is not None and node.operator in (*ENDINGS, *PASSED_ON):
             return passed_on(self, node, [first])
-        if first is inputs[0] and first.place == INPUT and first.name == self.input and self.kind == _UINT8:
-            if node.operator == "Cast":
-                node.whole("to")
+        if node.operator not in OPERATORS:
+            raise Unfit("there is no layer for it")
         return OPERATORS[node.operator](self, node, inputs)
 
     def _ended(self, final: Given) -> tuple[Value, str]:
@@ -238,16 +254,16 @@ class _Reader:
                 f"{shown(self.path)} has {counted(len(found), 'output')} of numbers ({listed(found)}); name one by "
                 "--output."
             )
-        return found[0]
+        return str(found[0])
 
     def _needed(self) -> list[Node]:
         """The nodes that the output depends on, in the order of the file."""
         producers: dict[str, int] = {}
-        for number, proto in enumerate(self.proto.graph.node):
+        for place, proto in enumerate(self.proto.graph.node):
             for name in proto.output:
                 if name and name in producers:
                     raise FileFormatError(f"{shown(self.path)} gives {name!r:.100} twice; export it again.")
-                producers[name] = number
+                producers[name] = place
         wanted, left = set[int](), [self.output]
         while left:
             name = left.pop()
@@ -289,7 +305,9 @@ class _Reader:
         by_axis = dict(zip(axes, sizes, strict=True))
         shape = asked or (by_axis["H"], by_axis["W"], by_axis["C"])
         if min(shape) < 1 or max(shape) > 1 << 16:
-            raise UsageError(f"{shown(self.path)} takes images of {shape}; give the height, width and channels by --shape.")
+            raise UsageError(
+                f"{shown(self.path)} takes images of {shape}; give the height, width and channels by --shape."
+            )
         for axis, size in zip("HWC", shape, strict=True):
             if by_axis[axis] not in (0, size):
                 raise UsageError(f"{shown(self.path)} takes images with {axis} = {by_axis[axis]}, not {size}.")
@@ -334,7 +352,7 @@ class _Reader:
             scale = float(factor.flat[0] / std.flat[0])
             found = Preprocessing(outer.scale * scale, _shortest(mean * scale - offset))
         else:
-            spread = np.broadcast_to(std / factor, (self.builder.input_shape[2],))
+            spread = np.broadcast_to(std / factor, (self.builder.input_shape[2],)).astype(np.float32)
             found = Preprocessing(outer.scale, _shortest(mean - offset * spread), spread)
         return stored if stored is not None and _alike(stored, found) else found
 
@@ -368,10 +386,7 @@ def _guessed(reader: _Reader, notes: list[str]) -> Preprocessing:
     """Preprocessing for a file that says nothing of it."""
     if reader.takes_pixels:
         return Preprocessing(1.0)
-    notes.append(
-        "the file does not say how pixels become its input; they are divided by 255 (--scale, --mean and --std change "
-        "that, such as --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 for most networks of PyTorch)"
-    )
+    notes.append(GUESSED)
     return Preprocessing(1 / 255)
 
 
@@ -382,8 +397,8 @@ def _preprocessing(steps: Any) -> Preprocessing | None:
         return None
 
 
-def _shortest(mean: Numbers) -> Numbers | None:
-    return mean if np.any(mean) else None
+def _shortest(mean: Numbers) -> npt.NDArray[np.float32] | None:
+    return mean.astype(np.float32) if np.any(mean) else None
 
 
 def _alike(one: Preprocessing, other: Preprocessing) -> bool:

@@ -27,5 +27,3 @@ def entry(properties: dict[str, str], key: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-

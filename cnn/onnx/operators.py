@@ -9,6 +9,7 @@ import numpy as np
 
 from cnn.arrays import Shape
 from cnn.convolution import Padding, Window, kernel_extent, resolve_padding
+from cnn.errors import ShapeError
 from cnn.layers import (
     Add,
     AvgPool2D,
@@ -22,12 +23,12 @@ from cnn.layers import (
     LocalResponseNorm,
     MaxPool2D,
 )
+from cnn.layers.shape import channels_first
 from cnn.onnx.builder import Affine, Builder, Means, Padded, Value
 from cnn.onnx.constants import axes_of
 from cnn.onnx.files import Numbers, Unfit
-from cnn.onnx.functions import ELEMENTWISE, GRID, binary, same, unary
+from cnn.onnx.functions import ELEMENTWISE, GRID, binary, line, recognised, same, shortest, unary
 from cnn.onnx.nodes import Node
-from cnn.onnx.writer import flattened_order
 
 Given = Value | Numbers | None
 Border = tuple[int, int, int, int]
@@ -132,6 +133,11 @@ def _two(node: Node, name: str) -> tuple[int, int]:
 
 def _number(pair: tuple[int, int]) -> int | tuple[int, int]:
     return pair[0] if pair[0] == pair[1] else pair
+
+
+def _step(kernel: tuple[int, int], stride: tuple[int, int]) -> int | tuple[int, int] | None:
+    """The stride of a pool, None if it is the kernel."""
+    return None if stride == kernel else _number(stride)
 
 
 def _plus(one: Border, other: Border) -> Border:
@@ -258,8 +264,7 @@ def _batch_norm(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     if float(arrays["running_variance"].min()) < 0:
         raise Unfit("a variance is below 0")
     momentum, epsilon = node.real("momentum", 0.9), node.real("epsilon", 1e-5)
-    # Layers take what float32 has made of 0.9 for 0.9.
-    layer = BatchNorm(float(f"{momentum:.7g}") if 0 <= momentum < 1 else 0.9, float(f"{epsilon:.7g}"))
+    layer = BatchNorm(shortest(momentum) if 0 <= momentum < 1 else 0.9, shortest(epsilon))
     place = graph.builder.add(layer, [graph.builder.place(x)], arrays, graph.title(node))
     return _made(graph, node, x.axes, place, x.order)
 
@@ -276,7 +281,10 @@ def _rounds_up(size: Shape, kernel: tuple[int, int], stride: tuple[int, int], in
     """Whether the windows with the padding `inner + outer` are those with `inner`, rounded up."""
     if not any(outer) or outer[0] or outer[2]:
         return False
-    rounded = Window((size[0], size[1]), kernel, stride, inner, True)
+    try:
+        rounded = Window((size[0], size[1]), kernel, stride, inner, True)
+    except ShapeError:
+        return False
     beyond = tuple(
         max(0, (out - 1) * step + span - side)
         for out, step, span, side in zip(rounded.out, stride, kernel, rounded.padded, strict=True)
@@ -298,7 +306,7 @@ def _max_pool(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
             border, x = _plus(border, x.padded.border), base
     if not ceil and _rounds_up(x.shape, kernel, stride, (0, 0, 0, 0), border):
         border, ceil = (0, 0, 0, 0), True
-    layer = MaxPool2D(_number(kernel), _number(stride), _padding(border), ceil)
+    layer = MaxPool2D(_number(kernel), _step(kernel, stride), _padding(border), ceil)
     return _made(graph, node, "NCHW", graph.builder.add(layer, [graph.builder.place(x)]))
 
 
@@ -306,23 +314,22 @@ def _avg_pool(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x = _images(_value(inputs))
     kernel, stride, border = _windows(node, x)
     counts, ceil = bool(node.whole("count_include_pad", 0)), bool(node.whole("ceil_mode", 0))
-    base = _squared(x)
-    if base is not None and kernel[0] == kernel[1] and kernel[0] % 2 and stride == (1, 1):
-        if counts and not ceil and border == (kernel[0] // 2,) * 4:
-            name = node.outputs[0]
-            means = Means(base, kernel[0], "within")
-            return Value(name, x.axes, x.shape, graph.readers(name), means=means)
+    base, reach = _squared(x), (kernel[0] // 2,) * 4
+    centred = kernel[0] == kernel[1] and kernel[0] % 2 == 1 and stride == (1, 1) and border == reach
+    if base is not None and centred and counts and not ceil:
+        name = node.outputs[0]
+        return Value(name, x.axes, x.shape, graph.readers(name), means=Means(base, kernel[0], "within"))
     if not any(border):
         counts = True
-    if x.padded is not None and x.padded.number == 0 and x.place is None:
-        inner = x.padded.border
+    padded = x.padded
+    if padded is not None and padded.number == 0 and x.place is None:
         if counts and not (ceil and any(border)):
-            border, x = _plus(border, inner), x.padded.base
-        elif not ceil and _rounds_up(x.padded.base.shape, kernel, stride, inner, border):
-            border, x, ceil, counts = inner, x.padded.base, True, True
+            border, x = _plus(border, padded.border), padded.base
+        elif not ceil and _rounds_up(padded.base.shape, kernel, stride, padded.border, border):
+            border, x, ceil, counts = padded.border, padded.base, True, True
     elif not counts and not ceil and _rounds_up(x.shape, kernel, stride, (0, 0, 0, 0), border):
         border, ceil, counts = (0, 0, 0, 0), True, True
-    layer = AvgPool2D(_number(kernel), _number(stride), _padding(border), ceil, counts)
+    layer = AvgPool2D(_number(kernel), _step(kernel, stride), _padding(border), ceil, counts)
     return _made(graph, node, "NCHW", graph.builder.add(layer, [graph.builder.place(x)]))
 
 
@@ -351,7 +358,9 @@ def _lrn(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x, size = _images(_value(inputs)), node.whole("size")
     if size % 2 == 0:
         raise Unfit(f"it is over {size} channels; only odd numbers are centred")
-    layer = LocalResponseNorm(size, node.real("alpha", 1e-4), node.real("beta", 0.75), node.real("bias", 1.0))
+    numbers = (node.real("alpha", 1e-4), node.real("beta", 0.75), node.real("bias", 1.0))
+    alpha, beta, k = map(shortest, numbers)
+    layer = LocalResponseNorm(size, alpha, beta, k)
     return _made(graph, node, "NCHW", graph.builder.add(layer, [graph.builder.place(x)]))
 
 
@@ -362,7 +371,7 @@ def _dropout(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     share = node.real("ratio", 0.5) if rate is None else float(rate.reshape(-1)[0])
     if not 0 < share < 1:
         return _view(graph, node, x, x.axes)
-    place = graph.builder.add(Dropout(float(f"{share:.7g}")), [graph.builder.place(x)])
+    place = graph.builder.add(Dropout(shortest(share)), [graph.builder.place(x)])
     return _made(graph, node, x.axes, place, x.order)
 
 
@@ -399,7 +408,7 @@ def _flat(graph: Graph, node: Node, x: Value) -> Value:
     if x.axes not in ("NCHW", "NHWC"):
         raise Unfit(f"it flattens {' '.join(x.axes)}; only images N C H W or N H W C have their order known")
     place = graph.builder.add(Flatten(), [graph.builder.place(x)])
-    order = flattened_order(height, width, channels) if x.axes == "NCHW" else None
+    order = channels_first(height, width, channels) if x.axes == "NCHW" else None
     return _made(graph, node, "NC", place, order)
 
 
@@ -414,9 +423,7 @@ def _reshape(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x, target = _value(inputs), _constant(inputs, 1, "its shape").reshape(-1)
     before = shape_of(graph, x)
     kept = not node.whole("allowzero", 0)
-    shape = [
-        before[k] if each == 0 and kept and k < len(before) else int(each) for k, each in enumerate(target)
-    ]
+    shape = [before[k] if each == 0 and kept and k < len(before) else int(each) for k, each in enumerate(target)]
     if shape.count(-1) == 1:
         known = -prod(shape)
         shape[shape.index(-1)] = prod(before) // known if known > 0 else 0
@@ -507,7 +514,7 @@ def _pad(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
 
 def _softmax(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x, axis = _value(inputs), node.whole("axis", 1 if node.opset < 13 else -1)
-    if not -len(x.axes) <= axis < len(x.axes) or len(x.shape) == 3 and x.shape[:2] != (1, 1):
+    if not -len(x.axes) <= axis < len(x.axes) or (len(x.shape) == 3 and x.shape[:2] != (1, 1)):
         raise Unfit("it is not over the classes")
     if x.axes[axis] != "C" and node.opset >= 13:
         raise Unfit("it is not over the classes")
@@ -530,6 +537,20 @@ def _cast(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
         raise Unfit("it rounds to whole numbers")
     name = node.outputs[0]
     return Value(name, x.axes, x.shape, graph.readers(name), order=x.order, ancestors=x.descent())
+
+
+def _cast_like(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
+    x = _value(inputs)
+    name = node.outputs[0]
+    return Value(name, x.axes, x.shape, graph.readers(name), order=x.order, ancestors=x.descent())
+
+
+def _expand(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
+    x, target = _value(inputs), [int(each) for each in _constant(inputs, 1, "its shape").reshape(-1)]
+    before = shape_of(graph, x)
+    if len(target) > len(before) or any(a not in (1, b) for a, b in zip(target[::-1], before[::-1], strict=False)):
+        raise Unfit(f"it repeats numbers from the shape {before} to {target}, for which there is no layer")
+    return _view(graph, node, x, x.axes)
 
 
 def _sum(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
@@ -588,9 +609,8 @@ def _of_two(graph: Graph, node: Node, operator: str, x: Value, y: Value) -> Valu
         return _response_norm(graph, node, x, y.means)
     shared = {id(base): values for base, values in y.descent()}
     both = [(base, binary(operator, values, shared[id(base)])) for base, values in x.descent() if id(base) in shared]
-    if both and x.same_layout(y):
-        if operator != "Add" or x is y or _is_known(both):
-            return _lazy(graph, node, x, both)
+    if both and x.same_layout(y) and (operator != "Add" or x is y or _is_known(both)):
+        return _lazy(graph, node, x, both)
     if operator != "Add":
         text = "a product of two branches, as in squeeze-and-excitation" if operator == "Mul" else "of two branches"
         raise Unfit(f"it is {text}, for which there is no layer")
@@ -598,21 +618,14 @@ def _of_two(graph: Graph, node: Node, operator: str, x: Value, y: Value) -> Valu
 
 
 def _is_known(both: list[tuple[Value, Any]]) -> bool:
-    from cnn.onnx.functions import line, recognised
-
     return any(recognised(values) is not None or line(values) is not None for _, values in both)
 
 
 def _response_norm(graph: Graph, node: Node, x: Value, means: Means) -> Value:
     if means.k is None or means.beta is None:
         raise Unfit("it divides by the means of squares, but not as a local response normalisation")
-    layer = LocalResponseNorm(means.size, _plain(means.alpha), _plain(means.beta), _plain(means.k), means.region)
+    layer = LocalResponseNorm(means.size, shortest(means.alpha), shortest(means.beta), shortest(means.k), means.region)
     return _made(graph, node, "NCHW", graph.builder.add(layer, [graph.builder.place(x)], title=graph.title(node)))
-
-
-def _plain(number: float) -> float:
-    """The shortest number that is the same in float32."""
-    return float(str(np.float32(number)))
 
 
 def _with_constant(graph: Graph, node: Node, operator: str, inputs: Sequence[Given]) -> Value:
@@ -684,7 +697,7 @@ def _scaled(graph: Graph, node: Node, operator: str, x: Value, number: Numbers, 
 
 
 OPERATORS: dict[str, Operator] = {
-    **{name: elementwise for name in ELEMENTWISE},
+    **dict.fromkeys(ELEMENTWISE, elementwise),
     "Conv": _conv,
     "Gemm": _gemm,
     "MatMul": _matmul,
@@ -707,7 +720,11 @@ OPERATORS: dict[str, Operator] = {
     "Softmax": _softmax,
     "LogSoftmax": _softmax,
     "Cast": _cast,
+    "CastLike": _cast_like,
+    "Expand": _expand,
     "Sum": _sum,
 }
+PASSED_ON = ("ai.onnx.ml.ZipMap",)
+"""Operators that only change the form of probabilities, in what scikit-learn's converter writes."""
 ENDINGS = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze")
 """Operators that may follow a Softmax."""

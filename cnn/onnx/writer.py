@@ -31,6 +31,7 @@ from cnn.layers import (
     Tanh,
 )
 from cnn.layers.activation import Activation
+from cnn.layers.shape import channels_first
 from cnn.model.node import Node
 
 Floats = npt.NDArray[np.floating[Any]]
@@ -179,9 +180,7 @@ def _max_pool(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     layer = node.layer
     assert isinstance(layer, MaxPool2D)
     # ceil_mode differs between runtimes and opsets; padding, which is never the largest element, does not.
-    return Tensor(
-        writer.node("MaxPool", [inputs[0].name], f"{node.name}.output", node.name, **_pooled(layer.window))
-    )
+    return Tensor(writer.node("MaxPool", [inputs[0].name], f"{node.name}.output", node.name, **_pooled(layer.window)))
 
 
 def _avg_pool(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
@@ -216,15 +215,8 @@ def _flatten(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     order = None
     if len(shape) == 3:
         height, width, channels = shape
-        order = flattened_order(height, width, channels)
+        order = channels_first(height, width, channels)
     return Tensor(writer.node("Flatten", [source.name], f"{node.name}.output", node.name, axis=1), order)
-
-
-def flattened_order(height: int, width: int, channels: int) -> npt.NDArray[np.int64] | None:
-    """For each element of a flattened (C, H, W) its place in the flattened (H, W, C); None if it is the same."""
-    if channels == 1 or height * width == 1:
-        return None
-    return np.arange(height * width * channels).reshape(height, width, channels).transpose(2, 0, 1).ravel()
 
 
 def reordered(writer: Writer, source: Tensor, name: str) -> str:
@@ -246,9 +238,7 @@ def _add(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     layer, name = node.layer, node.name
     assert isinstance(layer, Add)
     alike = len({None if each.order is None else each.order.tobytes() for each in inputs}) == 1
-    names = [
-        each.name if alike else reordered(writer, each, f"{name}.{place}") for place, each in enumerate(inputs)
-    ]
+    names = [each.name if alike else reordered(writer, each, f"{name}.{place}") for place, each in enumerate(inputs)]
     plain = writer.node("Add" if len(names) == 2 else "Sum", names, f"{name}.output", name)
     return Tensor(writer.activation(layer.activation, plain, name), inputs[0].order if alike else None)
 
@@ -304,8 +294,8 @@ def _lrn(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     squares = writer.node("Mul", [source, source], f"{name}.squares")
     if layer.region == "within":
         reach = size // 2
-        settings = {"kernel_shape": (size, size), "strides": (1, 1), "pads": (reach,) * 4, "count_include_pad": 1}
-        means = writer.node("AveragePool", [squares], f"{name}.means", **settings)
+        square: dict[str, Any] = {"kernel_shape": (size, size), "strides": (1, 1), "pads": (reach,) * 4}
+        means = writer.node("AveragePool", [squares], f"{name}.means", count_include_pad=1, **square)
     else:
         channels = node.input_shapes[0][2]
         distance = np.arange(channels)[None, :] - np.arange(channels)[:, None]
@@ -332,6 +322,5 @@ _WRITERS: dict[type[Layer], Callable[[Writer, Node, Sequence[Tensor]], Tensor]] 
     Dropout: _dropout,
     Add: _add,
     Concat: _concat,
-    **{each: _activation for each in (ReLU, Tanh, Sigmoid, LeakyReLU, ReLU6, GELU, SiLU, HardSwish)},
+    **dict.fromkeys((ReLU, Tanh, Sigmoid, LeakyReLU, ReLU6, GELU, SiLU, HardSwish), _activation),
 }
-
