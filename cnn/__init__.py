@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from cnn.model.modelfile import load_model, save_model
     from cnn.model.sequential import Sequential
     from cnn.model.zoo import architecture
+    from cnn.onnx.export import export_onnx
+    from cnn.onnx.importer import import_onnx
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
     from cnn.training.results import EpochResult
@@ -94,6 +96,8 @@ _NAMES = {
     "cnn.model.modelfile": ("load_model", "save_model"),
     "cnn.model.sequential": ("Sequential",),
     "cnn.model.zoo": ("architecture",),
+    "cnn.onnx.export": ("export_onnx",),
+    "cnn.onnx.importer": ("import_onnx",),
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
     "cnn.training.results": ("EpochResult",),

@@ -21,6 +21,8 @@ COMMANDS = {
     "train": "train a model and save it",
     "eval": "measure a saved model's accuracy on a data set",
     "predict": "classify image files with a saved model",
+    "export": "write a saved model as an ONNX file",
+    "import": "read a network from an ONNX file, or PyTorch's weights",
     "summary": "show a network's layers, parameters, operations and memory",
     "cost": "count FLOP and bytes of a step, layer by layer and phase by phase",
     "devices": "list the devices whose time and energy can be predicted",

@@ -130,8 +130,8 @@ def count(described: Described, batch: int, *, training: bool) -> Cost:
 
 
 def gradient_bytes(described: Described) -> dict[str, int]:
-    """Bytes of the gradients of each layer that has parameters, in the order of the layers."""
-    counts = ((node.name, node.parameter_count) for node in described.network.nodes)
+    """Bytes of the gradients of each layer that has parameters and is not frozen, in the order of the layers."""
+    counts = ((node.name, node.parameter_count) for node in described.network.nodes if not node.layer.frozen)
     return {name: FLOAT * parameters for name, parameters in counts if parameters}
 
 

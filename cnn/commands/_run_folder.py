@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from cnn.errors import CnnError, FileFormatError, UsageError
 from cnn.model.modelfile import FILE
-from cnn.paths import reading, shown
+from cnn.paths import check_file, reading, shown
 from cnn.system.lock import FolderLock
 from cnn.system.storage import remove_parts, write_atomically
 from cnn.terminal.printing import note
@@ -106,6 +106,20 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise FileFormatError(
             f"{shown(path)} cannot be read ({error}); there is no run to resume in that folder."
         ) from error
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """The result of the run in a folder. Raises FileFormatError if it cannot be read."""
+    path = folder / SUMMARY
+    check_file(path, "summary")
+    try:
+        with reading(path, "summary"):
+            found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{shown(path)} cannot be read ({error}); restore or remove it.") from error
+    if not isinstance(found, dict):
+        raise FileFormatError(f"{shown(path)} is not the summary of a run; restore or remove it.")
+    return found
 
 
 def _new_folder(wanted: Path) -> Path:

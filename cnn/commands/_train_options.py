@@ -4,13 +4,16 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from cnn.backend import Backend
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option, converted
 from cnn.commands._run_folder import SETTINGS, read_settings, refuse_a_run
-from cnn.data.dataset import DEFAULT_DATASET
+from cnn.config import require
+from cnn.data.dataset import DEFAULT_DATASET, Dataset
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
 from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
+from cnn.training.finetuning import Start
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
@@ -20,6 +23,8 @@ REMEMBERED = {
     "dataset": DEFAULT_DATASET,
     "data_dir": None,
     "model": None,
+    "init": None,
+    "freeze": None,
     "epochs": None,
     "batch_size": None,
     "accumulate": 1,
@@ -56,6 +61,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=expanded_text,
         metavar="NAME",
         help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
+    )
+    parser.add_argument(
+        "--init",
+        type=expanded_text,
+        metavar="FILE",
+        help="a saved model to start from, with its layers, weights and preprocessing; for other classes its last "
+        "layer is made anew",
+    )
+    parser.add_argument(
+        "--freeze",
+        metavar="NAMES",
+        help="layers of --init that stay as they are, separated by commas, such as 'conv*,batchnorm*'",
     )
     recipe = parser.add_argument_group("recipe (default: the network's own)")
     recipe.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the training images")
@@ -149,8 +166,19 @@ def recall(options: argparse.Namespace, world: World) -> None:
     # The run may be resumed from elsewhere.
     if options.model is not None and options.model.endswith(".toml"):
         options.model = str(Path(options.model).absolute())
+    if options.init is not None:
+        options.init = str(Path(options.init).absolute())
     if options.data_dir is not None:
         options.data_dir = str(Path(options.data_dir).absolute())
+
+
+def start_of(options: argparse.Namespace, data: Dataset, backend: Backend) -> Start | None:
+    """The saved model that the run starts from, if one is named."""
+    if options.init is None:
+        require(options.freeze is None, "--freeze keeps layers as a saved model has them; name it by --init.")
+        return None
+    require(options.model is None, "--init brings its own network; leave out --model.")
+    return Start(options.init, data, options.freeze.split(",") if options.freeze else (), backend)
 
 
 def _stored(options: argparse.Namespace) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 import cnn
 from cnn.commands import _common
 from cnn.commands._run_folder import CHECKPOINT, METRICS, SUMMARY, RunFolder
-from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall
+from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall, start_of
 from cnn.data.dataset import Dataset, Split
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
@@ -51,7 +51,9 @@ def run(options: argparse.Namespace) -> None:
         with world.together(), world.first_here():  # it may compile
             resources = stack.enter_context(_common.resources(options, world.local_size))
         with world.together():
-            architecture = _adjusted(_common.fitting_architecture(options.model, data), options)
+            start = start_of(options, data, resources.backend)
+            chosen = start.architecture if start else _common.fitting_architecture(options.model, data)
+            architecture = _adjusted(chosen, options)
             batch_size = options.batch_size or architecture.recipe.batch_size
             meter: Meter = Unmetered("of rank 0")
             if world.local_rank == 0:
@@ -60,6 +62,8 @@ def run(options: argparse.Namespace) -> None:
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data, options.validation, rng)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
+            if start is not None:
+                start.apply(model)
             folder = None
             if world.rank == 0:
                 folder = stack.enter_context(RunFolder(options.out, f"{model.name}-{data.name}", resume=options.resume))
@@ -77,7 +81,8 @@ def run(options: argparse.Namespace) -> None:
                 folder.save_settings(_settings(options, data, trainer, resources, epochs))
                 listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
                 with output_may_fail():
-                    print_lines(_header(data, trainer, resources, places, options, epochs, folder.path))
+                    lines = _header(data, trainer, resources, places, options, epochs, folder.path)
+                    print_lines(lines | (start.describe(model) if start else {}))
                     for note in data.notes:
                         print(f"note: {shown(note)}")
         trainer.rehearse(data.test)

@@ -150,11 +150,14 @@ class Layer(Configurable):
     inputs it reads the layer before it, without a name it gets one of its class and a number, such as "conv2". A layer
     of several inputs takes several shapes and arrays, and returns a tuple of gradients.
 
+    A frozen layer stays as it is in training: neither its parameters nor its running statistics change.
+
     A copy of a layer has its settings only, so that another network can build it.
     """
 
     name: str | None = None
     inputs: str | list[str] | None = field(default=None, repr=False)
+    frozen: bool = field(default=False, repr=False)
 
     generated_name = False
     """Whether `name` was not given but made by a network."""

@@ -22,7 +22,8 @@ class BatchNorm(Layer):
 
     Inference uses running means: running = momentum * running + (1 - momentum) * batch. Both use the biased variance.
     There it becomes part of the convolution or the product before it, where that is less work than a pass of its own.
-    Without `scale` or `shift` this factor is 1, or this term 0, and not trained. activation is None or "relu".
+    Without `scale` or `shift` this factor is 1, or this term 0, and not trained. activation is None or "relu". A frozen
+    one uses the running means in training, too.
     """
 
     momentum: float = 0.9
@@ -61,7 +62,9 @@ class BatchNorm(Layer):
         return Work([*statistics, elementwise(2 * x, 2 * x)], data_gradient=backward)
 
     def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
-        return Footprint(scratch={"normal": prod(input_shape)} if training else {})
+        if training and self.frozen and self.activation:
+            return Footprint(scratch={"frozen y": prod(input_shape), "frozen dz": prod(input_shape)})
+        return Footprint(scratch={"normal": prod(input_shape)} if training and not self.frozen else {})
 
     def create(self) -> None:
         shape = self.input_shape[-1:]
@@ -76,7 +79,7 @@ class BatchNorm(Layer):
     def forward(self, x: Array, *, training: bool) -> Array:
         self._x = x
         mean, variance = self._running
-        if training:
+        if training and not self.frozen:
             channels = self.input_shape[-1:]
             mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
             self.backend.batch_statistics(x, mean, variance)
@@ -104,6 +107,8 @@ class BatchNorm(Layer):
         return scratch.get("folded weights", shape), scratch.get("folded bias", shape[-1:])
 
     def backward(self, dy: Array) -> Array:
+        if self.frozen:
+            return self._backward_frozen(dy)
         channels = self.input_shape[-1:]
         mean, variance = self.buffers.get("mean", channels), self.buffers.get("variance", channels)
         arrays = (self._x, dy, mean, variance, self.gamma.value, self.beta.value)
@@ -114,6 +119,20 @@ class BatchNorm(Layer):
         rows = shard.whole(len(dy)) * prod(self.input_shape[:-1])
         dx = self.input_gradient_buffer(len(dy))
         self.backend.batch_norm_gradient(*arrays, dgamma, dbeta, dx, epsilon=self.epsilon, rows=rows, relu=relu)
+        return dx
+
+    def _backward_frozen(self, dy: Array) -> Array:
+        """The gradient of x where mean and variance do not depend on it: dz * gamma / sqrt(variance + epsilon)."""
+        mean, variance = self._running
+        dx = self.input_gradient_buffer(len(dy))
+        if self.activation == "relu":
+            y, dz = self.context.scratch.get("frozen y", dy.shape), self.context.scratch.get("frozen dz", dy.shape)
+            factors = (self.gamma.value, self.beta.value)
+            self.backend.batch_norm(self._x, mean, variance, *factors, y, epsilon=self.epsilon, relu=True)
+            self.backend.activation_gradient("relu", y, dy, dz)
+            dy = dz
+        zeros = self._zeros
+        self.backend.batch_norm(dy, zeros, variance, self.gamma.value, zeros, dx, epsilon=self.epsilon, relu=False)
         return dx
 
     def _factors(self, name: str, start: Initializer, *, trained: bool) -> Parameter:

@@ -10,6 +10,7 @@ from cnn.arrays import Array, Shape
 from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.layers.layer import Layer, Lives, image_shape
+from cnn.ops.pooling import mean_weights, pixels_inside
 
 
 class Pool2D(Layer):
@@ -94,12 +95,16 @@ class MaxPool2D(Pool2D):
 
 @dataclass(eq=False)
 class AvgPool2D(Pool2D):
-    """The mean under each window; padding counts as zeros, anything beyond the padding does not count (as in Caffe)."""
+    """The mean under each window; padding counts as zeros, anything beyond the padding does not count (as in Caffe).
+
+    Without count_padding only pixels of the image count, as in most networks of Keras.
+    """
 
     kernel: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
     padding: Padding = "valid"
     ceil: bool = False
+    count_padding: bool = True
 
     lives = Lives()
 
@@ -107,17 +112,36 @@ class AvgPool2D(Pool2D):
         return self._work(batch, input_shape, routed=False, training=training)
 
     def memory(self, input_shape: Shape, *, training: bool) -> Footprint:
-        return Footprint(scratch={"shares": prod(self.shape_after(input_shape))} if training else {})
+        outputs = prod(self.shape_after(input_shape))
+        shares = {"uncounted": outputs} if self._uncounts(self.window_on(input_shape)) else {}
+        return Footprint(scratch=shares | {"shares": outputs} if training else {})
+
+    def create(self) -> None:
+        super().create()
+        self._factors: Array | None = None
+        if self._uncounts(self.window):
+            factors = 1 / (pixels_inside(self.window) * mean_weights(self.window))
+            self._factors = self.backend.asarray(np.broadcast_to(factors, self.output_shape), self.context.dtype)
 
     def forward(self, x: Array, *, training: bool) -> Array:
         y = self.output_buffer(len(x))
         self.backend.avg_pool2d(x, self.window, y)
+        if self._factors is not None:
+            self.backend.scale(y, self._factors, y)
         return y
 
     def backward(self, dy: Array) -> Array:
+        if self._factors is not None:
+            scaled = self.context.scratch.get("uncounted", dy.shape)
+            self.backend.scale(dy, self._factors, scaled)
+            dy = scaled
         dx = self.input_gradient_buffer(len(dy))
         self.backend.avg_pool2d_gradient(dy, self.window, dx, self.context.scratch)
         return dx
+
+    def _uncounts(self, window: Window) -> bool:
+        """Whether there is padding that does not count."""
+        return not self.count_padding and any(window.padding)
 
 
 @dataclass(eq=False)

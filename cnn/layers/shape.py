@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from math import prod
 
 import numpy as np
+import numpy.typing as npt
 
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
@@ -30,6 +31,13 @@ class Flatten(Layer):
 
     def backward(self, dy: Array) -> Array:
         return dy.reshape(len(dy), *self.input_shape)
+
+
+def channels_first(height: int, width: int, channels: int) -> npt.NDArray[np.int64] | None:
+    """For each element of a flattened (C, H, W) its place in the flattened (H, W, C); None if it is the same."""
+    if channels == 1 or height * width == 1:
+        return None
+    return np.arange(height * width * channels).reshape(height, width, channels).transpose(2, 0, 1).ravel()
 
 
 @dataclass(eq=False)

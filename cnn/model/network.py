@@ -61,8 +61,8 @@ class Network:
     """Layers in an order where each comes after the layers it reads; the output of the last is the network's output.
 
     It is a structure with shapes until `build` gives the layers parameters and memory. `order` has the places of a walk
-    forward, `backward_order` those of a walk backward: only layers that have parameters, or come after a layer with
-    parameters, need a gradient.
+    forward, `backward_order` those of a walk backward: only layers that have parameters and are not frozen, or come
+    after such a layer, need a gradient.
     """
 
     context: Context
@@ -156,7 +156,7 @@ class Network:
         self._plans = dict[bool, Plan]()
         self.trained = set[int]()
         for node in self.nodes:
-            if node.parameter_count or self.trained.intersection(node.inputs):
+            if (node.parameter_count and not node.layer.frozen) or self.trained.intersection(node.inputs):
                 self.trained.add(node.place)
         self.backward_order = [place for place in reversed(self.order) if place in self.trained]
 

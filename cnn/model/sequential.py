@@ -109,8 +109,9 @@ class Sequential:
         self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
         self.buffers = self.context.buffers()
         self.network.build(self.context)
-        self.groups = packed(self.backend, self.parameters)
-        """The parameters as a few long ones, for an optimizer."""
+        trained = (each for layer in self.layers if not layer.frozen for each in layer.parameters)
+        self.groups = packed(self.backend, trained)
+        """The parameters that are trained as a few long ones, for an optimizer."""
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:

@@ -19,6 +19,14 @@ def mean_weights(window: Window) -> Array:
     return 1.0 / np.multiply.outer(*counts)[:, :, None]
 
 
+def pixels_inside(window: Window) -> Array:
+    """The pixels of the image, without padding, under each window: (P, Q, 1) float64."""
+    counts = np.zeros((*window.out, 1))
+    for _, _, p, q, _, _ in window.each_tap():
+        counts[p, q] += 1
+    return counts
+
+
 class Pooling:
     """Pooling over windows of x (N, H, W, C) to (N, P, Q, C)."""
 

@@ -41,6 +41,17 @@ def number(text: str) -> float:
     return value
 
 
+def numbers(text: str) -> list[float]:
+    """Finite numbers, separated by commas."""
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        values = [float("nan")]
+    if not all(abs(value) < float("inf") for value in values):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers separated by commas")
+    return values
+
+
 def share(text: str) -> float:
     """A number of at least 0 and below 1."""
     try:

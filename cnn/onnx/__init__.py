@@ -1,0 +1,1 @@
+"""ONNX files: models written to them and read from them, each checked against ONNX Runtime."""
