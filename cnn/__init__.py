@@ -51,8 +51,9 @@ if TYPE_CHECKING:
     from cnn.model.zoo import architecture
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
-    from cnn.training.results import EpochResult
-    from cnn.training.trainer import Callback, Trainer, fit
+    from cnn.training.fitting import fit
+    from cnn.training.results import EpochResult, History
+    from cnn.training.trainer import Callback, Trainer
 
 __version__ = version("cnn-blas")
 
@@ -96,8 +97,9 @@ _NAMES = {
     "cnn.model.zoo": ("architecture",),
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
-    "cnn.training.results": ("EpochResult",),
-    "cnn.training.trainer": ("Callback", "Trainer", "fit"),
+    "cnn.training.fitting": ("fit",),
+    "cnn.training.results": ("EpochResult", "History"),
+    "cnn.training.trainer": ("Callback", "Trainer"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("initializers", "losses", "optimizers", "schedules")

@@ -57,7 +57,7 @@ def write_mnist(folder: Path, images: int = 3) -> Path:
     ("images", "labels", "message"),
     [
         (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int64), r"shape \(2, 3, 3\)"),
-        (np.zeros((2, 3, 3, 1), np.float32), np.zeros(2, np.int64), "float32"),
+        (np.zeros((2, 3, 3, 1), np.float16), np.zeros(2, np.int64), "float16"),
         (np.zeros((2, 0, 3, 1), np.uint8), np.zeros(2, np.int64), r"\(2, 0, 3, 1\)"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.float32), "type float32"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros((2, 1), np.int64), r"\(2, 1\)"),

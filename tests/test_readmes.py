@@ -154,7 +154,7 @@ Say `cnn eval`, `cnn eval --speed` or `cnn bench --ranks`, `--epochs N`, `--sped
 `cnn/cli.py` and `cnn/clip.py`.
 
 ```python
-from cnn.training.trainer import fit
+from cnn.training.fitting import fit
 from cnn import nothing
 import cnn
 
@@ -193,7 +193,7 @@ def test_planted_mistakes_are_found(planted):
     found = planted.wrong_python()
     for line, words in zip(
         found,
-        ("imports fit from cnn.training.trainer", "cnn.nothing", "uses cnn.schedules.Konstant", "invalid syntax"),
+        ("imports fit from cnn.training.fitting", "cnn.nothing", "uses cnn.schedules.Konstant", "invalid syntax"),
         strict=True,
     ):
         assert words in line

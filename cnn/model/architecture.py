@@ -33,8 +33,8 @@ PREPROCESSINGS = ("scale", "mean_image", "standardise")
 class Recipe:
     """How a model is trained: the defaults of `cnn train`.
 
-    preprocessing is "scale" (pixels * pixel_scale), "mean_image" (minus the training images' mean) or "standardise"
-    (mean 0 and standard deviation 1 per channel).
+    preprocessing is "scale" (pixels of 8 bits * pixel_scale, others as their white is), "mean_image" (minus the
+    training images' mean) or "standardise" (mean 0 and standard deviation 1 per channel).
     """
 
     epochs: int = 10
@@ -68,11 +68,7 @@ class Recipe:
 
     def preprocess(self, data: Dataset) -> Preprocessing:
         """The preprocessing, with its constants computed from the training images."""
-        if self.preprocessing == "mean_image":
-            return Preprocessing.mean_image(data.train, self.pixel_scale)
-        if self.preprocessing == "standardise":
-            return Preprocessing.standardise(data.train, self.pixel_scale)
-        return Preprocessing.scale_only(self.pixel_scale)
+        return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
 
 
 @dataclass

@@ -125,6 +125,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         backend=backend,
         dtype=np.dtype(table["dtype"]),
     )
+    model.met, model.adapts = True, False
     if table.get("border") is not None:
         low, high = table["border"]
         model.border = float(low), float(high)
