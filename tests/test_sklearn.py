@@ -23,8 +23,8 @@ DIGITS, NAMES = load_digits(return_X_y=True)
 DIGITS, NAMES = DIGITS[:300], NAMES[:300]
 
 EXPECTED = {
-    "check_sample_weight_equivalence_on_dense_data": "an image of weight 2 is seen once in an epoch, not twice: another "
-    "number of images makes other batches",
+    "check_sample_weight_equivalence_on_dense_data": "an image of weight 2 is seen once in an epoch, not twice: "
+    "another number of images makes other batches",
 }
 """The checks that cannot hold, with the reasons."""
 
@@ -124,7 +124,7 @@ def test_weights_move_the_answers():
     half = np.where(names == "few", 0.0, 1.0)
     ignored = CNNClassifier(**settings).fit(X, names, sample_weight=half)
     assert (ignored.predict(X) == "many").all()
-    with pytest.raises(ValueError, match="All weights are 0|non-zero"):
+    with pytest.raises(ValueError, match=r"All weights are 0|non-zero"):
         CNNClassifier(**settings).fit(X, names, sample_weight=np.zeros(50))
 
 

@@ -14,8 +14,6 @@ from cnn.terminal.arguments import expanded_text, number, share, whole_number, w
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
-OWN_IMAGES = "folder"
-"""The data set that a folder without a name of a data set is taken for."""
 REMEMBERED = {
     "dataset": DEFAULT_DATASET,
     "data_dir": None,
@@ -30,6 +28,9 @@ REMEMBERED = {
     "weight_decay": None,
     "flip": None,
     "pad_crop": None,
+    "image_size": None,
+    "resize": None,
+    "class_weights": None,
     "validation": None,
     "patience": None,
     "backend": None,
@@ -49,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         nargs="?",
         metavar="DATASET",
-        help=f"see `cnn data list` (default: {DEFAULT_DATASET}, or with --data-dir {OWN_IMAGES})",
+        help="see `cnn data list`; or a folder of pictures with a folder for each class, or a CSV file with the "
+        f"columns file and label (default: {DEFAULT_DATASET}, or with --data-dir {_common.OWN_IMAGES})",
     )
     parser.add_argument(
         "--model",
@@ -83,6 +85,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
     recipe.add_argument(
         "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument(
+        "--class-weights",
+        choices=("balanced",),
+        help="let each class count the same, however many training images it has",
     )
     recipe.add_argument(
         "--validation",
@@ -138,11 +145,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recall(options: argparse.Namespace, world: World) -> None:
     """Fills in the options that were not given: from the run that is resumed, else from the defaults."""
+    _common.find_own_pictures(options)
     stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
         # Another backend would not know the options of the one before.
         stored.pop("backend_options", None)
-    defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": OWN_IMAGES})
+    defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": _common.OWN_IMAGES})
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))

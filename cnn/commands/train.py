@@ -59,6 +59,7 @@ def run(options: argparse.Namespace) -> None:
                 meter = stack.enter_context(_meter(resized, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data, options.validation, rng)
+            train = train.weighted(options.class_weights)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             folder = None
             if world.rank == 0:

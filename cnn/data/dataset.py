@@ -239,8 +239,9 @@ class Dataset:
     """A loaded data set.
 
     `classes` names label 0, 1, ...; `notes` are one-line remarks that the user must see, such as an unexpected digest;
-    `source` says where the images came from; `validation` is None if the set has no such images. Raises DataError if a
-    split is empty, if the images of the splits differ in shape, or if a label has no class.
+    `source` says where the images came from; `validation` is None if the set has no such images. `resize` is how
+    pictures of other sizes were made to fit, None where none were. Raises DataError if a split is empty, if the images
+    of the splits differ in shape, or if a label has no class.
     """
 
     name: str
@@ -250,6 +251,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     source: str = "built in"
     validation: Split | None = None
+    resize: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", class_names(self.classes))
@@ -318,13 +320,15 @@ class Dataset:
 
 
 class DatasetPlugin(ABC):
-    """One data set; a subclass gives its `name` and implements `load`. It is constructed without arguments."""
+    """One data set; a subclass gives its `name` and implements `load`. Its constructor needs no arguments."""
 
     name: ClassVar[str]
     summary: ClassVar[str] = "no description"
     licence: ClassVar[str] = "not stated"
     files: ClassVar[tuple[RemoteFile, ...]] = ()
     """What `download` fetches; empty if the set is built in or cannot be downloaded."""
+    built_in: ClassVar[bool] = False
+    """Whether it reads no folder, so that to name one is a mistake."""
     extra_folders: ClassVar[tuple[Path, ...]] = ()
     """Folders searched last, such as the one where an operating system's package installs the set."""
 
@@ -390,6 +394,11 @@ def load_dataset(
     """
     plugin = _plugin(name, **settings)
     folders = search_folders(data_dir, plugin.extra_folders)
+    if data_dir is not None and plugin.built_in:
+        raise UsageError(
+            f"{name} is built in and reads nothing in {shown(data_dir)}; leave --data-dir out, or name the data set "
+            "that is there (folder for your own pictures)."
+        )
     with reading(data_dir or name, "data folder", DataError):
         if download and plugin.files:
             try:

@@ -93,7 +93,7 @@ class Architecture:
         seed: int | np.random.Generator = 0,
     ) -> Sequential:
         """A model with fresh weights, for the images and classes of `data`, or as published without `data`."""
-        return Sequential(
+        model = Sequential(
             deepcopy(self.layers),
             data.shape if data else self.input_shape,
             name=self.name,
@@ -103,6 +103,8 @@ class Architecture:
             backend=backend,
             seed=seed,
         )
+        model.resize = data.resize if data else None
+        return model
 
 
 def read_architecture(path: Path) -> Architecture:

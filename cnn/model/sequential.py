@@ -101,6 +101,8 @@ class Sequential:
         """Whether its preprocessing is still to be made for the kind of pixels that it is first trained on."""
         self.met = False
         """Whether it knows the kind of pixels that it is trained on."""
+        self.resize: str | None = None
+        """How pictures of other sizes were made to fit in training, None if it was trained on none."""
         self.named = classes is not None
         """Whether the classes have names of their own; without, they are the labels 0, 1, ..."""
         self.classes = class_names(classes) if classes is not None else tuple(str(k) for k in range(outputs))
