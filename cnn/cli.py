@@ -30,6 +30,7 @@ COMMANDS = {
     "data": "list and download data sets",
     "backends": "list backends and fetch the library of one",
     "phi": "the former name of cnn backends get mkl-phi",
+    "reference": "explain layers, optimizers, recipes and their settings",
     "info": "show backends, libraries, threads, processor, energy meters and data sets",
     "compare": "compare devices and backends: time, power and energy of a step",
     "bench": "compare layers and networks across backends and threads",
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
         environment.check()
+        if getattr(options, "import", None):
+            from cnn.plugins import import_modules
+
+            import_modules(getattr(options, "import"))
         with visible_output():
             code = int(options.run(options) or 0)
             flush()
@@ -105,6 +110,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         )
         if module:
             module.add_arguments(command)
+            command.add_argument(
+                "--import",
+                metavar="MODULE",
+                help="import a module first, such as one with layers of your own; several are separated by commas",
+            )
             command.set_defaults(run=module.run, parser=command)
     return parser
 

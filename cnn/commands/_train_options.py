@@ -10,6 +10,7 @@ from cnn.commands._run_folder import SETTINGS, read_settings, refuse_a_run
 from cnn.data.dataset import DEFAULT_DATASET
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
+from cnn.plugins import import_modules
 from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
 from cnn.training.world import World
 
@@ -40,6 +41,7 @@ REMEMBERED = {
     "checkpoint_every": None,
     "average_every": None,
     "watts": None,
+    "import": None,
 }
 """What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
 
@@ -154,6 +156,9 @@ def recall(options: argparse.Namespace, world: World) -> None:
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))
+    # A resumed run needs the modules of the one before.
+    if getattr(options, "import"):
+        import_modules(getattr(options, "import"))
     # The run may be resumed from elsewhere.
     if options.model is not None and options.model.endswith(".toml"):
         options.model = str(Path(options.model).absolute())

@@ -38,13 +38,21 @@ class Recipe:
     """
 
     epochs: int = 10
+    """Passes over the training images."""
     batch_size: int = 64
+    """Images per step."""
     optimizer: Optimizer = field(default_factory=SGD)
+    """Of `cnn reference`, by name or as a table."""
     schedule: Schedule = field(default_factory=Constant)
+    """The learning rate by step, as a table with a type."""
     loss: Loss = field(default_factory=SoftmaxCrossEntropy)
+    """By name or as a table."""
     preprocessing: str = "scale"
+    """"scale", "mean_image" or "standardise"."""
     pixel_scale: float = 1 / 256
+    """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """A table with flip and pad_crop."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer.from_config(self.optimizer)
@@ -123,7 +131,8 @@ def read_architecture(path: Path) -> Architecture:
     if not isinstance(recipe, dict):
         raise UsageError(f"{path}: recipe must be a table [recipe], not {recipe!r}.")
     try:
-        check_values("recipe", recipe, {each.name: each for each in fields(Recipe)})
+        known = {each.name: each for each in fields(Recipe)}
+        check_values("recipe", recipe, known, " (`cnn reference Recipe` says what they are)")
         return Architecture(
             str(table.get("name", path.stem)),
             [Layer.from_config(layer) for layer in layers],
