@@ -1,6 +1,7 @@
 """The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -38,6 +39,27 @@ COMMANDS = {
 }
 
 
+FIRST = f"""\
+cnn-blas {cnn.__version__}: convolutional networks on CPUs. What to type first:
+
+  cnn train                        train LeNet on 4,000 digits that come with the package
+  cnn train DIR                    train on your own pictures, with a folder for each class
+  cnn predict runs/RUN PICTURE     classify pictures with what was trained
+  cnn info                         see what this machine has, and what to look at
+  cnn --help                       all commands"""
+
+
+def complete(output: Any = None) -> None:
+    """Answers a shell that asks how a line goes on, and ends the process. Does nothing without argcomplete."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    line = os.environ.get("COMP_LINE", "")
+    settings = {} if output is None else {"output_stream": output, "exit_method": lambda code: None}
+    argcomplete.autocomplete(_parser(line.split()[1:]), **settings)
+
+
 # NumPy is imported only after `check_limits`: these imports and those of `cnn` itself do not need it.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `cnn ARGUMENTS` and returns its exit code: 0, 1 for a failure, 2 for wrong usage, 130 if interrupted.
@@ -46,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
+    if not given:
+        print(FIRST)
+        return 0
     try:
         check_limits()
         parser = _parser(given)
