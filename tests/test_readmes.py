@@ -69,7 +69,7 @@ import cnn.data.dataset as module
 
 def few(*given, load=module.load_dataset, **options):
     data = load(*given, **options)
-    return replace(data, train=data.train.take(range(320)), test=data.test.take(range(80)))
+    return replace(data, train=data.train.take(range(min(320, len(data.train)))), test=data.test.take(range(min(80, len(data.test)))))
 
 module.load_dataset = few
 del module, few
