@@ -53,8 +53,9 @@ if TYPE_CHECKING:
     from cnn.onnx.importer import import_onnx
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
-    from cnn.training.results import EpochResult
-    from cnn.training.trainer import Callback, Trainer, fit
+    from cnn.training.fitting import fit
+    from cnn.training.results import EpochResult, History
+    from cnn.training.trainer import Callback, Trainer
 
 __version__ = version("cnn-blas")
 
@@ -100,8 +101,9 @@ _NAMES = {
     "cnn.onnx.importer": ("import_onnx",),
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
-    "cnn.training.results": ("EpochResult",),
-    "cnn.training.trainer": ("Callback", "Trainer", "fit"),
+    "cnn.training.fitting": ("fit",),
+    "cnn.training.results": ("EpochResult", "History"),
+    "cnn.training.trainer": ("Callback", "Trainer"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 _MODULES = ("initializers", "losses", "optimizers", "schedules")

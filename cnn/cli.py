@@ -1,6 +1,7 @@
 """The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -32,11 +33,33 @@ COMMANDS = {
     "data": "list and download data sets",
     "backends": "list backends and fetch the library of one",
     "phi": "the former name of cnn backends get mkl-phi",
+    "reference": "explain layers, optimizers, recipes and their settings",
     "info": "show backends, libraries, threads, processor, energy meters and data sets",
     "compare": "compare devices and backends: time, power and energy of a step",
     "bench": "compare layers and networks across backends and threads",
     "tune": "find the fastest threads, batch size and options of a backend for a network",
 }
+
+
+FIRST = f"""\
+cnn-blas {cnn.__version__}: convolutional networks on CPUs. What to type first:
+
+  cnn train                        train LeNet on 4,000 digits that come with the package
+  cnn train DIR                    train on your own pictures, with a folder for each class
+  cnn predict runs/RUN PICTURE     classify pictures with what was trained
+  cnn info                         see what this machine has, and what to look at
+  cnn --help                       all commands"""
+
+
+def complete(output: Any = None) -> None:
+    """Answers a shell that asks how a line goes on, and ends the process. Does nothing without argcomplete."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    line = os.environ.get("COMP_LINE", "")
+    settings = {} if output is None else {"output_stream": output, "exit_method": lambda code: None}
+    argcomplete.autocomplete(_parser(line.split()[1:]), **settings)
 
 
 # NumPy is imported only after `check_limits`: these imports and those of `cnn` itself do not need it.
@@ -47,6 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     prepare_streams()
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if "_ARGCOMPLETE" in os.environ:
+        complete()
+    if not given:
+        print(FIRST)
+        return 0
     try:
         check_limits()
         parser = _parser(given)
@@ -57,6 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
         environment.check()
+        if getattr(options, "import", None):
+            from cnn.plugins import import_modules
+
+            import_modules(getattr(options, "import"))
         with visible_output():
             code = int(options.run(options) or 0)
             flush()
@@ -107,6 +139,11 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
         )
         if module:
             module.add_arguments(command)
+            command.add_argument(
+                "--import",
+                metavar="MODULE",
+                help="import a module first, such as one with layers of your own; several are separated by commas",
+            )
             command.set_defaults(run=module.run, parser=command)
     return parser
 

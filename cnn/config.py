@@ -23,11 +23,15 @@ class Configurable:
 
     _members: ClassVar[dict[str, type]]
     _family: ClassVar[str]
+    _besides: ClassVar[str] = ""
+    """What to say after the known names."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if Configurable in cls.__bases__:
             cls._members, cls._family = {}, cls.__name__.lower()
+            if cls.__module__.startswith("cnn.") and not cls._besides:
+                cls._besides = " (`cnn reference` says what they are)"
         else:
             cls._members[cls.__name__] = cls
         if "__post_init__" in vars(cls):
@@ -46,6 +50,11 @@ class Configurable:
         return table
 
     @classmethod
+    def members(cls) -> dict[str, type]:
+        """The classes of the family by name, without bases that have no settings of their own."""
+        return {name: member for name, member in cls._members.items() if _is_member(member)}
+
+    @classmethod
     def from_config(cls, table: Any) -> Self:
         """The member that a table or a bare class name describes; an object of the family is returned unchanged.
 
@@ -57,14 +66,15 @@ class Configurable:
             table = {"type": table}
         if not isinstance(table, dict) or not isinstance(table.get("type"), str):
             raise UsageError(f"A {cls._family} is described by a table with a `type`, not by {table!r}.")
-        members = {name: member for name, member in cls._members.items() if _is_member(member)}
+        members = cls.members()
         known = members.get(table["type"])
         if known is None:
-            raise unknown(f"There is no {cls._family}", table["type"], sorted(members))
+            raise unknown(f"There is no {cls._family}", table["type"], sorted(members), cls._besides)
         settings = sorted(fields(cast(Any, known)), key=lambda field: field.kw_only is True)
         allowed = {field.name: field for field in settings if field.init}
         values = {key: value for key, value in table.items() if key != "type"}
-        check_values(table["type"], values, allowed)
+        besides = cls._besides and f" (`cnn reference {table['type']}` says what they are)"
+        check_values(table["type"], values, allowed, besides)
         missing = [name for name, field in allowed.items() if _default(field) is MISSING and name not in values]
         if missing:
             raise UsageError(f"{table['type']} needs a value for {', '.join(missing)}.")
@@ -128,14 +138,15 @@ class Typed(Protocol):
     def type(self) -> Any: ...
 
 
-def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Typed]) -> None:
+def check_values(owner: str, values: Mapping[str, Any], allowed: Mapping[str, Typed], besides: str = "") -> None:
     """Raises UsageError unless every key is allowed and every value has the right type.
 
-    A list may stand for a tuple, a whole number for a float, and a table or a name for an object.
+    A list may stand for a tuple, a whole number for a float, and a table or a name for an object. `besides` is said
+    after the allowed keys.
     """
     for key, value in values.items():
         if key not in allowed:
-            raise unknown(f"{owner} has no setting", key, allowed)
+            raise unknown(f"{owner} has no setting", key, allowed, besides)
         kind = allowed[key].type
         if not _fits(value, kind):
             raise UsageError(f"{owner}: {key} must be {kind_text(kind)}, not {value!r}.")

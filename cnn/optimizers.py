@@ -22,6 +22,7 @@ class Optimizer(Configurable):
 
     slots: tuple[str, ...]
     weight_decay: float
+    """The factor of the weights that is added to their gradient (L2)."""
 
     def fresh(self) -> Self:
         """A new optimizer with the same settings, not attached to any parameters."""
@@ -61,8 +62,10 @@ class SGD(Optimizer):
     """Stochastic gradient descent with (Nesterov's) momentum and L2 weight decay, as Caffe defines them."""
 
     momentum: float = 0.9
+    """The part of the last step that is added to the next."""
     weight_decay: float = 0.0
     nesterov: bool = False
+    """Whether the gradient counts as if it were taken after the momentum's step."""
 
     slots = ("velocity",)
 
@@ -88,7 +91,9 @@ class RMSprop(Optimizer):
     """Tieleman & Hinton 2012: the gradient divided by its running root mean square."""
 
     rho: float = 0.9
+    """The part of the running mean of squares that a step keeps."""
     epsilon: float = 1e-8
+    """Added to the root mean square."""
     weight_decay: float = 0.0
 
     slots = ("square",)
@@ -116,8 +121,11 @@ class Adam(Optimizer):
     """Kingma & Ba 2015, algorithm 1; weight decay is added to the gradient."""
 
     beta1: float = 0.9
+    """The part of the running mean of gradients that a step keeps."""
     beta2: float = 0.999
+    """The part of the running mean of squares that a step keeps."""
     epsilon: float = 1e-8
+    """Added to the root mean square."""
     weight_decay: float = 0.0
 
     slots = ("first", "second")

@@ -1,5 +1,8 @@
-"""Finds backends and data sets by entry point; the package's own have no special treatment."""
+"""Finds backends, data sets and layers by entry point; the package's own have no special treatment."""
 
+import os
+import sys
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -8,6 +11,7 @@ from cnn.words import unknown
 
 BACKENDS = "cnn.backends"
 DATASETS = "cnn.datasets"
+LAYERS = "cnn.layers"
 
 
 def _registered(group: str) -> dict[str, EntryPoint]:
@@ -35,7 +39,7 @@ def load(group: str, name: str) -> Any:
     """
     found = _registered(group)
     if not isinstance(name, str) or name not in found:
-        kind = {BACKENDS: "backend", DATASETS: "data set"}[group]
+        kind = {BACKENDS: "backend", DATASETS: "data set", LAYERS: "layer"}[group]
         raise unknown(f"There is no {kind}", name, sorted(found))
     try:
         return found[name].load()
@@ -44,3 +48,27 @@ def load(group: str, name: str) -> Any:
             f"Plug-in {name!r} of {group} cannot be loaded from {found[name].value}: {error}; install it again "
             "(`pip install -e .` where `cnn` is imported from its source folder) or remove it."
         ) from error
+
+
+def import_modules(names: str) -> None:
+    """Imports modules, separated by commas, also from the working folder, so that their layers are known.
+
+    Raises CnnError, with the cause, if one cannot be imported.
+    """
+    here = os.getcwd()
+    added = here not in sys.path and "" not in sys.path
+    if added:
+        sys.path.insert(0, here)
+    try:
+        for name in filter(None, map(str.strip, names.split(","))):
+            try:
+                import_module(name)
+            except Exception as error:
+                # The module is the user's own: it may raise anything.
+                raise CnnError(
+                    f"The module {name!r} cannot be imported ({type(error).__name__}: {error}); give --import the name "
+                    "of a module that is installed or lies in this folder, as in `import NAME`."
+                ) from error
+    finally:
+        if added and here in sys.path:
+            sys.path.remove(here)

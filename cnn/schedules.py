@@ -42,7 +42,9 @@ class Step(Schedule):
 
     lr: float
     every: int
+    """Steps after which the rate is multiplied by gamma."""
     gamma: float = 0.1
+    """The factor."""
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -59,7 +61,9 @@ class MultiStep(Schedule):
 
     lr: float
     milestones: tuple[int, ...]
+    """The steps at which the rate is multiplied by gamma."""
     gamma: float = 0.1
+    """The factor."""
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -80,7 +84,9 @@ class Inv(Schedule):
 
     lr: float
     gamma: float = 1e-4
+    """How fast the rate falls."""
     power: float = 0.75
+    """The power of the fall."""
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)
@@ -97,6 +103,7 @@ class Exponential(Schedule):
 
     lr: float
     gamma: float
+    """The factor of each step."""
 
     def __post_init__(self) -> None:
         _check_rate(self.lr)

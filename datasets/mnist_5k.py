@@ -21,6 +21,7 @@ class Mnist5k(DatasetPlugin):
 
     name = "mnist-5k"
     summary = "handwritten digits, 4,000 + 1,000 images of 28 x 28 x 1 from MNIST, 10 classes"
+    built_in = True
     licence = "CC BY-SA 3.0 (LeCun, Cortes, Burges; subset by Raschka)"
 
     def load(self, folders: Sequence[Path]) -> Dataset:

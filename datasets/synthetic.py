@@ -22,6 +22,7 @@ class Synthetic(DatasetPlugin):
 
     name = "synthetic"
     summary = "patterns with noise, generated in memory, 1,000 + 200 images of 28 x 28 x 1, 10 classes"
+    built_in = True
     licence = "none needed"
 
     def __init__(

@@ -20,7 +20,8 @@ from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, MultiStep, Warmup
 from cnn.system.threads import budget, limit_threads
-from cnn.training.trainer import Trainer, fit
+from cnn.training.fitting import fit
+from cnn.training.trainer import Trainer
 
 RNG = np.random.default_rng(0)
 SPLIT = Split(RNG.integers(0, 256, (6, 6, 6, 1), np.uint8), np.arange(6) % 3)
@@ -161,7 +162,7 @@ IMAGES, LABELS = SPLIT.images, SPLIT.labels
         ("The order has shape (1,) and type float64", lambda: small().load_images(IMAGES, [0.5])),
         ("The order has shape ()", lambda: small().load_images(IMAGES, 1)),
         ("The batch must be", lambda: small().memory(0, training=True)),
-        ("not as a tuple", lambda: small().evaluate((IMAGES, LABELS))),
+        ("not as a tuple", lambda: small().with_own_labels((IMAGES, LABELS))),
         ("are given by name", lambda: small().load_state([1])),
         ("type float64; give (N,)", lambda: Split(IMAGES, [0.5] * 6)),
         ("type int64; give (N, H, W, C)", lambda: Split(IMAGES.tolist(), LABELS)),
@@ -171,7 +172,7 @@ IMAGES, LABELS = SPLIT.images, SPLIT.labels
         ("trains a cnn.Sequential, not a str", lambda: Trainer("lenet", SPLIT)),
         ("Trainer: train must be Split, not array([[", lambda: Trainer(small(), IMAGES)),
         ("Trainer: batch_size must be int, not 2.5", lambda: Trainer(small(), SPLIT, batch_size=2.5)),
-        ("Trainer: schedule must be Schedule, not 0.1", lambda: Trainer(small(), SPLIT, schedule=0.1)),
+        ("Trainer: schedule must be Schedule, not True", lambda: Trainer(small(), SPLIT, schedule=True)),
         ("Trainer: meter must be Meter, not 'rapl'", lambda: Trainer(small(), SPLIT, meter="rapl")),
         ("The number of epochs must be", lambda: fit(small(), SPLIT, epochs=0)),
         ("The number of epochs must be", lambda: fit(small(), SPLIT, epochs=1.0)),

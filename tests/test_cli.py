@@ -279,7 +279,6 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        ([], 2, "required: COMMAND"),
         (["fly"], 2, "invalid choice: 'fly'"),
         (["trian"], 2, "argument COMMAND: invalid choice: 'trian'; did you mean 'train'? See cnn --help."),
         (["data", "lst"], 2, "did you mean 'list'?"),

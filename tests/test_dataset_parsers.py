@@ -546,10 +546,10 @@ def test_decompression_bombs_are_refused_before_they_are_decoded(tmp_path):
             plugin("folder").load([tmp_path])
 
 
-def test_pixels_that_do_not_fit_8_bits_are_refused(tmp_path):
+def test_pixels_that_do_not_fit_16_bits_are_refused(tmp_path):
     write_folder(tmp_path, {"a": [(8, 8)] * 4, "b": [(8, 8)] * 4})
-    Image.fromarray(np.full((8, 8), 40_000, dtype=np.uint16)).save(tmp_path / "a" / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png has pixels of the kind I;16"):
+    Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)).save(tmp_path / "a" / "deep.tif")
+    with pytest.raises(DataError, match=r"deep\.tif has pixels of the kind F; convert it to grey or RGB of 8 bits"):
         plugin("folder").load([tmp_path])
 
 

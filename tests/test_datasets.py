@@ -57,7 +57,7 @@ def write_mnist(folder: Path, images: int = 3) -> Path:
     ("images", "labels", "message"),
     [
         (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int64), r"shape \(2, 3, 3\)"),
-        (np.zeros((2, 3, 3, 1), np.float32), np.zeros(2, np.int64), "float32"),
+        (np.zeros((2, 3, 3, 1), np.float16), np.zeros(2, np.int64), "float16"),
         (np.zeros((2, 0, 3, 1), np.uint8), np.zeros(2, np.int64), r"\(2, 0, 3, 1\)"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros(2, np.float32), "type float32"),
         (np.zeros((2, 3, 3, 1), np.uint8), np.zeros((2, 1), np.int64), r"\(2, 1\)"),
@@ -175,7 +175,15 @@ def test_absent_set_names_folders_and_cure(no_folders):
 
 def test_named_folder_that_does_not_exist(no_folders):
     with pytest.raises(DataError, match="nowhere does not exist"):
-        load_dataset("mnist-5k", data_dir=no_folders / "nowhere")
+        load_dataset("mnist", data_dir=no_folders / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["mnist-5k", "synthetic"])
+def test_a_folder_named_for_a_set_that_reads_none_is_refused(name, no_folders):
+    with pytest.raises(UsageError, match=f"{name} is built in and reads nothing in .*; leave --data-dir out"):
+        load_dataset(name, data_dir=no_folders)
+    with pytest.raises(UsageError, match="has no setting 'sice'"):
+        load_dataset("folder", data_dir=no_folders, sice=3)
 
 
 def test_unknown_name_lists_the_known():
@@ -375,15 +383,19 @@ def test_folder_resizes_and_colours_with_a_note_or_refuses(tmp_path):
             paint(tmp_path / name / f"{number}.png", (4, 6), 100)
     paint(tmp_path / "bee" / "5.png", (8, 8), 100)
     paint(tmp_path / "bee" / "6.png", (4, 6), 100, mode="L")
-    dataset = load_dataset("folder", data_dir=tmp_path)
+    with pytest.raises(
+        DataError, match=r"have 2 sizes \(4x6, 8x8\); say to which .* --image-size HxW, or size=\(H, W\)"
+    ):
+        load_dataset("folder", data_dir=tmp_path)
+    dataset = load_dataset("folder", data_dir=tmp_path, otherwise=(4, 6))
     assert dataset.shape == (4, 6, 3)
     assert dataset.notes[1:] == (
-        "1 of 12 images resized to 6x4 pixels",
+        "1 of 12 images resized to 4x6 pixels, with the middle cut out (--resize)",
         "1 of 12 images converted from grey to colour",
     )
     kind = plugins.load(plugins.DATASETS, "folder")
-    with pytest.raises(DataError, match=r"5\.png would be resized to 6x4 pixels"):
-        kind(strict=True).load([tmp_path])
+    with pytest.raises(DataError, match=r"5\.png would be resized to 4x6 pixels"):
+        kind(size=(4, 6), strict=True).load([tmp_path])
     assert kind(size=(3, 3)).load([tmp_path]).shape == (3, 3, 3)
     with pytest.raises(UsageError, match="size"):
         kind(size=(0, 3))

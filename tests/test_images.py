@@ -77,7 +77,7 @@ def test_images_are_turned_upright(orientation: int, suffix: str, tmp_path: Path
 
 def test_damaged_exif_data_leave_the_image_as_it_is(tmp_path: Path) -> None:
     Image.new("L", (6, 4), 50).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\0\0\0\xff broken")
-    assert image_header(tmp_path / "x.jpg") == ((4, 6), 1)
+    assert image_header(tmp_path / "x.jpg") == ((4, 6), 1, False)
     assert read_image(tmp_path / "x.jpg").shape == (4, 6, 1)
 
 

@@ -12,7 +12,19 @@ FLOORS = (
     *("meter", "arithmetic", "convolution", "product", "shard", "ops"),
     *("instruments", "backend", "backend_options", "registry", "compiled", "cblas", "worker", "backends"),
     *("initializers", "layers", "losses", "optimizers", "schedules", "data", "datasets", "model", "cost"),
-    *("training", "onnx", "measure", "distributed", "energy", "report", "testing", "commands", "cli", "__main__"),
+    *(
+        "training",
+        "onnx",
+        "sklearn",
+        "measure",
+        "distributed",
+        "energy",
+        "report",
+        "testing",
+        "commands",
+        "cli",
+        "__main__",
+    ),
 )
 """The modules and packages of `cnn`, each of which imports only those before it."""
 

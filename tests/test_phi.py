@@ -25,7 +25,7 @@ from cnn.measure.profiler import reported_products
 from cnn.model.zoo import architecture
 from cnn.product import Product
 from cnn.system.threads import limit_threads
-from cnn.training.trainer import fit
+from cnn.training.fitting import fit
 
 pytestmark = pytest.mark.phi
 

@@ -105,7 +105,7 @@ def test_apply_refuses_what_does_not_fit(split):
     with pytest.raises(ShapeError, match="mean"):
         Preprocessing(1.0, [1.0, 2.0]).apply(split.images)
     with pytest.raises(ShapeError, match="uint8"):
-        Preprocessing().apply(split.images.astype(np.float32))
+        Preprocessing().apply(split.images.astype(np.int16))
     with pytest.raises(ShapeError, match="output"):
         Preprocessing().apply(split.images, out=np.empty((1, 5, 4, 3), dtype=np.float32))
     with pytest.raises(UsageError, match="0 images"):

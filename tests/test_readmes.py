@@ -70,7 +70,7 @@ import cnn.data.dataset as module
 
 def few(*given, load=module.load_dataset, **options):
     data = load(*given, **options)
-    return replace(data, train=data.train.take(range(320)), test=data.test.take(range(80)))
+    return replace(data, train=data.train.take(range(min(320, len(data.train)))), test=data.test.take(range(min(80, len(data.test)))))
 
 module.load_dataset = few
 del module, few
@@ -157,7 +157,7 @@ Say `cnn eval`, `cnn eval --speed` or `cnn bench --ranks`, `--epochs N`, `--sped
 `cnn/cli.py` and `cnn/clip.py`.
 
 ```python
-from cnn.training.trainer import fit
+from cnn.training.fitting import fit
 from cnn import nothing
 import cnn
 
@@ -196,7 +196,7 @@ def test_planted_mistakes_are_found(planted):
     found = planted.wrong_python()
     for line, words in zip(
         found,
-        ("imports fit from cnn.training.trainer", "cnn.nothing", "uses cnn.schedules.Konstant", "invalid syntax"),
+        ("imports fit from cnn.training.fitting", "cnn.nothing", "uses cnn.schedules.Konstant", "invalid syntax"),
         strict=True,
     ):
         assert words in line

@@ -150,6 +150,7 @@ def test_affinity_where_the_system_keeps_none(monkeypatch):
 def available(monkeypatch):
     """Sets what the process may use, with no variable set."""
     monkeypatch.delenv(threads.VARIABLE, raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
 
     def set_available(affinity: int, quota: float | None) -> None:
         monkeypatch.setattr(threads, "affinity_count", lambda: affinity)
@@ -204,6 +205,22 @@ def test_every_variable_refuses_what_it_does_not_know_and_an_empty_one_is_not_se
     assert f"cnn: {name} is 'yes'; set it to" in capsys.readouterr().err
     monkeypatch.setenv(name, "")
     environment.check()
+
+
+@pytest.mark.parametrize("text", ["3", "3,2", " 3 "])
+def test_what_openmp_is_told_counts_where_nothing_else_is_asked_for(available, monkeypatch, text):
+    available(8, None)
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    assert budget().describe() == "3 threads (affinity 8, no cgroup quota, OMP_NUM_THREADS 3)"
+    assert budget(5).describe() == "5 threads (as requested: affinity 8, no cgroup quota)"
+    monkeypatch.setenv("CNN_NUM_THREADS", "4")
+    assert budget().count == 4
+    monkeypatch.delenv("CNN_NUM_THREADS")
+    available(2, None)
+    assert budget().count == 2
+    for wrong in ("", "0", "many", "-1"):
+        monkeypatch.setenv("OMP_NUM_THREADS", wrong)
+        assert budget().count == 2
 
 
 def test_the_pool_of_numba_is_a_limit(available, monkeypatch):

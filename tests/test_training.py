@@ -19,7 +19,8 @@ from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, Step
 from cnn.testing.gradients import check_gradients
-from cnn.training.trainer import Callback, Trainer, fit
+from cnn.training.fitting import fit
+from cnn.training.trainer import Callback, Trainer
 
 
 def net(seed=0, backend="numpy"):

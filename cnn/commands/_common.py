@@ -3,19 +3,30 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import cnn.system.threads as threads
 from cnn import registry
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.dataset import Dataset, load_dataset
+from cnn.data.images import RESIZES
+from cnn.errors import UsageError
 from cnn.model.architecture import Architecture
+from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
+from cnn.plugins import DATASETS, names
 from cnn.system.threads import ThreadBudget
-from cnn.terminal.arguments import expanded_text, whole_number
+from cnn.terminal.arguments import expanded_text, image_size, whole_number
 
+OWN_IMAGES = "folder"
+"""The data set that a folder without a name of a data set is taken for."""
+FEW, UNEVEN = 20, 3
+"""Training images of a class that are too few, and how many times as many another class must have to be remarked on."""
 BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.default_order())}"
 """What --backend is by default, in words."""
 THREADS_DEFAULT = "CNN_NUM_THREADS, else all that this process may use"
@@ -107,6 +118,25 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         help="folder to search for the data set, before CNN_DATA_DIR and the cache",
     )
     parser.add_argument("--download", action="store_true", help="download the data set if it is not there")
+    add_picture_options(parser)
+
+
+def add_picture_options(parser: argparse.ArgumentParser) -> None:
+    """--image-size and --resize."""
+    pictures = parser.add_argument_group("own pictures")
+    pictures.add_argument(
+        "--image-size",
+        type=size_text,
+        metavar="HxW",
+        help="height and width to which pictures are resized, or one number for both (default: the network's input, if "
+        "a network is named, else their own size if all have the same)",
+    )
+    pictures.add_argument(
+        "--resize",
+        choices=RESIZES,
+        help="what is done to pictures of other proportions: their middle is cut out, black is added, or they are "
+        "distorted (default: crop, or what the model was trained on)",
+    )
 
 
 def add_wide_option(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +176,66 @@ def thread_counts(asked: list[int] | None) -> list[int]:
     return [threads.measurable(count) for count in asked]
 
 
-def dataset_of(options: argparse.Namespace) -> Dataset:
-    """The data set the options name."""
-    return load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
+def size_text(text: str) -> str:
+    """What `image_size` takes, as text."""
+    image_size(text)
+    return text
+
+
+def find_own_pictures(options: argparse.Namespace) -> None:
+    """A DATASET that is the path of a folder or a CSV file, and no name of a data set, means the pictures there."""
+    name = options.dataset
+    if name is None or name in names(DATASETS):
+        return
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file()):
+        if options.data_dir is not None:
+            raise UsageError(
+                f"{name} is where the data are, so --data-dir {options.data_dir} has no meaning; leave it out."
+            )
+        options.dataset, options.data_dir = OWN_IMAGES, str(path.absolute())
+
+
+def dataset_of(options: argparse.Namespace, trained: Sequential | None = None) -> Dataset:
+    """The data set the options name; own pictures as a model that is `trained` takes them, else as the one to train."""
+    find_own_pictures(options)
+    if options.dataset != OWN_IMAGES:
+        for option in ("image_size", "resize"):
+            if getattr(options, option) is not None:
+                raise UsageError(
+                    f"--{option.replace('_', '-')} is for own pictures; {options.dataset} has images of one size."
+                )
+        return load_dataset(options.dataset, data_dir=options.data_dir, download=options.download)
+    size = None if options.image_size is None else image_size(options.image_size)
+    settings: dict[str, Any] = {"resize": options.resize or "crop", "size": size}
+    if trained is not None:
+        height, width, channels = trained.input_shape
+        settings = {"resize": options.resize or trained.resize or "stretch", "channels": channels}
+        settings["size"] = size or (height, width)
+    elif size is None and getattr(options, "model", None) is not None:
+        settings["size"] = architecture(options.model).input_shape[:2]
+    elif size is None:
+        settings["otherwise"] = architecture("cifar10_quick").input_shape[:2]
+    data = load_dataset(OWN_IMAGES, data_dir=options.data_dir, **settings)
+    return data if trained is not None else replace(data, notes=(*data.notes, *remarks(data)))
+
+
+def remarks(data: Dataset) -> list[str]:
+    """What somebody who trains on own pictures may want to know before."""
+    counts = np.bincount(data.train.labels, minlength=len(data.classes))
+    least, most = int(counts.argmin()), int(counts.argmax())
+    found = []
+    if counts[least] < FEW:
+        found.append(
+            f"there are only {counts[least]} training images of {data.classes[least]}; expect that a network learns "
+            f"fewer than {FEW} by heart (--flip and --pad-crop help a little)"
+        )
+    if counts[most] >= UNEVEN * counts[least]:
+        found.append(
+            f"the classes differ in size, from {counts[least]} ({data.classes[least]}) to {counts[most]} "
+            f"({data.classes[most]}) training images; --class-weights balanced lets them count the same"
+        )
+    return found
 
 
 def fitting_architecture(name: str | None, data: Dataset) -> Architecture:

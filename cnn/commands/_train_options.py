@@ -12,13 +12,12 @@ from cnn.config import require
 from cnn.data.dataset import DEFAULT_DATASET, Dataset
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
+from cnn.plugins import import_modules
 from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
 from cnn.training.finetuning import Start
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
-OWN_IMAGES = "folder"
-"""The data set that a folder without a name of a data set is taken for."""
 REMEMBERED = {
     "dataset": DEFAULT_DATASET,
     "data_dir": None,
@@ -35,6 +34,9 @@ REMEMBERED = {
     "weight_decay": None,
     "flip": None,
     "pad_crop": None,
+    "image_size": None,
+    "resize": None,
+    "class_weights": None,
     "validation": None,
     "patience": None,
     "backend": None,
@@ -44,6 +46,7 @@ REMEMBERED = {
     "checkpoint_every": None,
     "average_every": None,
     "watts": None,
+    "import": None,
 }
 """What a resumed run takes from the run it continues unless it is given again, with the defaults of a fresh run."""
 
@@ -54,7 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset",
         nargs="?",
         metavar="DATASET",
-        help=f"see `cnn data list` (default: {DEFAULT_DATASET}, or with --data-dir {OWN_IMAGES})",
+        help="see `cnn data list`; or a folder of pictures with a folder for each class, or a CSV file with the "
+        f"columns file and label (default: {DEFAULT_DATASET}, or with --data-dir {_common.OWN_IMAGES})",
     )
     parser.add_argument(
         "--model",
@@ -100,6 +104,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
     recipe.add_argument(
         "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument(
+        "--class-weights",
+        choices=("balanced",),
+        help="let each class count the same, however many training images it has",
     )
     recipe.add_argument(
         "--validation",
@@ -155,14 +164,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def recall(options: argparse.Namespace, world: World) -> None:
     """Fills in the options that were not given: from the run that is resumed, else from the defaults."""
+    _common.find_own_pictures(options)
     stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
         # Another backend would not know the options of the one before.
         stored.pop("backend_options", None)
-    defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": OWN_IMAGES})
+    defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": _common.OWN_IMAGES})
     for name, default in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, stored.get(name, default))
+    # A resumed run needs the modules of the one before.
+    if getattr(options, "import"):
+        import_modules(getattr(options, "import"))
     # The run may be resumed from elsewhere.
     if options.model is not None and options.model.endswith(".toml"):
         options.model = str(Path(options.model).absolute())

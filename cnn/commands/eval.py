@@ -26,12 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints accuracy and confusion matrix."""
-    data = _common.dataset_of(options)
-    split = data.test if options.split == "test" else data.train
     with _common.resources(options) as resources:
         if not options.json:
             print_lines(resources.describe())
         model = load_model(options.model, backend=resources.backend)
+        data = _common.dataset_of(options, model)
+        split = data.test if options.split == "test" else data.train
         try:
             split = model.with_own_labels(split)
         except UsageError as error:

@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     """Exports, and prints what was written and how far its scores are from the model's."""
     images = None
     if options.check is not None:
-        images = load_dataset(options.check, data_dir=options.data_dir, download=options.download).test.images
+        images = load_dataset(options.check, data_dir=options.data_dir, download=options.download).test.images[:]
     with _common.resources(options) as resources:
         model = load_model(options.model, backend=resources.backend)
         found = export_onnx(

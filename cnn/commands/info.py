@@ -1,6 +1,7 @@
 """Shows what a run would use here, and why anything is not available.
 
-It lists backends with their options, libraries, threads, processor, energy meters and data sets.
+It lists backends with their options, libraries, threads, processor, energy meters and data sets, and ends in verdicts:
+what to look at, each with its cure.
 """
 
 import argparse
@@ -12,35 +13,40 @@ import cnn.energy.meters as meters
 import cnn.system.threads as threads
 from cnn import registry
 from cnn.commands import _common
+from cnn.commands._verdicts import fastest, verdicts
 from cnn.data.dataset import list_datasets
 from cnn.errors import CnnError
 from cnn.system.machine import this_machine
 from cnn.terminal.arguments import expanded_text
-from cnn.terminal.printing import print_json
+from cnn.terminal.printing import print_json, print_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
     parser.add_argument("--data-dir", type=expanded_text, metavar="DIR", help="folder to search for data sets first")
+    parser.add_argument("--measure", action="store_true", help="also time each backend, which takes some seconds")
     _common.add_json_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints all of it."""
     found = registry.statuses()
+    current = None
     try:
         chosen, why = registry.choose(options.backend, options.backend_options)
-        in_force = f"{chosen.name} ({why})"
+        in_force, current = f"{chosen.name} ({why})", chosen.name
     except CnnError as error:
         in_force = f"none: {error}"
     budget = threads.budget(options.threads)
     machine = this_machine()
     with threads.limit_threads(budget.count):
         libraries = threads.libraries()
+        measured = [fastest(found, current, budget.count)] if options.measure else []
     readers = meters.available()
     data = list_datasets(data_dir=options.data_dir)
     warning = threads.openmp_warning(libraries)
+    concluded = [*verdicts(found, budget, libraries, readers, data), *measured]
     if options.json:
         result: dict[str, Any] = {
             "version": cnn.__version__,
@@ -52,6 +58,7 @@ def run(options: argparse.Namespace) -> None:
             "machine": machine.to_dict(),
             "meters": [each.to_dict() for each in readers],
             "datasets": [asdict(each) for each in data],
+            "verdicts": [asdict(each) for each in concluded],
         }
         print_json(result)
         return
@@ -79,3 +86,6 @@ def run(options: argparse.Namespace) -> None:
     print("\ndata sets:")
     for item in data:
         print(f"  {item.name}: {item.where if item.present else 'absent: ' + item.reason}")
+    print("\nverdicts:")
+    for verdict in concluded:
+        print_text(str(verdict), "  ", None if verdict.fine else "warning")

@@ -34,7 +34,7 @@ from cnn.system.storage import write_atomically
 from cnn.terminal.printing import output_may_fail, print_lines, shown
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
-from cnn.training.trainer import Callback, Trainer
+from cnn.training.trainer import Callback, Trainer, fingerprint
 from cnn.training.world import World
 from cnn.words import counted
 
@@ -61,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
                 meter = stack.enter_context(_meter(resized, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
             train, validation = _held_out(data, options.validation, rng)
+            train = train.weighted(options.class_weights)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             if start is not None:
                 start.apply(model)
@@ -102,7 +103,7 @@ def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str,
         "seed": seed,
         "number of epochs": epochs,
         **trainer.settings(),
-        "test images": zlib.crc32(data.test.images.tobytes(), zlib.crc32(data.test.labels.tobytes())),
+        "test images": fingerprint(data.test),
         "first weights": zlib.crc32(weights),
     }
 

@@ -22,7 +22,9 @@ class Augmentation:
     """
 
     flip: bool = False
+    """Whether half of the images are mirrored left to right."""
     pad_crop: int = 0
+    """Pixels of zeros around an image, out of which one of the old size is cut at random."""
 
     def __post_init__(self) -> None:
         settle(self)

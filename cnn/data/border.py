@@ -1,7 +1,11 @@
 """The borders of images: whether a picture shows dark on light where the training images show light on dark."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
+
+from cnn.data.stored import Images, blocks
 
 Border = tuple[float, float]
 """Between which grey levels the borders of most images of a split lie."""
@@ -10,17 +14,18 @@ _TOLERANCE = 64
 """Grey levels by which a border may lie outside."""
 
 
-def border_levels(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
-    """The mean grey level (N,), 0 to 255, of the outermost pixels of images (N, H, W, C)."""
+def border_levels(images: npt.NDArray[Any], white: float = 255) -> npt.NDArray[np.float64]:
+    """The mean grey level (N,), 0 to 255, of the outermost pixels of images (N, H, W, C) with this value of white."""
     edges = (images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1])
     sums = sum(edge.sum(axis=(1, 2), dtype=np.float64) for edge in edges)
     levels: npt.NDArray[np.float64] = sums / sum(edge[0].size for edge in edges)
-    return levels
+    return levels if white == 255 else levels * (255 / white)
 
 
-def border_of(images: npt.NDArray[np.uint8]) -> Border:
+def border_of(images: Images, white: float = 255) -> Border:
     """The border of a split: the levels that leave out the lowest and highest hundredth of its images."""
-    low, high = np.percentile(border_levels(images), (1, 99))
+    levels = np.concatenate([border_levels(block, white) for block in blocks(images)])
+    low, high = np.percentile(levels, (1, 99))
     return round(float(low), 1), round(float(high), 1)
 
 

@@ -75,6 +75,7 @@ class LeakyReLU(Activation):
     """x, or slope * x where x is below 0 (Maas et al. 2013, "Rectifier nonlinearities", section 2)."""
 
     slope: float = SLOPE
+    """The slope below 0."""
 
     function = "leaky_relu"
 

@@ -29,7 +29,9 @@ class Conv2D(Weighted):
 
     filters: int
     kernel: int | tuple[int, int]
+    """Height and width of the kernels, one number or (rows, columns)."""
     stride: int | tuple[int, int] = 1
+    """Pixels from one window to the next, one number or (rows, columns)."""
     padding: Padding = "valid"
     bias: bool = True
     activation: str | None = None

@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from cnn import plugins
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Buffers, Shape
 from cnn.backend import Backend
@@ -155,12 +156,28 @@ class Layer(Configurable):
     A copy of a layer has its settings only, so that another network can build it.
     """
 
+    _besides: ClassVar[str] = ", or a layer of your own (--import MODULE; `cnn reference` says what they are)"
+
     name: str | None = None
+    """The name by which other layers read it; generated if none is given."""
     inputs: str | list[str] | None = field(default=None, repr=False)
+    """The names of earlier layers that it reads, or "input"; by default the layer before it."""
     frozen: bool = field(default=False, repr=False)
+    """Whether training leaves its parameters as they are."""
 
     generated_name = False
     """Whether `name` was not given but made by a network."""
+
+    @classmethod
+    def from_config(cls, table: Any) -> Self:
+        """As of every configuration; a layer that is registered under the entry-point group `cnn.layers` is imported.
+
+        Raises CnnError if it cannot be.
+        """
+        name = table.get("type") if isinstance(table, dict) else table
+        if isinstance(name, str) and name not in cls._members and name in plugins.names(plugins.LAYERS):
+            plugins.load(plugins.LAYERS, name)
+        return super().from_config(table)
 
     def config(self) -> dict[str, Any]:
         """As every configuration, without a generated name."""

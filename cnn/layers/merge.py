@@ -16,6 +16,7 @@ class Add(Layer):
     """The sum of two or more inputs of one shape, with an activation (He et al. 2015, section 3.2)."""
 
     activation: str | None = None
+    """None, "relu", "tanh" or "sigmoid", applied to the sum."""
 
     repeatable = True
 

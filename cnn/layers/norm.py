@@ -27,7 +27,9 @@ class BatchNorm(Layer):
     """
 
     momentum: float = 0.9
+    """The part of the running means that a step keeps."""
     epsilon: float = 1e-5
+    """Added to the variance."""
     scale: bool = True
     shift: bool = True
     activation: str | None = None
@@ -155,9 +157,13 @@ class LocalResponseNorm(Layer):
 
     size: int = 5
     alpha: float = 1e-4
+    """The factor of the mean of squares."""
     beta: float = 0.75
+    """The power."""
     k: float = 1.0
+    """Added to the mean of squares."""
     region: str = "across"
+    """"across" channels or "within" each."""
 
     def __post_init__(self) -> None:
         require(1 <= self.size <= MOST_SIZE, f"size must be at least 1 and at most {MOST_SIZE:,}, not {self.size}.")

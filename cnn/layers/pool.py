@@ -23,8 +23,10 @@ class Pool2D(Layer):
     repeatable = True
 
     kernel: int | tuple[int, int]
+    """Height and width of the window, one number or (rows, columns)."""
     stride: int | tuple[int, int] | None
     padding: Padding
+    """"valid", "same", one number, (rows, columns) or (top, bottom, left, right)."""
     ceil: bool
 
     def __post_init__(self) -> None:

@@ -20,10 +20,15 @@ class Weighted(Layer):
     repeatable = True
 
     bias: bool
+    """Whether a trained number is added to each output channel."""
     activation: str | None
+    """None, "relu", "tanh" or "sigmoid", applied to the sum."""
     weights: Initializer
+    """The initialiser of the weights; biases start at 0."""
     weight_multipliers: tuple[float, float]
+    """Factors of the learning rate and of the weight decay for the weights."""
     bias_multipliers: tuple[float, float]
+    """The same for the bias."""
 
     def __post_init__(self) -> None:
         checked_activation(self.activation)

@@ -33,18 +33,26 @@ PREPROCESSINGS = ("scale", "mean_image", "standardise")
 class Recipe:
     """How a model is trained: the defaults of `cnn train`.
 
-    preprocessing is "scale" (pixels * pixel_scale), "mean_image" (minus the training images' mean) or "standardise"
-    (mean 0 and standard deviation 1 per channel).
+    preprocessing is "scale" (pixels of 8 bits * pixel_scale, others as their white is), "mean_image" (minus the
+    training images' mean) or "standardise" (mean 0 and standard deviation 1 per channel).
     """
 
     epochs: int = 10
+    """Passes over the training images."""
     batch_size: int = 64
+    """Images per step."""
     optimizer: Optimizer = field(default_factory=SGD)
+    """Of `cnn reference`, by name or as a table."""
     schedule: Schedule = field(default_factory=Constant)
+    """The learning rate by step, as a table with a type."""
     loss: Loss = field(default_factory=SoftmaxCrossEntropy)
+    """By name or as a table."""
     preprocessing: str = "scale"
+    """"scale", "mean_image" or "standardise"."""
     pixel_scale: float = 1 / 256
+    """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
+    """A table with flip and pad_crop."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer.from_config(self.optimizer)
@@ -68,11 +76,7 @@ class Recipe:
 
     def preprocess(self, data: Dataset) -> Preprocessing:
         """The preprocessing, with its constants computed from the training images."""
-        if self.preprocessing == "mean_image":
-            return Preprocessing.mean_image(data.train, self.pixel_scale)
-        if self.preprocessing == "standardise":
-            return Preprocessing.standardise(data.train, self.pixel_scale)
-        return Preprocessing.scale_only(self.pixel_scale)
+        return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
 
 
 @dataclass
@@ -97,7 +101,7 @@ class Architecture:
         seed: int | np.random.Generator = 0,
     ) -> Sequential:
         """A model with fresh weights, for the images and classes of `data`, or as published without `data`."""
-        return Sequential(
+        model = Sequential(
             deepcopy(self.layers),
             data.shape if data else self.input_shape,
             name=self.name,
@@ -107,6 +111,8 @@ class Architecture:
             backend=backend,
             seed=seed,
         )
+        model.resize = data.resize if data else None
+        return model
 
 
 def read_architecture(path: Path) -> Architecture:
@@ -125,7 +131,8 @@ def read_architecture(path: Path) -> Architecture:
     if not isinstance(recipe, dict):
         raise UsageError(f"{path}: recipe must be a table [recipe], not {recipe!r}.")
     try:
-        check_values("recipe", recipe, {each.name: each for each in fields(Recipe)})
+        known = {each.name: each for each in fields(Recipe)}
+        check_values("recipe", recipe, known, " (`cnn reference Recipe` says what they are)")
         return Architecture(
             str(table.get("name", path.stem)),
             [Layer.from_config(layer) for layer in layers],

@@ -40,6 +40,7 @@ class Header:
     dtype: str
     named: bool = True
     border: tuple[float, float] | None = None
+    resize: str | None = None
 
 
 def save_model(model: Sequential, path: str | Path) -> None:
@@ -53,6 +54,8 @@ def save_model(model: Sequential, path: str | Path) -> None:
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
     table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
     table["border"] = model.border
+    if model.resize is not None:
+        table["resize"] = model.resize
     odd = first_not_finite(arrays)
     if odd is not None:
         raise CnnError(f"{model.name} was not saved: {odd} has values that are not finite; train it again.")
@@ -125,6 +128,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         backend=backend,
         dtype=np.dtype(table["dtype"]),
     )
+    model.met, model.adapts, model.resize = True, False, table.get("resize")
     if table.get("border") is not None:
         low, high = table["border"]
         model.border = float(low), float(high)

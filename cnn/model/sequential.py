@@ -1,8 +1,9 @@
 """Models: a network with weights on one backend, from images to classes, with a loss."""
 
 import os
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from math import prod
 from operator import index
@@ -18,8 +19,11 @@ from cnn.arrays import Array, Shape, generator
 from cnn.backend import Backend
 from cnn.config import whole
 from cnn.data.border import Border, border_of
+from cnn.data.conversion import Layout, as_images
 from cnn.data.dataset import Split, class_names
+from cnn.data.pixels import TYPES, WHITE, kind_of
 from cnn.data.preprocessing import Preprocessing
+from cnn.data.stored import Images, StoredImages
 from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
 from cnn.layers.blocks import Block
@@ -27,8 +31,10 @@ from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
-from cnn.ops.input import Changes
+from cnn.model.table import summary_html, summary_lines
+from cnn.ops.input import Changes, change, normalise
 from cnn.system.machine import physical_memory
+from cnn.words import counted
 
 _OWN = {"_lock", "_passes", "context", "buffers", "groups"}
 """Attributes that a copy makes anew."""
@@ -91,6 +97,12 @@ class Sequential:
         outputs = prod(self.output_shape)
         self.border: Border | None = None
         """The borders of the images that it was trained on, None if they are not known."""
+        self.adapts = preprocessing is None
+        """Whether its preprocessing is still to be made for the kind of pixels that it is first trained on."""
+        self.met = False
+        """Whether it knows the kind of pixels that it is trained on."""
+        self.resize: str | None = None
+        """How pictures of other sizes were made to fit in training, None if it was trained on none."""
         self.named = classes is not None
         """Whether the classes have names of their own; without, they are the labels 0, 1, ..."""
         self.classes = class_names(classes) if classes is not None else tuple(str(k) for k in range(outputs))
@@ -194,11 +206,11 @@ class Sequential:
 
     def load_images(
         self,
-        images: npt.NDArray[np.uint8],
+        images: Images,
         order: npt.NDArray[np.int64] | None = None,
         changes: Changes | None = None,
     ) -> Array:
-        """Images (N, H, W, C) uint8, all or those at `order` (M,), preprocessed, as a backend array.
+        """Images (N, H, W, C), all or those at `order` (M,), preprocessed, as a backend array.
 
         `changes` come from an augmentation. Raises ShapeError for images of another shape or type, UsageError for an
         index that does not exist.
@@ -207,38 +219,57 @@ class Sequential:
         order = np.arange(len(images)) if order is None else self._whole_numbers(order, "The order", len(images))
         x = self.buffers.get("x", (len(order), *self.input_shape))
         pre = self.preprocessing
-        self.backend.load_batch(images, order, changes or Changes(), x, scale=pre.scale, mean=pre.mean, std=pre.std)
+        pixels, rows = (images.pixels, images.rows[order]) if isinstance(images, StoredImages) else (images, order)
+        changes = changes or Changes()
+        if pixels.dtype == np.uint8:
+            scale = pre.scale_for(pixels)
+            self.backend.load_batch(pixels, rows, changes, x, scale=scale, mean=pre.mean, std=pre.std)
+        else:
+            # Whether floats are of the right kind was seen from all of them: a single batch may have none above 1.
+            self.backend.copy(self._prepared(change(pixels[rows], changes)), x)
+        if isinstance(images, StoredImages):
+            images.touched(len(order))
         return x
 
-    def _check_images(self, images: npt.NDArray[Any]) -> None:
-        if not isinstance(images, np.ndarray):
+    def _prepared(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Pixels of other types than 8 bits, as the network takes them."""
+        pre = self.preprocessing
+        scale = pre.scale if pixels.dtype.kind == "f" else pre.scale_for(pixels)
+        prepared = np.empty(pixels.shape, self.dtype)
+        normalise(pixels, prepared, scale=scale, mean=pre.mean, std=pre.std)
+        return prepared
+
+    def _check_images(self, images: Images) -> None:
+        if not isinstance(images, np.ndarray | StoredImages):
             raise ShapeError(
-                f"{self.name} takes images as a NumPy array (N, {', '.join(map(str, self.input_shape))}) of uint8, "
+                f"{self.name} takes images as a NumPy array (N, {', '.join(map(str, self.input_shape))}), "
                 f"not as a {type(images).__name__}."
             )
-        if images.shape[1:] != self.input_shape or images.dtype != np.uint8:
-            cure = "give pixels as whole numbers from 0 to 255, in uint8"
+        if images.shape[1:] != self.input_shape or images.dtype not in TYPES:
+            cure = f"give pixels as {', '.join(np.dtype(kind).name for kind in TYPES[:-1])} or float64"
             if images.shape[1:] != self.input_shape:
                 cure = "resize them or build it anew"
             raise ShapeError(
-                f"{self.name} was built for images of {self.input_shape} uint8, but these are {images.shape[1:]} "
+                f"{self.name} was built for images of {self.input_shape}, but these are {images.shape[1:]} "
                 f"{images.dtype}; {cure}."
             )
 
     @np.errstate(all="ignore")
     def train_step(
         self,
-        images: npt.NDArray[np.uint8],
+        images: Images,
         labels: npt.NDArray[np.int64],
         order: npt.NDArray[np.int64] | None = None,
         changes: Changes | None = None,
         *,
         weight: float = 1.0,
+        weights: npt.NDArray[np.float32] | None = None,
         after_layer: AfterLayer | None = None,
     ) -> tuple[float, int]:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
         Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, correct answers).
+        `weights` (N,) multiply the gradient of each of all images, but not its part of the loss that is returned.
         `after_layer` is passed to `backward`. Raises ShapeError for images or labels that do not fit, UsageError for
         an index or a label that does not exist.
         """
@@ -254,14 +285,25 @@ class Sequential:
             chosen = self._labels(labels if order is None else labels[order])
             loss, backend = self.loss, self.backend
 
+            factors = None if weights is None else self._factors(weights if order is None else weights[order], gradient)
+
             def score(scores: Array) -> tuple[float, int]:
                 result = loss.evaluate(backend, scores, chosen, gradient)
                 if weight != 1:
                     backend.scale(gradient, weight, gradient)
+                if factors is not None:
+                    backend.scale(gradient, factors, gradient)
                 return result
 
-            result: tuple[float, int] = self._pass(f"training, {weight}", x, gradient, score, after_layer)
+            purpose = f"training, {weight}{'' if factors is None else ', weighted'}"
+            result: tuple[float, int] = self._pass(purpose, x, gradient, score, after_layer)
         return result
+
+    def _factors(self, weights: npt.NDArray[np.float32], gradient: Array) -> Array:
+        """The weights (N,) of the images of a batch as (N, K), for the gradient of their scores."""
+        factors = self.buffers.get("weights", gradient.shape)
+        self.backend.copy(np.broadcast_to(weights[:, None], gradient.shape).astype(self.dtype), factors)
+        return factors
 
     def _pass(
         self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
@@ -281,13 +323,17 @@ class Sequential:
         return result
 
     @np.errstate(all="ignore")
-    def predict(self, images: npt.NDArray[Any], *, batch_size: int = EVALUATED) -> npt.NDArray[Any]:
-        """The probability of each class, (N, K), for images (N, H, W, C) of pixels.
+    def predict(self, images: Any, *, batch_size: int = EVALUATED, layout: Layout = "NHWC") -> npt.NDArray[Any]:
+        """The probability of each class, (N, K), for images as `Dataset.from_arrays` takes them.
 
-        Raises ShapeError for images of another shape or type, UsageError for a batch size below 1.
+        A single image, rows of pixels (N, H*W*C) and an iterable of batches will do, too. Raises ShapeError for images
+        of another shape, UsageError for pixels of another kind than it was trained on, or a batch size below 1.
         """
         batch_size = whole(batch_size, "The batch size")
-        self._check_images(images)
+        if isinstance(images, Iterator):
+            found = [self.predict(each, batch_size=batch_size, layout=layout) for each in images]
+            return np.concatenate(found) if found else np.empty((0, len(self.classes)), self.dtype)
+        images = self._images(images, layout)
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
             with self._lock:
@@ -298,8 +344,10 @@ class Sequential:
         return result
 
     @np.errstate(all="ignore")
-    def evaluate(self, split: Split, *, batch_size: int = EVALUATED) -> tuple[float, float]:
-        """(mean loss, accuracy in 0..1) on a split.
+    def evaluate(
+        self, split: Any, labels: Any = None, *, batch_size: int = EVALUATED, layout: Layout = "NHWC"
+    ) -> tuple[float, float]:
+        """(mean loss, accuracy in 0..1) on a split, or on images and labels as `Dataset.from_arrays` takes them.
 
         Labels are compared by the names of their classes, where both the split and the model have names. Raises
         UsageError if the split is empty or has classes that the model does not have, or for a batch size below 1.
@@ -307,7 +355,7 @@ class Sequential:
         If several processes train the model, all of them evaluate it, each on some of the batches.
         """
         batch_size = whole(batch_size, "The batch size")
-        split = self.with_own_labels(split)
+        split = self.with_own_labels(self.split_of(split, labels, layout=layout))
         total, right = 0.0, 0.0
         for start in self.context.shard.deal(range(0, len(split), batch_size)):
             with self._lock:
@@ -318,6 +366,32 @@ class Sequential:
             total, right = total + loss, right + correct
         total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
+
+    def split_of(
+        self, images: Any, labels: Any = None, *, layout: Layout = "NHWC", weights: npt.ArrayLike | None = None
+    ) -> Split:
+        """Images and labels as people have them, with labels that number this model's classes. Raises UsageError."""
+        if isinstance(images, Split) and labels is None:
+            return images if weights is None else Split.of(images, weights=weights)
+        if labels is not None:
+            images = as_images(images, layout=layout, shape=self.input_shape)
+        split = Split.of(images, labels, classes=self.classes, weights=weights, layout=layout, named=self.named)
+        self._check_images(split.images)
+        return split if self.named or split.classes != self.classes else replace(split, classes=None)
+
+    def _images(self, images: Any, layout: Layout) -> Images:
+        """Images as people have them as (N, H, W, C)."""
+        # Few checks are made of what needs no change: a program may predict image by image.
+        if type(images) is np.ndarray and images.ndim == 4 and images.dtype == np.uint8 and layout == "NHWC":
+            self._check_images(images)
+            return images
+        found = as_images(images, layout=layout, shape=self.input_shape)
+        self._check_images(found)
+        if found.dtype.kind == "f" and isinstance(found, np.ndarray):
+            if not np.isfinite(found).all():
+                raise UsageError("There are pixels that are NaN or infinite; replace them, or leave these images out.")
+            self.preprocessing.scale_for(found)
+        return found
 
     def with_own_labels(self, split: Split) -> Split:
         """The split with labels that number this model's classes: by name, or unchanged where one side has no names.
@@ -337,8 +411,18 @@ class Sequential:
         return split
 
     def get_to_know(self, split: Split) -> None:
-        """Keeps what it will be asked about its training images: their borders, and unless it has some, class names."""
-        self.border = border_of(split.images)
+        """Keeps what it will be asked about its training images: their kind of pixels, borders, and class names.
+
+        A model that was given no preprocessing gets one that suits the first images that it is trained on.
+        """
+        if not self.met and self.adapts:
+            self.preprocessing = Preprocessing.suiting(split)
+        elif not self.met:
+            self.preprocessing = replace(self.preprocessing, pixels=kind_of(split.images))
+        self.met, self.adapts = True, False
+        white = WHITE[self.preprocessing.pixels]
+        known = WHITE.get(split.images.dtype.name, white)
+        self.border = None if white is None or known is None else border_of(split.images, known)
         names = split.classes
         if not self.named and names is not None and len(names) == len(self.classes):
             self.classes, self.named = names, True
@@ -359,6 +443,21 @@ class Sequential:
         buffer = self.buffers.get("labels", labels.shape, np.int64)
         self.backend.copy(labels, buffer)
         return buffer
+
+    def summary(self, batch: int = EVALUATED) -> str:
+        """The layers as a table of text, with what the model needs for a batch; `print(model.summary())` shows it."""
+        return "\n".join(summary_lines(self, whole(batch, "The batch")))
+
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.input_shape))
+        return (
+            f"Sequential({self.name}: {counted(len(self.layers), 'layer')}, {self.parameter_count():,} parameters, "
+            f"images {shape}, {counted(len(self.classes), 'class')}, {self.backend.name} {self.dtype})"
+        )
+
+    def _repr_html_(self) -> str:
+        """The summary as a table of a notebook."""
+        return summary_html(self, EVALUATED)
 
     def config(self) -> dict[str, Any]:
         """The architecture as a table: name, input shape, layers, loss, classes."""

@@ -5,9 +5,9 @@ import json
 import os
 import secrets
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -33,12 +33,19 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     Raises CnnError naming the cause, such as a full disk; the old file is then untouched.
     """
+    with opened_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def opened_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file for what `write_atomically` would write in pieces; it is at `path` once the block has ended well."""
     # A name of its own: another process may be writing the same file.
     partial = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}{PART}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("xb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
@@ -49,6 +56,10 @@ def write_atomically(path: Path, content: bytes) -> None:
             f"{path} could not be written ({error.strerror or error}); free space or choose another folder. "
             "What was saved before is unchanged."
         ) from error
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
 
 
 def remove_parts(folder: Path) -> None:

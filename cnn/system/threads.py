@@ -20,6 +20,9 @@ VARIABLE = "CNN_NUM_THREADS"
 NUMBA_VARIABLE = "NUMBA_NUM_THREADS"
 """The number of threads of Numba's pool, on which the compiled kernels run; it cannot be raised later."""
 
+OPENMP_VARIABLE = "OMP_NUM_THREADS"
+"""What other programs set for all libraries: joblib in its processes, batch systems, users."""
+
 _HELD_AT_ONE: set[str] = set()
 
 
@@ -27,7 +30,8 @@ _HELD_AT_ONE: set[str] = set()
 class ThreadBudget:
     """How many threads a run gets (`count`), and why: allowed CPUs, cgroup quota in CPUs, and the request.
 
-    The quota applies to all `processes` together. `pool` is NUMBA_NUM_THREADS, None if it is not set.
+    The quota applies to all `processes` together. `pool` is NUMBA_NUM_THREADS, None if it is not set; `openmp` is
+    OMP_NUM_THREADS, None if it is not set or something else was requested.
     """
 
     affinity: int
@@ -36,6 +40,7 @@ class ThreadBudget:
     count: int
     processes: int = 1
     pool: int | None = None
+    openmp: int | None = None
 
     def describe(self) -> str:
         """One line: the count, whether it is less than requested, and the limits."""
@@ -43,7 +48,8 @@ class ThreadBudget:
         if self.quota is not None and self.processes > 1:
             quota += f" for {self.processes} processes"
         pool = "" if self.pool is None else f", {NUMBA_VARIABLE} {self.pool}"
-        limits = f"affinity {self.affinity}, {quota}{pool}"
+        openmp = "" if self.openmp is None else f", {OPENMP_VARIABLE} {self.openmp}"
+        limits = f"affinity {self.affinity}, {quota}{pool}{openmp}"
         if self.requested is None:
             return f"{in_words(self.count)} ({limits})"
         if self.requested == self.count:
@@ -92,7 +98,9 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
-    """The threads a run gets: `requested`, else CNN_NUM_THREADS, else all, but never more than are available.
+    """The threads a run gets: `requested`, else CNN_NUM_THREADS, else OMP_NUM_THREADS, else all that are available.
+
+    It is never more than that. joblib sets OMP_NUM_THREADS in its processes, so that they share the CPUs.
 
     `processes` is how many processes on this host work together: they share the quota, and also all CPUs if they
     cannot be restricted to their own CPUs.
@@ -102,14 +110,15 @@ def budget(requested: int | None = None, processes: int = 1) -> ThreadBudget:
     number of at least 1.
     """
     requested = count_of(VARIABLE) if requested is None else whole(requested, "The number of threads")
-    affinity, quota, pool = affinity_count(), cgroup_quota(), _pool_of_numba()
+    affinity, quota, pool = affinity_count(), cgroup_quota(), _number_in(NUMBA_VARIABLE)
     most = affinity if allowed_cpus() is not None else max(1, affinity // processes)
     if quota is not None:
         most = max(1, min(most, int(quota / processes)))
     if pool is not None:
         most = min(most, pool)
-    count = most if requested is None else min(requested, most)
-    return ThreadBudget(affinity, quota, requested, count, processes, pool)
+    openmp = _number_in(OPENMP_VARIABLE) if requested is None else None
+    count = min(most, requested or openmp or most)
+    return ThreadBudget(affinity, quota, requested, count, processes, pool, openmp)
 
 
 def measurable(count: int) -> int:
@@ -185,10 +194,10 @@ def openmp_warning(loaded: list[LoadedLibrary]) -> str | None:
     )
 
 
-def _pool_of_numba() -> int | None:
-    """What NUMBA_NUM_THREADS says; None if it is not set, or to something that Numba ignores."""
-    text = os.environ.get(NUMBA_VARIABLE, "")
-    return int(text) if text.isdecimal() and int(text) else None
+def _number_in(variable: str) -> int | None:
+    """What another program's variable says, of a list for nested loops the first; None if it is no number above 0."""
+    text = os.environ.get(variable, "").partition(",")[0].strip()
+    return int(text) if text.isdecimal() and len(text) < 10 and int(text) else None
 
 
 def _cpu_groups(root: Path) -> Iterator[Path]:

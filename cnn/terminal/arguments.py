@@ -5,8 +5,8 @@ from pathlib import Path
 
 from cnn.paths import check_output
 
-MOST, MOST_SEED = 10**9, 2**63 - 1
-"""The largest numbers taken: of counts, and of numbers that may also be seeds."""
+MOST, MOST_SEED, MOST_SIDE = 10**9, 2**63 - 1, 10_000
+"""The largest numbers taken: of counts, of numbers that may also be seeds, and of pixels of a side."""
 
 
 def whole_number(text: str) -> int:
@@ -50,6 +50,14 @@ def numbers(text: str) -> list[float]:
     if not all(abs(value) < float("inf") for value in values):
         raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers separated by commas")
     return values
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Height and width as HxW, such as 64x48; a single number stands for both."""
+    sides = [_digits(part) for part in text.lower().split("x")]
+    if len(sides) not in (1, 2) or not all(side and side <= MOST_SIDE for side in sides):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size such as 64x48, in pixels from 1 to {MOST_SIDE:,}")
+    return int(sides[0] or 0), int(sides[-1] or 0)
 
 
 def share(text: str) -> float:

@@ -87,6 +87,7 @@ class BatchGradients:
                 chosen[rows],
                 changes.of(rows),
                 weight=self.shard.count / images,
+                weights=split.weights,
                 after_layer=complete if number == len(pieces) else None,
             )
             if self._counts:

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field, fields
+from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn.config import require, settle, whole
+from cnn.config import plain, require, settle, whole
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
+from cnn.data.stored import blocks
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.meter import NO_ENERGY, Meter, Unmetered
 from cnn.model.sequential import Sequential, load_arrays
@@ -25,7 +26,7 @@ from cnn.training.gradients import BatchGradients
 from cnn.training.position import Position
 from cnn.training.rehearsal import rehearse
 from cnn.training.replicas import Replicas
-from cnn.training.results import EpochResult
+from cnn.training.results import EpochResult, History
 from cnn.training.world import World
 
 _OWN = {"_gradients", "_replicas"}
@@ -82,6 +83,9 @@ class Trainer:
             isinstance(self.model, Sequential),
             f"A Trainer trains a cnn.Sequential, not a {type(self.model).__name__}.",
         )
+        rate = plain(self.schedule)
+        if isinstance(rate, int | float) and not isinstance(rate, bool):
+            self.schedule = Constant(float(rate))
         settle(self)
         self.optimizer = Optimizer.from_config(self.optimizer)
         self.schedule = Schedule.from_config(self.schedule)
@@ -157,7 +161,7 @@ class Trainer:
 
     @cached_property
     def _fingerprints(self) -> tuple[str | None, str | None]:
-        return _fingerprint(self.train), _fingerprint(self.validation)
+        return fingerprint(self.train), fingerprint(self.validation)
 
     def resume(self) -> None:
         """Continues from the checkpoint. Raises FileFormatError or UsageError if it is not one of this run."""
@@ -183,7 +187,7 @@ class Trainer:
         rehearse(self.model, self.train, self.batch_size, self.accumulate, self.world, splits)
         self._rehearsed = True
 
-    def run(self, epochs: int, callbacks: Iterable[Callback] = ()) -> list[EpochResult]:
+    def run(self, epochs: int, callbacks: Iterable[Callback] | Callback = ()) -> History:
         """Trains until `epochs` are done in total or patience runs out; returns the results of this call's epochs.
 
         Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
@@ -204,7 +208,7 @@ class Trainer:
                 listener.on_end()
         if self.patience is not None and self.best is not None:
             self.model.load_state(self.best)
-        return self.results[before:]
+        return History(self.results[before:])
 
     def _epoch(self, listeners: list[Callback]) -> EpochResult:
         if self.order is None:
@@ -348,34 +352,20 @@ class Trainer:
         return self.position.epoch if best is None else best
 
 
-def fit(
-    model: Sequential,
-    train: Split,
-    *,
-    epochs: int,
-    callbacks: Iterable[Callback] = (),
-    **settings: Any,
-) -> list[EpochResult]:
-    """Trains `model` on `train` and returns one result per epoch; `settings` are those of `Trainer`.
-
-    Raises UsageError for a setting that a Trainer does not have, and what it raises.
-    """
-    known = [each.name for each in fields(Trainer) if each.name not in ("model", "train")]
-    unknown = sorted(settings.keys() - known)
-    require(not unknown, f"fit has no setting {', '.join(unknown)}; known are: {', '.join(known)}.")
-    return Trainer(model, train, **settings).run(epochs, callbacks)
-
-
-def _listeners(callbacks: Iterable[Callback]) -> list[Callback]:
+def _listeners(callbacks: Iterable[Callback] | Callback) -> list[Callback]:
     found = list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     for each in found:
         require(isinstance(each, Callback), f"callbacks must be a list of cnn.Callback objects, not {callbacks!r}.")
     return found
 
 
-def _fingerprint(split: Split | None) -> str | None:
+def fingerprint(split: Split | None) -> str | None:
     """The number of images and a checksum, to distinguish one split from another."""
     if split is None:
         return None
-    checksum = zlib.crc32(np.ascontiguousarray(split.labels).data, zlib.crc32(np.ascontiguousarray(split.images).data))
+    checksum = 0
+    for block in blocks(split.images):
+        checksum = zlib.crc32(np.ascontiguousarray(block).data, checksum)
+    for array in (split.labels, split.weights):
+        checksum = checksum if array is None else zlib.crc32(np.ascontiguousarray(array).data, checksum)
     return f"{len(split)} images, crc {checksum:08x}"

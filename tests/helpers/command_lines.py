@@ -119,7 +119,8 @@ def check_values(options: dict[str, object]) -> None:
     for name in filter(None, str(options.get("model") or "").split(",")):
         if name not in ZOO and not name.endswith((".toml", ".safetensors")):
             raise CnnError(f"there is no network {name}")
-    if options.get("dataset") not in (None, *plugins.names(plugins.DATASETS)):
+    dataset = options.get("dataset")
+    if dataset not in (None, *plugins.names(plugins.DATASETS)) and not str(dataset).endswith(".csv"):
         raise CnnError(f"there is no data set {options['dataset']}")
     for name in filter(None, str(options.get("backend") or "").split(",")):
         plugin = plugins.load(plugins.BACKENDS, name)
