@@ -1,6 +1,7 @@
 """The command `cnn`: finds the subcommand, runs it, and turns every foreseen failure into one sentence."""
 
 import argparse
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from cnn.words import nearest
 COMMANDS = {
     "train": "train a model and save it",
     "eval": "measure a saved model's accuracy on a data set",
+    "report": "show a training run or compare several: text, a page, a picture",
     "predict": "classify image files with a saved model",
     "summary": "show a network's layers, parameters, operations and memory",
     "cost": "count FLOP and bytes of a step, layer by layer and phase by phase",
@@ -55,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             apply_config(options.parser, options, COMMANDS)
             options = parser.parse_args(given)
         environment.check()
+        options.command = shlex.join(["cnn", *given])
         with visible_output():
             code = int(options.run(options) or 0)
             flush()

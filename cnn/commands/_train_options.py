@@ -127,6 +127,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for model, metrics and checkpoint (default: runs/<date>-<network>-<data set>)",
     )
+    files.add_argument(
+        "--report", action="store_true", help="write a page of the run and its numbers into the folder at the end"
+    )
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     files.add_argument(
         "--checkpoint-every",

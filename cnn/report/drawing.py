@@ -27,6 +27,8 @@ LIGHT = {
     "green": "#1a7f37",
     "orange": "#bc4c00",
     "purple": "#8250df",
+    "red": "#cf222e",
+    "teal": "#1b7c83",
 }
 """Colours of the plots; on the page each stands for the CSS variable of its name."""
 
