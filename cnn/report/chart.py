@@ -1,12 +1,15 @@
 """Charts as plain values: what is drawn, apart from how it becomes SVG, text or a picture."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, isfinite, log10
+from itertools import pairwise
+from math import ceil, floor, isfinite, log10, pi, sqrt
 from typing import Literal
 
 COLOURS = ("blue", "orange", "green", "purple", "red", "teal")
 """Of the series of a chart, in turns."""
+STEPS = 40
+"""Parts of a line that keep texts off it."""
 ROOM = 0.04
 """Of the range of values, the space left between the outermost ones and the frame."""
 
@@ -15,7 +18,8 @@ ROOM = 0.04
 class Series:
     """Points (x, y) with a common look; a y of None is a gap.
 
-    `sizes` are areas of points in square pixels, `texts` their labels; both may be empty.
+    `sizes` are areas of points in square pixels, `texts` their labels, `band` the least and largest y expected at each
+    x; each may be empty.
     """
 
     label: str
@@ -26,10 +30,16 @@ class Series:
     dashed: bool = False
     sizes: tuple[float, ...] = ()
     texts: tuple[str, ...] = ()
+    band: tuple[tuple[float, float], ...] = ()
 
     def points(self) -> Iterator[tuple[float, float]]:
         """The points that are known."""
         return ((x, y) for x, y in zip(self.x, self.y, strict=True) if y is not None and isfinite(y))
+
+    def heights(self) -> Iterator[float]:
+        """Every y that is drawn."""
+        yield from (y for _, y in self.points())
+        yield from (end for ends in self.band for end in ends)
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,20 @@ class Chart:
 
     def y_range(self, room: float = ROOM) -> tuple[float, float]:
         """The least and the largest y, with `room` beyond them as a share of the distance."""
-        low, high = _apart([y for each in self.series for _, y in each.points()], self.y_log)
+        low, high = _apart([y for each in self.series for y in each.heights()], self.y_log)
         if self.percent:
             high = min(high, 1.0)
         if self.y_log:
             factor = (high / low) ** room
             return low / factor, high * factor
         return low - room * (high - low), high + room * (high - low)
+
+
+def share(value: float, low: float, high: float, logarithmic: bool) -> float:
+    """How far along an axis a value lies, in 0..1."""
+    if logarithmic:
+        return (log10(value) - log10(low)) / (log10(high) - log10(low))
+    return (value - low) / (high - low)
 
 
 def _apart(values: Sequence[float], logarithmic: bool) -> tuple[float, float]:
@@ -102,6 +119,44 @@ def tick_text(value: float, *, percent: bool = False) -> str:
     return f"{value:.4g}"
 
 
+def radius(size: float) -> float:
+    """Of a point with this area."""
+    return sqrt(size / pi)
+
+
+Label = tuple[tuple[float, float], tuple[float, float], str]
+"""Where the point is, where its text begins (left, bottom), and the text."""
+
+
+def placed_labels(
+    chart: Chart,
+    x: Callable[[float], float],
+    y: Callable[[float], float],
+    frame: tuple[float, float, float, float],
+    letter: tuple[float, float],
+) -> Iterator[Label]:
+    """The texts of the points for which there is room beside points, lines and one another.
+
+    `x` and `y` turn values into coordinates, which grow to the right and downwards.
+    """
+    taken = list[tuple[float, float, float, float]]()
+    found = list[tuple[tuple[float, float], str]]()
+    for series in chart.series:
+        points = [(x(at), y(value)) for at, value in series.points()]
+        found += [(point, text) for point, text in zip(points, series.texts, strict=False) if text]
+        if series.kind == "points":
+            sizes = series.sizes or (40.0,) * len(points)
+            for (left, top), size in zip(points, map(radius, sizes), strict=False):
+                taken.append((left - size, top - size, left + size, top + size))
+            continue
+        for (left, top), (right, bottom) in pairwise(points):
+            for k in range(STEPS + 1):
+                across, down = left + (right - left) * k / STEPS, top + (bottom - top) * k / STEPS
+                taken.append((across - 1, down - 1, across + 1, down + 1))
+    places = place_labels([point for point, _ in found], [text for _, text in found], frame, letter, taken)
+    yield from ((point, place, text) for place, (point, text) in zip(places, found, strict=True) if place is not None)
+
+
 def place_labels(
     points: Sequence[tuple[float, float]],
     texts: Sequence[str],
@@ -114,8 +169,8 @@ def place_labels(
     Coordinates grow to the right and downwards; `frame` and `taken` are boxes (left, top, right, bottom), `letter` the
     width and height of a letter. Points in front get the better places.
     """
-    gap = letter[0]
-    used = [*taken, *((x - 3, y - 3, x + 3, y + 3) for x, y in points)]
+    gap = 1.5 * letter[0]
+    used = list(taken)
     found: list[tuple[float, float] | None] = []
     for (x, y), text in zip(points, texts, strict=True):
         width, height = len(text) * letter[0], letter[1]

@@ -1,13 +1,19 @@
 """Charts as one PNG picture, drawn by matplotlib."""
 
 from collections.abc import Sequence
+from math import ceil
+from textwrap import wrap
 
 from cnn.errors import UsageError
-from cnn.report.chart import Chart
-from cnn.report.drawing import LIGHT, Axes, Figure, PercentFormatter, plain, png
+from cnn.report.chart import Chart, placed_labels, share
+from cnn.report.drawing import LIGHT, Axes, Figure, FigureBase, PercentFormatter, logarithmic, plain, png
 
-COLUMNS, ROW = 2, 3.2
-"""Charts beside one another, and inches of a row of them."""
+COLUMNS, ROW, LINE = 2, 3.2, 60
+"""Charts beside one another, inches of a row of them, and letters of a line of a title."""
+
+
+AXES, LETTER = (300.0, 150.0), (4.6, 9.0)
+"""The size of the axes and of a letter in points, about."""
 
 
 def charts_picture(charts: Sequence[Chart], title: str) -> bytes:
@@ -15,18 +21,21 @@ def charts_picture(charts: Sequence[Chart], title: str) -> bytes:
     shown = [each for each in charts if not each.empty]
     if not shown:
         raise UsageError("There is nothing to draw: no epoch has ended; leave out --png.")
-    columns = min(COLUMNS, len(shown))
-    rows = -(-len(shown) // columns)
 
     def draw(figure: Figure) -> None:
-        grid = figure.subplots(rows, columns, squeeze=False)
-        for axes, chart in zip(grid.flat, shown, strict=False):
-            _draw(axes, chart)
-        for axes in grid.flat[len(shown) :]:
-            axes.set_visible(False)
+        draw_charts(figure, shown)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11)
 
-    return png(draw, 0.6 + ROW * rows)
+    return png(draw, 0.6 + ROW * ceil(len(shown) / COLUMNS))
+
+
+def draw_charts(figure: FigureBase, charts: Sequence[Chart]) -> None:
+    """Each chart on axes of its own."""
+    grid = figure.subplots(ceil(len(charts) / COLUMNS), min(COLUMNS, len(charts)), squeeze=False)
+    for axes, chart in zip(grid.flat, charts, strict=False):
+        _draw(axes, chart)
+    for axes in grid.flat[len(charts) :]:
+        axes.set_visible(False)
 
 
 def _draw(axes: Axes, chart: Chart) -> None:
@@ -40,21 +49,35 @@ def _draw(axes: Axes, chart: Chart) -> None:
             axes.plot(each.x, y, color=colour, label=each.label, linewidth=1.6, linestyle=style)
             if len(each.x) == 1:
                 axes.plot(each.x, y, color=colour, marker="o", markersize=4)
-        for x, value, text in zip(each.x, each.y, each.texts, strict=False):
-            if value is not None:
-                axes.annotate(text, (x, value), (5, 4), textcoords="offset points", fontsize=8)
+        if each.band:
+            lows, highs = zip(*each.band, strict=True)
+            axes.fill_between(each.x, lows, highs, color=colour, alpha=0.15, linewidth=0)
     if chart.mark is not None:
         axes.axvline(chart.mark[0], color=LIGHT["muted"], linewidth=0.8, linestyle=":")
-    axes.set_title(chart.title, loc="left")
+    axes.set_title("\n".join(wrap(chart.title, LINE)), loc="left")
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.x_log:
-        axes.set_xscale("log")
+        logarithmic(axes, "x")
     if chart.y_log:
-        axes.set_yscale("log")
+        logarithmic(axes, "y")
     axes.set_xlim(*chart.x_range())
+    axes.set_ylim(*chart.y_range())
     if chart.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     plain(axes)
+    (x_low, x_high), (y_low, y_high) = chart.x_range(), chart.y_range()
+    width, height = AXES
+    labels = placed_labels(
+        chart,
+        lambda value: width * share(value, x_low, x_high, chart.x_log),
+        lambda value: height * (1 - share(value, y_low, y_high, chart.y_log)),
+        (0, 0, width + 20, height),
+        LETTER,
+    )
+    for (at, top), (left, bottom), text in labels:
+        # From the point, so that it stays beside it if the axes have another size.
+        where = (at / width, 1 - top / height)
+        axes.annotate(text, where, (left - at, top - bottom), "axes fraction", textcoords="offset points", fontsize=8)
     if sum(bool(each.label) for each in chart.series) > 1:
         axes.legend(fontsize=8)

@@ -1,15 +1,17 @@
 """A chart as an SVG element that takes its colours from the page: no library, and small enough to redraw live."""
 
 from html import escape
-from math import log10, sqrt
+from textwrap import wrap
 
-from cnn.report.chart import Chart, Series, place_labels, tick_text, ticks
+from cnn.report.chart import Chart, Series, placed_labels, radius, share, tick_text, ticks
 
 WIDTH, HEIGHT = 420, 240
-LEFT, RIGHT, TOP, BOTTOM = 54, 12, 40, 36
+LEFT, RIGHT, BOTTOM = 54, 12, 36
 """Margins of the frame."""
 LETTER = (6.1, 12.0)
 """Width and height of a letter."""
+TITLE = 7.8
+"""Width of a letter of the title."""
 MOST_TEXT = 34
 """Letters of a legend's entry."""
 
@@ -26,22 +28,23 @@ class _Drawing:
         self.chart, self.width, self.height = chart, width, height
         self.x_low, self.x_high = chart.x_range()
         self.y_low, self.y_high = chart.y_range()
-        self.legend = self._legend()
-        self.top = TOP + 14 * (len(self.legend) - 1 if self.legend else -1)
+        self.title = wrap(chart.title, int(width / TITLE))
+        self.legend = self._legend(13 + 15 * len(self.title))
+        self.top = 10 + 15 * len(self.title) + 14 * len(self.legend)
         self.right, self.bottom = width - RIGHT, height - BOTTOM
 
     def x(self, value: float) -> float:
-        return LEFT + (self.right - LEFT) * _share(value, self.x_low, self.x_high, self.chart.x_log)
+        return LEFT + (self.right - LEFT) * share(value, self.x_low, self.x_high, self.chart.x_log)
 
     def y(self, value: float) -> float:
-        return self.bottom - (self.bottom - self.top) * _share(value, self.y_low, self.y_high, self.chart.y_log)
+        return self.bottom - (self.bottom - self.top) * share(value, self.y_low, self.y_high, self.chart.y_log)
 
     def text(self) -> str:
         chart = self.chart
         parts = [
             f'<svg class="chart" viewBox="0 0 {self.width} {self.height}" role="img" '
             f'aria-label="{escape(chart.title)}">',
-            _text(0, 13, chart.title, "title"),
+            *(_text(0, 13 + 15 * k, line, "title") for k, line in enumerate(self.title)),
             *self.legend,
             *self._axes(),
         ]
@@ -57,7 +60,7 @@ class _Drawing:
         parts += self._labels()
         return "".join(parts) + "</svg>"
 
-    def _legend(self) -> list[str]:
+    def _legend(self, first: int) -> list[str]:
         """Lines of entries below the title, as many as fit beside one another; none for a single series."""
         shown = [each for each in self.chart.series if each.label]
         if len(shown) < 2:
@@ -70,7 +73,7 @@ class _Drawing:
             if at and at + size > self.width:
                 rows.append([])
                 at = 0.0
-            y = 27 + 14 * (len(rows) - 1)
+            y = first - 1 + 14 * (len(rows) - 1)
             colour = f"var(--{each.colour})"
             if each.kind == "points":
                 rows[-1].append(f'<circle cx="{at + 7:.0f}" cy="{y - 4}" r="4" fill="{colour}"/>')
@@ -108,7 +111,11 @@ class _Drawing:
             path.append(f"{pen}{self.x(x):.1f} {self.y(y):.1f}")
             pen = "L"
         dash = ' stroke-dasharray="5 3"' if series.dashed else ""
-        drawn = f'<path class="line" style="stroke:var(--{series.colour})" d="{"".join(path)}"{dash}/>'
+        low = [(x, ends[0]) for x, ends in zip(series.x, series.band, strict=False)]
+        high = [(x, ends[1]) for x, ends in zip(series.x, series.band, strict=False)]
+        band = "L".join(f"{self.x(x):.1f} {self.y(y):.1f}" for x, y in [*low, *reversed(high)])
+        shade = f'<path fill="var(--{series.colour})" fill-opacity=".13" d="M{band}Z"/>' if band else ""
+        drawn = f'{shade}<path class="line" style="stroke:var(--{series.colour})" d="{"".join(path)}"{dash}/>'
         if len(path) > 1:
             return drawn
         # A line of one point would not be seen.
@@ -118,32 +125,18 @@ class _Drawing:
     def _points(self, series: Series) -> list[str]:
         sizes = series.sizes or (40.0,) * len(series.x)
         return [
-            f'<circle class="dot" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{sqrt(size / 3.1416):.1f}" '
+            f'<circle class="dot" cx="{self.x(x):.1f}" cy="{self.y(y):.1f}" r="{radius(size):.1f}" '
             f'style="fill:var(--{series.colour})"/>'
             for x, y, size in zip(series.x, series.y, sizes, strict=True)
             if y is not None
         ]
 
     def _labels(self) -> list[str]:
-        found = [
-            (self.x(x), self.y(y), text)
-            for each in self.chart.series
-            for x, y, text in zip(each.x, each.y, each.texts, strict=False)
-            if y is not None
-        ]
         frame = (LEFT + 2.0, float(self.top), float(self.width), float(self.bottom))
-        places = place_labels([(x, y) for x, y, _ in found], [text for *_, text in found], frame, LETTER)
         return [
-            _text(place[0], place[1] - 2, text, "small label")
-            for place, (*_, text) in zip(places, found, strict=True)
-            if place is not None
+            _text(left, bottom - 2, text, "small label")
+            for _, (left, bottom), text in placed_labels(self.chart, self.x, self.y, frame, LETTER)
         ]
-
-
-def _share(value: float, low: float, high: float, logarithmic: bool) -> float:
-    if logarithmic:
-        return (log10(value) - log10(low)) / (log10(high) - log10(low))
-    return (value - low) / (high - low)
 
 
 def _text(x: float, y: float, text: str, kind: str, anchor: str = "start") -> str:
