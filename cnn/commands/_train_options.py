@@ -10,7 +10,7 @@ from cnn.commands._run_folder import SETTINGS, read_settings, refuse_a_run
 from cnn.data.dataset import DEFAULT_DATASET
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
-from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
+from cnn.terminal.arguments import expanded_text, number, port_number, share, whole_number, whole_number_or_zero
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
@@ -101,6 +101,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", type=whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     _common.add_resource_options(parser)
+    parser.add_argument(
+        "--serve",
+        type=port_number,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="show the run live on a page of this machine only, with pause and stop, on this port or any free one",
+    )
     parser.add_argument(
         "--watts",
         type=number,

@@ -77,10 +77,18 @@ def run(options: argparse.Namespace) -> None:
             listeners: list[Callback] = []
             if folder is not None:
                 # What is written comes before what is told.
-                folder.save_settings(_settings(options, data, trainer, resources, epochs))
+                settings = _settings(options, data, trainer, resources, epochs)
+                folder.save_settings(settings)
                 listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                live = {}
+                if options.serve is not None:
+                    from cnn.report.live import LiveView
+
+                    view = stack.enter_context(LiveView(trainer, folder.path, settings["run"], epochs, options.serve))
+                    listeners.append(view)
+                    live["live"] = f"{view.url} (on this machine only)"
                 with output_may_fail():
-                    print_lines(_header(data, trainer, resources, places, options, epochs, folder.path))
+                    print_lines(_header(data, trainer, resources, places, options, epochs, folder.path) | live)
                     for each in data.notes:
                         print(f"note: {shown(each)}")
         trainer.rehearse(data.test)

@@ -47,7 +47,7 @@ def run_charts(epochs: Sequence[Row], best: int | None) -> list[Chart]:
 def step_chart(steps: Sequence[tuple[float, float]]) -> Chart:
     """The running loss within epochs, over epochs as fractions: what moves while a run is trained."""
     x, y = (tuple(each) for each in zip(*steps, strict=True)) if steps else ((), ())
-    return Chart("loss of the steps", "epoch", "loss", (Series("", x, y, "blue"),))
+    return Chart("loss of the steps", "epochs done", "loss", (Series("", x, y, "blue"),))
 
 
 def calibration_chart(bins: Sequence[Row]) -> Chart:
