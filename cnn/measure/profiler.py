@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.arithmetic import Operation
+from cnn.arithmetic import FLOAT, Operation
 from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
 from cnn.layers import Conv2D
@@ -18,6 +18,7 @@ from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
+from cnn.system.perf_events import Counters
 from cnn.system.timing import Stopwatch, Times, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
@@ -80,6 +81,7 @@ def profile_step(
     # Without products the arrays hold arbitrary values; if they overflow, it does not matter.
     with np.errstate(all="ignore"):
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
+    itemsize = np.dtype(architecture.dtype).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
     for stage in count(architecture, batch, training=training).stages:
         counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
@@ -95,7 +97,7 @@ def profile_step(
         if lowers and not im2col:
             im2col = min(seconds, around)
         gemm = max(0.0, min(seconds - around, seconds - im2col)) if flops else 0.0
-        moved = 0 if flops else sum(each.bytes for each in operations)
+        moved = 0 if flops else sum(each.bytes for each in operations) * itemsize // FLOAT
         lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops, bytes=moved, times=times))
     return lines
 
@@ -175,6 +177,38 @@ def whole_step(
             seconds.append(seconds_of(step))
             outside.append(seconds[-1] - inside.seconds)
     return Times(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
+
+
+def layer_counts(
+    architecture: Architecture, backend: Backend, batch: int, counters: Counters, *, repeats: int, training: bool
+) -> dict[LayerPass, dict[str, float]]:
+    """The processor's counts of each layer and direction in one step: medians over `repeats` steps, by counter."""
+    model = architecture.build(backend=backend)
+    images, labels = random_batch(model, batch)
+    optimizer = _optimizer(model)
+    found: dict[LayerPass, list[dict[str, float]]] = {}
+
+    def observe(place: int, direction: str, run: Callable[[], None]) -> None:
+        before = counters.read()
+        run()
+        after = counters.read()
+        counts = {name: after[name] - before[name] for name in after}
+        found.setdefault((model.network.nodes[place].name, direction), []).append(counts)
+
+    model.network.observer = observe
+    try:
+        for _ in range(SETTLED + repeats):
+            if training:
+                model.train_step(images, labels)
+                optimizer.step(0.0)
+            else:
+                model.predict(images, batch_size=batch)
+    finally:
+        model.network.observer = None
+    return {
+        place: {name: median(each[name] for each in counts[-repeats:]) for name in counts[-1]}
+        for place, counts in found.items()
+    }
 
 
 @dataclass(frozen=True)

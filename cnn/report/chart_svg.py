@@ -1,6 +1,7 @@
 """A chart as an SVG element that takes its colours from the page: no library, and small enough to redraw live."""
 
 from html import escape
+from pathlib import Path
 from textwrap import wrap
 
 from cnn.report.chart import Chart, Series, placed_labels, radius, share, tick_text, ticks
@@ -16,11 +17,26 @@ MOST_TEXT = 34
 """Letters of a legend's entry."""
 
 
+TEMPLATES = Path(__file__).parent / "templates"
+
+
 def chart_svg(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> str:
     """The element; empty where there is nothing to draw."""
     if chart.empty:
         return ""
     return _Drawing(chart, width, height).text()
+
+
+def standalone(chart: Chart, width: int = 720, height: int = 420) -> str:
+    """The chart as a file of its own, light or dark as the system is."""
+    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
+    rules = "\n".join(line for line in style.splitlines() if line.startswith((".chart", ":root", "  --")))
+    dark = style[style.index("@media (prefers-color-scheme: dark)") :]
+    dark = dark[: dark.index("} }") + 3]
+    text = chart_svg(chart, width, height)
+    space = 'xmlns="http://www.w3.org/2000/svg" style="background:var(--page);max-width:none"'
+    head = f'<svg {space} width="{width}" height="{height}"'
+    return text.replace("<svg", head, 1).replace(">", f"><style>{rules}\n{dark}</style>", 1) + "\n"
 
 
 class _Drawing:

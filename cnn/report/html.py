@@ -1,18 +1,18 @@
 """Pages from the templates of this folder: every name is escaped, and nothing is fetched from anywhere."""
 
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cnn.report.chart import Chart
-from cnn.report.chart_svg import chart_svg
+from cnn.report.chart_svg import TEMPLATES, chart_svg
 from cnn.report.confusion_svg import confusion_svg
 from cnn.report.numbers import count_text, duration, joules_text, number_text, percent, rate_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-TEMPLATES = Path(__file__).parent / "templates"
+
+__all__ = ["TEMPLATES", "render"]
 
 
 def render(template: str, **values: Any) -> str:
