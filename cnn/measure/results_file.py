@@ -16,7 +16,7 @@ def made_with() -> dict[str, Any]:
     """Version, time and machine, for JSON."""
     return {
         "version": cnn.__version__,
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "date": datetime.now().astimezone().isoformat(timespec="milliseconds"),
         "machine": this_machine().to_dict(),
     }
 

@@ -105,7 +105,7 @@ class _Drawing:
     def _axes(self) -> list[str]:
         chart, parts = self.chart, []
         most = max(2, (self.right - LEFT) // 62)
-        whole = chart.x_label == "epoch"
+        whole = chart.x_label in ("epoch", "run of the history")
         for value in ticks(self.x_low, self.x_high, int(most), chart.x_log, whole=whole):
             at = self.x(value)
             parts.append(f'<path class="grid" d="M{at:.1f} {self.top}V{self.bottom}"/>')
