@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from cnn.words import nearest
 COMMANDS = {
     "train": "train a model and save it",
     "eval": "measure a saved model's accuracy on a data set",
+    "report": "show a training run or compare several: text, a page, a picture",
     "predict": "classify image files with a saved model",
     "export": "write a saved model as an ONNX file",
     "import": "read a network from an ONNX file, or PyTorch's weights",
@@ -89,6 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from cnn.plugins import import_modules
 
             import_modules(getattr(options, "import"))
+        options.command = shlex.join(["cnn", *given])
         with visible_output():
             code = int(options.run(options) or 0)
             flush()

@@ -4,6 +4,7 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from helpers.chromium import find_chromium
 from helpers.ready_backends import no_avx512
 from helpers.skips import AllowedSkip
 
@@ -19,6 +20,10 @@ def no_data() -> bool:
 def no_fashion() -> bool:
     """CNN_DATA_DIR may have only MNIST and CIFAR-10."""
     return no_data() or not (Path(os.environ["CNN_DATA_DIR"]) / "fashion-mnist").exists()
+
+
+def no_chromium() -> bool:
+    return find_chromium() is None
 
 
 def root() -> bool:
@@ -66,6 +71,7 @@ ALLOWED = (
     AllowedSkip("test_datasets.py::test_real_idx_files", "^fashion-mnist is not in", no_fashion),
     AllowedSkip("test_datasets.py::test_mnist_5k_is_a_part_of_the_real_training_set", "^mnist is not in", no_data),
     AllowedSkip("test_datasets.py::test_real_cifar10", "^cifar10 is not in", no_data),
+    AllowedSkip("test_live.py::test_the_page_in_a_browser", "^Chromium is not installed", no_chromium),
     AllowedSkip("test_phi.py::TestKnightsLanding::test_affinity_binds_the_threads_of_products", "^one CPU", one_cpu),
     AllowedSkip("test_rapl.py::test_a_real_event_is_opened_and_scaled", "may not be read by this user", no_events),
     AllowedSkip("test_rapl.py::test_no_pmu_and_no_permission_are_explained", "lets every user", every_event),

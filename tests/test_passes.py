@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+import cnn
 from cnn import arrays
 from cnn.compiled import losses, recording
 from cnn.compiled.recording import KernelRecording
@@ -467,3 +468,21 @@ def test_a_backend_without_kernels_goes_by_its_layers():
     model = Sequential(plain(), SHAPE, backend="numpy")
     trained(model, batches(STEPS, 4))
     assert not recorded(model)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_another_batch_after_several_of_the_same_is_computed(backend, dtype):
+    """In float64 NumPy computes, which a recording does not see."""
+    rng = np.random.default_rng(0)
+    model, truth = (
+        cnn.Sequential(
+            [cnn.Conv2D(3, 3, activation="relu"), cnn.Flatten(), cnn.Linear(4)], (6, 6, 1), backend=each, dtype=dtype
+        )
+        for each in (backend, "numpy")
+    )
+    one, other = rng.integers(0, 256, (2, 5, 6, 6, 1), np.uint8)
+    for _ in range(SETTLED + 1):
+        before = model.predict(one)
+    after = model.predict(other)
+    assert not np.allclose(before, after)
+    assert np.allclose(after, truth.predict(other), atol=1e-5)

@@ -43,6 +43,7 @@ def outputs(net, tmp_path, capsys):
     return {
         "metrics.jsonl": [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()],
         "summary.json": [json.loads((run / "summary.json").read_text())],
+        "cnn report": [printed(capsys, "report", str(run), "--backend", "numpy")],
         "cnn eval": [printed(capsys, "eval", model, "mnist-5k")],
         "cnn predict": printed(capsys, "predict", model, str(image)),
         "cnn summary": [printed(capsys, "summary", net)],

@@ -13,11 +13,10 @@ from cnn.system.lock import FolderLock
 from cnn.system.storage import remove_parts, write_atomically
 from cnn.terminal.printing import note
 from cnn.training.results import EpochResult
+from cnn.training.run_files import CHECKPOINT, FILES, METRICS, SETTINGS, SUMMARY
 from cnn.training.trainer import Callback, Trainer
 
-CHECKPOINT, METRICS = "checkpoint.safetensors", "metrics.jsonl"
-SETTINGS, SUMMARY = "settings.json", "summary.json"
-FILES = CHECKPOINT, METRICS, FILE, SETTINGS, SUMMARY
+__all__ = ["CHECKPOINT", "METRICS", "SETTINGS", "SUMMARY", "RunFolder", "read_settings", "refuse_a_run"]
 
 
 class RunFolder(Callback):

@@ -13,7 +13,7 @@ from cnn.data.dataset import DEFAULT_DATASET, Dataset
 from cnn.errors import FileFormatError, UsageError
 from cnn.model.zoo import ZOO
 from cnn.plugins import import_modules
-from cnn.terminal.arguments import expanded_text, number, share, whole_number, whole_number_or_zero
+from cnn.terminal.arguments import expanded_text, number, port_number, share, whole_number, whole_number_or_zero
 from cnn.training.finetuning import Start
 from cnn.training.world import World
 
@@ -128,6 +128,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _common.add_resource_options(parser)
     parser.add_argument(
+        "--serve",
+        type=port_number,
+        nargs="?",
+        const=0,
+        metavar="PORT",
+        help="show the run live on a page of this machine only, with pause and stop, on this port or any free one",
+    )
+    parser.add_argument(
         "--watts",
         type=number,
         metavar="W",
@@ -152,6 +160,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=expanded_text,
         metavar="DIR",
         help="folder for model, metrics and checkpoint (default: runs/<date>-<network>-<data set>)",
+    )
+    files.add_argument(
+        "--report", action="store_true", help="write a page of the run and its numbers into the folder at the end"
     )
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     files.add_argument(

@@ -9,23 +9,32 @@ of the communication is hidden behind computing, and how far the model of scalin
 """
 
 import argparse
+import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from cnn import registry
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
+from cnn.config import require
+from cnn.errors import UsageError
 from cnn.measure.benchmark import STEP, Job, busy, layer_jobs, samples, spread, step_job
+from cnn.measure.change import change
 from cnn.measure.other_work import OtherWork
+from cnn.measure.results_file import made_with, read_results, same, then_and_now, times_of
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import architecture_of
+from cnn.paths import shown
 from cnn.report.table import number_text
+from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import Times
-from cnn.terminal.arguments import whole_number, whole_numbers
+from cnn.terminal.arguments import expanded, output_file, whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table, print_text
 from cnn.words import counted
 
@@ -59,6 +68,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="launcher of the ranks, with its options up to -n, such as 'mpiexec -hosts a,b' (default: mpiexec)",
     )
     parser.add_argument("--steps-only", action="store_true", help="measure only whole training steps, no single layers")
+    parser.add_argument(
+        "--against",
+        type=expanded,
+        metavar="FILE",
+        help="an earlier output of cnn bench --json: print each job's change since then, and how well it is known",
+    )
+    parser.add_argument(
+        "--history", type=expanded, metavar="DIR", help="keep the results, with machine and version, in a file there"
+    )
+    parser.add_argument(
+        "--html", type=output_file, metavar="FILE", help="write an HTML page, with the --history if there is one"
+    )
     add_config_option(parser)
     _common.add_json_option(parser)
     _common.add_wide_option(parser)
@@ -67,8 +88,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Measures and prints the table."""
     if options.ranks is not None:
+        for name in ("against", "html", "history"):
+            require(getattr(options, name) is None, f"--{name} is not for --ranks; leave one of them out.")
         bench_ranks(options)
         return
+    if options.history is not None and options.history.exists() and not options.history.is_dir():
+        raise UsageError(f"{shown(options.history)} is a file; give --history a folder.")
+    old = None
+    if options.against:
+        kinds: dict[str, type] = {"results": list, "batch_size": int}
+        old = read_results(options.against, "cnn bench --json", kinds)
     chosen = [
         registry.create(name, **(options.backend_options or {})) for name in _common.backend_names(options.backend)
     ]
@@ -94,23 +123,100 @@ def run(options: argparse.Namespace) -> None:
     _add_efficiency(results)
     order = {group: place for place, group in enumerate(dict.fromkeys(result["group"] for result in results))}
     results.sort(key=lambda result: order[result["group"]])
+    table = {
+        **made_with(),
+        "batch_size": options.batch_size,
+        "rounds": options.rounds,
+        "libraries": {backend.name: str(backend.library) for backend in chosen},
+        "busy": disturbed,
+        "results": [{name: value for name, value in each.items() if name != "network"} for each in results],
+    }
+    if old is not None:
+        same(old, table, ("batch_size",), options.against)
+        table["changes"] = _changes(old, table, options.against)
+    if options.history:
+        _keep(table, options.history)
+    if options.html:
+        from cnn.report.bench_page import bench_page, read_history
+
+        history = read_history(options.history) if options.history else []
+        write_atomically(options.html, bench_page(table, history, str(options.against or "")).encode())
     if options.json:
-        print_json(
-            {
-                "batch_size": options.batch_size,
-                "rounds": options.rounds,
-                "libraries": {backend.name: str(backend.library) for backend in chosen},
-                "busy": disturbed,
-                "results": [{name: value for name, value in each.items() if name != "network"} for each in results],
-            }
-        )
+        print_json(table)
         return
     print_lines({backend.name: str(backend.library) for backend in chosen})
     for network in networks:
         print(f"\n{network.name}, batch {options.batch_size}, medians of {counted(options.rounds, 'round')}")
         _print([result for result in results if result["network"] == network.name], options.wide)
+    if old is not None:
+        _print_changes(old, table, options)
     if disturbed:
         print_text(disturbed, style="warning")
+
+
+def _keep(table: dict[str, Any], folder: Path) -> None:
+    """Writes the results into a file of their own in the folder, named after the time."""
+    name = re.sub(r"[:.]", "", table["date"][:23]).replace("T", "-")
+    path, number = folder / f"{name}.json", 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}.json"
+    write_atomically(path, json.dumps(table, indent=1).encode())
+
+
+def _changes(old: dict[str, Any], table: dict[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The change of each job that both benchmarks have, on the same backend and number of threads."""
+    names = ("group", "backend", "threads")
+    before = {tuple(each.get(name) for name in names): each for each in old["results"] if isinstance(each, dict)}
+    disturbed = bool(old.get("busy") or table["busy"])
+    found = []
+    for each in table["results"]:
+        key = tuple(each[name] for name in names)
+        if key not in before:
+            continue
+        then = times_of(before[key], path)
+        changed = change(then, each["times"])
+        found.append(
+            {
+                **dict(zip(names, key, strict=True)),
+                "seconds_before": Times(then).median,
+                "seconds": each["seconds"],
+                "ratio": changed.ratio,
+                "ratio_low": changed.low,
+                "ratio_high": changed.high,
+                "verdict": None if disturbed else changed.verdict,
+            }
+        )
+    if not found:
+        raise UsageError(f"{shown(path)} has none of the jobs measured now; give a benchmark of the same network.")
+    return found
+
+
+def _print_changes(old: dict[str, Any], table: dict[str, Any], options: argparse.Namespace) -> None:
+    print(f"\nagainst {shown(options.against)}, measured {old.get('date')}")
+    differing = then_and_now(old, table, ("version", "machine"))
+    before = old.get("libraries")
+    if isinstance(before, dict):
+        differing |= then_and_now(before, table["libraries"], tuple(table["libraries"]))
+    if differing:
+        print_lines(differing)
+    rows = [
+        [
+            each["group"],
+            each["backend"],
+            str(each["threads"]),
+            number_text(each["seconds_before"] * 1e3),
+            number_text(each["seconds"] * 1e3),
+            f"{(each['ratio'] - 1) * 100:+.1f}",
+            f"{(each['ratio_low'] - 1) * 100:+.1f} to {(each['ratio_high'] - 1) * 100:+.1f}",
+            each["verdict"] or "",
+        ]
+        for each in table["changes"]
+    ]
+    head = ["", "backend", "threads", "ms then", "ms now", "%", "95 % certain", "verdict"]
+    print_table(head, rows, extra=["threads", "ms then"], wide=options.wide)
+    if table["changes"][0]["verdict"] is None:
+        print_text("no verdict, as the machine was busy in one of the two measurements", style="warning")
 
 
 def _networks(names: Sequence[str]) -> list[Architecture]:
@@ -163,6 +269,7 @@ def _result(network: str, job: Job, count: int, times: Times) -> dict[str, Any]:
         "seconds_high": high,
         "gflops": job.flops / seconds / 1e9,
         "images_per_second": job.images / seconds,
+        "times": list(times),
     }
 
 

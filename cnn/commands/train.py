@@ -9,6 +9,7 @@ import math
 import zlib
 from contextlib import ExitStack
 from dataclasses import fields, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from cnn.data.dataset import Dataset, Split
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
+from cnn.errors import CnnError
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import FILE, save_model
@@ -29,9 +31,10 @@ from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer
 from cnn.schedules import Schedule, Warmup
 from cnn.system.affinity import allowed_cpus
+from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
-from cnn.terminal.printing import output_may_fail, print_lines, shown
+from cnn.terminal.printing import note, output_may_fail, print_lines, shown
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.trainer import Callback, Trainer, fingerprint
@@ -79,19 +82,42 @@ def run(options: argparse.Namespace) -> None:
             listeners: list[Callback] = []
             if folder is not None:
                 # What is written comes before what is told.
-                folder.save_settings(_settings(options, data, trainer, resources, epochs))
+                settings = _settings(options, data, trainer, resources, epochs)
+                folder.save_settings(settings)
                 listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                live = {}
+                if options.serve is not None:
+                    from cnn.report.live import LiveView
+
+                    view = stack.enter_context(LiveView(trainer, folder.path, settings["run"], epochs, options.serve))
+                    listeners.append(view)
+                    live["live"] = f"{view.url} (on this machine only)"
                 with output_may_fail():
                     lines = _header(data, trainer, resources, places, options, epochs, folder.path)
-                    print_lines(lines | (start.describe(model) if start else {}))
-                    for note in data.notes:
-                        print(f"note: {shown(note)}")
+                    print_lines(lines | (start.describe(model) if start else {}) | live)
+                    for each in data.notes:
+                        print(f"note: {shown(each)}")
         trainer.rehearse(data.test)
         with stop_on_signals(trainer):
             trainer.run(epochs, listeners)
         test = model.evaluate(data.test)
         if folder is not None:
             _finish(trainer, data, test, resources, options.seed, folder)
+            if options.report:
+                _report(folder.path, resources, options.data_dir)
+
+
+def _report(folder: Path, resources: _common.Resources, data_dir: str | None) -> None:
+    """Writes the page of the run and its numbers into its folder; the run is complete, also if that fails."""
+    from cnn.report.run_files import write_report
+
+    with output_may_fail():
+        try:
+            page = write_report(folder, resources.backend, resources.budget.count, data_dir)
+        except CnnError as error:
+            note(f"the run has no report: {error}")
+        else:
+            print_lines({"report": str(page)})
 
 
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
@@ -196,6 +222,9 @@ def _settings(
         "options": {name: value for name, value in given.items() if value is not None},
         "run": {
             "version": cnn.__version__,
+            "command": options.command,
+            "started": datetime.now().astimezone().isoformat(sep=" ", timespec="seconds"),
+            "machine": this_machine().describe()[0].removeprefix("processor: "),
             "dataset": data.name,
             "training_images": len(trainer.train),
             "validation_images": len(trainer.validation or ()),

@@ -14,7 +14,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.system.timing import Times, in_turns
+from cnn.system.timing import Times, in_turns, series
 
 STEP = "training step"
 """How the name of the job of a whole training step ends."""
@@ -78,6 +78,14 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
     run = partial(model.predict, images, batch_size=batch)
     flops = count(model, batch, training=False).gemm_flops
     return Job(f"{model.name} inference", backend.name, run, flops, batch)
+
+
+def gemm_flops_per_second(backend: Backend, dtype: npt.DTypeLike = np.float32, side: int = 768) -> float:
+    """The highest rate of a product of square matrices in a few runs: what a layer can hope for here."""
+    rng = np.random.default_rng(0)
+    a, b = (backend.asarray(rng.standard_normal((side, side)), dtype) for _ in range(2))
+    out = backend.empty((side, side), dtype)
+    return 2 * side**3 / series(partial(backend.gemm, a, b, out=out), 7, warm_up=2).least
 
 
 def spread(times: Sequence[float]) -> tuple[float, float]:

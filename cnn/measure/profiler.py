@@ -1,4 +1,4 @@
-"""Times a training step by layer and direction, and divides each time into im2col (and col2im), GEMM and the rest."""
+"""Times a step by layer and direction, and divides each time into im2col (and col2im), GEMM and the rest."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from cnn.arithmetic import Operation
+from cnn.arithmetic import FLOAT, Operation
 from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
 from cnn.layers import Conv2D
@@ -18,6 +18,7 @@ from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
 from cnn.product import ProductReport
+from cnn.system.perf_events import Counters
 from cnn.system.timing import Stopwatch, Times, now, seconds_of
 
 LOWERING = ("im2col", "col2im")
@@ -32,6 +33,7 @@ class Line:
     """One layer in one direction: median seconds per step, in total and by phase, FLOP of its products, and bytes.
 
     The bytes are those that it has to read and write at least; 0 where there are products, which reread the caches.
+    `times` are the seconds of each step.
     """
 
     layer: str
@@ -41,6 +43,7 @@ class Line:
     gemm: float
     flops: int
     bytes: int
+    times: Times = field(default_factory=Times)
 
     @property
     def rest(self) -> float:
@@ -61,24 +64,31 @@ class _Tally:
         self.lowering[self.place] = self.lowering.get(self.place, 0.0) + lowering
 
 
-def profile_step(architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10) -> list[Line]:
+def profile_step(
+    architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10, training: bool = True
+) -> list[Line]:
     """The lines of a training step with SGD on random images, each layer run by itself, after some steps to warm up.
+
+    Without `training` they are those of the classification of a batch.
 
     The time of the products is the time of the step minus that of the same step without products. Where lowering
     happens inside kernels, im2col is the time of a convolution without its products, bias and activation included.
     Reading the batch and the loss are one line, the weight update another. The learning rate is 0: weights stay.
     """
     lowering = Stopwatch()
-    whole = _steps(architecture, backend.instruments.timed(LOWERING, lowering), batch, repeats, lowering)
+    timed = backend.instruments.timed(LOWERING, lowering)
+    whole = _steps(architecture, timed, batch, repeats, lowering, training=training)
     # Without products the arrays hold arbitrary values; if they overflow, it does not matter.
     with np.errstate(all="ignore"):
-        bare = _steps(architecture, backend.instruments.without_products(), batch, repeats)
+        bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
+    itemsize = np.dtype(architecture.dtype).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
-    for stage in count(architecture, batch, training=True).stages:
+    for stage in count(architecture, batch, training=training).stages:
         counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
-        seconds = median(tally.seconds[place] for tally in whole)
+        times = Times(tally.seconds[place] for tally in whole)
+        seconds = times.median
         around = median(tally.seconds[place] for tally in bare)
         im2col = median(tally.lowering[place] for tally in whole)
         operations = counted.get(place, [])
@@ -87,19 +97,33 @@ def profile_step(architecture: Architecture, backend: Backend, batch: int, *, re
         if lowers and not im2col:
             im2col = min(seconds, around)
         gemm = max(0.0, min(seconds - around, seconds - im2col)) if flops else 0.0
-        moved = 0 if flops else sum(each.bytes for each in operations)
-        lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops, bytes=moved))
+        moved = 0 if flops else sum(each.bytes for each in operations) * itemsize // FLOAT
+        lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops, bytes=moved, times=times))
     return lines
 
 
 def _steps(
-    architecture: Architecture, backend: Backend, batch: int, repeats: int, lowering: Stopwatch | None = None
+    architecture: Architecture,
+    backend: Backend,
+    batch: int,
+    repeats: int,
+    lowering: Stopwatch | None = None,
+    *,
+    training: bool = True,
 ) -> list[_Tally]:
     """`repeats` steps of a new model on the backend; `lowering` counts the time of its operations of LOWERING."""
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
     optimizer = _optimizer(model)
-    return [_step(model, optimizer, images, labels, _Tally(), lowering) for _ in range(SETTLED + repeats)][SETTLED:]
+    tallies = []
+    for _ in range(SETTLED + repeats):
+        tally = _Tally()
+        if training:
+            _step(model, optimizer, images, labels, tally, lowering)
+        else:
+            _pass(model, tally, partial(model.predict, images, batch_size=batch), lowering)
+        tallies.append(tally)
+    return tallies[SETTLED:]
 
 
 def least_times(
@@ -128,19 +152,22 @@ def least_times(
 
 
 def whole_step(
-    architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10
+    architecture: Architecture, backend: Backend, batch: int, *, repeats: int = 10, training: bool = True
 ) -> tuple[Times, float | None]:
     """Seconds of whole training steps, and how many of a step's are spent outside compiled kernels, the median.
 
-    The latter is None for a backend that does not work in compiled kernels.
+    Without `training`, of classifying a batch. The latter is None for a backend that does not work in compiled kernels.
     """
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
     optimizer = _optimizer(model)
 
     def step() -> None:
-        model.train_step(images, labels)
-        optimizer.step(0.0)
+        if training:
+            model.train_step(images, labels)
+            optimizer.step(0.0)
+        else:
+            model.predict(images, batch_size=batch)
 
     seconds, outside = Times(), []
     with backend.instruments.timed_kernels() as stopwatch:
@@ -152,6 +179,38 @@ def whole_step(
     return Times(seconds[SETTLED:]), None if stopwatch is None else median(outside[SETTLED:])
 
 
+def layer_counts(
+    architecture: Architecture, backend: Backend, batch: int, counters: Counters, *, repeats: int, training: bool
+) -> dict[LayerPass, dict[str, float]]:
+    """The processor's counts of each layer and direction in one step: medians over `repeats` steps, by counter."""
+    model = architecture.build(backend=backend)
+    images, labels = random_batch(model, batch)
+    optimizer = _optimizer(model)
+    found: dict[LayerPass, list[dict[str, float]]] = {}
+
+    def observe(place: int, direction: str, run: Callable[[], None]) -> None:
+        before = counters.read()
+        run()
+        after = counters.read()
+        counts = {name: after[name] - before[name] for name in after}
+        found.setdefault((model.network.nodes[place].name, direction), []).append(counts)
+
+    model.network.observer = observe
+    try:
+        for _ in range(SETTLED + repeats):
+            if training:
+                model.train_step(images, labels)
+                optimizer.step(0.0)
+            else:
+                model.predict(images, batch_size=batch)
+    finally:
+        model.network.observer = None
+    return {
+        place: {name: median(each[name] for each in counts[-repeats:]) for name in counts[-1]}
+        for place, counts in found.items()
+    }
+
+
 @dataclass(frozen=True)
 class LayerProduct:
     """A product of a step: its layer, its direction (forward, weight gradient or data gradient), and where it ran."""
@@ -161,8 +220,10 @@ class LayerProduct:
     report: ProductReport
 
 
-def reported_products(architecture: Architecture, backend: Backend, batch: int) -> list[LayerProduct]:
-    """The products of one training step on random images, as far as the backend reports where it ran them."""
+def reported_products(
+    architecture: Architecture, backend: Backend, batch: int, *, training: bool = True
+) -> list[LayerProduct]:
+    """The products of one step on random images, as far as the backend reports where it ran them."""
     tally, products = _Tally(), list[LayerProduct]()
 
     def note(report: ProductReport) -> None:
@@ -175,7 +236,11 @@ def reported_products(architecture: Architecture, backend: Backend, batch: int) 
     reporting = backend.instruments.reporting(note)
     if reporting is not None:
         model = architecture.build(backend=reporting)
-        _step(model, _optimizer(model), *random_batch(model, batch), tally)
+        images, labels = random_batch(model, batch)
+        if training:
+            _step(model, _optimizer(model), images, labels, tally)
+        else:
+            _pass(model, tally, partial(model.predict, images, batch_size=batch))
     return products
 
 
@@ -215,14 +280,13 @@ def _step(
     labels: np.ndarray[Any, Any],
     tally: _Tally,
     lowering: Stopwatch | None = None,
-) -> _Tally:
-    """Takes one training step into `tally` and returns that."""
+) -> None:
+    """Takes one training step into `tally`."""
     _pass(model, tally, partial(model.train_step, images, labels), lowering)
     started = now()
     optimizer.step(0.0)
     tally.place = ("update", "")
     tally.add(now() - started)
-    return tally
 
 
 def _pass(model: Sequential, tally: _Tally, run: Callable[[], object], lowering: Stopwatch | None = None) -> None:

@@ -7,6 +7,7 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from cnn.backend import Backend
 from cnn.config import check_values, require, settle
@@ -81,12 +82,13 @@ class Recipe:
 
 @dataclass
 class Architecture:
-    """The description that models are built from: name, layers, published image shape and recipe."""
+    """The description that models are built from: name, layers, published image shape and recipe, and number type."""
 
     name: str
     layers: Sequence[Layer | Block]
     input_shape: tuple[int, int, int]
     recipe: Recipe
+    dtype: npt.DTypeLike = np.float32
 
     @property
     def network(self) -> Network:
@@ -109,6 +111,7 @@ class Architecture:
             preprocessing=self.recipe.preprocess(data) if data else None,
             classes=data.classes if data else None,
             backend=backend,
+            dtype=self.dtype,
             seed=seed,
         )
         model.resize = data.resize if data else None

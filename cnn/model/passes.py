@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, groupby
+from math import nan
 from typing import Any
 from weakref import proxy
 
@@ -12,6 +13,7 @@ import numpy as np
 from cnn.arrays import Array
 from cnn.instruments import Recording
 from cnn.model.network import BACKWARD, FORWARD, AfterLayer, Arrays, Network
+from cnn.model.wiring import INPUT
 
 SETTLED = 3
 """Runs of a pass until recording and checking are over."""
@@ -155,6 +157,7 @@ class Passes:
         network, generator = self._network, self._network.context.rng.bit_generator
         backend, statistics = network.context.backend, list(network.statistics.values())
         before, state = [backend.to_numpy(array) for array in statistics], generator.state
+        self._spoil()
         result = self._repeat(None)
         repeated = [_bytes(array) for array in (result, network.scores, *statistics)]
         gradients = {each.name: _bytes(each.gradient) for each in network.parameters}
@@ -173,6 +176,16 @@ class Passes:
         # If no products were computed, the arrays are unchanged and there is nothing to compare.
         self._recorded |= not backend.instruments.multiplies
         return result
+
+    def _spoil(self) -> None:
+        """Overwrites every output with NaN, so that one which the recording does not compute is not taken for computed.
+
+        What NumPy computes leaves no trace in a recording, and with the batch of the run before it would be right.
+        """
+        backend = self._network.context.backend
+        for place, array in self._arrays.outputs.items():
+            if place != INPUT and not np.may_share_memory(array, self._x):
+                backend.scale(array, nan, array)
 
 
 def _bytes(value: Array | tuple[float, int]) -> bytes:

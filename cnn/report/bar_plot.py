@@ -5,8 +5,9 @@ from textwrap import wrap
 from typing import Any
 
 from cnn.energy.interval import Interval
+from cnn.report.chart import ticks
 from cnn.report.comparison import Comparison
-from cnn.report.drawing import LIGHT, Axes, FigureBase, Patch, decimal, plain
+from cnn.report.drawing import LIGHT, Axes, FigureBase, Patch, logarithmic, plain
 from cnn.report.row import Row
 from cnn.report.table import interval_text
 
@@ -47,14 +48,14 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
     known = [value for value in values if value]
     least, most = min(each.value for each in known), max(each.high or each.value for each in known)
     # A bar begins at 0, which a logarithmic axis does not have, so points stand on it.
-    logarithmic = most > WIDE * least
+    wide = most > WIDE * least
     for place, (row, value) in enumerate(zip(rows, values, strict=True)):
         if value is None:
             axes.text(0, place, "  unknown", va="center", fontsize=9, transform=axes.get_yaxis_transform())
             continue
         colour = LIGHT[OF_PROVENANCE[row.provenance]]
         style: Any = {"facecolor": "none" if row.indicative else colour, "edgecolor": colour}
-        if logarithmic:
+        if wide:
             axes.scatter(value.value, place, s=60, zorder=3, **style)
         else:
             axes.barh(place, value.value, height=0.55, hatch=HATCH if row.indicative else "", **style)
@@ -62,13 +63,16 @@ def _bars(axes: Axes, rows: Sequence[Row], values: Sequence[Interval | None], un
         if value.low is not None:
             axes.plot([value.low, end], [place, place], color=LIGHT["ink"], linewidth=1.4, marker="|")
         axes.annotate(interval_text(value), (end, place), (6, 0), textcoords="offset points", va="center", fontsize=9)
-    # Room for the text after the longest bar.
-    if logarithmic:
-        axes.set_xscale("log")
-        decimal(axes.xaxis)
-        least = min(each.low or each.value for each in known)
-        axes.set_xlim(least / 2, most * (most / least) ** 0.7)
+    # The axis ends where the data end; beyond it there is room for the text after the longest bar.
+    begin = 0.0
+    if wide:
+        logarithmic(axes, "x")
+        begin = min(each.low or each.value for each in known)
+        axes.set_xlim(begin / 1.2, most * (most / begin) ** 0.7)
     else:
         axes.set_xlim(0, 1.7 * most)
-    axes.set_xlabel(f"{unit}, logarithmic" if logarithmic else unit)
+    axes.set_xlabel(f"{unit}, logarithmic" if wide else unit)
     plain(axes, "x")
+    axes.set_xticks(ticks(begin, most, 6, wide))
+    axes.minorticks_off()
+    axes.spines["bottom"].set_bounds(begin, most)

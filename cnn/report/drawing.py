@@ -1,36 +1,22 @@
-"""How plots look, and how one becomes SVG for the page or PNG; the only module that imports matplotlib."""
+"""How pictures look, and how one becomes PNG; the only module that imports matplotlib."""
 
 import io
-import re
 from collections.abc import Callable
 from typing import Any, Literal
 
 from cnn.errors import CnnError
+from cnn.report.chart import tick_text
 
 try:
     import matplotlib
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure, FigureBase
-    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
 except ImportError as error:
     raise CnnError("Plots are drawn by matplotlib, which is missing: pip install 'cnn-blas[bench]'.") from error
 
-__all__ = [
-    "LIGHT",
-    "Axes",
-    "Figure",
-    "FigureBase",
-    "Line2D",
-    "Patch",
-    "PercentFormatter",
-    "decimal",
-    "plain",
-    "png",
-    "svg",
-]
+__all__ = ["LIGHT", "Axes", "Figure", "FigureBase", "Patch", "PercentFormatter", "logarithmic", "plain", "png"]
 
 LIGHT = {
     "ink": "#1f2328",
@@ -40,15 +26,15 @@ LIGHT = {
     "green": "#1a7f37",
     "orange": "#bc4c00",
     "purple": "#8250df",
+    "red": "#cf222e",
+    "teal": "#1b7c83",
 }
 """Colours of the plots; on the page each stands for the CSS variable of its name."""
 
 STYLE: Any = {
     "font.size": 10,
-    "svg.fonttype": "none",
     # Names may hold dollar signs and are never formulas.
     "text.parse_math": False,
-    "svg.hashsalt": "cnn",
     "text.color": LIGHT["ink"],
     "axes.edgecolor": LIGHT["muted"],
     "axes.labelcolor": LIGHT["ink"],
@@ -70,27 +56,15 @@ def plain(axes: Axes, grid: Literal["both", "x"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def decimal(axis: Axis) -> None:
-    """Writes the powers of ten of a logarithmic axis as numbers: matplotlib writes formulas, which are not set here."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(lambda value, _: "")
-
-
-def svg(draw: Callable[[Figure], None], height: float, name: str) -> str:
-    """The SVG element of what `draw` draws, its colours as the page's variables, its ids with the prefix `name`."""
-    text = io.StringIO()
-    nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
-        draw(figure)
-        figure.savefig(text, format="svg", transparent=True, metadata=nothing)
-    found = text.getvalue()
-    found = found[found.index("<svg") :]
-    # Two figures on a page must not share an id.
-    found = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", found)
-    for variable, colour in LIGHT.items():
-        found = found.replace(colour, f"var(--{variable})")
-    return found
+def logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """Makes an axis logarithmic, its numbers as plain text: matplotlib's would be formulas."""
+    if which == "x":
+        axes.set_xscale("log")
+    else:
+        axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda value, _: tick_text(value)))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def png(draw: Callable[[Figure], None], height: float) -> bytes:

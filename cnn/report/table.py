@@ -99,12 +99,37 @@ def scaling_notes(curves: tuple[Curve, ...]) -> list[str]:
 
 
 def interval_text(interval: Interval | None) -> str:
-    """Three significant digits, and the bounds if they differ from the number; "-" for None."""
+    """The number, and its bounds if they differ from it; "-" for None.
+
+    Without bounds it has three significant digits. With bounds, all three are rounded to a tenth of their distance, or
+    to the whole of it where that begins with 3 or more: further digits mean nothing.
+    """
     if interval is None:
         return "-"
     if interval.low is None or interval.high is None or interval.low == interval.high:
         return number_text(interval.value)
-    return f"{number_text(interval.value)} ({number_text(interval.low)}-{number_text(interval.high)})"
+    value, low, high = (rounded(each, _last_place(interval)) for each in (interval.value, interval.low, interval.high))
+    return value if low == high else f"{value} ({low}-{high})"
+
+
+def estimate_text(interval: Interval | None) -> str:
+    """The number alone, with the digits that its bounds leave it."""
+    if interval is None or interval.low is None or interval.high is None or interval.low == interval.high:
+        return interval_text(interval)
+    return rounded(interval.value, _last_place(interval))
+
+
+def _last_place(interval: Interval) -> int:
+    """The power of ten of the last digit that means something; the number itself keeps two or three digits."""
+    width, leading = (interval.high or 0.0) - (interval.low or 0.0), floor(log10(abs(interval.value) or 1.0))
+    first = floor(log10(width))
+    place = first if width / 10.0**first >= 3 else first - 1
+    return min(max(place, leading - 2), leading - 1)
+
+
+def rounded(value: float, place: int) -> str:
+    """The number rounded to a multiple of ten to the power of `place`."""
+    return f"{round(value, -place):,.{max(0, -place)}f}"
 
 
 def number_text(value: float) -> str:
@@ -147,6 +172,7 @@ def _stage(timed: StageTime) -> dict[str, Any]:
         "phase": stage.phase,
         "flops": stage.flops,
         "bytes": stage.bytes,
+        "intensity": stage.intensity,
         **dict(zip(("seconds", "seconds_low", "seconds_high"), timed.seconds, strict=True)),
         **dict(zip(("joules", "joules_low", "joules_high"), joules, strict=True)),
     }

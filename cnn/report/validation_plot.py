@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from cnn.energy.checks import Check
 from cnn.energy.validation import CORNELL_BATCH, CurvePoint
+from cnn.report.chart_png import draw_charts
+from cnn.report.comparison_charts import published_charts
 from cnn.report.drawing import LIGHT, Axes, Figure, FigureBase, plain, png
-from cnn.report.published_plot import draw_published
 
 HEIGHT = 4.4
 """Inches of each half."""
@@ -17,7 +18,8 @@ def validation_picture(found: Sequence[Check], points: Sequence[CurvePoint]) -> 
 
     def draw(figure: Figure) -> None:
         upper, lower = figure.subfigures(2, 1, squeeze=False)[:, 0]
-        draw_published(upper, found)
+        draw_charts(upper, published_charts(found))
+        upper.suptitle("Published times and the model's; lines are its intervals of 90 %", fontsize=11)
         _draw_speedups(lower, points)
 
     return png(draw, 2 * HEIGHT)

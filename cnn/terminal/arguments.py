@@ -30,6 +30,14 @@ def whole_number_or_zero(text: str) -> int:
     return value
 
 
+def port_number(text: str) -> int:
+    """The number of a port, 0 for any that is free."""
+    value = _digits(text)
+    if value is None or value > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return value
+
+
 def number(text: str) -> float:
     """A number above 0."""
     try:

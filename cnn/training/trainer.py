@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from cnn.training.replicas import Replicas
 from cnn.training.results import EpochResult, History
 from cnn.training.world import World
 
+PAUSE = 0.05
+"""Seconds between two looks of a run that waits."""
 _OWN = {"_gradients", "_replicas"}
 """Attributes that a copy of a run makes anew."""
 
@@ -121,6 +124,8 @@ class Trainer:
         self._rehearsed = False
         self._stop_reason: str | None = None
         self._stop_agreed = False
+        self.paused = False
+        """Whether the run waits after its current step; see `pause`."""
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in vars(self).items() if name not in _OWN}
@@ -178,6 +183,18 @@ class Trainer:
         """Asks the run to save and stop after the current step; may be called from a signal handler."""
         self._stop_reason = reason
 
+    def pause(self) -> None:
+        """Asks the run to wait after the current step, until `go_on` or `request_stop`; another thread may call it.
+
+        Neither time nor energy counts meanwhile. Raises UsageError for a run of several processes.
+        """
+        require(self.world.size == 1, "A run of several processes cannot be paused; stop and resume it.")
+        self.paused = True
+
+    def go_on(self) -> None:
+        """Ends a pause."""
+        self.paused = False
+
     def rehearse(self, *evaluated: Split) -> None:
         """Has the backend time and choose its algorithms for every shape of the run, which `run` does otherwise.
 
@@ -216,6 +233,8 @@ class Trainer:
             self.position.energy = NO_ENERGY
         while self.position.batch < self.steps_per_epoch:
             self._stretch(self.order, listeners)
+            while self.paused and self._stop_reason is None:
+                sleep(PAUSE)
             self._save_or_stop()
         return self._finish_epoch()
 
@@ -228,7 +247,7 @@ class Trainer:
             self._step(order)
             for listener in listeners:
                 listener.on_batch(self)
-            if position.batch == self.steps_per_epoch or self._stop_is_due() or self._save_is_due():
+            if position.batch == self.steps_per_epoch or self.paused or self._stop_is_due() or self._save_is_due():
                 break
         images = (position.seen - seen) * self.world.local_size // self.world.size
         energy = self.meter.stop(images, position.seconds - seconds)

@@ -30,6 +30,7 @@ VALUES = {
     "NAME": "mnist",
     "NAME=VALUE": "name=value",
     "NET": "lenet",
+    "RUN": "runs/first",
     "W": "100",
 }
 """The value of each placeholder when a command line is parsed."""
