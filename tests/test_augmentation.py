@@ -51,8 +51,40 @@ def test_same_seed_same_bytes_and_input_untouched(images):
     assert first.dtype == np.uint8
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float32])
+def test_random_crops_are_parts_of_the_image_resized(kind):
+    # The red channel counts the rows, green the columns: a part shows where it comes from.
+    rows, columns = np.meshgrid(np.arange(20) * 10, np.arange(30) * 8, indexing="ij")
+    image = np.stack([rows, columns, rows], axis=2).astype(kind)
+    images = np.repeat(image[None], 200, axis=0)
+    got = Augmentation(random_crop=0.3).apply(images, 3).astype(float)
+    assert got.shape == images.shape
+    tall = (got[:, -1, 0, 0] - got[:, 0, 0, 0]) / 10 * 20 / 19
+    wide = (got[:, 0, -1, 1] - got[:, 0, 0, 1]) / 8 * 30 / 29
+    areas = tall * wide / 600
+    assert 0.25 < areas.min() < 0.4
+    assert 0.85 < areas.max() <= 1.05
+    assert np.ptp(got[:, 0, 0, 0]) > 40  # at different places
+    # Straight lines stay straight, and each channel depends on its own direction alone.
+    assert np.abs(np.diff(got[:, 2:-2, 5, 0], 2, axis=1)).max() <= 2.5
+    assert np.ptp(got[..., 0], axis=2).max() <= 1
+    np.testing.assert_array_equal(Augmentation(random_crop=1.0).apply(images[:0], 0), images[:0])
+
+
+def test_a_crop_of_everything_changes_nothing(images):
+    from cnn.ops.input import Changes, Crops, change
+
+    whole = Crops(np.array([[0.0, 0, 6, 5]] * 64), Changes())
+    np.testing.assert_array_equal(change(images, whole), images)
+    halves = whole.of(slice(0, 2))
+    assert len(halves.boxes) == 2
+
+
 def test_config_goes_through_json():
     augmentation = Augmentation(flip=True, pad_crop=4)
+    assert set(augmentation.to_config()) == {"flip", "pad_crop"}
+    cropping = Augmentation(random_crop=0.5)
+    assert Augmentation.from_config(json.loads(json.dumps(cropping.to_config()))) == cropping
     assert Augmentation.from_config(json.loads(json.dumps(augmentation.to_config()))) == augmentation
 
 
@@ -63,6 +95,7 @@ def test_config_goes_through_json():
         ({"pad_crop": -1}, "pad_crop is -1"),
         ({"pad_crop": 1.5}, "pad_crop must be int, not 1.5"),
         ({"pad_crop": True}, "pad_crop must be int, not True"),
+        ({"random_crop": 1.5}, "random_crop is 1.5; give the least share"),
     ],
 )
 def test_constructor_refuses(arguments, message):

@@ -207,6 +207,7 @@ def test_a_folder_is_trained_on_evaluated_and_predicted(tmp_path, capsys, monkey
     )
     run = str(tmp_path / "run")
     words = ["--model", str(net), "--backend", "numpy", "--resize", "pad", "--class-weights", "balanced"]
+    words += ["--random-crop", "0.5", "--flip"]
     assert main(["train", str(root), "--out", run, *words]) == 0
     said = capsys.readouterr().out
     assert "test images 10x12x3, 2 classes" in said
@@ -252,7 +253,7 @@ def test_images_are_drawn_with_their_labels(tmp_path, capsys):
     out = tmp_path / "grid.png"
     assert main(["data", "show", "mnist-5k", "--out", str(out), "--count", "6", "--pad-crop", "2"]) == 0
     said = capsys.readouterr().out
-    assert "6 of 4,000 training images, Augmentation(flip=False, pad_crop=2)" in said
+    assert "6 of 4,000 training images, Augmentation(flip=False, pad_crop=2, random_crop=0.0)" in said
     assert "0 400, 1 400" in said
     with Image.open(out) as picture:
         assert picture.size == (3 * (56 + 6) + 6, 2 * (56 + 14 + 6) + 6)

@@ -70,7 +70,9 @@ import cnn.data.dataset as module
 
 def few(*given, load=module.load_dataset, **options):
     data = load(*given, **options)
-    return replace(data, train=data.train.take(range(min(320, len(data.train)))), test=data.test.take(range(min(80, len(data.test)))))
+    parts = {"train": 320, "test": 80}
+    splits = {part: getattr(data, part) for part in parts}
+    return replace(data, **{part: split.take(range(min(parts[part], len(split)))) for part, split in splits.items()})
 
 module.load_dataset = few
 del module, few

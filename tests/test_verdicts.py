@@ -111,7 +111,8 @@ def test_a_shell_completes_commands_and_options(tmp_path):
         from cnn.cli import main
         for line in ("cnn tra", "cnn train --pad", "cnn data ge"):
             if not os.fork():
-                os.environ |= {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "|", "COMP_LINE": line, "_ARGCOMPLETE_STDOUT_FILENAME": FILE}
+                os.environ |= {"_ARGCOMPLETE": "1", "_ARGCOMPLETE_IFS": "|", "COMP_LINE": line}
+                os.environ["_ARGCOMPLETE_STDOUT_FILENAME"] = FILE
                 os.environ["COMP_POINT"] = str(len(line))
                 main([])
             os.wait()

@@ -228,7 +228,7 @@ def remarks(data: Dataset) -> list[str]:
     if counts[least] < FEW:
         found.append(
             f"there are only {counts[least]} training images of {data.classes[least]}; expect that a network learns "
-            f"fewer than {FEW} by heart (--flip and --pad-crop help a little)"
+            f"fewer than {FEW} by heart (--flip, --pad-crop and --random-crop help a little)"
         )
     if counts[most] >= UNEVEN * counts[least]:
         found.append(

@@ -34,6 +34,7 @@ REMEMBERED = {
     "weight_decay": None,
     "flip": None,
     "pad_crop": None,
+    "random_crop": None,
     "image_size": None,
     "resize": None,
     "class_weights": None,
@@ -104,6 +105,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
     recipe.add_argument(
         "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument(
+        "--random-crop",
+        type=share,
+        metavar="X",
+        help="cut a random part of at least the share X of its area out of each training image, and resize it",
     )
     recipe.add_argument(
         "--class-weights",

@@ -16,7 +16,7 @@ from cnn.data.dataset import download_dataset, list_datasets
 from cnn.errors import UsageError
 from cnn.ops.input import change
 from cnn.system.storage import write_atomically
-from cnn.terminal.arguments import expanded_text, output_file, whole_number, whole_number_or_zero
+from cnn.terminal.arguments import expanded_text, output_file, share, whole_number, whole_number_or_zero
 from cnn.terminal.printing import print_json, print_text
 
 MOST_SHOWN = 1000
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     showing.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of them")
     showing.add_argument("--pad-crop", type=whole_number_or_zero, metavar="N", help="shift them by up to N pixels")
+    showing.add_argument("--random-crop", type=share, metavar="X", help="cut out parts of at least this share")
     showing.add_argument(
         "--seed", type=whole_number_or_zero, default=0, metavar="N", help="which images, and how changed"
     )
@@ -84,6 +85,8 @@ def _show(options: argparse.Namespace) -> None:
         augmentation = replace(augmentation, flip=options.flip)
     if options.pad_crop is not None:
         augmentation = replace(augmentation, pad_crop=options.pad_crop)
+    if options.random_crop is not None:
+        augmentation = replace(augmentation, random_crop=options.random_crop)
     images = change(split.images[:], augmentation.draw(split.images.shape, rng))
     picture, content = grid(images, [data.classes[label] for label in split.labels]), io.BytesIO()
     try:

@@ -145,6 +145,8 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
         augmentation = replace(augmentation, flip=options.flip)
     if options.pad_crop is not None:
         augmentation = replace(augmentation, pad_crop=options.pad_crop)
+    if options.random_crop is not None:
+        augmentation = replace(augmentation, random_crop=options.random_crop)
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
         schedule = schedule.at(options.lr)

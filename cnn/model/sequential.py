@@ -32,7 +32,7 @@ from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.model.table import summary_html, summary_lines
-from cnn.ops.input import Changes, change, normalise
+from cnn.ops.input import Changes, Crops, change, normalise
 from cnn.system.machine import physical_memory
 from cnn.words import counted
 
@@ -208,7 +208,7 @@ class Sequential:
         self,
         images: Images,
         order: npt.NDArray[np.int64] | None = None,
-        changes: Changes | None = None,
+        changes: Changes | Crops | None = None,
     ) -> Array:
         """Images (N, H, W, C), all or those at `order` (M,), preprocessed, as a backend array.
 
@@ -221,7 +221,7 @@ class Sequential:
         pre = self.preprocessing
         pixels, rows = (images.pixels, images.rows[order]) if isinstance(images, StoredImages) else (images, order)
         changes = changes or Changes()
-        if pixels.dtype == np.uint8:
+        if pixels.dtype == np.uint8 and isinstance(changes, Changes):
             scale = pre.scale_for(pixels)
             self.backend.load_batch(pixels, rows, changes, x, scale=scale, mean=pre.mean, std=pre.std)
         else:
@@ -260,7 +260,7 @@ class Sequential:
         images: Images,
         labels: npt.NDArray[np.int64],
         order: npt.NDArray[np.int64] | None = None,
-        changes: Changes | None = None,
+        changes: Changes | Crops | None = None,
         *,
         weight: float = 1.0,
         weights: npt.NDArray[np.float32] | None = None,

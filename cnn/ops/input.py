@@ -21,6 +21,20 @@ class Changes(NamedTuple):
         return Changes(None if mirrored is None else mirrored[rows], None if corners is None else corners[rows], pad)
 
 
+class Crops(NamedTuple):
+    """First boxes (N, 4) of the images (top, left, height, width in pixels), resized to their size; `then` the rest.
+
+    No kernel does this: images that are changed so are prepared before they are loaded.
+    """
+
+    boxes: npt.NDArray[np.float64]
+    then: Changes
+
+    def of(self, rows: slice) -> "Crops":
+        """The changes of some images of the batch."""
+        return Crops(self.boxes[rows], self.then.of(rows))
+
+
 class Input:
     """Fills a batch from images in host memory."""
 
@@ -42,8 +56,10 @@ class Input:
         normalise(change(images[order], changes), out, scale=scale, mean=mean, std=std)
 
 
-def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.uint8]:
-    """Images (N, H, W, C) mirrored left to right and shifted; `images` itself if there is nothing to change."""
+def change(images: npt.NDArray[Any], changes: Changes | Crops) -> npt.NDArray[Any]:
+    """Images (N, H, W, C) cropped, mirrored left to right and shifted; `images` itself if nothing is to change."""
+    if isinstance(changes, Crops):
+        images, changes = cropped(images, changes.boxes), changes.then
     if changes.mirrored is not None:
         images = np.where(changes.mirrored[:, None, None, None], images[:, :, ::-1], images)
     if changes.corners is not None:
@@ -53,6 +69,28 @@ def change(images: npt.NDArray[np.uint8], changes: Changes) -> npt.NDArray[np.ui
         for image, (row, column) in enumerate(changes.corners):
             images[image] = padded[image, row : row + height, column : column + width]
     return images
+
+
+def cropped(images: npt.NDArray[Any], boxes: npt.NDArray[np.float64]) -> npt.NDArray[Any]:
+    """The box (top, left, height, width) of each image (N, H, W, C), bilinearly resized to (H, W)."""
+    _, height, width, _ = images.shape
+    result = np.empty_like(images)
+    for image, out, (top, left, tall, wide) in zip(images, result, boxes, strict=True):
+        rows, below, down = _taps(top, tall, height)
+        columns, beside, across = _taps(left, wide, width)
+        part = image[rows] * (1 - down)[:, None, None] + image[below] * down[:, None, None]
+        part = part[:, columns] * (1 - across)[:, None] + part[:, beside] * across[:, None]
+        out[...] = part if images.dtype.kind == "f" else np.rint(part)
+    return result
+
+
+def _taps(
+    start: float, length: float, size: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """The two pixels of the image between which each of `size` pixels lies, and how near the second is."""
+    places = np.clip(start + (np.arange(size) + 0.5) * length / size - 0.5, 0, size - 1)
+    first = np.floor(places).astype(np.int64)
+    return first, np.minimum(first + 1, size - 1), (places - first).astype(np.float32)
 
 
 def normalise(
