@@ -73,8 +73,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--algorithm",
         choices=LIBRARIES,
         default="im2col",
+        metavar="NAME",
         help="how the software on the predicted devices computes convolutions (default: %(default)s): "
-        + "; ".join(f"{key}, {library.words}" for key, library in LIBRARIES.items()),
+        + "; ".join(f"{key} ({library.words})" for key, library in LIBRARIES.items()),
     )
     parser.add_argument(
         "--measure", action=argparse.BooleanOptionalAction, default=True, help="measure the network on this machine"

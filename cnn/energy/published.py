@@ -128,6 +128,7 @@ def _published_layers(zoo: str | None, layers: str | None) -> tuple[object, ...]
     return () if net is None else layers_of(count(net, 1, training=False))
 
 
+@cache
 def published_cost(run: Published) -> Cost:
     """The cost of a row that is `predictable`, with the stages that were timed and no others."""
     net = published_net(run.zoo, run.layers)
