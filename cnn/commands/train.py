@@ -302,6 +302,12 @@ def _kept(trainer: Trainer) -> str:
     return f"{kept}, as the validation loss was lowest then"
 
 
+def _energy(energy: Energy, per_image: float | None, meter: Meter) -> str:
+    """The energy of a run, and where it is from or why there is none, unless the header has said so."""
+    words = energy_words(energy.joules, per_image, energy.kind)
+    return f"{words}, as said above" if energy.source == meter.source else f"{words}: {energy.source}"
+
+
 def _manner(trainer: Trainer) -> str:
     """How a batch is computed, if not in one piece."""
     pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
@@ -355,7 +361,7 @@ def _finish(
     lines |= {
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
-        "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
+        "training energy": _energy(energy, per_image, trainer.meter),
         "saved": str(out / FILE),
     }
     with output_may_fail():
