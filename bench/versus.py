@@ -44,6 +44,7 @@ import cnn.system.threads as threads
 from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.system.machine import this_machine
 from cnn.terminal.arguments import number, whole_number
 from cnn.terminal.printing import print_json, print_table
 
@@ -99,6 +100,7 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
         "fraction_of_peak": own * described["flops"] / peak,
         "library": described["library"],
         "backend": described["backend"],
+        "cpu": this_machine().cpu,
         "rounds": options.rounds,
         "spread": {name: [min(series), max(series)] for name, series in rates.items()},
     }

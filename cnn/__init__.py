@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
     from cnn.training.results import EpochResult
+    from cnn.training.tensorboard import TensorBoard
     from cnn.training.trainer import Callback, Trainer, fit
 
 __version__ = version("cnn-blas")
@@ -97,6 +98,7 @@ _NAMES = {
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
     "cnn.training.results": ("EpochResult",),
+    "cnn.training.tensorboard": ("TensorBoard",),
     "cnn.training.trainer": ("Callback", "Trainer", "fit"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

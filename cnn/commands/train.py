@@ -37,6 +37,7 @@ from cnn.system.storage import write_atomically
 from cnn.terminal.printing import note, output_may_fail, print_lines, shown
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
+from cnn.training.tensorboard import TensorBoard
 from cnn.training.trainer import Callback, Trainer
 from cnn.training.world import World
 from cnn.words import counted
@@ -80,6 +81,8 @@ def run(options: argparse.Namespace) -> None:
                 settings = _settings(options, data, trainer, resources, epochs)
                 folder.save_settings(settings)
                 listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                if options.tensorboard:
+                    listeners.append(TensorBoard(folder.path / "tensorboard"))
                 live = {}
                 if options.serve is not None:
                     from cnn.report.live import LiveView
