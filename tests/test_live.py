@@ -91,7 +91,7 @@ def test_the_page_shows_the_run_and_a_reload_keeps_its_history(tmp_path, monkeyp
         ("", "GET", {"Host": "localhost:{port}"}, 200),
         ("", "GET", {"Host": "evil.example:{port}"}, 403),
         ("", "GET", {"Host": "127.0.0.1"}, 403),
-        ("events", "GET", {"Origin": "http://evil.example"}, 403),
+        ("run.json", "GET", {"Origin": "http://evil.example"}, 403),
         ("run.json", "GET", {"Origin": "null"}, 403),
         ("pause", "POST", {"Origin": "https://127.0.0.1:{port}"}, 403),
         ("pause", "POST", {"Origin": "http://evil.example"}, 403),
