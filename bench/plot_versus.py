@@ -10,12 +10,14 @@ from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.patches import Patch
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 
-AHEAD, BEHIND = "#1b7837", "#b2622a"
+COLOURS = {"train": "#0969da", "infer": "#1a7f37"}
+NAMES = {"train": "training", "infer": "inference"}
 
 
 def main() -> None:
@@ -35,26 +37,43 @@ def main() -> None:
 
 
 def draw(axes: Axes, results: list[dict[str, Any]]) -> None:
-    """Horizontal bars, the first result at the top, and a line where both are equal."""
+    """Horizontal bars, the first result at the top, with the spread of the rounds, and a line where both are equal."""
     ratios = [result["ratio_to_best_peer"] for result in results]
-    colours = [AHEAD if ratio >= 1 else BEHIND for ratio in ratios]
+    colours = [COLOURS[result["mode"]] for result in results]
     places = range(len(results))
-    axes.barh(places, ratios, color=colours, height=0.65)
+    axes.barh(places, ratios, color=colours, height=0.6)
+    ends = [_spread(result) for result in results]
+    for place, (low, high) in enumerate(ends):
+        axes.plot([low, high], [place, place], color="black", linewidth=1.2, marker="|", markersize=7)
     axes.axvline(1, color="black", linewidth=1.2)
     axes.set_yticks(places, [_label(result) for result in results], fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.35 * max(1, *ratios))
-    for place, (ratio, result) in enumerate(zip(ratios, results, strict=True)):
+    most = max(1.0, *(high for _, high in ends))
+    axes.set_xlim(0, 1.35 * most)
+    axes.spines["bottom"].set_bounds(0, most)
+    axes.set_xticks([tick for tick in axes.get_xticks() if 0 <= tick <= most])
+    for place, (ratio, (_, high), result) in enumerate(zip(ratios, ends, results, strict=True)):
         # To the right of the line if the bar ends before it.
-        axes.text(max(ratio, 1), place, f" {ratio:.2f}  ({_setting(result)})", va="center", fontsize=9)
-    axes.set_xlabel("images per second relative to PyTorch's best setting (line: equal)")
+        axes.text(max(high, 1), place, f"  {ratio:.2f}  ({_setting(result)})", va="center", fontsize=9)
+    axes.set_xlabel(
+        "images per second relative to PyTorch's best setting; the lines: equal, and slowest to fastest round"
+    )
+    handles = [Patch(color=colour, label=NAMES[mode]) for mode, colour in COLOURS.items() if colour in colours]
+    axes.legend(handles=handles, loc="lower right", frameon=False)
     count = results[0]["threads"]
     axes.set_title(
-        f"cnn, backend {results[0]['backend']}, and {_peer(results[0])}: {count} thread{'s' * (count > 1)}, float32",
+        f"cnn, backend {results[0]['backend']}, and {_peer(results[0])}: {count} thread{'s' * (count > 1)}, float32\n"
+        f"{results[0].get('cpu') or 'processor not recorded'}",
         loc="left",
         fontsize=11,
     )
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def _spread(result: dict[str, Any]) -> tuple[float, float]:
+    """The ratio of the slowest round here to the fastest of the peer, and the other way round."""
+    (own_low, own_high), (peer_low, peer_high) = (result["spread"][name] for name in ("ours", result["best_peer"]))
+    return own_low / peer_high, own_high / peer_low
 
 
 def _label(result: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.model.zoo import ZOO
+from cnn.system.machine import this_machine
 from cnn.terminal.arguments import number, whole_number
 from cnn.terminal.printing import print_json, print_table
 
@@ -117,6 +118,7 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
         "peak_memory": memory,
         "library": described["library"],
         "backend": described["backend"],
+        "cpu": this_machine().cpu,
         "rounds": options.rounds,
         "spread": {name: [min(series), max(series)] for name, series in rates.items()},
     }

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cnn.system.threads import limit_threads
     from cnn.training.fitting import fit
     from cnn.training.results import EpochResult, History
+    from cnn.training.tensorboard import TensorBoard
     from cnn.training.trainer import Callback, Trainer
 
 __version__ = version("cnn-blas")
@@ -103,6 +104,7 @@ _NAMES = {
     "cnn.system.threads": ("limit_threads",),
     "cnn.training.fitting": ("fit",),
     "cnn.training.results": ("EpochResult", "History"),
+    "cnn.training.tensorboard": ("TensorBoard",),
     "cnn.training.trainer": ("Callback", "Trainer"),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

@@ -74,11 +74,11 @@ def energy_words(joules: float | None, joules_per_image: float | None, kind: Kin
     """Both figures with their kind, or the kind alone."""
     if joules is None or joules_per_image is None:
         return kind
-    return f"{_joules(joules)}, {_joules(joules_per_image)}/image ({kind})"
+    return f"{joules_text(joules)}, {joules_text(joules_per_image)}/image ({kind})"
 
 
-def _joules(value: float) -> str:
-    """The value with four digits and a unit."""
+def joules_text(value: float) -> str:
+    """Joules with four digits and a unit."""
     for unit, size in (("MJ", 1e6), ("kJ", 1e3), ("J", 1.0), ("mJ", 1e-3)):
         if value >= size:
             return f"{value / size:.4g} {unit}"

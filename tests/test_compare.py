@@ -243,7 +243,7 @@ def test_the_page_has_a_colour_of_its_own_for_light_and_for_dark(comparison):
     text = page(comparison, {})
     body = text[text.index("<body>") :]
     assert not [colour for colour in LIGHT.values() if colour in body]
-    light, dark = (TEMPLATES / "style.css").read_text().split("@media (prefers-color-scheme: dark)")
+    light, dark = (TEMPLATES / "chart.css").read_text().split("@media (prefers-color-scheme: dark)")
     for name, colour in LIGHT.items():
         assert f"--{name}: {colour}" in light
         assert f"--{name}: #" in dark

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import closing, contextmanager
+from copy import deepcopy
 from http.client import HTTPConnection
 from threading import Thread
 from time import sleep
@@ -91,7 +92,7 @@ def test_the_page_shows_the_run_and_a_reload_keeps_its_history(tmp_path, monkeyp
         ("", "GET", {"Host": "localhost:{port}"}, 200),
         ("", "GET", {"Host": "evil.example:{port}"}, 403),
         ("", "GET", {"Host": "127.0.0.1"}, 403),
-        ("events", "GET", {"Origin": "http://evil.example"}, 403),
+        ("run.json", "GET", {"Origin": "http://evil.example"}, 403),
         ("run.json", "GET", {"Origin": "null"}, 403),
         ("pause", "POST", {"Origin": "https://127.0.0.1:{port}"}, 403),
         ("pause", "POST", {"Origin": "http://evil.example"}, 403),
@@ -212,6 +213,12 @@ def test_stop_saves_and_ends_the_run_also_in_a_pause(paused, tmp_path, monkeypat
     other = trainer(tmp_path)
     other.resume()
     assert other.position.step == 3
+
+
+def test_a_copy_of_a_paused_run_is_not_paused(tmp_path):
+    run = trainer(tmp_path)
+    run.pause()
+    assert (run.paused, deepcopy(run).paused) == (True, False)
 
 
 def test_a_failure_is_told(tmp_path, monkeypatch):

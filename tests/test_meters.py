@@ -404,7 +404,7 @@ def test_a_run_tells_its_energy_on_every_line_and_in_every_file(net, tmp_path, c
     assert main([*options, "--epochs", "1", "--watts", "65"]) == 0
     printed = capsys.readouterr().out
     assert "modelled: 65 W, as given" in printed
-    assert "/image (modelled)" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
+    assert " J (modelled)" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
     # A resumed run remembers the watts, and its summary counts all epochs.
     assert main(["train", "--resume", "--out", str(out), "--epochs", "3"]) == 0
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -466,7 +466,7 @@ def test_without_a_meter_training_is_modelled_by_the_calibration(net, calibrated
     assert row["joules_per_image"] == pytest.approx(summary["joules_per_image"]) == row["joules"] / 3800
     printed = capsys.readouterr().out
     assert "energy   modelled: the calibration of 2000-01-01" in printed
-    assert "/image (modelled)" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
+    assert " J (modelled)" in next(line for line in printed.splitlines() if line.startswith("epoch 1/1"))
 
 
 def test_watts_and_meters_go_before_the_calibration(net, calibrated, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """The training loop: it learns, gives the same bytes again, stops where it should, and reports what happened."""
 
+import struct
+import sys
 from dataclasses import dataclass
 from itertools import chain
 from math import log
@@ -8,10 +10,11 @@ import numpy as np
 import pytest
 from helpers.ready_backends import ready
 
+import cnn
 from cnn.compiled.algorithms import Chooser
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split, load_dataset
-from cnn.errors import NonFiniteError, UsageError
+from cnn.errors import CnnError, NonFiniteError, UsageError
 from cnn.initializers import Gaussian, Ones
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Layer, Linear, MaxPool2D
 from cnn.model.architecture import Recipe
@@ -339,3 +342,29 @@ def test_timing_algorithms_is_announced_and_is_no_part_of_an_epoch(name, tmp_pat
         each.train_loss for each in results
     ]
     assert weights(straight) == weights(model)
+
+
+class TestTensorBoard:
+    def test_each_epoch_is_a_point_of_each_curve(self, tmp_path):
+        from tensorboardX.proto.event_pb2 import Event
+
+        rng = np.random.default_rng(0)
+        split = cnn.Split(rng.integers(0, 256, (20, 4, 4, 1), np.uint8), rng.integers(0, 2, 20))
+        model = cnn.Sequential([cnn.Flatten(), cnn.Linear(2)], (4, 4, 1), backend="numpy")
+        results = cnn.fit(model, split, epochs=2, validation=split, callbacks=[cnn.TensorBoard(tmp_path / "events")])
+        (file,) = (tmp_path / "events").iterdir()
+        content, found = file.read_bytes(), []
+        while content:
+            # A record: its length, the checksum of that, the event, and its checksum.
+            (length,) = struct.unpack("<Q", content[:8])
+            event = Event.FromString(content[12 : 12 + length])
+            found += [(each.tag, event.step, each.simple_value) for each in event.summary.value]
+            content = content[16 + length :]
+        losses = [(step, value) for tag, step, value in found if tag == "loss/validation"]
+        assert losses == [(each.epoch, pytest.approx(each.val_loss)) for each in results]
+        assert len({tag for tag, _, _ in found}) == 6
+
+    def test_without_the_package_it_says_what_to_install(self, tmp_path, monkeypatch):
+        monkeypatch.setitem(sys.modules, "tensorboardX", None)
+        with pytest.raises(CnnError, match=r"pip install 'cnn-blas\[tensorboard\]'"):
+            cnn.TensorBoard(tmp_path)

@@ -28,6 +28,7 @@ KEYS = {
     "backend",
     "rounds",
     "spread",
+    "cpu",
 }
 
 # Looked up before anything else, so that PyTorch cannot be imported even where it is installed.

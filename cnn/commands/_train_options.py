@@ -171,6 +171,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files.add_argument(
         "--report", action="store_true", help="write a page of the run and its numbers into the folder at the end"
     )
+    files.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write event files for TensorBoard into the folder (needs tensorboardX)",
+    )
     files.add_argument("--resume", action="store_true", help="continue the run in --out from its checkpoint")
     files.add_argument(
         "--checkpoint-every",

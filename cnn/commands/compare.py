@@ -34,6 +34,7 @@ from cnn.report.table import (
     HEAD,
     SCALING_HEAD,
     cells,
+    estimate_text,
     notes,
     scaling_cells,
     scaling_notes,
@@ -46,8 +47,11 @@ from cnn.report.table import (
 from cnn.system.machine import this_machine
 from cnn.system.storage import write_atomically
 from cnn.terminal.arguments import expanded, number, output_file, whole_number, whole_number_or_zero
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_table, print_text
 
+EXTRA = ("threads", "energy", "W", "images/J", "mJ/image", "source", "from")
+SCALING_EXTRA = ("images/J", "exposed", "communication", "batch", "efficiency")
+"""Columns that a narrow terminal does without, the first of them first."""
 PROPOSED = f"xeon-phi-5110p@{NODE}"
 """The card that this library was proposed for, in its cluster's node."""
 
@@ -99,6 +103,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_node_options(parser)
     _common.add_json_option(parser)
+    _common.add_wide_option(parser)
     parser.add_argument("--csv", type=output_file, metavar="FILE", help="write every row to a CSV file")
     parser.add_argument("--html", type=output_file, metavar="FILE", help="write an HTML page with tables and plots")
     parser.add_argument("--png", type=output_file, metavar="FILE", help="write the plots as a PNG image")
@@ -124,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print_json(to_dict(comparison))
     else:
-        _print(comparison)
+        _print(comparison, wide=options.wide)
 
 
 def _files(options: argparse.Namespace) -> Iterator[tuple[Path, Callable[[Comparison], bytes]]]:
@@ -187,24 +192,38 @@ def _header() -> dict[str, str]:
     return {"made": f"{made} by cnn-blas {cnn.__version__}", "this machine": this_machine().cpu or "unknown"}
 
 
-def _print(comparison: Comparison) -> None:
+def _print(comparison: Comparison, *, wide: bool) -> None:
     known = sources(comparison)
     for title, rows in sections(comparison):
-        print(title)
-        print_table(HEAD, [cells(row, known) for row in rows])
+        print_text(title)
+        table = [cells(row, known) for row in rows]
+        columns = [place for place, name in enumerate(HEAD) if wide or not _empty(name, [row[place] for row in table])]
+        if not wide:
+            # Without its interval, which the time has already.
+            for row, line in zip(rows, table, strict=True):
+                line[HEAD.index("images/s")] = estimate_text(row.images_per_second)
+        head = [HEAD[place] for place in columns]
+        extra = [name for name in EXTRA if name in head]
+        print_table(head, [[line[place] for place in columns] for line in table], extra=extra, wide=wide)
         for note in notes(rows):
-            print(f"  {note}")
+            print_text(note, "  ")
         print()
     for title, found in scaling_sections(comparison):
-        print(f"{title}, predicted")
-        print_table(SCALING_HEAD, [row for curve in found for row in scaling_cells(curve)])
+        print_text(f"{title}, predicted")
+        lines = [row for curve in found for row in scaling_cells(curve)]
+        print_table(SCALING_HEAD, lines, extra=SCALING_EXTRA, wide=wide)
         for note in scaling_notes(found):
-            print(f"  {note}")
+            print_text(note, "  ")
         print()
     for text in comparison.omitted:
-        print(text)
+        print_text(text)
     for place, source in enumerate(known, 1):
-        print(f"[{place}] {source}")
+        print_text(f"[{place}] {source}")
+
+
+def _empty(name: str, column: list[str]) -> bool:
+    """Whether a column of a narrow table says nothing."""
+    return name in EXTRA and all(cell in ("-", "unavailable") for cell in column)
 
 
 def _thresholds(text: str) -> Thresholds:

@@ -62,30 +62,31 @@ def run(options: argparse.Namespace) -> None:
         }
         print_json(result)
         return
-    print(f"cnn-blas {cnn.__version__}")
-    print(f"\nbackend in force: {in_force}")
+    print(f"cnn-blas {cnn.__version__}\n")
+    print_text(f"backend in force: {in_force}")
     for each in found:
-        print(f"  {each}")
+        print_text(str(each), "  ")
         for option in each.options:
-            print(f"    option {option}")
-    print(f"\nthreads: {budget.describe()}")
+            print_text(f"option {option}", "    ")
+    print()
+    print_text(f"threads: {budget.describe()}")
     print("libraries loaded:")
     for library in libraries:
         facts = [library.api, library.version, library.threading_layer, library.architecture]
         counted = f"{library.threads} threads" if library.threads else None
-        print(f"  {library.filepath}: {', '.join(str(fact) for fact in [*facts, counted] if fact)}")
+        print_text(f"{library.filepath}: {', '.join(str(fact) for fact in [*facts, counted] if fact)}", "  ")
     if warning:
-        print(f"  warning: {warning}")
+        print_text(f"  warning: {warning}", style="warning")
     print()
     for line in machine.describe():
-        print(line)
+        print_text(line)
     print("\nenergy meters:")
     for meter in readers:
         state = f"ready, {meter.covers}" if meter.covers else f"not ready: {meter.reason}"
-        print(f"  {meter.name} ({meter.part}): {state}")
+        print_text(f"{meter.name} ({meter.part}): {state}", "  ")
     print("\ndata sets:")
     for item in data:
-        print(f"  {item.name}: {item.where if item.present else 'absent: ' + item.reason}")
+        print_text(f"{item.name}: {item.where if item.present else 'absent: ' + item.reason}", "  ")
     print("\nverdicts:")
     for verdict in concluded:
         print_text(str(verdict), "  ", None if verdict.fine else "warning")

@@ -37,6 +37,7 @@ from cnn.system.storage import write_atomically
 from cnn.terminal.printing import note, output_may_fail, print_lines, shown
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
+from cnn.training.tensorboard import TensorBoard
 from cnn.training.trainer import Callback, Trainer, fingerprint
 from cnn.training.world import World
 from cnn.words import counted
@@ -85,6 +86,8 @@ def run(options: argparse.Namespace) -> None:
                 settings = _settings(options, data, trainer, resources, epochs)
                 folder.save_settings(settings)
                 listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                if options.tensorboard:
+                    listeners.append(TensorBoard(folder.path / "tensorboard"))
                 live = {}
                 if options.serve is not None:
                     from cnn.report.live import LiveView
@@ -310,6 +313,12 @@ def _kept(trainer: Trainer) -> str:
     return f"{kept}, as the validation loss was lowest then"
 
 
+def _energy(energy: Energy, per_image: float | None, meter: Meter) -> str:
+    """The energy of a run, and where it is from or why there is none, unless the header has said so."""
+    words = energy_words(energy.joules, per_image, energy.kind)
+    return f"{words}, as said above" if energy.source == meter.source else f"{words}: {energy.source}"
+
+
 def _manner(trainer: Trainer) -> str:
     """How a batch is computed, if not in one piece."""
     pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
@@ -363,7 +372,7 @@ def _finish(
     lines |= {
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
-        "training energy": f"{energy_words(energy.joules, per_image, energy.kind)}: {energy.source}",
+        "training energy": _energy(energy, per_image, trainer.meter),
         "saved": str(out / FILE),
     }
     with output_may_fail():

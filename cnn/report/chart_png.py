@@ -20,7 +20,7 @@ def charts_picture(charts: Sequence[Chart], title: str) -> bytes:
     """The charts that have something to show under a title, as PNG. Raises UsageError if none has."""
     shown = [each for each in charts if not each.empty]
     if not shown:
-        raise UsageError("There is nothing to draw: no epoch has ended; leave out --png.")
+        raise UsageError("There is nothing to draw: a curve needs two epochs; leave out --png.")
 
     def draw(figure: Figure) -> None:
         draw_charts(figure, shown)

@@ -29,14 +29,10 @@ def chart_svg(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> str:
 
 def standalone(chart: Chart, width: int = 720, height: int = 420) -> str:
     """The chart as a file of its own, light or dark as the system is."""
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    rules = "\n".join(line for line in style.splitlines() if line.startswith((".chart", ":root", "  --")))
-    dark = style[style.index("@media (prefers-color-scheme: dark)") :]
-    dark = dark[: dark.index("} }") + 3]
-    text = chart_svg(chart, width, height)
-    space = 'xmlns="http://www.w3.org/2000/svg" style="background:var(--page);max-width:none"'
-    head = f'<svg {space} width="{width}" height="{height}"'
-    return text.replace("<svg", head, 1).replace(">", f"><style>{rules}\n{dark}</style>", 1) + "\n"
+    style = (TEMPLATES / "chart.css").read_text(encoding="utf-8")
+    space = 'xmlns="http://www.w3.org/2000/svg" style="background:var(--page)"'
+    text = chart_svg(chart, width, height).replace("<svg", f'<svg {space} width="{width}" height="{height}"', 1)
+    return text.replace(">", f"><style>{style}</style>", 1) + "\n"
 
 
 class _Drawing:

@@ -19,7 +19,9 @@ CURVES = (
 
 
 def run_charts(epochs: Sequence[Row], best: int | None) -> list[Chart]:
-    """Loss, accuracy, learning rate, images per second and, where they are known, joules, over the epochs."""
+    """Loss, accuracy, learning rate, images per second and, where they are known, joules, over two epochs or more."""
+    if len(epochs) < 2:
+        return []
     mark = None if best is None else (float(best), f"lowest validation loss: epoch {best}")
     rates = [row["learning_rate"] for row in epochs]
     return [

@@ -159,7 +159,16 @@ def _profile(found: dict[str, Any], run: Run, backend: Backend, threads: int) ->
         return
     lines = profile_step(architecture, backend, batch, repeats=REPEATS)
     seconds = {(line.layer, line.direction): line.seconds for line in lines}
-    energy = layer_energy(architecture, backend, batch, threads, seconds, training=True)
+    watts = run.options.get("watts")
+    energy = layer_energy(
+        architecture,
+        backend,
+        batch,
+        threads,
+        seconds,
+        training=True,
+        watts=watts if isinstance(watts, int | float) and watts > 0 else None,
+    )
     total = sum(seconds.values())
     found["layers"] = {
         "batch_size": batch,

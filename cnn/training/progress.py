@@ -4,7 +4,7 @@ import sys
 
 from tqdm import tqdm
 
-from cnn.meter import energy_words
+from cnn.meter import joules_text
 from cnn.terminal.printing import is_terminal, output_may_fail
 from cnn.terminal.progress_bar import progress_bar
 from cnn.training.guessing import guessing
@@ -69,10 +69,12 @@ class Bar(PlainLines):
 
 
 def epoch_line(result: EpochResult, epochs: int) -> str:
-    """The results of one epoch as a line of text."""
-    line = f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}"
-    line += f"  loss {result.train_loss:.4f}  accuracy {result.train_accuracy:.2%}"
+    """The results of one epoch as a line of text: loss and accuracy, in training and validation, speed and energy."""
+    line = (
+        f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}  loss {result.train_loss:.4f} {result.train_accuracy:.1%}"
+    )
     if result.val_loss is not None and result.val_accuracy is not None:
-        line += f"  validation loss {result.val_loss:.4f}  accuracy {result.val_accuracy:.2%}"
-    energy = energy_words(result.joules, result.joules_per_image, result.energy)
-    return f"{line}  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s  energy {energy}"
+        line += f"  validation {result.val_loss:.4f} {result.val_accuracy:.1%}"
+    line += f"  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s"
+    # Why there is no energy stands above all epochs.
+    return line if result.joules is None else f"{line}  {joules_text(result.joules)} ({result.energy})"

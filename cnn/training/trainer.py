@@ -124,8 +124,6 @@ class Trainer:
         self._rehearsed = False
         self._stop_reason: str | None = None
         self._stop_agreed = False
-        self.paused = False
-        """Whether the run waits after its current step; see `pause`."""
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {name: value for name, value in vars(self).items() if name not in _OWN}
@@ -141,7 +139,9 @@ class Trainer:
         load_arrays(self.model.backend, self.optimizer.state, arrays, "the optimizer")
 
     def _attach(self) -> None:
-        """Makes everything that holds arrays of the model."""
+        """Makes everything that holds arrays of the model, and what a copy does not take over."""
+        self.paused = False
+        """Whether the run waits after its current step; see `pause`."""
         self.optimizer = self.optimizer.fresh()
         self.optimizer.attach(self.model.backend, self.model.groups)
         alone = self.average_every is not None
