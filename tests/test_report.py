@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 from dataclasses import replace
 from xml.etree import ElementTree
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn.cli import main
+from cnn.cli import _parser, main
 from cnn.report.chart import Chart, Series, place_labels, placed_labels, tick_text, ticks
 from cnn.report.chart_svg import chart_svg
 from cnn.report.chart_text import chart_lines
@@ -81,6 +82,9 @@ def test_a_run_writes_a_page_and_its_numbers(run, found):
     (one,) = found["runs"]
     assert found["sentence"] in shown
     assert one["machine"] in shown
+    (note,) = one["notes"]
+    assert "MNIST's training set" in note
+    assert note in shown
     assert "cnn train mnist-5k --model" in one["command"]
     assert {each["layer"] for each in one["layers"]["lines"]} == {
         "conv1",
@@ -210,6 +214,13 @@ def test_the_command_to_run_it_again_names_every_option():
     assert command(options) == (
         "cnn train mnist --lr 0.1 --scale-lr --no-flip --model 'a b.toml' --backend-option tile_bytes=4096"
     )
+
+
+def test_the_command_of_a_run_is_one_that_cnn_takes(found):
+    words = shlex.split(found["runs"][0]["again"])
+    assert words[:3] == ["cnn", "train", "mnist-5k"]
+    options = _parser(words[1:]).parse_args(words[1:])
+    assert (options.epochs, options.watts, options.backend, options.seed) == (2, 40, "numpy", 0)
 
 
 def test_runs_in_folders_of_one_name_are_told_apart(tmp_path):

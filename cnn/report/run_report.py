@@ -80,6 +80,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "epochs": epochs,
         "test": None,
         "test_reason": None,
+        "notes": [],
         "image_probabilities": [],
         "layers": None,
         "layers_reason": None,
@@ -137,6 +138,7 @@ def _evaluate(found: dict[str, Any], run: Run, backend: Backend, data_dir: str |
     answers = Evaluation.of(model, data.test)
     found["test"] = answers.to_dict()
     found["test_images"] = len(data.test)
+    found["notes"] = list(data.notes)
     for each in found["test"]["mistakes"]:
         seen.mistakes.append(image_picture(data.test.images[each["image"]]))
     image = data.test.images[0]

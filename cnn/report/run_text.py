@@ -40,7 +40,7 @@ def print_run(run: Mapping[str, Any], *, wide: bool = False) -> None:
         head, rows = head[:-1], [row[:-1] for row in rows]
     print_table(head, rows, extra=["rate", "s", "images/s"], wide=wide, best=best)
     left = len(epochs) - len(chosen)
-    notes = [f"{left} epochs are not shown (--wide)"] * bool(left)
+    notes = [*run["notes"], *[f"{left} epochs are not shown (--wide)"] * bool(left)]
     notes += [f"* epoch {run['best_epoch']} had the lowest validation loss"] * bool(best)
     if run["joules"] is None:
         notes.append(f"no energy: {run['energy_source']}")
