@@ -155,6 +155,9 @@ class _Reader:
         """The network's output and the name of the scores in the file."""
         height, width, channels = self.builder.input_shape
         image = Value(self.input, self.axes, (height, width, channels), self.readers(self.input), INPUT)
+        if self.axes == "NC":
+            place = self.builder.add(Flatten(), [INPUT])
+            image = Value(self.input, self.axes, self.builder.shape(place), self.readers(self.input), place)
         values: dict[str, Given] = {"": None, self.input: image}
         unknown: set[str] = set()
         problems: list[Problem] = []
