@@ -1,5 +1,6 @@
 """Networks in ONNX files as exporters write them: each becomes layers that give ONNX Runtime's scores."""
 
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 import cnn
 from cnn.cli import main
 from cnn.errors import CnnError, FileFormatError, UsageError
-from cnn.onnx.importer import NotUnderstood
+from cnn.onnx.reader import NotUnderstood
 from cnn.onnx.runtime import Session
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -621,7 +622,9 @@ def test_what_pytorch_exports(name, exporter, tmp_path):
     settings = {"init_weights": False, "aux_logits": False} if name == "googlenet" else {}
     module = getattr(torchvision.models, name)(weights=None, **settings).eval()
     example, path = torch.zeros(1, 3, 64, 64), tmp_path / "net.onnx"
-    torch.onnx.export(module, (example,), path, dynamo=exporter == "torch.export")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the older exporter is deprecated, and both use deprecated functions
+        torch.onnx.export(module, (example,), path, dynamo=exporter == "torch.export")
     found = cnn.import_onnx(path, preprocessing=PLAIN).model
     images = np.random.default_rng(1).integers(0, 256, (2, 64, 64, 3), np.uint8)
     with torch.no_grad():

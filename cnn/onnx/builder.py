@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -258,10 +257,3 @@ class Builder:
                 wanted.add(place)
                 left += self.layers[place].inputs
         return sorted(wanted)
-
-
-def array_names(layer: Layer) -> Any:
-    """The names of a layer's arrays, without its own name."""
-    if isinstance(layer, BatchNorm):
-        return ("gamma", "beta", "running_mean", "running_variance")
-    return ("weight", "bias") if isinstance(layer, Conv2D | Linear) else ()
