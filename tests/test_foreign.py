@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers.readmes import documented
 from safetensors.numpy import save_file
 
 import cnn
@@ -80,7 +81,9 @@ def test_a_residual_network_of_torchvision(thin, tmp_path, capsys):
     for name, array in other.state().items():
         np.testing.assert_array_equal(array, state[name], err_msg=name)
     assert main([*arguments, "--out", str(out), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)["arrays"]
+    table = json.loads(capsys.readouterr().out)
+    assert table.keys() == documented()["cnn import --model"]
+    rows = table["arrays"]
     assert rows[0] == {
         "name": "conv1.weight",
         "shape": [7, 7, 3, 8],
