@@ -36,6 +36,7 @@ class Imported:
     notes: tuple[str, ...]
 
 
+@np.errstate(all="ignore")
 def import_onnx(
     path: str | Path,
     *,
