@@ -209,6 +209,28 @@ GRAPHS = {
         "Conv2D Flatten Linear",
     ),
     "dropout": ([FIRST, node("Dropout", "c rate", "z"), *END], {"rate": np.float32(0.25)}, "Conv2D Dropout"),
+    "pictures that are normalised anew, channel by channel": (
+        [
+            *(
+                part
+                for k in range(3)
+                for part in (
+                    node("Gather", f"x k{k}", f"g{k}", axis=1),
+                    node("Unsqueeze", f"g{k} one", f"u{k}"),
+                    node("Mul", f"u{k} f{k}", f"m{k}"),
+                    node("Add", f"m{k} o{k}", f"a{k}"),
+                )
+            ),
+            node("Concat", "a0 a1 a2", "j", axis=1),
+            node("Conv", "j w b", "z"),
+            *END,
+        ],
+        {f"k{k}": np.array(k) for k in range(3)}
+        | {f"f{k}": np.float32(0.4 + k / 9) for k in range(3)}
+        | {f"o{k}": np.float32(k - 0.5) for k in range(3)}
+        | {"one": np.array([1])},
+        "Conv2D",
+    ),
     "preprocessing in the graph": (
         [
             node("Sub", "x m", "a"),
@@ -405,6 +427,7 @@ def test_everything_that_is_not_understood_is_listed_and_nothing_written(tmp_pat
 REFUSED = {
     "kernels of one dimension": (node("Conv", "c k", "z"), {"k": draw(4, 4, 3)}, "1 dimensions"),
     "squeeze and excitation": (node("Mul", "c g", "z"), {}, "a product of two branches"),
+    "a channel": (node("Gather", "c p", "z", axis=1), {"p": np.array([1])}, "it takes vectors"),
     "other shapes added": (node("Add", "c g", "z"), {}, "only images or vectors of one shape"),
     "a factor per pixel": (node("Mul", "c q", "z"), {"q": draw(6, 6)}, "each pixel by a number of its own"),
     "softmax inside": (node("Softmax", "c", "z", axis=1), {}, "it is not over the classes"),

@@ -72,6 +72,17 @@ class Means:
     beta: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """factor * one channel of base + offset; `alone` if no other node reads what lies between."""
+
+    base: "Value"
+    number: int
+    factor: float = 1.0
+    offset: float = 0.0
+    alone: bool = True
+
+
 @dataclass(eq=False)
 class Value:
     """A value of the graph that depends on the images.
@@ -91,6 +102,7 @@ class Value:
     affine: Affine | None = None
     padded: Padded | None = None
     means: Means | None = None
+    channel: Channel | None = None
     exclusive: bool = True
     """Whether no other value has the same place."""
     gone: bool = False
@@ -152,6 +164,8 @@ class Builder:
                 value.place = self._bordered(value.padded)
             elif value.affine is not None:
                 value.place = self._scaled(value, value.affine)
+            elif value.channel is not None:
+                raise Unfit("it reads a part of the channels, for which there is no layer")
             elif value.means is not None:
                 raise Unfit("it reads the means of squares, which only a local response normalisation uses")
             else:

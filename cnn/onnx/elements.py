@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from cnn.layers import Add, LocalResponseNorm
-from cnn.onnx.builder import Affine, Means, Value
+from cnn.onnx.builder import Affine, Channel, Means, Value
 from cnn.onnx.files import Numbers, Unfit
 from cnn.onnx.functions import binary, line, recognised, shortest, unary
 from cnn.onnx.graph import Given, Graph, constant_of, made, rows, shape_of, value_of, view
@@ -103,11 +103,28 @@ def _with_constant(graph: Graph, node: Node, operator: str, inputs: Sequence[Giv
         value = float(number.reshape(-1)[0])
         if x.means is not None:
             return _of_means(graph, node, operator, x, x.means, value)
+        if x.channel is not None:
+            return _of_channel(graph, node, operator, x, x.channel, value, first=first)
         if x.affine is not None and x.place is None and operator in ("Add", "Sub", "Mul", "Div"):
             return _scaled(graph, node, operator, x, np.full(x.channels, value), first=first)
         found = [(base, binary(operator, *((f, value) if first else (value, f)))) for base, f in x.descent()]
         return _lazy(graph, node, x, [(base, values) for base, values in found if values is not None])
     return _scaled(graph, node, operator, x, _by_channel(graph, x, number), first=first)
+
+
+def _of_channel(
+    graph: Graph, node: Node, operator: str, x: Value, channel: Channel, value: float, *, first: bool
+) -> Value:
+    if operator == "Mul" or (operator == "Div" and first):
+        scale, shift = (value if operator == "Mul" else 1 / value), 0.0
+    elif operator == "Add" or (operator == "Sub" and first):
+        scale, shift = 1.0, (value if operator == "Add" else -value)
+    else:
+        raise Unfit("it reads a part of the channels, for which there is no layer")
+    factor, offset = channel.factor * scale, channel.offset * scale + shift
+    found = replace(channel, factor=factor, offset=offset, alone=channel.alone and x.readers == 1)
+    name = node.outputs[0]
+    return Value(name, x.axes, x.shape, graph.readers(name), channel=found)
 
 
 def _by_channel(graph: Graph, x: Value, number: Numbers) -> Numbers:

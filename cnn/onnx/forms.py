@@ -1,13 +1,14 @@
 """Operators that only give the same numbers another form: they become Flatten or nothing."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from cnn.layers import Concat, Flatten
 from cnn.layers.shape import channels_first
-from cnn.onnx.builder import Value
+from cnn.onnx.builder import Affine, Channel, Value
 from cnn.onnx.constants import axes_of
 from cnn.onnx.files import Unfit
 from cnn.onnx.graph import Given, Graph, constant_of, made, optional_of, shape_of, value_of, vector_of, view
@@ -16,6 +17,8 @@ from cnn.onnx.nodes import Node
 
 def concat(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     parts = [value_of(inputs, place) for place in range(len(inputs))]
+    if all(each.channel is not None for each in parts):
+        return _rejoined(graph, node, parts)
     axes, axis = parts[0].axes, node.whole("axis", 1)
     if any(each.axes != axes for each in parts) or not -len(axes) <= axis < len(axes) or axes[axis] != "C":
         raise Unfit("it does not join images or vectors by their channels")
@@ -29,6 +32,24 @@ def concat(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
         orders.append(start + (np.arange(each.channels) if each.order is None else each.order))
         start += each.channels
     return made(graph, node, axes, place, np.concatenate(orders))
+
+
+def _rejoined(graph: Graph, node: Node, parts: Sequence[Value]) -> Value:
+    """All channels of one value, each with a factor and an offset, as torchvision normalises pictures anew."""
+    channels = [each.channel for each in parts if each.channel is not None]
+    base = channels[0].base
+    whole = [each.number for each in channels] == list(range(base.channels))
+    if not whole or any(each.base is not base for each in channels) or parts[0].axes != base.axes:
+        raise Unfit("it joins a part of the channels, for which there is no layer")
+    alone = base.readers == len(parts) and all(
+        each.alone and part.readers == 1 for each, part in zip(channels, parts, strict=True)
+    )
+    # To what follows, the parts together are the one reader of the base.
+    source = replace(base, readers=1, place=graph.builder.place(base)) if alone else base
+    factor, offset = (np.array([getattr(each, key) for each in channels]) for key in ("factor", "offset"))
+    name = node.outputs[0]
+    affine = Affine(source, factor, offset, alone)
+    return Value(name, base.axes, base.shape, graph.readers(name), order=base.order, affine=affine)
 
 
 def transpose(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
@@ -103,15 +124,27 @@ def squeeze(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
 def unsqueeze(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x, axes = value_of(inputs), axes_of(node, optional_of(inputs, 1)) or []
     rank = len(x.axes) + len(axes)
+    if x.channel is not None and "C" not in x.axes and len(axes) == 1 and -rank <= axes[0] < rank:
+        letters, name, place = list(x.axes), node.outputs[0], axes[0] % rank
+        letters.insert(place, "C")
+        joined, channel = "".join(letters), replace(x.channel, alone=x.channel.alone and x.readers == 1)
+        return Value(name, joined, x.shape, graph.readers(name), channel=channel)
     places = {axis % rank for axis in axes}
     if len(x.shape) != 1 or 0 in places or rank > 4 or len(places) != len(axes):
         raise Unfit(f"it adds the axes {axes} to {' '.join(x.axes)}")
-    letters = iter(x.axes)
-    return view(graph, node, x, "".join("1" if k in places else next(letters) for k in range(rank)))
+    before = iter(x.axes)
+    return view(graph, node, x, "".join("1" if k in places else next(before) for k in range(rank)))
 
 
 def gather(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
-    x, places = vector_of(value_of(inputs)), constant_of(inputs, 1, "its index").reshape(-1)
+    x, index = value_of(inputs), constant_of(inputs, 1, "its index")
+    axis, places = node.whole("axis", 0), index.reshape(-1)
+    if len(x.shape) == 3 and index.ndim == 0 and 0 <= axis < len(x.axes) and x.axes[axis] == "C":
+        if not -x.channels <= int(index) < x.channels:
+            raise Unfit(f"it takes channel {int(index)} of {x.channels}")
+        channel, name = Channel(x, int(index) % x.channels), node.outputs[0]
+        return Value(name, x.axes.replace("C", ""), (*x.shape[:2], 1), graph.readers(name), channel=channel)
+    vector_of(x)
     if node.whole("axis", 0) not in (1, -1) or sorted(places) != list(range(x.channels)):
         raise Unfit("it takes a part of the numbers, for which there is no layer")
     found = view(graph, node, x, "NC")
