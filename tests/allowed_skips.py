@@ -13,6 +13,10 @@ def no_torch() -> bool:
     return find_spec("torch") is None
 
 
+def no_torchvision() -> bool:
+    return any(find_spec(name) is None for name in ("torch", "torchvision", "onnxscript"))
+
+
 def no_data() -> bool:
     return "CNN_DATA_DIR" not in os.environ
 
@@ -72,6 +76,7 @@ ALLOWED = (
     AllowedSkip("test_datasets.py::test_mnist_5k_is_a_part_of_the_real_training_set", "^mnist is not in", no_data),
     AllowedSkip("test_datasets.py::test_real_cifar10", "^cifar10 is not in", no_data),
     AllowedSkip("test_live.py::test_the_page_in_a_browser", "^Chromium is not installed", no_chromium),
+    AllowedSkip("test_onnx_import.py::test_what_pytorch_exports", "^PyTorch with torchvision", no_torchvision),
     AllowedSkip("test_phi.py::TestKnightsLanding::test_affinity_binds_the_threads_of_products", "^one CPU", one_cpu),
     AllowedSkip("test_rapl.py::test_a_real_event_is_opened_and_scaled", "may not be read by this user", no_events),
     AllowedSkip("test_rapl.py::test_no_pmu_and_no_permission_are_explained", "lets every user", every_event),

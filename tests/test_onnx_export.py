@@ -25,12 +25,14 @@ SIZES = {"alexnet": 67, "vgg16": 32, "googlenet": 48, "squeezenet": 40, "mobilen
 
 
 def small(name):
-    """A built-in network, on small images if it is for pictures, with fewer units in its hidden layers."""
+    """A built-in network, on small images if it is for pictures, with an eighth of the filters."""
     architecture = cnn.architecture(name, 10)
     tables = architecture.network.config()
     for table in tables:
-        if table.get("units") == 4096:
-            table["units"] = 24
+        if name in SIZES:
+            for key in ("filters", "units", "groups"):
+                if table.get(key, 1) % 8 == 0:
+                    table[key] //= 8
     height, width, channels = architecture.input_shape
     shape = (SIZES.get(name, height), SIZES.get(name, width), channels)
     layers = [Layer.from_config(table) for table in tables]
@@ -89,6 +91,7 @@ def test_a_built_in_network_comes_back_as_it_was(name, tmp_path):
     mine, theirs = one.config(), other.config()
     for table in [*mine["layers"], *theirs["layers"]]:
         table.pop("padding", None)  # "same" comes back as numbers
+        table.pop("ceil", None)  # which rounds nothing up at some sizes
     assert json.dumps(theirs) == json.dumps(mine)
 
 
@@ -295,9 +298,7 @@ def chains(draw, depth=2):
         elif kind == 7:
             layers.append(cnn.Dropout(0.25))
         elif kind == 8:
-            layers.append(
-                cnn.Residual([cnn.BatchNorm(), *draw(st.sampled_from([[], [cnn.Tanh()]]))], activation="relu")
-            )
+            layers.append(cnn.Residual([cnn.BatchNorm(), cnn.Tanh()], activation=draw(activations)))
         else:
             branches = [[cnn.Conv2D(2, 1), *map(_copied, draw(st.sampled_from(_TAILS)))] for _ in range(2)]
             layers.append(cnn.Branches(*branches))
@@ -326,7 +327,7 @@ def networks(draw):
     return Sequential([*layers, *draw(st.sampled_from(ends))], shape, backend="numpy", seed=draw(st.integers(0, 99)))
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(networks(), st.sampled_from([13, 21]), st.sampled_from(sorted(export.INPUTS)))
 def test_any_network_comes_back(tmp_path_factory, one, opset, form):
     disturb(one)

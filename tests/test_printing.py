@@ -127,7 +127,8 @@ def test_a_terminal_that_ends_asks_the_run_to_stop_unless_that_is_ignored():
         def request_stop(self, reason):
             self.reason = reason
 
-    run, before = Run(), signal.getsignal(signal.SIGHUP)
+    run, outside = Run(), signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have started the tests
+    before = signal.getsignal(signal.SIGHUP)
     with stop_on_signals(run):
         signal.raise_signal(signal.SIGHUP)
         assert stop_requested()
@@ -140,4 +141,4 @@ def test_a_terminal_that_ends_asks_the_run_to_stop_unless_that_is_ignored():
             signal.raise_signal(signal.SIGHUP)
         assert ignored.reason is None
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, outside)

@@ -19,8 +19,8 @@ from cnn.energy.devices import catalogue
 from cnn.model.zoo import ZOO
 from cnn.report.predicted import targets
 
-ELSEWHERE = {"cnn bench --ranks", "cnn model validate"}
-"""Outputs whose keys are compared in tests/test_ranks.py and tests/test_calibration.py."""
+ELSEWHERE = {"cnn bench --ranks", "cnn model validate", "cnn import --model"}
+"""Outputs whose keys are compared in tests/test_ranks.py, tests/test_calibration.py and tests/test_foreign.py."""
 
 
 def printed(capsys, *words):
@@ -46,6 +46,8 @@ def outputs(net, tmp_path, capsys):
         "cnn report": [printed(capsys, "report", str(run), "--backend", "numpy")],
         "cnn eval": [printed(capsys, "eval", model, "mnist-5k")],
         "cnn predict": printed(capsys, "predict", model, str(image)),
+        "cnn export": [printed(capsys, "export", model, str(run / "net.onnx"))],
+        "cnn import": [printed(capsys, "import", str(run / "net.onnx"))],
         "cnn summary": [printed(capsys, "summary", net)],
         "cnn cost": [printed(capsys, "cost", net)],
         "cnn devices": [printed(capsys, "devices")],

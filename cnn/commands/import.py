@@ -17,7 +17,9 @@ from cnn.model.foreign import import_weights
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO
-from cnn.onnx.importer import GUESSED, NotUnderstood, Problem, import_onnx
+from cnn.onnx.importer import import_onnx
+from cnn.onnx.pixels import GUESSED
+from cnn.onnx.reader import NotUnderstood, Problem
 from cnn.paths import check_output
 from cnn.terminal.arguments import expanded_text, number, numbers, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table, print_text

@@ -102,7 +102,9 @@ def _sources(name: str, network: Network, shapes: Mapping[str, Any]) -> dict[str
     """The module in the file for each of our layers, by name; of several naming schemes the one that fits best."""
     nodes = _weighted(network)
     schemes = [scheme for make in _SCHEMES.get(name, ()) if len(scheme := make()) == len(nodes)]
-    schemes.append([node.name for node in nodes])
+    own = [node.name for node in nodes]
+    if not schemes or all(f"{name}.weight" in shapes for name in own):
+        schemes = [own]
     best = max(schemes, key=lambda modules: sum(f"{module}.weight" in shapes for module in modules))
     return {node.name: module for node, module in zip(nodes, best, strict=True)}
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -73,6 +72,17 @@ class Means:
     beta: float | None = None
 
 
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """factor * one channel of base + offset; `alone` if no other node reads what lies between."""
+
+    base: "Value"
+    number: int
+    factor: float = 1.0
+    offset: float = 0.0
+    alone: bool = True
+
+
 @dataclass(eq=False)
 class Value:
     """A value of the graph that depends on the images.
@@ -92,6 +102,7 @@ class Value:
     affine: Affine | None = None
     padded: Padded | None = None
     means: Means | None = None
+    channel: Channel | None = None
     exclusive: bool = True
     """Whether no other value has the same place."""
     gone: bool = False
@@ -153,6 +164,8 @@ class Builder:
                 value.place = self._bordered(value.padded)
             elif value.affine is not None:
                 value.place = self._scaled(value, value.affine)
+            elif value.channel is not None:
+                raise Unfit("it reads a part of the channels, for which there is no layer")
             elif value.means is not None:
                 raise Unfit("it reads the means of squares, which only a local response normalisation uses")
             else:
@@ -258,10 +271,3 @@ class Builder:
                 wanted.add(place)
                 left += self.layers[place].inputs
         return sorted(wanted)
-
-
-def array_names(layer: Layer) -> Any:
-    """The names of a layer's arrays, without its own name."""
-    if isinstance(layer, BatchNorm):
-        return ("gamma", "beta", "running_mean", "running_variance")
-    return ("weight", "bias") if isinstance(layer, Conv2D | Linear) else ()

@@ -1,6 +1,7 @@
 """Reads ONNX files that anybody may have written: every size is checked before memory is taken for it."""
 
 import os
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,25 @@ def read_proto(path: Path) -> Any:
         raise FileFormatError(f"{shown(path)} has no network in it or is not an ONNX file; export it again.")
     if len(proto.graph.node) > MOST_NODES:
         raise FileFormatError(f"{shown(path)} has more than {counted(MOST_NODES, 'node')}; export a smaller network.")
+    if any(isinstance(each, bytes) for each in _texts(proto)):
+        raise FileFormatError(f"{shown(path)} has a name that is no UTF-8 text, so it is damaged; export it again.")
     return _inlined(onnx, proto, path) if proto.functions else proto
+
+
+def _texts(proto: Any) -> Iterator[str | bytes]:
+    """Every text of the message that is read here; what is no UTF-8 is given as bytes."""
+    graph = proto.graph
+    yield from (graph.name, proto.producer_name, *(each.domain for each in proto.opset_import))
+    for each in proto.metadata_props:
+        yield from (each.key, each.value)
+    for each in (*graph.input, *graph.output, *graph.initializer, *proto.functions):
+        yield each.name
+    for tensor in graph.initializer:
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for node in (*graph.node, *(node for function in proto.functions for node in function.node)):
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _inlined(onnx: Any, proto: Any, path: Path) -> Any:
