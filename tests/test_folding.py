@@ -15,7 +15,7 @@ SHAPE = (9, 8, 4)
 
 
 @dataclass(eq=False)
-class Apart(BatchNorm):
+class PassOfItsOwn(BatchNorm):
     """Batch normalisation with a pass of its own."""
 
     def forward(self, x, *, training):
@@ -60,7 +60,7 @@ def x():
 
 @pytest.mark.parametrize("name", ["reference", "numpy", "mkl", "openblas"])
 def test_it_computes_what_two_passes_do(name, x):
-    folded, apart = (mixed(Sequential(layers(norm), SHAPE, backend=name)) for norm in (BatchNorm, Apart))
+    folded, apart = (mixed(Sequential(layers(norm), SHAPE, backend=name)) for norm in (BatchNorm, PassOfItsOwn))
     assert [folded.network.folds(place, 12) for place in (0, 2, 4, 6, 10)] == [True, True, True, True, False]
     assert folded.network.folds(10, 100)
     assert not any(apart.network.folds(place, 100) for place in folded.network.order)
@@ -70,7 +70,7 @@ def test_it_computes_what_two_passes_do(name, x):
 
 
 def test_a_wrong_fold_is_found(x, monkeypatch):
-    expected = scores(mixed(Sequential(layers(Apart), SHAPE, backend="numpy")), x)
+    expected = scores(mixed(Sequential(layers(PassOfItsOwn), SHAPE, backend="numpy")), x)
     monkeypatch.setattr(Weighted, "forward_normalised", lambda self, x, norm: self.forward(x, training=False))
     wrong = scores(mixed(Sequential(layers(BatchNorm), SHAPE, backend="numpy")), x)
     assert not np.allclose(wrong, expected, atol=1e-3 * np.abs(expected).max())
@@ -79,7 +79,7 @@ def test_a_wrong_fold_is_found(x, monkeypatch):
 def test_the_weights_are_those_of_now(x):
     images, labels = np.random.default_rng(0).integers(0, 256, (12, *SHAPE), np.uint8), np.arange(12) % 5
     trained = {}
-    for norm in (BatchNorm, Apart):
+    for norm in (BatchNorm, PassOfItsOwn):
         model, optimizer = Sequential(layers(norm), SHAPE, backend="openblas", seed=3), SGD(0.9)
         optimizer.attach(model.backend, model.groups)
         trained[norm] = []
@@ -87,7 +87,7 @@ def test_the_weights_are_those_of_now(x):
             model.train_step(images, labels)
             optimizer.step(0.1)
             trained[norm].append(model.predict(images))
-    np.testing.assert_allclose(trained[BatchNorm], trained[Apart], atol=1e-5)
+    np.testing.assert_allclose(trained[BatchNorm], trained[PassOfItsOwn], atol=1e-5)
     assert not np.allclose(trained[BatchNorm][0], trained[BatchNorm][-1], atol=1e-2)
 
 

@@ -320,7 +320,8 @@ def test_timing_algorithms_is_announced_and_is_no_part_of_an_epoch(name, tmp_pat
         clock[0] += 1.0
         return clock[0]
 
-    def best_times(candidates):
+    def best_times(candidates, *, cold):
+        assert not cold
         clock[0] += 1000.0
         return dict.fromkeys(candidates, 0.001)
 
