@@ -10,6 +10,7 @@ from PIL import Image
 
 from cnn import plugins
 from cnn.cli import main
+from cnn.commands._bench_data import CHANGES
 from cnn.data.dataset import load_dataset
 from cnn.data.grid import grid
 from cnn.data.images import image_header, read_image
@@ -263,3 +264,13 @@ def test_images_are_drawn_with_their_labels(tmp_path, capsys):
     drawn = np.asarray(grid(images, ["a", "a label that is far too long for an image"]))
     assert drawn[6:70, 6:70].max() < 160
     assert drawn[6 : 6 + 8, 76 : 76 + 64].min() == 255
+
+
+def test_the_rate_of_decoding_and_loading_is_measured(tmp_path, capsys):
+    words = ["bench", "--backend", "numpy", "--rounds", "1", "--batch-size", "4", "--threads", "1"]
+    assert main([*words, "--data", str(pets(tmp_path / "pets")), "--json"]) == 0
+    groups = [each["group"] for each in json.loads(capsys.readouterr().out)["results"]]
+    assert groups == ["decoding, once for a set", *CHANGES]
+    assert main([*words, "--data", "mnist-5k"]) == 0
+    assert "4,000 images uint8, 3 MB in memory" in capsys.readouterr().out
+    assert main([*words, "--data", "nowhere"]) == 2
