@@ -1,10 +1,10 @@
 """Options that several subcommands share, and the backend and threads they run on."""
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -188,8 +188,8 @@ def find_own_pictures(options: argparse.Namespace) -> None:
     name = options.dataset
     if name is None or name in names(DATASETS):
         return
-    path = Path(name).expanduser()
-    if not (path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file())):
+    path = os.path.expanduser(name)
+    if not (os.path.isdir(path) or (path.lower().endswith(".csv") and os.path.isfile(path))):
         raise unknown(
             "There is no data set", name, names(DATASETS), ", or the path of a folder of pictures or CSV file"
         )
@@ -197,7 +197,7 @@ def find_own_pictures(options: argparse.Namespace) -> None:
         raise UsageError(
             f"{name} is where the data are, so --data-dir {options.data_dir} has no meaning; leave it out."
         )
-    options.dataset, options.data_dir = OWN_IMAGES, str(path.absolute())
+    options.dataset, options.data_dir = OWN_IMAGES, os.path.abspath(path)
 
 
 def dataset_of(options: argparse.Namespace, trained: Sequential | None = None) -> Dataset:

@@ -64,9 +64,9 @@ def seen(world):
     run, own = trainer(world), []
     step = run.model.train_step
 
-    def record(images, labels, order, changes, *, weight, after_layer):
+    def record(images, labels, order, changes, *, weight, **others):
         own.extend(order.tolist() if weight else [])
-        return step(images, labels, order, changes, weight=weight, after_layer=after_layer)
+        return step(images, labels, order, changes, weight=weight, **others)
 
     run.model.train_step = record
     run.run(1)
