@@ -221,6 +221,7 @@ def test_a_folder_is_trained_on_evaluated_and_predicted(tmp_path, capsys, monkey
     # The run goes on with the same pictures and weights, and a model that is evaluated gets what it was trained on.
     assert main(["train", "--resume", "--out", run, "--epochs", "2"]) == 0
     capsys.readouterr()
+    model = load_model(run, backend="numpy")
     assert main(["eval", run, str(root), "--backend", "numpy", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 8
     (root / "cat" / "3.png").write_bytes(b"no image")
@@ -228,6 +229,11 @@ def test_a_folder_is_trained_on_evaluated_and_predicted(tmp_path, capsys, monkey
     found = capsys.readouterr()
     assert len(json.loads(found.out)) == 38
     assert "cat/3.png cannot be read as an image" in found.err
+    wide = root / "dog" / "wide.png"
+    assert main(["predict", run, str(wide), "--backend", "numpy", "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    expected = model.predict(read_image(wide, size=(10, 12), resize="pad"))
+    assert [found["probabilities"][name] for name in model.classes] == expected[0].tolist()
     assert main(["predict", run, str(root / "dog"), "--backend", "numpy", "--top", "1"]) == 0
     assert len(capsys.readouterr().out.split("\n\n")[1].splitlines()) == 9
 
