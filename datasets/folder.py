@@ -188,6 +188,11 @@ class Folder(DatasetPlugin):
         form = Form(size, self.channels or max(form.channels for form in forms), any(form.deep for form in forms))
         ways = {"crop": "with the middle cut out", "pad": "with black added", "stretch": "distorted"}
         notes = []
+        if self.size is None and len(sizes) > 1:
+            notes.append(
+                f"the images have {counted(len(sizes), 'size')}; all become {size[0]}x{size[1]}, unless --image-size "
+                "HxW says another"
+            )
         for position, change in enumerate(
             (f"resized to {size[0]}x{size[1]} pixels", "converted from grey to colour", "converted from 8 to 16 bits")
         ):

@@ -2,6 +2,7 @@
 
 import itertools
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,6 +307,23 @@ def test_a_mapped_file_stays_a_file(tmp_path, monkeypatch):
     (tmp_path / "x.npy").unlink()
     with pytest.raises(DataError, match=r"x\.npy"):
         pickle.loads(stored)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no /proc")
+def test_what_was_read_of_a_file_is_given_back(tmp_path, monkeypatch):
+    def mapped():
+        [line] = [each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("RssFile:")]
+        return int(line.split()[1]) / 1024
+
+    np.save(tmp_path / "x.npy", np.ones((64, 1024, 1024, 1), np.uint8))
+    split = cnn.Split(np.load(tmp_path / "x.npy", mmap_mode="r"), np.arange(64) % 2)
+    monkeypatch.setattr("cnn.data.stored.BLOCK", 8 << 20)
+    model = cnn.Sequential([cnn.Flatten(), cnn.Linear(2)], (1024, 1024, 1), backend="numpy")
+    before, most = mapped(), 0
+    for batch in range(16):
+        model.load_images(split.images, np.arange(4 * batch, 4 * batch + 4))
+        most = max(most, mapped())
+    assert most - before < 20  # of 64 MB
 
 
 def test_weights_of_images_and_classes():

@@ -1,8 +1,10 @@
 """Copies: of models, runs and their parts, by `copy` and `pickle`, which go on as the original would."""
 
 import copy
+import io
 import pickle
 
+import joblib
 import numpy as np
 import pytest
 from helpers.ready_backends import ready
@@ -25,7 +27,17 @@ WAYS = {
     "deepcopy": copy.deepcopy,
     "copy": copy.copy,
     "pickle": lambda each: pickle.loads(pickle.dumps(each)),
+    "joblib": lambda each: through_joblib(each),
 }
+
+
+def through_joblib(each):
+    file = io.BytesIO()
+    joblib.dump(each, file)
+    file.seek(0)
+    return joblib.load(file)
+
+
 SPLIT = Split(
     np.random.default_rng(0).integers(0, 256, (12, 6, 6, 2), np.uint8), np.random.default_rng(1).integers(0, 3, 12)
 )

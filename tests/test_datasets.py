@@ -390,6 +390,7 @@ def test_folder_resizes_and_colours_with_a_note_or_refuses(tmp_path):
     dataset = load_dataset("folder", data_dir=tmp_path, otherwise=(4, 6))
     assert dataset.shape == (4, 6, 3)
     assert dataset.notes[1:] == (
+        "the images have 2 sizes; all become 4x6, unless --image-size HxW says another",
         "1 of 12 images resized to 4x6 pixels, with the middle cut out (--resize)",
         "1 of 12 images converted from grey to colour",
     )

@@ -362,7 +362,8 @@ def test_cpus_are_divided_by_cores_and_what_a_launcher_has_bound_stays(tmp_path)
 def test_ranks_of_a_host_share_its_quota(monkeypatch):
     monkeypatch.setattr("cnn.system.threads.affinity_count", lambda: 8)
     monkeypatch.setattr("cnn.system.threads.cgroup_quota", lambda: 6.0)
-    monkeypatch.delenv("CNN_NUM_THREADS", raising=False)
+    for name in ("CNN_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
     assert [budget(None, processes).count for processes in (1, 2, 4, 12)] == [6, 3, 1, 1]
     assert budget(None, 2).describe() == "3 threads (affinity 8, cgroup quota 6 CPUs for 2 processes)"
 

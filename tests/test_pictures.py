@@ -10,6 +10,7 @@ from PIL import Image
 
 from cnn import plugins
 from cnn.cli import main
+from cnn.commands._bench_data import CHANGES
 from cnn.data.dataset import load_dataset
 from cnn.data.grid import grid
 from cnn.data.images import image_header, read_image
@@ -220,6 +221,7 @@ def test_a_folder_is_trained_on_evaluated_and_predicted(tmp_path, capsys, monkey
     # The run goes on with the same pictures and weights, and a model that is evaluated gets what it was trained on.
     assert main(["train", "--resume", "--out", run, "--epochs", "2"]) == 0
     capsys.readouterr()
+    model = load_model(run, backend="numpy")
     assert main(["eval", run, str(root), "--backend", "numpy", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 8
     (root / "cat" / "3.png").write_bytes(b"no image")
@@ -227,6 +229,11 @@ def test_a_folder_is_trained_on_evaluated_and_predicted(tmp_path, capsys, monkey
     found = capsys.readouterr()
     assert len(json.loads(found.out)) == 38
     assert "cat/3.png cannot be read as an image" in found.err
+    wide = root / "dog" / "wide.png"
+    assert main(["predict", run, str(wide), "--backend", "numpy", "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    expected = model.predict(read_image(wide, size=(10, 12), resize="pad"))
+    assert [found["probabilities"][name] for name in model.classes] == expected[0].tolist()
     assert main(["predict", run, str(root / "dog"), "--backend", "numpy", "--top", "1"]) == 0
     assert len(capsys.readouterr().out.split("\n\n")[1].splitlines()) == 9
 
@@ -263,3 +270,13 @@ def test_images_are_drawn_with_their_labels(tmp_path, capsys):
     drawn = np.asarray(grid(images, ["a", "a label that is far too long for an image"]))
     assert drawn[6:70, 6:70].max() < 160
     assert drawn[6 : 6 + 8, 76 : 76 + 64].min() == 255
+
+
+def test_the_rate_of_decoding_and_loading_is_measured(tmp_path, capsys):
+    words = ["bench", "--backend", "numpy", "--rounds", "1", "--batch-size", "4", "--threads", "1"]
+    assert main([*words, "--data", str(pets(tmp_path / "pets")), "--json"]) == 0
+    groups = [each["group"] for each in json.loads(capsys.readouterr().out)["results"]]
+    assert groups == ["decoding, once for a set", *CHANGES]
+    assert main([*words, "--data", "mnist-5k"]) == 0
+    assert "4,000 images uint8, 3 MB in memory" in capsys.readouterr().out
+    assert main([*words, "--data", "nowhere"]) == 2

@@ -53,6 +53,7 @@ def outputs(net, tmp_path, capsys):
         "cnn devices": [printed(capsys, "devices")],
         "cnn profile": [printed(capsys, "profile", net, "--batch-size", "1", "--repeats", "1")],
         "cnn bench": [printed(capsys, "bench", net, "--batch-size", "1", "--rounds", "1")],
+        "cnn bench --data": [printed(capsys, "bench", "--data", "mnist-5k", "--backend", "numpy", "--rounds", "1")],
         "cnn tune": [printed(capsys, "tune", net, "--backend", "numpy", "--threads", "1", "--out", str(run / "t"))],
         "cnn compare": [printed(capsys, "compare", net, "--no-measure"), nodes],
         "cnn info": [printed(capsys, "info")],

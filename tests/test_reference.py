@@ -105,6 +105,10 @@ def test_the_reference_is_printed(capsys):
 @pytest.mark.parametrize(
     ("layer", "words"),
     [
+        (
+            '{type = "Flatten"}]\n[recipe]\naugmentation = {flop = true}\n#',
+            "did you mean 'flip'? Known are: flip, pad_crop",
+        ),
         ('{type = "Conv2D", filter = 3}', "did you mean 'filters'? Known are: filters, "),
         ('{type = "Conv2D", filter = 3}', "(`cnn reference Conv2D` says what they are)"),
         ('{type = "Konv"}', "or a layer of your own (--import MODULE; `cnn reference` says what they are)"),

@@ -1,10 +1,10 @@
 """Options that several subcommands share, and the backend and threads they run on."""
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from cnn.model.zoo import architecture
 from cnn.plugins import DATASETS, names
 from cnn.system.threads import ThreadBudget
 from cnn.terminal.arguments import expanded_text, image_size, whole_number
+from cnn.words import unknown
 
 OWN_IMAGES = "folder"
 """The data set that a folder without a name of a data set is taken for."""
@@ -29,7 +30,7 @@ FEW, UNEVEN = 20, 3
 """Training images of a class that are too few, and how many times as many another class must have to be remarked on."""
 BACKEND_DEFAULT = f"CNN_BACKEND, else the first ready one of {', '.join(registry.default_order())}"
 """What --backend is by default, in words."""
-THREADS_DEFAULT = "CNN_NUM_THREADS, else all that this process may use"
+THREADS_DEFAULT = "CNN_NUM_THREADS, else OMP_NUM_THREADS, else all that this process may use"
 """What --threads is by default, in words."""
 
 
@@ -187,13 +188,16 @@ def find_own_pictures(options: argparse.Namespace) -> None:
     name = options.dataset
     if name is None or name in names(DATASETS):
         return
-    path = Path(name).expanduser()
-    if path.is_dir() or (path.suffix.lower() == ".csv" and path.is_file()):
-        if options.data_dir is not None:
-            raise UsageError(
-                f"{name} is where the data are, so --data-dir {options.data_dir} has no meaning; leave it out."
-            )
-        options.dataset, options.data_dir = OWN_IMAGES, str(path.absolute())
+    path = os.path.expanduser(name)
+    if not (os.path.isdir(path) or (path.lower().endswith(".csv") and os.path.isfile(path))):
+        raise unknown(
+            "There is no data set", name, names(DATASETS), ", or the path of a folder of pictures or CSV file"
+        )
+    if options.data_dir is not None:
+        raise UsageError(
+            f"{name} is where the data are, so --data-dir {options.data_dir} has no meaning; leave it out."
+        )
+    options.dataset, options.data_dir = OWN_IMAGES, os.path.abspath(path)
 
 
 def dataset_of(options: argparse.Namespace, trained: Sequential | None = None) -> Dataset:

@@ -4,6 +4,8 @@ Every job is run three times to warm up, and then in turns with the others; time
 products of the layer, at 2 FLOP per multiply-accumulate; the backward pass of a layer has two products. Efficiency is
 the speed-up over the fewest threads measured, divided by the ratio of the numbers of threads.
 
+With --data it measures how fast images of a data set, or own pictures, are decoded and loaded into batches instead.
+
 With --ranks it starts mpiexec for each number of ranks. It shows strong and weak scaling of the training step, how much
 of the communication is hidden behind computing, and how far the model of scaling is off.
 """
@@ -19,6 +21,7 @@ from typing import Any
 
 from cnn import registry
 from cnn.commands import _common
+from cnn.commands._bench_data import bench_data
 from cnn.commands._config_file import add_config_option
 from cnn.commands._ranks import bench_ranks
 from cnn.config import require
@@ -34,7 +37,7 @@ from cnn.report.table import number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words, limit_threads
 from cnn.system.timing import Times
-from cnn.terminal.arguments import expanded, output_file, whole_number, whole_numbers
+from cnn.terminal.arguments import expanded, expanded_text, output_file, whole_number, whole_numbers
 from cnn.terminal.printing import print_json, print_lines, print_table, print_text
 from cnn.words import counted
 
@@ -67,6 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help="launcher of the ranks, with its options up to -n, such as 'mpiexec -hosts a,b' (default: mpiexec)",
     )
+    parser.add_argument(
+        "--data",
+        type=expanded_text,
+        metavar="DATASET",
+        help="measure how fast images of this data set, or folder of pictures, are decoded and loaded into batches",
+    )
+    _common.add_picture_options(parser)
     parser.add_argument("--steps-only", action="store_true", help="measure only whole training steps, no single layers")
     parser.add_argument(
         "--against",
@@ -87,6 +97,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures and prints the table."""
+    if options.data is not None:
+        bench_data(options)
+        return
     if options.ranks is not None:
         for name in ("against", "html", "history"):
             require(getattr(options, name) is None, f"--{name} is not for --ranks; leave one of them out.")

@@ -60,6 +60,9 @@ class Recipe:
         self.schedule = Schedule.from_config(self.schedule)
         self.loss = Loss.from_config(self.loss)
         if isinstance(self.augmentation, dict):
+            known = {each.name: each for each in fields(Augmentation)}
+            besides = " (`cnn reference Augmentation` says what they are)"
+            check_values("augmentation", self.augmentation, known, besides)
             self.augmentation = Augmentation(**self.augmentation)
         settle(self)
         require(

@@ -73,8 +73,9 @@ class Sequential:
     ) -> None:
         """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
 
-        loss defaults to softmax cross-entropy, preprocessing to pixels / 256, classes (their names) to numbers, and
-        backend to the current one (`cnn.registry.choose`).
+        loss defaults to softmax cross-entropy, preprocessing to what suits the first images that it is trained on
+        (pixels / 256 for those of 8 bits), classes (their names) to numbers, and backend to the current one
+        (`cnn.registry.choose`).
         Raises ShapeError naming the layer that does not fit the one before it, UsageError for an impossible setting.
         """
         self.name = str(name)
