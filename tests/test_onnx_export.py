@@ -1,6 +1,7 @@
 """ONNX files that models are written to: what is in them, how they are checked, and that they come back the same."""
 
 import json
+import sys
 
 import numpy as np
 import onnx
@@ -205,6 +206,14 @@ def test_scores_that_differ_leave_no_file(tmp_path, monkeypatch):
     honest = Session.run
     monkeypatch.setattr(Session, "run", lambda *given: honest(*given) * 1.001)
     with pytest.raises(CnnError, match=r"was not exported: ONNX Runtime's scores differ .* by 0\.001"):
+        cnn.export_onnx(standardised(), tmp_path / "net.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["onnx.checker", "onnxruntime"])
+def test_a_missing_package_is_named_with_the_cure(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(CnnError, match=r"need the package onnx\w*, which cannot be imported .*cnn-blas\[onnx\]"):
         cnn.export_onnx(standardised(), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 
