@@ -67,18 +67,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
     )
-    parser.add_argument(
-        "--init",
-        type=expanded_text,
-        metavar="FILE",
-        help="a saved model to start from, with its layers, weights and preprocessing; for other classes its last "
-        "layer is made anew",
-    )
-    parser.add_argument(
-        "--freeze",
-        metavar="NAMES",
-        help="layers of --init that stay as they are, separated by commas, such as 'conv*,batchnorm*'",
-    )
     recipe = parser.add_argument_group("recipe (default: the network's own)")
     recipe.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the training images")
     recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images per step, of all ranks together")
@@ -132,6 +120,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     recipe.add_argument(
         "--seed", type=whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
+    )
+    tuning = parser.add_argument_group("fine-tuning")
+    tuning.add_argument(
+        "--init",
+        type=expanded_text,
+        metavar="FILE",
+        help="a saved model to start from, with its layers, weights and preprocessing; for other classes its last "
+        "layer is made anew",
+    )
+    tuning.add_argument(
+        "--freeze",
+        metavar="NAMES",
+        help="layers of --init that stay as they are, separated by commas, such as 'conv*,batchnorm*'",
     )
     _common.add_resource_options(parser)
     parser.add_argument(

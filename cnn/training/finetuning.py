@@ -30,25 +30,23 @@ class Start:
         if there is no model in the file.
         """
         self.path = path
-        self.source = load_model(path, backend=backend)
-        layers = [Layer.from_config(table) for table in self.source.network.config()]
+        source = load_model(path, backend=backend)
+        self._state, self._preprocessing, self._shape = source.state(), source.preprocessing, source.input_shape
+        layers = [Layer.from_config(table) for table in source.network.config()]
         wired = wire(layers)
-        same = self.source.classes == data.classes or (
-            not self.source.named and len(self.source.classes) == len(data.classes)
-        )
-        self.head = None if same else _head(self.source.network)
+        unnamed = not source.named and len(source.classes) == len(data.classes)
+        self.head = None if unnamed or source.classes == data.classes else _head(source.network)
         if self.head is not None:
             place = next(place for place, each in enumerate(wired) if each.name == self.head)
             key = "units" if isinstance(layers[place], Linear) else "filters"
             layers[place] = Layer.from_config(layers[place].config() | {key: len(data.classes)})
             wired = wire(layers)
-        self.frozen = self._freeze(wired, freeze)
-        recipe = Recipe(loss=self.source.loss)
-        self.architecture = Architecture(self.source.name, layers, data.shape, recipe)
+        weighted = {node.name for node in source.network.nodes if node.parameter_count or node.layer.statistics}
+        self.frozen = self._freeze(wired, weighted, freeze)
+        self.architecture = Architecture(source.name, layers, data.shape, Recipe(loss=source.loss))
 
-    def _freeze(self, wired: Sequence[Wired], patterns: Sequence[str]) -> list[str]:
+    def _freeze(self, wired: Sequence[Wired], weighted: set[str], patterns: Sequence[str]) -> list[str]:
         """Marks the layers that a pattern stands for, but never the new head; returns their names."""
-        weighted = {node.name for node in self.source.network.nodes if node.parameter_count or node.layer.statistics}
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in weighted):
                 raise unknown(f"{shown(self.path)} has no layer to freeze named", pattern, sorted(weighted), ", or *")
@@ -62,23 +60,23 @@ class Start:
         return frozen
 
     def apply(self, model: Sequential) -> None:
-        """Gives a model built from `architecture` the weights and the preprocessing.
+        """Gives a model built from `architecture` the weights and the preprocessing, once.
 
         Raises UsageError if the images do not fit them.
         """
-        state, mine = self.source.state(), model.state()
+        state, mine = self._state, model.state()
         for name, array in mine.items():
             if name.rpartition(".")[0] == self.head:
                 continue
             if state[name].shape != array.shape:
                 raise UsageError(
                     f"{name} of {shown(self.path)} has the shape {state[name].shape}, and these images of "
-                    f"{model.input_shape} need {array.shape}; give images of {self.source.input_shape}."
+                    f"{model.input_shape} need {array.shape}; give images of {self._shape}."
                 )
-            mine[name] = state[name].astype(array.dtype, copy=False)
-        self.source.preprocessing.check(model.input_shape)
+            mine[name] = state.pop(name).astype(array.dtype, copy=False)
+        self._preprocessing.check(model.input_shape)
         model.load_state(mine)
-        model.preprocessing = self.source.preprocessing
+        model.preprocessing = self._preprocessing
 
     def describe(self, model: Sequential) -> dict[str, str]:
         """The lines of a header."""
