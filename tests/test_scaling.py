@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 
 import numpy as np
 import pytest
@@ -253,7 +254,8 @@ def test_the_command_writes_the_same_curves_everywhere(tmp_path, capsys):
     page = files[1].read_text()
     assert "offloaded to by" in page
     assert page.count("weak scaling, 64 images per node, predicted") == 2
-    assert page.count("<svg") == 4
+    charts = re.findall(r'<svg class="chart"[^>]*aria-label="([^;"]*);[^"]*weak scaling', page)
+    assert charts == ["images/s", "efficiency", "images/J"] * 2
     assert files[2].read_bytes().startswith(b"\x89PNG")
 
 
