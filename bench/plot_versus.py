@@ -1,6 +1,6 @@
-"""Draws the results of `versus.py --all --json`: images per second relative to PyTorch's best setting, one bar per row.
+"""Draws the results of `versus.py --json`: images per second relative to PyTorch's best setting, one bar per row.
 
-python bench/plot_versus.py results.json versus.png
+python bench/plot_versus.py results.json large.json versus.png
 """
 
 import argparse
@@ -23,14 +23,16 @@ NAMES = {"train": "training", "infer": "inference"}
 def main() -> None:
     """Reads the results and writes the picture."""
     parser = argparse.ArgumentParser(description="Draws the JSON of versus.py: ratios to the best peer.")
-    parser.add_argument("results", type=Path, help="JSON of versus.py, one object or a list")
+    parser.add_argument("results", type=Path, nargs="+", help="JSON of versus.py, each one object or a list")
     parser.add_argument("picture", type=Path, help="file to write: .png, .svg or .pdf")
     options = parser.parse_args()
-    loaded = json.loads(options.results.read_text(encoding="utf-8"))
-    results = loaded if isinstance(loaded, list) else [loaded]
+    results: list[dict[str, Any]] = []
+    for file in options.results:
+        loaded = json.loads(file.read_text(encoding="utf-8"))
+        results += loaded if isinstance(loaded, list) else [loaded]
     compared = [result for result in results if result["ratio_to_best_peer"] is not None]
     if not compared:
-        parser.error(f"{options.results} has no comparison; install PyTorch and run versus.py again.")
+        parser.error("There is no comparison in the results; install PyTorch and run versus.py again.")
     figure, axes = plt.subplots(figsize=(9, 1.4 + 0.55 * len(compared)), layout="constrained")
     draw(axes, compared)
     figure.savefig(options.picture, dpi=150)
