@@ -489,6 +489,11 @@ HOSTILE = {
         {"w": TensorProto(data_type=1, dims=[-4, 3, 3, 3]), "b": CONV["b"]},
         "which is not one",
     ),
+    "an order that is a number": (
+        [node("Transpose", "x", "t", perm=3), node("Conv", "t w b", "z"), *END],
+        CONV,
+        "perm is of another type",
+    ),
     "a value from nowhere": ([node("Conv", "x w b", "z"), *END], {"w": CONV["w"]}, "which nothing before it gives"),
 }
 
