@@ -5,6 +5,7 @@ import pytest
 
 import cnn
 from cnn.cli import main
+from cnn.cost import DATA, WEIGHT, count, gradient_bytes
 from cnn.layers import BatchNorm, Conv2D, Linear
 from cnn.testing import check_gradients
 
@@ -108,6 +109,9 @@ def test_nothing_is_computed_below_the_first_layer_that_is_trained():
     model = cnn.Sequential(layers, (5, 5, 2), backend="numpy")
     assert model.network.backward_order == [3]
     assert [each.name for group in model.groups for each, _ in group.parts] == ["linear1.weight", "linear1.bias"]
+    assert gradient_bytes(model).keys() == {"linear1"}
+    layers_backward = {stage.layer for stage in count(model, 2, training=True).stages if stage.phase in (WEIGHT, DATA)}
+    assert layers_backward == {"linear1"}
 
 
 def test_the_mean_of_the_image_alone():

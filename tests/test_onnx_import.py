@@ -378,7 +378,7 @@ def test_functions_that_grow_without_end_are_refused(tmp_path):
     first = helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", "b")], opset)
     call = helper.make_node("f39", ["c"], ["z"], domain="own")
     for functions, message in (
-        ([first, *levels], "more than 50,000 nodes"),
+        ([first, *levels], "more than 20,000 nodes"),
         ([twice("f39", "f39")], "call themselves"),
     ):
         path = write(tmp_path / "net.onnx", model([FIRST, call, *END], CONV, functions=functions))
@@ -489,6 +489,11 @@ HOSTILE = {
         {"w": TensorProto(data_type=1, dims=[-4, 3, 3, 3]), "b": CONV["b"]},
         "which is not one",
     ),
+    "an order that is a number": (
+        [node("Transpose", "x", "t", perm=3), node("Conv", "t w b", "z"), *END],
+        CONV,
+        "perm is of another type",
+    ),
     "a value from nowhere": ([node("Conv", "x w b", "z"), *END], {"w": CONV["w"]}, "which nothing before it gives"),
 }
 
@@ -498,6 +503,20 @@ def test_sizes_are_bounded_before_memory_is_taken(name, tmp_path):
     nodes, constants, message = HOSTILE[name]
     with pytest.raises(NotUnderstood, match=message):
         cnn.import_onnx(write(tmp_path / "net.onnx", model(nodes, constants)), backend="numpy")
+
+
+def test_chains_without_end_are_refused(tmp_path):
+    negated = [node("Neg", f"n{k}" if k else "c", f"n{k + 1}") for k in range(9000)]
+    doubled = [node("Concat", f"d{k} d{k}" if k else "c c", f"d{k + 1}", axis=1) for k in range(60)]
+    pooled = [node("MaxPool", f"m{k}" if k else "c", f"m{k + 1}", kernel_shape=[1, 1]) for k in range(5000)]
+    for nodes, last, message in (
+        (negated, "n9000", "follow one another"),
+        (doubled, "d60", "has more than 67,108,864 numbers"),
+        (pooled, "m5000", "4,001"),
+    ):
+        path = write(tmp_path / "net.onnx", model([FIRST, *nodes, node("Relu", last, "z"), *END], CONV))
+        with pytest.raises(NotUnderstood, match=message):
+            cnn.import_onnx(path, backend="numpy")
 
 
 def test_files_that_are_no_network_are_one_sentence(tmp_path, capsys):

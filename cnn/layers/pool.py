@@ -20,8 +20,6 @@ class Pool2D(Layer):
     last ones may extend past the edge.
     """
 
-    repeatable = True
-
     kernel: int | tuple[int, int]
     """Height and width of the window, one number or (rows, columns)."""
     stride: int | tuple[int, int] | None
@@ -61,6 +59,8 @@ class Pool2D(Layer):
 @dataclass(eq=False)
 class MaxPool2D(Pool2D):
     """The largest element under each window; padding is never the largest."""
+
+    repeatable = True
 
     kernel: int | tuple[int, int]
     stride: int | tuple[int, int] | None = None
@@ -109,6 +109,11 @@ class AvgPool2D(Pool2D):
     count_padding: bool = True
 
     lives = Lives()
+
+    @property
+    def repeatable(self) -> bool:
+        # Factors per pixel are applied by NumPy on every backend.
+        return self._factors is None
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=False, training=training)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import numpy as np
 
@@ -21,11 +22,16 @@ from cnn.layers import (
     Sigmoid,
 )
 from cnn.layers.activation import Activation
+from cnn.model.network import MOST_LAYERS
 from cnn.model.wiring import INPUT
 from cnn.onnx.files import Numbers, Unfit
 from cnn.onnx.functions import GRID, Samples, line, recognised, same
 from cnn.ops.elementwise import FUSED
 
+MOST_BUILT = 4 * MOST_LAYERS
+"""Layers that are made on the way, many of which nothing may read in the end."""
+MOST_NUMBERS = 1 << 26
+"""Of one image in any layer: 64 channels of a megapixel."""
 MOST_ANCESTORS = 12
 """How many nodes back a function of single elements may begin."""
 
@@ -39,6 +45,8 @@ class Built:
     shape: Shape
     arrays: dict[str, Numbers]
     title: str
+    positive: bool
+    """Whether no element of its output can be below 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,8 +154,14 @@ class Builder:
         title: str = "",
     ) -> int:
         """Adds a layer, and returns its place. Raises ShapeError if its inputs do not fit."""
+        if len(self.layers) == MOST_BUILT:
+            raise Unfit(f"it would be layer {MOST_BUILT + 1:,}; a network has at most {MOST_LAYERS:,}")
         shape = layer.shape_after(*(self.shape(place) for place in inputs))
-        self.layers.append(Built(layer, tuple(inputs), shape, arrays or {}, title))
+        if prod(shape) > MOST_NUMBERS:
+            raise Unfit(f"its output of {shape} has more than {MOST_NUMBERS:,} numbers")
+        hands_on = isinstance(layer, MaxPool2D | AvgPool2D | Dropout | Concat)
+        positive = (hands_on and all(map(self.positive, inputs))) or isinstance(layer, ReLU | ReLU6 | Sigmoid)
+        self.layers.append(Built(layer, tuple(inputs), shape, arrays or {}, title, positive))
         self.read.update(inputs)
         return len(self.layers) - 1
 
@@ -202,6 +216,7 @@ class Builder:
             takes = isinstance(before, Conv2D | Linear | Add) or (isinstance(before, BatchNorm) and function == "relu")
             if takes and getattr(before, "activation", None) is None:
                 before.activation = function  # type: ignore[attr-defined]
+                self.layers[place].positive = function in ("relu", "sigmoid")
                 base.gone = True
                 return place
         return self.add(layer, [place])
@@ -250,13 +265,7 @@ class Builder:
 
     def positive(self, place: int) -> bool:
         """Whether nothing at a place can be below 0."""
-        if place == INPUT:
-            return False
-        built = self.layers[place]
-        layer = built.layer
-        if isinstance(layer, MaxPool2D | AvgPool2D | Dropout | Concat):
-            return all(map(self.positive, built.inputs))
-        return isinstance(layer, ReLU | ReLU6 | Sigmoid) or getattr(layer, "activation", None) in ("relu", "sigmoid")
+        return place != INPUT and self.layers[place].positive
 
     def stand_in(self, value: Value) -> int:
         """A place of the value's shape in a network that will not be built, for nodes after one that does not fit."""

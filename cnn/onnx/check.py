@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from cnn.data.preprocessing import Preprocessing
-from cnn.errors import CnnError
+from cnn.errors import CnnError, FileFormatError
 from cnn.model.sequential import Sequential
 from cnn.onnx import library
-from cnn.onnx.files import Budget, array
+from cnn.onnx.files import Budget, Unfit, array
 from cnn.onnx.reader import FLOAT, FLOATS, UINT8, Reader
 from cnn.onnx.runtime import Comparison, Session, compared
 from cnn.paths import shown
@@ -29,7 +29,11 @@ def checked(model: Sequential, reader: Reader, outer: Preprocessing, scores: str
     elif reader.axes == "NC":
         x = x.reshape(count, -1)
     ours = model.backend.to_numpy(model.forward(model.load_images(images)))
-    session = Session(_plain_content(reader, scores))
+    try:
+        content = _plain_content(reader, scores)
+    except Unfit as error:
+        raise FileFormatError(f"{shown(path)} has a constant that cannot be read: {error}.") from error
+    session = Session(content)
     theirs = session.run(scores, {reader.input: np.ascontiguousarray(x)})
     if theirs.shape != ours.shape:
         raise CnnError(f"{shown(path)} gives scores {theirs.shape} in ONNX Runtime, and {ours.shape} here.")

@@ -15,7 +15,7 @@ from cnn.onnx.runtime import LARGEST
 from cnn.paths import check_file, reading, shown
 from cnn.words import counted
 
-MOST_NODES, MOST_DIMENSIONS = 50_000, 8
+MOST_NODES, MOST_DIMENSIONS = 20_000, 8
 MOST_NUMBERS = LARGEST // 4
 """Of all constants together: more do not fit into a file of float32."""
 

@@ -13,7 +13,7 @@ from cnn.onnx.nodes import Node
 
 Samples = npt.NDArray[np.float64]
 
-GRID: Samples = np.concatenate([np.linspace(-12, 12, 961), [-1e3, -100, -40, -20, 20, 40, 100, 1e3]])
+GRID: Samples = np.concatenate([np.linspace(-12, 12, 241), [-1e3, -100, -40, -20, 20, 40, 100, 1e3]])
 """The points at which functions are compared; a function whose pieces differ elsewhere only is not recognised."""
 _ONE = int(np.argmin(np.abs(GRID - 1)))
 _MINUS_ONE = int(np.argmin(np.abs(GRID + 1)))

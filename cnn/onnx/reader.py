@@ -13,7 +13,7 @@ from cnn.arrays import Shape
 from cnn.errors import FileFormatError, UsageError, listed
 from cnn.layers import Flatten
 from cnn.model.wiring import INPUT
-from cnn.onnx.builder import Builder, Value
+from cnn.onnx.builder import MOST_NUMBERS, Builder, Value
 from cnn.onnx.constants import KNOWN, constant
 from cnn.onnx.export import SCORES
 from cnn.onnx.files import Budget, Numbers, Unfit, array
@@ -103,16 +103,16 @@ class Reader:
                     unknown.update(node.outputs)
                     continue
                 values[node.outputs[0]] = self._taken(node, [self._given(name, values) for name in node.inputs])
-            except (Unfit, UsageError) as error:
+            except (Unfit, UsageError, RecursionError) as error:
                 values[node.outputs[0]] = stand_in = self._stand_in(node, values)
                 unknown.update(node.outputs if stand_in is None else node.outputs[1:])
-                problems.append(Problem(node.name, node.operator, str(error).rstrip(".")))
+                problems.append(Problem(node.name, node.operator, _reason(error)))
         final = values.get(self.output)
         if not problems:
             try:
                 return self._ended(final)
-            except (Unfit, UsageError) as error:
-                problems.append(Problem(self.output, "output", str(error).rstrip(".")))
+            except (Unfit, UsageError, RecursionError) as error:
+                problems.append(Problem(self.output, "output", _reason(error)))
         raise NotUnderstood(self.path, problems)
 
     def _stand_in(self, node: Node, values: Mapping[str, Given]) -> Value | None:
@@ -123,7 +123,7 @@ class Reader:
         largest = max(found, key=lambda each: prod(each.shape))
         try:
             place = self.builder.stand_in(largest)
-        except (Unfit, UsageError):
+        except (Unfit, UsageError, RecursionError):
             return None
         name = node.outputs[0]
         return Value(name, largest.axes, largest.shape, self.readers(name), place, largest.order)
@@ -239,7 +239,7 @@ class Reader:
             raise FileFormatError(f"{shown(self.path)} takes inputs of {len(sizes)} axes, not images N C H W.")
         by_axis = dict(zip(axes, sizes, strict=True))
         shape = asked or (by_axis["H"], by_axis["W"], by_axis["C"])
-        if min(shape) < 1 or max(shape) > 1 << 16:
+        if min(shape) < 1 or prod(shape) > MOST_NUMBERS:
             raise UsageError(
                 f"{shown(self.path)} takes images of {shape}; give the height, width and channels by --shape."
             )
@@ -254,11 +254,20 @@ class Reader:
         for _ in range(8):
             readers = [node for node in self.nodes if name in node.inputs]
             if readers and all(each.operator == "Transpose" for each in readers):
-                return all(each.has("perm") and each.wholes("perm") == [0, 3, 1, 2] for each in readers)
+                try:
+                    return all(each.wholes("perm") == [0, 3, 1, 2] for each in readers)
+                except Unfit:  # said again where the node is taken
+                    return False
             if len(readers) != 1 or readers[0].operator not in ("Cast", "Identity", "Add", "Sub", "Mul", "Div"):
                 return False
             name = readers[0].outputs[0]
         return False
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "more functions of single elements follow one another than are understood"
+    return str(error).rstrip(".")
 
 
 def _repeated(names: Sequence[str]) -> list[str]:
