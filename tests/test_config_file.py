@@ -90,7 +90,7 @@ def test_several_values(parsed, value, counts):
     ("text", "message"),
     [
         ("epohcs = 9", r"has no setting 'epohcs'; did you mean 'epochs'\? Known are: model, "),
-        ("colour = 9", r"cnn train --config .*toml has no setting 'colour'; known are: model, init, freeze, epochs, "),
+        ("colour = 9", r"cnn train --config .*toml has no setting 'colour'; known are: model, epochs, batch_size, "),
         ('config = "other.toml"', "has no setting 'config'"),
         ("dataset = 'mnist'", "has no setting 'dataset'"),
         ("[backend_option]\nx = 1", "has no setting 'backend_option'"),

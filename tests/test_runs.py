@@ -44,7 +44,7 @@ def words(tmp_path, monkeypatch):
     monkeypatch.setattr("cnn.training.trainer.now", lambda: float(next(clock)))
     (tmp_path / "net.toml").write_text(NET)
     options = ["--backend", "numpy", "--threads", "1", "--watts", "1", "--validation", "0.2"]
-    return ["train", "few", "--model", str(tmp_path / "net.toml"), *options]
+    return ["train", "synthetic", "--model", str(tmp_path / "net.toml"), *options]
 
 
 def resume(out, *more):
