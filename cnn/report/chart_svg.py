@@ -17,7 +17,7 @@ MOST_TEXT = 34
 """Letters of a legend's entry."""
 
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parent / "page-templates"
 
 
 def chart_svg(chart: Chart, width: int = WIDTH, height: int = HEIGHT) -> str:
