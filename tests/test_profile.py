@@ -39,6 +39,16 @@ def test_inference_has_forward_passes_alone(net, capsys):
     assert found["machine"]["numpy"]
 
 
+def test_a_folded_normalisation_moves_nothing_of_its_own(capsys):
+    training, inference = (profile(capsys, "resnet8", "--mode", mode)["lines"] for mode in ("train", "infer"))
+    moved = [
+        {line["layer"]: line["bytes"] for line in lines if line["direction"] == "forward"}
+        for lines in (training, inference)
+    ]
+    assert moved[0]["batchnorm1"] > moved[1]["batchnorm1"] == 0
+    assert moved[1]["add1"] == moved[0]["add1"] > 0
+
+
 def test_double_precision_moves_twice_the_bytes(net, capsys):
     single, double = (profile(capsys, net, "--precision", each) for each in ("float32", "float64"))
     moved = [

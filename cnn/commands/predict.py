@@ -24,7 +24,7 @@ from cnn.model.modelfile import load_model
 from cnn.model.sequential import EVALUATED, Sequential
 from cnn.paths import reading
 from cnn.terminal.arguments import expanded, whole_number
-from cnn.terminal.printing import print_json, print_lines, tell
+from cnn.terminal.printing import print_json, print_lines, print_note, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -142,4 +142,4 @@ def _print(results: list[dict[str, Any]], top: int) -> None:
         likeliest = list(result["probabilities"].items())[:top]
         print(f"{result['image']}: " + ", ".join(f"{name} {value:.2%}" for name, value in likeliest))
         if result["note"]:
-            print(f"note: {result['note']}")
+            print_note(result["note"])

@@ -84,7 +84,11 @@ def profile_step(
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
     itemsize = np.dtype(architecture.dtype).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
+    network = architecture.network
+    folded = {node.name for node in network.nodes if not training and network.folded(node.place, batch)}
     for stage in count(architecture, batch, training=training).stages:
+        if stage.layer in folded:
+            continue
         counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
