@@ -310,6 +310,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["train", "--threads", "two"], 2, "'two' is not a whole number"),
         (["eval", "absent.safetensors", "mnist-5k"], 1, "There is no model file absent.safetensors"),
         (["predict", "absent.safetensors", "x.png"], 1, "There is no model file"),
+        (["export", "lenet", "x.onnx"], 2, "lenet is a network without weights; name a model that cnn train saved"),
         (["cost", "net.onnx"], 2, "net.onnx is an ONNX file; run `cnn import "),
         (["eval", "net.onnx", "mnist-5k"], 2, "net.onnx is an ONNX file; run `cnn import "),
         (["train", "--model", "net.onnx"], 2, "net.onnx is an ONNX file; run `cnn import "),

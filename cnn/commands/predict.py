@@ -47,9 +47,6 @@ def run(options: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; returns 1 if one in a folder is damaged."""
     results, damaged = list[dict[str, Any]](), False
     with _common.resources(options) as resources:
-        if not options.json:
-            print_lines(resources.describe())
-            print()
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
         deep = model.preprocessing.pixels in ("uint16", "unit")
@@ -62,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
             deep=deep,
         )
         files = [each for named in options.images for each in _pictures(named)]
+        if not options.json:
+            print_lines(resources.describe())
+            print()
         for start in range(0, len(files), EVALUATED):
             paths, pixels, failures = _read(files[start : start + EVALUATED], read)
             for failure in failures:

@@ -110,8 +110,10 @@ def architecture_of(name: str) -> Architecture:
 
 
 def _file(path: str | Path) -> Path:
-    """The file itself, or the one in the folder of a run. Raises UsageError for an ONNX file."""
+    """The file itself, or the one in the folder of a run. Raises UsageError for what has a network, but no model."""
     refuse_onnx(path)
+    if str(path) in ZOO and not Path(path).exists():
+        raise UsageError(f"{path} is a network without weights; name a model that cnn train saved, or its folder.")
     return Path(path) / FILE if Path(path).is_dir() else Path(path)
 
 
