@@ -19,7 +19,7 @@ from cnn.compiled.parts import parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
-from cnn.instruments import Instruments
+from cnn.instruments import AlgorithmChoice, Instruments
 from cnn.system.timing import Stopwatch
 
 BYTE_FLOPS = 8
@@ -102,8 +102,8 @@ class CblasInstruments(Instruments):
     def option_candidates(self) -> dict[str, Sequence[Any]]:
         return {"tile_bytes": [1 << bits for bits in range(16, 22)]}
 
-    def algorithm_times(self) -> dict[str, dict[str, float]]:
-        return self.backend.algorithm_times()
+    def algorithms(self) -> dict[str, AlgorithmChoice]:
+        return self.backend.algorithms()
 
     @property
     def measures_algorithms(self) -> bool:

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from cnn.product import ProductReport
 from cnn.system.timing import Stopwatch, now
@@ -16,6 +16,17 @@ Around = Callable[..., Any]
 """Replaces a method: called with the original method and the arguments of the call."""
 
 AnyBackend = TypeVar("AnyBackend", bound="Backend")
+
+
+class AlgorithmChoice(NamedTuple):
+    """The algorithm that a shape is computed by, and the seconds of all that it was chosen from, if it was measured.
+
+    They were measured on the shape `source`, which may have another number of images.
+    """
+
+    name: str
+    source: str
+    seconds: dict[str, float]
 
 
 class Recording(ABC):
@@ -48,8 +59,8 @@ class Instruments:
         """The values of its options that `cnn tune` should try here; options that others depend on come first."""
         return {}
 
-    def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm by shape, for every convolution run so far that has a choice of algorithms."""
+    def algorithms(self) -> dict[str, AlgorithmChoice]:
+        """The algorithm of every convolution run so far, by shape, as far as the backend has several."""
         return {}
 
     @property

@@ -201,12 +201,12 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Shape (H, W, C) of one image."""
         if self.image_shape is not None:
             height, width, channels = (*self.image_shape, 1)[:3]
-            return height, width, channels
+            own = height, width, channels
+        if X.ndim == 2 and own is not None and X.shape[1] != np.prod(own):
+            raise ShapeError(f"Rows of {X.shape[1]} numbers are no images of {own}; give their image_shape (H, W, C).")
+        if self.image_shape is not None and own is not None:
+            return own
         if X.ndim == 2:
-            if own is not None and X.shape[1] != np.prod(own):
-                raise ShapeError(
-                    f"Rows of {X.shape[1]} numbers are no images of {own}; give their image_shape (H, W, C)."
-                )
             return own or (1, X.shape[1], 1)
         height, width, channels = as_images(X[:1], layout=self.layout).shape[1:]
         return height, width, channels

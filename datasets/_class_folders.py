@@ -59,10 +59,12 @@ class ClassFolders:
             self.left_out[EMPTY].append(folder.name)
         return found
 
-    def notes(self) -> list[str]:
-        """What was left out, one line for each reason."""
+    def notes(self, most: int = 8) -> list[str]:
+        """What was left out, one line for each reason, with the names of at most `most` files and folders."""
         return [
-            f"left out of {self.root.name}, {why}: {listed(found)}" for why, found in self.left_out.items() if found
+            f"left out of {self.root.name}, {why}: {listed(found, most)}"
+            for why, found in self.left_out.items()
+            if found
         ]
 
 

@@ -133,7 +133,7 @@ class Folder(DatasetPlugin):
             there = f"{counted(len(names), 'folder')} with images{f' ({names[0]})' if names else ''}"
             raise DataError(
                 f"{train.root} has {there}, but at least 2 classes are needed; "
-                + "".join(f"{note}; " for note in train.notes())
+                + "".join(f"{note}; " for note in train.notes(3))
                 + "with --data-dir, name a folder that has one folder per class, or name the data set that is there, "
                 "such as mnist."
             )

@@ -71,6 +71,22 @@ def test_layouts_are_the_same_images():
     np.testing.assert_allclose(model.predict(PIXELS[3])[0], expected[3], rtol=1e-4)
 
 
+@pytest.mark.parametrize("form", ["arrays", "pair", "batches", "split"])
+def test_channels_first_are_turned_once_in_whatever_form_images_come(form):
+    square = np.random.default_rng(3).integers(0, 256, (8, 3, 3, 3), np.uint8)
+    labels, turned = np.arange(8) % 2, square.transpose(0, 2, 3, 1)
+    first = {
+        "arrays": (square, labels),
+        "pair": ((square, labels),),
+        "batches": (iter([(square[:5], labels[:5]), (square[5:], labels[5:])]),),
+    }
+    model = cnn.Sequential([cnn.Flatten(), cnn.Linear(2)], (3, 3, 3), backend="numpy", seed=1)
+    if form == "split":
+        np.testing.assert_array_equal(cnn.Split.of(square, labels, layout="NCHW").images[:], turned)
+    else:
+        np.testing.assert_array_equal(model.split_of(*first[form], layout="NCHW").images[:], turned)
+
+
 @pytest.mark.parametrize(
     ("labels", "names"),
     [

@@ -200,6 +200,9 @@ class TestChooser:
         calls.clear()
         assert chooser.choose(f"{images}x8 images, stride 2", candidates, "im2col", alike) == "winograd2"
         assert bool(calls) == measures
+        source, times = chooser.measured(f"{images}x8 images, stride 2")
+        assert source == f"{images if measures else 64}x8 images, stride 2"
+        assert times.keys() == candidates.keys()
         calls.clear()
         chooser.choose("64x9 images, stride 2", candidates, "im2col", re.compile("([0-9]+)x9 images, stride 2"))
         assert calls
@@ -225,8 +228,11 @@ class TestChooser:
 
     @pytest.mark.parametrize(("value", "expected"), [("winograd4", "winograd4"), ("winograd2", "im2col")])
     def test_a_named_algorithm_is_used_where_it_applies(self, tmp_path, monkeypatch, value, expected):
+        chooser, candidates = Chooser("b", tmp_path), self.candidates([], im2col=0.0, winograd4=0.0)
+        chooser.choose("s", candidates, "im2col")
         monkeypatch.setenv("CNN_ALGORITHM", value)
-        assert Chooser("b", tmp_path).choose("s", self.candidates([], im2col=0.0, winograd4=0.0), "im2col") == expected
+        assert chooser.choose("s", candidates, "im2col") == expected
+        assert chooser.measured("s") == ("s", {})
 
     def test_an_unknown_algorithm_is_an_error(self, tmp_path, monkeypatch):
         monkeypatch.setenv("CNN_ALGORITHM", "fft")

@@ -91,11 +91,13 @@ def test_no_algorithm_is_chosen_by_its_time_without_products(monkeypatch):
     convolution = Convolution(Window((11, 13), (3, 3)), 19, 23)
     x, w, out = (np.ones(shape, np.float32) for shape in ((1, 11, 13, 19), (3, 3, 19, 23), (1, 9, 11, 23)))
     bare.conv2d(x, w, None, convolution, None, out, Buffers(bare))
-    assert backend.instruments.algorithm_times() == {}
+    assert backend.instruments.algorithms() == {}
     backend.conv2d(x, w, None, convolution, None, out, Buffers(backend))
-    [times] = backend.instruments.algorithm_times().values()
-    assert times.keys() > {"im2col", "direct"}
-    assert bare.instruments.algorithm_times() == backend.instruments.algorithm_times()
+    [(shape, choice)] = backend.instruments.algorithms().items()
+    assert choice.source == shape
+    assert choice.seconds.keys() > {"im2col", "direct"}
+    assert choice.name == min(choice.seconds, key=choice.seconds.__getitem__)
+    assert bare.instruments.algorithms() == backend.instruments.algorithms()
 
 
 class Closing(plugins.load(plugins.BACKENDS, "numpy")):

@@ -260,7 +260,7 @@ def test_images_are_drawn_with_their_labels(tmp_path, capsys):
     out = tmp_path / "grid.png"
     assert main(["data", "show", "mnist-5k", "--out", str(out), "--count", "6", "--pad-crop", "2"]) == 0
     said = capsys.readouterr().out
-    assert "6 of 4,000 training images, Augmentation(flip=False, pad_crop=2, random_crop=0.0)" in said
+    assert "6 of 4,000 training images, shifted by up to 2 pixels\n" in said
     assert "0 400, 1 400" in said
     with Image.open(out) as picture:
         assert picture.size == (3 * (56 + 6) + 6, 2 * (56 + 14 + 6) + 6)
@@ -280,3 +280,8 @@ def test_the_rate_of_decoding_and_loading_is_measured(tmp_path, capsys):
     assert main([*words, "--data", "mnist-5k"]) == 0
     assert "4,000 images uint8, 3 MB in memory" in capsys.readouterr().out
     assert main([*words, "--data", "nowhere"]) == 2
+
+
+def test_a_path_in_place_of_a_name_is_told_from_a_typing_error(tmp_path):
+    with pytest.raises(UsageError, match="is a path; for your own pictures, load 'folder' with data_dir="):
+        load_dataset(str(tmp_path))

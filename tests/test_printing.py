@@ -53,6 +53,48 @@ def test_wide_and_combining_characters_are_aligned(capsys):
     assert capsys.readouterr().out == "名    a\nlong  b\n"
 
 
+def test_a_column_of_texts_is_wrapped_and_the_least_important_columns_left_out(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    head, rows = (
+        ["layer", "number", "extra", "reads"],
+        [["concat1", "1", "x" * 20, "conv1, conv2, conv3, conv4, conv5"]],
+    )
+    print_table(head, rows, extra=["extra"], text="reads")
+    expected = [
+        "layer    number  reads",
+        "concat1       1  conv1, conv2, conv3, conv4, conv5",
+        "not shown: extra (--wide)",
+    ]
+    assert capsys.readouterr().out.splitlines() == expected
+    print_table(head, rows, text="reads")
+    first, second = capsys.readouterr().out.splitlines()[1:]
+    assert first == f"concat1       1  {'x' * 20}  conv1, conv2, conv3,"
+    assert second == f"{' ' * first.index('conv1')}conv4, conv5"
+    print_table(head, rows, extra=["extra"], wide=True, text="reads")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "summary resnet8 --backend numpy",
+        "cost resnet8",
+        "data list",
+        "backends list",
+        "devices",
+        "reference Conv2D",
+        "model validate --published",
+    ],
+)
+def test_what_commands_print_fits_80_columns(words, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(words.split()) == 0
+    lines = capsys.readouterr().out.splitlines()
+    too_long = [line for line in lines if len(line) > 80]
+    assert [line for line in too_long if len(line.split()) > 1] == []  # a path is not cut
+    assert len(lines) > 3
+
+
 def test_what_the_encoding_has_not_is_escaped(monkeypatch):
     out = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(out, encoding="latin-1"))

@@ -1,11 +1,15 @@
 """Profiles: modes and precisions, changes since an earlier one, traces, counters and joules by layer."""
 
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
 
 from cnn.cli import main
+from cnn.compiled.convolution import Problem
+from cnn.convolution import Convolution, Window
+from cnn.instruments import AlgorithmChoice, Instruments
 from cnn.measure.change import change
 from cnn.measure.profiler import layer_counts, profile_step
 from cnn.measure.trace import KERNELS, LAYERS, PHASES, THREADS, trace_step
@@ -35,6 +39,16 @@ def test_inference_has_forward_passes_alone(net, capsys):
     assert found["machine"]["numpy"]
 
 
+def test_a_folded_normalisation_moves_nothing_of_its_own(capsys):
+    training, inference = (profile(capsys, "resnet8", "--mode", mode)["lines"] for mode in ("train", "infer"))
+    moved = [
+        {line["layer"]: line["bytes"] for line in lines if line["direction"] == "forward"}
+        for lines in (training, inference)
+    ]
+    assert moved[0]["batchnorm1"] > moved[1]["batchnorm1"] == 0
+    assert moved[1]["add1"] == moved[0]["add1"] > 0
+
+
 def test_double_precision_moves_twice_the_bytes(net, capsys):
     single, double = (profile(capsys, net, "--precision", each) for each in ("float32", "float64"))
     moved = [
@@ -43,6 +57,34 @@ def test_double_precision_moves_twice_the_bytes(net, capsys):
     ]
     assert moved[1] == {place: 2 * count for place, count in moved[0].items()} != {}
     assert double["precision"] == "float64"
+
+
+def test_algorithms_are_named_in_each_row_and_their_times_printed_once_a_shape(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "twice.toml"
+    path.write_text(
+        'name = "twice"\ninput = [6, 6, 3]\nlayers = [\n'
+        + '{type = "Conv2D", filters = 3, kernel = 3, padding = 1, activation = "relu"},\n' * 2
+        + '{type = "Flatten"}, {type = "Linear", units = 2}]\n'
+    )
+    convolution = Convolution(Window((6, 6), (3, 3), padding=(1, 1, 1, 1)), 3, 3)
+    own, near = (str(Problem("forward", convolution, images, 1)) for images in (2, 3))
+    choices = {own: AlgorithmChoice("direct", near, {"im2col": 0.002, "direct": 0.001})}
+    for each, fastest in (("weight gradient", "winograd4"), ("data gradient", "im2col")):
+        text = str(Problem(each, convolution, 2, 1))
+        choices[text] = AlgorithmChoice(fastest, text, {})
+    monkeypatch.setattr(Instruments, "algorithms", lambda self: choices)
+    found = profile(capsys, str(path))
+    names = {(line["layer"], line["direction"]): line["algorithm"] for line in found["lines"]}
+    assert names["conv1", "forward"] == names["conv2", "forward"] == "direct"
+    assert names["conv2", "backward"] == "winograd4 + im2col"
+    assert names["linear1", "forward"] is None
+    assert found["algorithms"] == {near: {"im2col": 0.002, "direct": 0.001}}
+    assert main(["profile", str(path), *QUICK]) == 0
+    printed = capsys.readouterr().out
+    assert "times in ms by which the algorithms were chosen, of 3 images" in printed
+    assert re.findall("^conv. .*forward +2.00 .*$", printed, re.MULTILINE) == [
+        "conv1 and 1 more     forward    2.00    1.00"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 from cnn.cli import _parser, main
@@ -16,6 +17,7 @@ from cnn.report.chart import Chart, Series, place_labels, placed_labels, tick_te
 from cnn.report.chart_svg import chart_svg
 from cnn.report.chart_text import chart_lines
 from cnn.report.evaluation import Evaluation
+from cnn.report.html import _environment
 from cnn.report.numbers import count_text, duration, joules_text, number_text, percent, rate_text
 from cnn.report.pictures import image_picture
 from cnn.report.run import command, labels, read_run
@@ -140,6 +142,23 @@ def test_text_fits_80_columns_and_has_table_and_plot(run, capsys, monkeypatch):
     assert lines[0].startswith("tiny reached ")
     assert any(line.startswith("loss (* training, o validation)") for line in lines)
     assert sum(line.startswith(("1 ", "2")) for line in lines) == 2
+
+
+def test_code_in_texts_is_shown_as_code_and_escaped():
+    code = _environment().filters["ticks"]
+    assert code("`cnn <b>` says & tells") == "<code>cnn &lt;b&gt;</code> says &amp; tells"
+    assert not isinstance(code("a ` <b>"), Markup)
+
+
+def test_a_run_without_a_meter_says_so_and_why_but_shows_no_empty_figure(found):
+    values = json.loads(json.dumps(found))
+    values["runs"][0] |= {"test": None, "test_reason": "left out"}
+    assert "<dt>energy, modelled</dt>" in run_page(values)
+    none = {"joules": None, "joules_per_image": None, "energy": "unavailable", "energy_source": "no `meter`"}
+    values["runs"][0] |= none
+    text = run_page(values)
+    assert "<dt>energy" not in text
+    assert "No energy: no <code>meter</code>." in text
 
 
 def test_what_cannot_be_computed_is_left_out_with_the_reason(run, tmp_path, capsys):

@@ -15,7 +15,7 @@ from sklearn.preprocessing import MinMaxScaler
 from sklearn.utils.estimator_checks import check_estimator
 
 import cnn
-from cnn.errors import CnnError
+from cnn.errors import CnnError, ShapeError
 from cnn.sklearn import CNNClassifier, default_layers
 from cnn.system.threads import budget
 
@@ -142,3 +142,8 @@ def test_without_scikit_learn_one_sentence_says_so(monkeypatch):
         CnnError, match=r"needs scikit-learn 1\.6 or newer; install it: pip install cnn-blas\[sklearn\]"
     ):
         import_module("cnn.sklearn")
+
+
+def test_rows_that_are_no_images_of_the_given_shape_are_refused():
+    with pytest.raises(ShapeError, match=r"Rows of 64 numbers are no images of \(7, 8, 1\); give their image_shape"):
+        digits(image_shape=(7, 8)).fit(DIGITS[:20], NAMES[:20])

@@ -130,7 +130,7 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
         type=size_text,
         metavar="HxW",
         help="height and width to which pictures are resized, or one number for both (default: the network's input, if "
-        "a network is named, else their own size if all have the same)",
+        "a network or model is named, else their own size if all have the same, else 32x32)",
     )
     pictures.add_argument(
         "--resize",

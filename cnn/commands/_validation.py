@@ -25,7 +25,7 @@ from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
 from cnn.system.storage import write_atomically
 from cnn.system.threads import in_words
-from cnn.terminal.printing import print_json, print_table, tell
+from cnn.terminal.printing import print_json, print_table, print_text, tell
 from cnn.terminal.progress_bar import progress_line
 from cnn.words import counted
 
@@ -55,7 +55,8 @@ def validate(options: argparse.Namespace) -> None:
     if error is not None:
         _print_steps(cases, options.layers)
         within = sum(case.within for case in cases)
-        print(f"mean error {error:.1%} of {len(cases)} steps measured here, {within} of them within the interval\n")
+        print_text(f"mean error {error:.1%} of {len(cases)} steps measured here, {within} of them within the interval")
+        print()
     _print_published(found)
     _print_summaries(summaries(found), summaries(alone))
     _print_curves(curves)
@@ -125,7 +126,7 @@ def _print_steps(cases: list[ValidatedStep], layers: bool) -> None:
                 f"{case.where}, {case.threads}",
                 interval_text(case.predicted.times(1e3)),
                 number_text(case.measured * 1e3),
-                f"{case.error:+.0%}",
+                f"{case.error:+z.0%}",
             ]
         )
         if layers:
@@ -136,7 +137,7 @@ def _print_steps(cases: list[ValidatedStep], layers: bool) -> None:
                     "",
                     number_text(p.predicted * 1e3),
                     number_text(p.measured * 1e3),
-                    f"{p.error:+.0%}",
+                    f"{p.error:+z.0%}",
                 ]
                 for p in case.parts
             ]
@@ -148,19 +149,18 @@ def _print_published(found: Sequence[Check]) -> None:
     steps = [each for each in found if each.library]
     rows = [
         [
-            f"{each.key}, {each.software}",
-            each.what,
+            f"{each.key}, {each.software}: {each.what}",
             each.library or "",
             interval_text(each.predicted.times(1e3)),
             number_text(each.measured * 1e3),
-            f"{each.error:+.0%}",
+            f"{each.error:+z.0%}",
         ]
         for each in steps
     ]
-    print_table(["device, software", "network", "algorithm", "model ms", "published ms", "error"], rows)
+    print_table(["device, software: network", "algorithm", "model ms", "published", "error"], rows)
     for each in steps:
         if each.measured_watts is not None:
-            print(f"{each.key}, {each.what}: {interval_text(each.watts)} W, published {each.measured_watts:g} W")
+            print_text(f"{each.key}, {each.what}: {interval_text(each.watts)} W, published {each.measured_watts:g} W")
     print()
 
 
@@ -171,8 +171,9 @@ def _print_summaries(fitted: Sequence[Summary], alone: Sequence[Summary]) -> Non
         for one, other in zip(fitted, alone, strict=True)
     ]
     print_table(head, rows)
-    print("within: published times that lie within the interval, which is meant to hold nine in ten")
-    print("source left out: nothing that the prediction rests on was fitted to figures of the same source\n")
+    print_text("within: published times that lie within the interval, which is meant to hold nine in ten")
+    print_text("source left out: nothing that the prediction rests on was fitted to figures of the same source")
+    print()
 
 
 def _print_curves(curves: Sequence[CurvePoint]) -> None:
@@ -182,4 +183,4 @@ def _print_curves(curves: Sequence[CurvePoint]) -> None:
     ]
     print(f"the Cornell study's training of LeNet-5, batch {CORNELL_BATCH}")
     print_table(["where", "threads", "study", "model"], rows)
-    print(CORNELL_DIFFERENCE)
+    print_text(CORNELL_DIFFERENCE)

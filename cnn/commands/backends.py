@@ -9,7 +9,7 @@ import argparse
 from cnn import registry
 from cnn.commands import _common
 from cnn.terminal.arguments import expanded
-from cnn.terminal.printing import print_json
+from cnn.terminal.printing import print_json, print_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,11 +35,11 @@ def _list(options: argparse.Namespace) -> None:
         print_json([each.to_dict() for each in found])
         return
     for each in found:
-        print(each)
+        print_text(str(each))
         for option in each.options:
-            print(f"    option {option}")
+            print_text(f"option {option}", "  ")
         if each.fetches is not None:
-            print(f"    `cnn backends get {each.name}` fetches {each.fetches}")
+            print_text(f"`cnn backends get {each.name}` fetches {each.fetches}", "  ")
 
 
 def _get(options: argparse.Namespace) -> None:

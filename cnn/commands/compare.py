@@ -82,7 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         + "; ".join(f"{key} ({library.words})" for key, library in LIBRARIES.items()),
     )
     parser.add_argument(
-        "--measure", action=argparse.BooleanOptionalAction, default=True, help="measure the network on this machine"
+        "--measure",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether to measure the network here, too",
     )
     parser.add_argument(
         "--backend",

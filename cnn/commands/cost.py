@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
     _common.add_workload_options(parser)
     _common.add_json_option(parser)
+    _common.add_wide_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
         if stage.operations
     ]
     rows.append(["all", "", "", *_numbers(cost.gemm_flops, cost.flops, cost.bytes)])
-    print_table(["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"], rows)
+    head = ["layer", "phase", "operations", "GEMM MFLOP", "MFLOP", "MB", "FLOP/byte"]
+    print_table(head, rows, extra=["operations"], wide=options.wide)
 
 
 def to_dict(cost: Cost) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cnn.errors import UsageError
 from cnn.ops.input import change
 from cnn.system.storage import write_atomically
 from cnn.terminal.arguments import expanded_text, output_file, share, whole_number, whole_number_or_zero
-from cnn.terminal.printing import print_json, print_text
+from cnn.terminal.printing import print_json, print_note, print_text
 
 MOST_SHOWN = 1000
 
@@ -63,8 +63,8 @@ def _list(options: argparse.Namespace) -> None:
         print_json([asdict(each) for each in found])
         return
     for each in found:
-        print(f"{each.name}: {each.summary} (licence: {each.licence})")
-        print(f"    {each.where if each.present else 'absent: ' + each.reason}")
+        print_text(f"{each.name}: {each.summary} (licence: {each.licence})")
+        print_text(f"  {each.where if each.present else 'absent: ' + each.reason}", "  ")
 
 
 def _get(options: argparse.Namespace) -> None:
@@ -98,4 +98,4 @@ def _show(options: argparse.Namespace) -> None:
     print_text(f"{options.out}: {len(images)} of {len(data.train):,} training images, {augmentation}")
     print_text("training images by class: " + ", ".join(map("{} {:,}".format, data.classes, counts)))
     for note in data.notes:
-        print_text(f"note: {note}")
+        print_note(note)

@@ -9,7 +9,7 @@ from cnn.commands._config_file import add_config_option
 from cnn.errors import UsageError
 from cnn.model.modelfile import load_model
 from cnn.terminal.arguments import whole_number
-from cnn.terminal.printing import print_json, print_lines, print_table
+from cnn.terminal.printing import print_json, print_lines, print_note, print_table, print_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +57,12 @@ def run(options: argparse.Namespace) -> None:
         )
         return
     for note in data.notes:
-        print(f"note: {note}")
-    print(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
+        print_note(note)
+    print_text(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
     print("rows: true class, columns: predicted")
     absent = [name for name, row in zip(model.classes, confusion, strict=True) if not row.any()]
     if absent:
-        print(f"no images of: {', '.join(absent)}")
+        print_text(f"no images of: {', '.join(absent)}")
     names = list(model.classes)
     print_table(
         ["", *names, "correct"],

@@ -14,7 +14,7 @@ from cnn.data.dataset import load_dataset
 from cnn.model.modelfile import load_model
 from cnn.onnx.export import INPUTS, OPSET, export_onnx
 from cnn.terminal.arguments import expanded_text, whole_number
-from cnn.terminal.printing import print_json, print_lines, print_text
+from cnn.terminal.printing import print_json, print_lines, print_note
 from cnn.words import counted
 
 
@@ -79,7 +79,7 @@ def run(options: argparse.Namespace) -> None:
         }
     )
     for note in found.notes:
-        print_text(f"note: {note}")
+        print_note(note)
 
 
 def _training(model: Path) -> dict[str, Any] | None:

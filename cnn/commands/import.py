@@ -22,7 +22,7 @@ from cnn.onnx.pixels import GUESSED
 from cnn.onnx.reader import NotUnderstood, Problem
 from cnn.paths import check_output
 from cnn.terminal.arguments import expanded_text, number, numbers, whole_numbers
-from cnn.terminal.printing import print_json, print_lines, print_table, print_text
+from cnn.terminal.printing import print_json, print_lines, print_note, print_table, print_text
 from cnn.words import counted
 
 MOST_PROBLEMS = 50
@@ -99,7 +99,7 @@ def run(options: argparse.Namespace) -> None:
         }
     )
     for note in notes:
-        print_text(f"note: {note}")
+        print_note(note)
 
 
 def _out(options: argparse.Namespace) -> Path:

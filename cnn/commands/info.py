@@ -19,6 +19,7 @@ from cnn.errors import CnnError
 from cnn.system.machine import this_machine
 from cnn.terminal.arguments import expanded_text
 from cnn.terminal.printing import print_json, print_text
+from cnn.words import counted
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +74,8 @@ def run(options: argparse.Namespace) -> None:
     print("libraries loaded:")
     for library in libraries:
         facts = [library.api, library.version, library.threading_layer, library.architecture]
-        counted = f"{library.threads} threads" if library.threads else None
-        print_text(f"{library.filepath}: {', '.join(str(fact) for fact in [*facts, counted] if fact)}", "  ")
+        own = counted(library.threads, "thread") if library.threads else None
+        print_text(f"{library.filepath}: {', '.join(str(fact) for fact in [*facts, own] if fact)}", "  ")
     if warning:
         print_text(f"  warning: {warning}", style="warning")
     print()

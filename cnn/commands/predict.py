@@ -24,7 +24,7 @@ from cnn.model.modelfile import load_model
 from cnn.model.sequential import EVALUATED, Sequential
 from cnn.paths import reading
 from cnn.terminal.arguments import expanded, whole_number
-from cnn.terminal.printing import print_json, print_lines, tell
+from cnn.terminal.printing import print_json, print_lines, print_note, tell
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,9 +47,6 @@ def run(options: argparse.Namespace) -> int:
     """Prints the likeliest classes of each image; returns 1 if one in a folder is damaged."""
     results, damaged = list[dict[str, Any]](), False
     with _common.resources(options) as resources:
-        if not options.json:
-            print_lines(resources.describe())
-            print()
         model = load_model(options.model, backend=resources.backend)
         height, width, channels = model.input_shape
         deep = model.preprocessing.pixels in ("uint16", "unit")
@@ -62,6 +59,9 @@ def run(options: argparse.Namespace) -> int:
             deep=deep,
         )
         files = [each for named in options.images for each in _pictures(named)]
+        if not options.json:
+            print_lines(resources.describe())
+            print()
         for start in range(0, len(files), EVALUATED):
             paths, pixels, failures = _read(files[start : start + EVALUATED], read)
             for failure in failures:
@@ -142,4 +142,4 @@ def _print(results: list[dict[str, Any]], top: int) -> None:
         likeliest = list(result["probabilities"].items())[:top]
         print(f"{result['image']}: " + ", ".join(f"{name} {value:.2%}" for name, value in likeliest))
         if result["note"]:
-            print(f"note: {result['note']}")
+            print_note(result["note"])

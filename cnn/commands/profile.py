@@ -7,7 +7,7 @@ the STREAM triad here. It is above 100 % where the caches still hold the arrays.
 or from --watts, or measured by repeating each layer with --measure-energy. Below the table stand:
 
 - a whole step, and how much of it is spent outside compiled kernels;
-- the time of each algorithm, where a convolution has a choice (the table names the fastest);
+- the time of each algorithm, once per shape, where a convolution has a choice (the table names the chosen one);
 - the processor's counters, where the kernel lets them be read;
 - for a backend that can send products elsewhere, where those of one more step ran and why, as its library reports.
 """
@@ -27,6 +27,7 @@ from cnn.measure.benchmark import busy, gemm_flops_per_second, spread
 from cnn.measure.change import change
 from cnn.measure.other_work import OtherWork
 from cnn.measure.profiler import (
+    ConvolutionChoice,
     LayerPass,
     LayerProduct,
     Line,
@@ -94,7 +95,7 @@ class Profile:
     products: list[LayerProduct]
     memory: float
     peak: float
-    algorithms: dict[str, dict[str, float]]
+    algorithms: dict[LayerPass, list[ConvolutionChoice]]
     energy: LayerEnergy
     counts: dict[LayerPass, dict[str, float]]
     no_counts: dict[str, str]
@@ -142,7 +143,7 @@ def _measure(architecture: Architecture, resources: _common.Resources, options: 
         products = reported_products(architecture, backend, batch, training=training)
         memory = triad_bytes_per_second()
         peak = gemm_flops_per_second(backend, architecture.dtype)
-        algorithms = backend.instruments.algorithm_times()
+        algorithms = algorithms_by_layer(architecture, batch, resources.budget.count, backend.instruments.algorithms())
     counts, missing = dict[LayerPass, dict[str, float]](), dict[str, str]()
     try:
         with Counters() as counters:
@@ -170,7 +171,6 @@ def _table(
 ) -> dict[str, Any]:
     """Everything as JSON values."""
     low, high = spread(profile.step)
-    chosen = algorithms_by_layer(architecture, options.batch_size, resources.budget.count, profile.algorithms)
     return {
         **made_with(),
         "model": architecture.name,
@@ -188,7 +188,12 @@ def _table(
         "python_seconds": profile.python,
         "triad_bytes_per_second": profile.memory,
         "gemm_flops_per_second": profile.peak,
-        "algorithms": profile.algorithms,
+        "algorithms": {
+            choice.source: choice.seconds
+            for made in profile.algorithms.values()
+            for _, _, choice in made
+            if choice.seconds
+        },
         "energy": profile.energy.kind,
         "energy_source": profile.energy.source,
         "no_counts": profile.no_counts,
@@ -196,7 +201,7 @@ def _table(
             {
                 "layer": line.layer,
                 "direction": line.direction,
-                "algorithm": _algorithm(chosen.get((line.layer, line.direction), {})),
+                "algorithm": _algorithm(profile.algorithms.get((line.layer, line.direction), [])),
                 "seconds": line.seconds,
                 "times": list(line.times),
                 "im2col_seconds": line.im2col,
@@ -223,11 +228,12 @@ def _print(
     batch, total = options.batch_size, profile.total
     what = f"{architecture.name}, batch {batch}, {options.mode}, {options.precision}, times in ms"
     print_lines({"network": what, **resources.describe()})
-    chosen = algorithms_by_layer(architecture, batch, resources.budget.count, profile.algorithms)
     rows = []
     for line in profile.lines:
         place = line.layer, line.direction
-        rows.append(_row(line, total, profile.memory, chosen.get(place, {}), profile.energy.joules.get(place)))
+        rows.append(
+            _row(line, total, profile.memory, profile.algorithms.get(place, []), profile.energy.joules.get(place))
+        )
     overall = Line(
         "all",
         "",
@@ -239,7 +245,7 @@ def _print(
     )
     head = ["layer", "ms", "share", "im2col", "GEMM", "rest", "GFLOP/s", "GB/s", "of triad", "mJ", "algorithm"]
     joules = sum(profile.energy.joules.values()) if profile.energy.joules else None
-    rows.append(_row(overall, total, profile.memory, {}, joules))
+    rows.append(_row(overall, total, profile.memory, [], joules))
     # No column stands for nothing: not every network has layers without GEMM, or choices of an algorithm.
     columns = [place for place in range(len(head)) if place < 7 or any(row[place] not in ("", "-") for row in rows)]
     head, rows = [head[place] for place in columns], [[row[place] for place in columns] for row in rows]
@@ -249,11 +255,8 @@ def _print(
     outside = "" if python is None else f"; {python * 1e3:.2f} ms, {python / step:.1%}, in Python between the kernels"
     bounds = f"(middle 90 %: {low * 1e3:.2f}-{high * 1e3:.2f})"
     print_text(f"a whole step: {step * 1e3:.2f} ms {bounds}, {batch / step:,.0f} images/s{outside}")
-    for (layer, _), directions in chosen.items():
-        for direction, tried in directions.items():
-            texts = (f"{name} {tried[name] * 1e3:.2f}" for name in sorted(tried, key=tried.__getitem__))
-            print_text(f"{layer} {direction}: {', '.join(texts)}")
     print_text(f"joules: {profile.energy.kind}: {profile.energy.source}")
+    _print_algorithms(profile, batch, wide=options.wide)
     _print_counts(profile)
     if profile.busy:
         print_text(profile.busy, style="warning")
@@ -262,6 +265,29 @@ def _print(
         head = ["layer and direction", "M", "N", "K", "ran on", "why", "MB to card", "MB back", "card ms", "host ms"]
         extra = ["MB back", "MB to card", "host ms", "card ms"]
         print_table(head, [_product_row(product) for product in profile.products], extra=extra, wide=options.wide)
+
+
+def _print_algorithms(profile: Profile, batch: int, *, wide: bool) -> None:
+    """The times of each algorithm, once for all layers of one shape."""
+    shapes: dict[str, tuple[list[str], ConvolutionChoice]] = {}
+    for (layer, _), made in profile.algorithms.items():
+        for each in made:
+            if each.choice.seconds:
+                shapes.setdefault(each.choice.source, ([], each))[0].append(layer)
+    if not shapes:
+        return
+    names = dict.fromkeys(name for _, each in shapes.values() for name in each.choice.seconds)
+    rows = []
+    for layers, each in shapes.values():
+        others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+        seconds = each.choice.seconds
+        times = (f"{seconds[name] * 1e3:.2f}" if name in seconds else "-" for name in names)
+        rows.append([f"{layers[0]}{others}", each.direction, *times])
+    # Batches of similar sizes share their times.
+    measured = sorted({each.images for _, each in shapes.values()})
+    of = "" if measured == [batch] else f", of {' or '.join(map(str, measured))} images"
+    print(f"\ntimes in ms by which the algorithms were chosen{of}")
+    print_table(["layers of one shape", "", *names], rows, wide=wide)
 
 
 def _print_counts(profile: Profile) -> None:
@@ -381,7 +407,7 @@ def _product_row(product: LayerProduct) -> list[str]:
 
 
 def _row(
-    line: Line, total: float, memory: float, algorithms: dict[str, dict[str, float]], joules: float | None
+    line: Line, total: float, memory: float, algorithms: list[ConvolutionChoice], joules: float | None
 ) -> list[str]:
     rate, moved = _gflops(line), line.bytes / line.seconds if line.bytes and line.seconds else None
     return [
@@ -395,9 +421,9 @@ def _row(
     ]
 
 
-def _algorithm(algorithms: dict[str, dict[str, float]]) -> str | None:
-    """The fastest of each product of a layer and direction, None where there is no choice."""
-    return " + ".join(min(times, key=times.__getitem__) for times in algorithms.values()) or None
+def _algorithm(algorithms: list[ConvolutionChoice]) -> str | None:
+    """The algorithm of each product of a layer and direction, None where the backend has only one."""
+    return " + ".join(each.choice.name for each in algorithms) or None
 
 
 def _gflops(line: Line) -> float | None:

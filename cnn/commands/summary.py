@@ -6,7 +6,7 @@ from cnn.commands import _common
 from cnn.model.modelfile import architecture_of, is_saved, load_model
 from cnn.model.table import rows_of, summarise, title, totals
 from cnn.terminal.arguments import whole_number
-from cnn.terminal.printing import print_json, print_table
+from cnn.terminal.printing import print_json, print_table, print_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _common.add_resource_options(parser)
     _common.add_json_option(parser)
+    _common.add_wide_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -31,6 +32,7 @@ def run(options: argparse.Namespace) -> None:
         print_json(table)
         return
     print(title(model))
-    print_table(*rows_of(table))
+    head, rows = rows_of(table)
+    print_table(head, rows, extra=["activations"], wide=options.wide, text="reads" if "reads" in head else None)
     for line in totals(table):
-        print(line)
+        print_text(line)

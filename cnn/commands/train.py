@@ -34,7 +34,7 @@ from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
-from cnn.terminal.printing import note, output_may_fail, print_lines, shown
+from cnn.terminal.printing import note, output_may_fail, print_lines, print_note
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.tensorboard import TensorBoard
@@ -43,6 +43,9 @@ from cnn.training.world import World
 from cnn.words import counted
 
 __all__ = ["add_arguments", "run"]
+
+RESULTS = 17
+"""The column in which the results of a run stand, behind their titles."""
 
 
 def run(options: argparse.Namespace) -> None:
@@ -99,7 +102,7 @@ def run(options: argparse.Namespace) -> None:
                     lines = _header(data, trainer, resources, places, options, epochs, folder.path)
                     print_lines(lines | (start.describe(model) if start else {}) | live)
                     for each in data.notes:
-                        print(f"note: {shown(each)}")
+                        print_note(each)
         trainer.rehearse(data.test)
         with stop_on_signals(trainer):
             trainer.run(epochs, listeners)
@@ -120,7 +123,7 @@ def _report(folder: Path, resources: _common.Resources, data_dir: str | None) ->
         except CnnError as error:
             note(f"the run has no report: {error}")
         else:
-            print_lines({"report": str(page)})
+            print_lines({"report": str(page)}, RESULTS)
 
 
 def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
@@ -376,4 +379,4 @@ def _finish(
         "saved": str(out / FILE),
     }
     with output_may_fail():
-        print_lines(lines)
+        print_lines(lines, RESULTS)

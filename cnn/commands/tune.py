@@ -33,7 +33,7 @@ from cnn.model.modelfile import architecture_of, is_saved
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import output_file, whole_number, whole_numbers
-from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_table
+from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_note, print_table
 
 EVAL_BATCH = 64
 """The default of cnn eval."""
@@ -205,9 +205,9 @@ def _print_header(
         }
     )
     if options.mode == "train" and options.batch_sizes:
-        print("note: another batch size changes training itself; compare the accuracy before you keep it")
+        print_note("another batch size changes training itself; compare the accuracy before you keep it")
     elif options.mode == "train":
-        print("note: the batch size stays the recipe's; --batch-sizes tries others, which change training itself")
+        print_note("the batch size stays the recipe's; --batch-sizes tries others, which change training itself")
 
 
 def _say_nothing(finding: Finding) -> None:

@@ -37,6 +37,7 @@ class Chooser:
         self._path = (folder or cache_folder()) / "algorithms.json"
         self._owner = f"{backend} on {machine.cpu}"
         self._times: dict[str, dict[str, float]] | None = None
+        self._taken: dict[str, str] = {}
         self._announced = False
 
     def choose(
@@ -64,12 +65,20 @@ class Chooser:
         if shape not in times or set(times[shape]) != set(candidates):
             near = _near(shape, alike, (known for known in times if set(times[known]) == set(candidates)))
             if near is not None:
-                shape = near
+                self._taken[shape] = shape = near
             else:
                 self._announce()
                 times[shape] = _best_times(candidates, cold=weights >= COLD_BYTES)
                 self._save()
         return min(times[shape], key=times[shape].__getitem__)
+
+    def measured(self, shape: str) -> tuple[str, dict[str, float]]:
+        """The shape, perhaps of another number of images, and the times by which an algorithm was chosen for `shape`.
+
+        Without a choice, no times.
+        """
+        source = self._taken.get(shape, shape)
+        return source, self.times().get(source, {}) if self.measures else {}
 
     @property
     def measures(self) -> bool:

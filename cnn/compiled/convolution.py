@@ -29,6 +29,7 @@ from cnn.compiled.winograd import (
 )
 from cnn.config import require
 from cnn.convolution import Convolution
+from cnn.instruments import AlgorithmChoice
 from cnn.system.threads import in_words
 
 FEW_CHANNELS = 8
@@ -90,10 +91,11 @@ class CompiledConvolution(Backend):
         self._chooser = Chooser(self.name if tile_bytes == TILE_BYTES else f"{self.name} tile_bytes={tile_bytes}")
         self._chosen: dict[Problem, str] = {}
 
-    def algorithm_times(self) -> dict[str, dict[str, float]]:
-        """Seconds of each algorithm, by shape, for every convolution run so far that has a choice of algorithms."""
-        times = self._chooser.times()
-        return {text: times[text] for text in map(str, self._chosen) if text in times}
+    def algorithms(self) -> dict[str, AlgorithmChoice]:
+        """The algorithm of every convolution run so far, by shape."""
+        return {
+            str(each): AlgorithmChoice(name, *self._chooser.measured(str(each))) for each, name in self._chosen.items()
+        }
 
     @property
     def measures_algorithms(self) -> bool:

@@ -12,6 +12,7 @@ from cnn.arrays import generator
 from cnn.config import require, settle
 from cnn.errors import FileFormatError, ShapeError, UsageError
 from cnn.ops.input import Changes, Crops, change
+from cnn.words import counted
 
 _PROPORTION = math.log(4 / 3)
 """The logarithm of the largest change of proportions."""
@@ -42,6 +43,14 @@ class Augmentation:
 
     def __bool__(self) -> bool:
         return self.flip or self.pad_crop > 0 or self.random_crop > 0
+
+    def __str__(self) -> str:
+        changes = ["half of them mirrored"] if self.flip else []
+        if self.pad_crop:
+            changes.append(f"shifted by up to {counted(self.pad_crop, 'pixel')}")
+        if self.random_crop:
+            changes.append(f"cut to random parts of at least {self.random_crop:.0%} of the area")
+        return ", ".join(changes) or "unchanged"
 
     def apply(self, images: npt.NDArray[Any], rng: int | np.random.Generator) -> npt.NDArray[Any]:
         """A changed copy of `images` (N, H, W, C), or `images` itself if nothing is switched on.

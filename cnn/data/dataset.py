@@ -105,7 +105,7 @@ class Split:
         else:
             names: Sequence[object] | None = classes
             if labels is None:
-                images, labels, own = gathered(images, layout)
+                (images, labels, own), layout = gathered(images, layout), "NHWC"
                 if own is not None and labels.dtype.kind in "iu" and 0 <= labels.min() <= labels.max() < len(own):
                     labels, names = np.array(own)[labels], own if names is None else names
             numbers, texts = as_labels(labels, names, named=named)
@@ -392,6 +392,8 @@ def load_dataset(
     `settings` are those of the data set, such as `size` for "folder". Raises UsageError if there is no such name or
     setting, DataError if the set is absent or not what it should be.
     """
+    if isinstance(name, (str, Path)) and name not in names(DATASETS) and Path(name).exists():
+        raise UsageError(f"{shown(name)} is a path; for your own pictures, load 'folder' with data_dir={str(name)!r}.")
     plugin = _plugin(name, **settings)
     folders = search_folders(data_dir, plugin.extra_folders)
     if data_dir is not None and plugin.built_in:

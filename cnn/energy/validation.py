@@ -21,11 +21,11 @@ from cnn.system.threads import limit_threads
 CORNELL_BATCH = 360
 """Images of a minibatch in the Cornell study."""
 CORNELL_DIFFERENCE = """\
-Speed-ups are relative to one vectorised thread of the host. The study ran direct loops in double precision, each
-thread on images of its own; the model multiplies float32 matrices (im2col + GEMM), natively on both machines. The cost
-of loops on the host cancels, as its own thread is the reference. The model knows no cost of threads except shared
-bandwidth, while the study gained little from many threads. A Phi gets its speed from vectors of 16 float32 numbers:
-loops without vectors reach a 16th of it, double precision at best half, and an offload also waits for PCIe."""
+Speed-ups are relative to one vectorised thread of the host. The study ran direct loops in double precision, each \
+thread on images of its own; the model multiplies float32 matrices (im2col + GEMM), natively on both machines. The \
+cost of loops on the host cancels, as its own thread is the reference. The model knows no cost of threads except \
+shared bandwidth, while the study gained little from many threads. A Phi gets its speed from vectors of 16 float32 \
+numbers: loops without vectors reach a 16th of it, double precision at best half, and an offload also waits for PCIe."""
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnn.arithmetic import FLOAT, Operation
 from cnn.backend import Backend
 from cnn.cost import FORWARD, UPDATE, Stage, count
+from cnn.instruments import AlgorithmChoice
 from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
 from cnn.model.architecture import Architecture
@@ -83,7 +84,11 @@ def profile_step(
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
     itemsize = np.dtype(architecture.dtype).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
+    network = architecture.network
+    folded = {node.name for node in network.nodes if not training and network.folded(node.place, batch)}
     for stage in count(architecture, batch, training=training).stages:
+        if stage.layer in folded:
+            continue
         counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
@@ -244,12 +249,20 @@ def reported_products(
     return products
 
 
+class ConvolutionChoice(NamedTuple):
+    """The algorithm of a convolution: forward, weight gradient or data gradient; its times are of `images` images."""
+
+    direction: str
+    images: int
+    choice: AlgorithmChoice
+
+
 def algorithms_by_layer(
-    architecture: Architecture, batch: int, threads: int, times: Mapping[str, dict[str, float]]
-) -> dict[LayerPass, dict[str, dict[str, float]]]:
-    """The times of each algorithm by layer and direction, from those by shape; backward has both gradients."""
-    found: dict[LayerPass, dict[str, dict[str, float]]] = {}
-    if times:
+    architecture: Architecture, batch: int, threads: int, choices: Mapping[str, AlgorithmChoice]
+) -> dict[LayerPass, list[ConvolutionChoice]]:
+    """The algorithms by layer and direction, from those by shape; backward has both gradients."""
+    found: dict[LayerPass, list[ConvolutionChoice]] = {}
+    if choices:
         # A backend with a choice of algorithms has loaded it.
         from cnn.compiled.convolution import Problem
 
@@ -257,10 +270,13 @@ def algorithms_by_layer(
             if isinstance(node.layer, Conv2D):
                 convolution = node.layer.convolution_on(*node.input_shapes)
                 for each in ("forward", "weight gradient", "data gradient"):
-                    text = str(Problem(each, convolution, batch, threads))
-                    if text in times:
+                    problem = Problem(each, convolution, batch, threads)
+                    choice = choices.get(str(problem))
+                    if choice is not None:
+                        measured = problem.alike.fullmatch(choice.source)
                         place = node.name, "forward" if each == "forward" else "backward"
-                        found.setdefault(place, {})[each] = times[text]
+                        images = int(measured[1]) if measured else batch
+                        found.setdefault(place, []).append(ConvolutionChoice(each, images, choice))
     return found
 
 

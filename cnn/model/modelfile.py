@@ -14,7 +14,7 @@ from cnn.layers import Layer
 from cnn.losses import Loss
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
-from cnn.model.zoo import ZOO, architecture
+from cnn.model.zoo import ZOO, architecture, refuse_onnx
 from cnn.registry import choose
 from cnn.system.storage import check_finite, first_not_finite, read_arrays, save_arrays
 from cnn.words import unknown
@@ -97,6 +97,7 @@ def architecture_of(name: str) -> Architecture:
     if name in ZOO or name.endswith(".toml"):
         return architecture(name)
     if not is_saved(name):
+        refuse_onnx(name)
         raise unknown("There is no architecture", name, ZOO, ", a .toml file, a .safetensors model or a run's folder")
     path = _file(name)
     _, table = read_arrays(path, KIND)
@@ -109,7 +110,10 @@ def architecture_of(name: str) -> Architecture:
 
 
 def _file(path: str | Path) -> Path:
-    """The file itself, or the one in the folder of a run."""
+    """The file itself, or the one in the folder of a run. Raises UsageError for what has a network, but no model."""
+    refuse_onnx(path)
+    if str(path) in ZOO and not Path(path).exists():
+        raise UsageError(f"{path} is a network without weights; name a model that cnn train saved, or its folder.")
     return Path(path) / FILE if Path(path).is_dir() else Path(path)
 
 

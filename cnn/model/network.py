@@ -152,6 +152,11 @@ class Network:
         node = self.nodes[place]
         return place in self._norms and node.parameter_count <= batch * prod(node.output_shape)
 
+    def folded(self, place: int, batch: int) -> bool:
+        """Whether, at inference, this node is a BatchNorm that has gone into the weights of the node before it."""
+        node = self.nodes[place]
+        return isinstance(node.layer, BatchNorm) and self.folds(node.inputs[0], batch)
+
     def _find_trained(self) -> None:
         self._plans = dict[bool, Plan]()
         self.trained = set[int]()
@@ -268,7 +273,7 @@ class Network:
             if self.folds(node.place, len(inputs[0])):
                 layer, norm = self._norms[node.place]
                 return layer.forward_normalised(inputs[0], norm)
-            if isinstance(node.layer, BatchNorm) and self.folds(node.inputs[0], len(inputs[0])):
+            if self.folded(node.place, len(inputs[0])):
                 return inputs[0]
         return node.layer.forward(*inputs, training=training)
 

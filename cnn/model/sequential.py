@@ -375,7 +375,7 @@ class Sequential:
         if isinstance(images, Split) and labels is None:
             return images if weights is None else Split.of(images, weights=weights)
         if labels is not None:
-            images = as_images(images, layout=layout, shape=self.input_shape)
+            images, layout = as_images(images, layout=layout, shape=self.input_shape), "NHWC"
         split = Split.of(images, labels, classes=self.classes, weights=weights, layout=layout, named=self.named)
         self._check_images(split.images)
         return split if self.named or split.classes != self.classes else replace(split, classes=None)

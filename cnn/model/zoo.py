@@ -6,6 +6,7 @@ from typing import Any
 
 from cnn.config import whole
 from cnn.data.augmentation import Augmentation
+from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError
@@ -201,4 +202,11 @@ def architecture(name: str, classes: int | None = None) -> Architecture:
         return ZOO[name]() if classes is None else ZOO[name](whole(classes, "The number of classes"))
     if str(name).endswith(".toml"):
         return read_architecture(Path(name))
+    refuse_onnx(name)
     raise unknown("There is no architecture", name, ZOO, ", or a file ending in .toml")
+
+
+def refuse_onnx(name: str | Path) -> None:
+    """Raises UsageError for the name of an ONNX file where a network or a model should be."""
+    if str(name).endswith(".onnx"):
+        raise UsageError(f"{name} is an ONNX file; run `cnn import {name}` first, and name the model that it writes.")

@@ -1,5 +1,6 @@
 """Pages from the templates of this folder: every name is escaped, and nothing is fetched from anywhere."""
 
+from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ def render(template: str, **values: Any) -> str:
 @cache
 def _environment() -> "Environment":
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -52,7 +53,26 @@ def _environment() -> "Environment":
             return ", ".join(f"{name} {setting(each)}" for name, each in value.items()) or "-"
         return f"{value:,}" if isinstance(value, int) else str(value)
 
+    def ticks(text: str) -> str | Markup:
+        """The text with what stands between backticks as code."""
+        parts = text.split("`")
+        if len(parts) % 2 == 0:
+            return text
+        code = [
+            Markup("<code>{}</code>").format(part) if place % 2 else escape(part) for place, part in enumerate(parts)
+        ]
+        return Markup("").join(code)
+
+    def moment(date: str) -> str:
+        """A date and time to the minute."""
+        try:
+            return datetime.fromisoformat(date).isoformat(sep=" ", timespec="minutes")
+        except ValueError:
+            return date
+
     environment.filters |= {
+        "ticks": ticks,
+        "moment": moment,
         "drawn": drawn,
         "matrix": matrix,
         "number": number,

@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from textwrap import wrap
 from typing import Any, Literal, TextIO
 from unicodedata import combining, east_asian_width
@@ -31,14 +32,24 @@ def coloured(text: str, style: Literal["error", "warning", "best"], stream: Text
 
 def print_text(text: str, indent: str = "", style: Literal["warning"] | None = None) -> None:
     """Prints a sentence, wrapped between words; all lines but the first begin with `indent` and two spaces."""
-    for line in _wrapped(shown(text), indent, f"{indent}  "):
+    for line in text_lines(text, indent):
         print(coloured(line, style) if style else line, flush=True)
 
 
-def print_lines(lines: dict[str, str]) -> None:
-    """Prints titles and texts in two columns."""
+def print_note(text: str) -> None:
+    """Prints something that the user may want to know among the results; `note` tells it beside them."""
+    print_text(f"note: {text}")
+
+
+def text_lines(text: str, indent: str = "") -> list[str]:
+    """The lines that `print_text` prints."""
+    return _wrapped(shown(text), indent, f"{indent}  ")
+
+
+def print_lines(lines: dict[str, str], column: int = 0) -> None:
+    """Prints titles and texts in two columns, the second one from `column` on or behind the longest title."""
     titles = [shown(title) for title in lines]
-    width = max(map(columns, titles)) + 2
+    width = max(column, *(columns(title) + 2 for title in titles))
     for title, text in zip(titles, lines.values(), strict=True):
         for line in _wrapped(shown(text), padded(title, width), " " * width):
             print(line, flush=True)
@@ -56,19 +67,21 @@ def print_table(
     extra: Sequence[str] = (),
     wide: bool = False,
     best: Collection[int] = (),
+    text: str | None = None,
 ) -> None:
-    """Prints a table with its first column aligned left, the others right; `best` are rows to stand out.
+    """Prints a table with its first column and the one named `text` aligned left, the others right.
 
-    Unless `wide`, it fits the terminal: the first column is wrapped, and as many columns of `extra` are left out as
-    must be, the first of them first; a line below the table names them.
+    Unless `wide`, it fits the terminal: these two columns are wrapped, and as many columns of `extra` are left out as
+    must be, the first of them first; a line below the table names them. `best` are rows to stand out.
     """
     kept, hidden = list(range(len(head))), list[str]()
     table = [[shown(cell) for cell in row] for row in [head, *rows]]
     widths = [max(columns(row[column]) for row in table) for column in kept]
     limit = terminal_width()
+    wrapped = head.index(text) if text else 0
 
     def others() -> int:
-        return sum(widths[column] + 2 for column in kept[1:])
+        return sum((min(widths[column], LABEL) if column == wrapped else widths[column]) + 2 for column in kept[1:])
 
     for name in () if wide else extra:
         if others() + min(widths[0], LABEL) <= limit:
@@ -77,10 +90,22 @@ def print_table(
         hidden.append(name)
     if not wide:
         widths[0] = min(widths[0], max(LABEL, limit - others()))
+        if wrapped in kept[1:]:
+            free = limit - widths[0] - others() + min(widths[wrapped], LABEL)
+            widths[wrapped] = min(widths[wrapped], max(LABEL, free))
     for place, row in enumerate(table):
-        first, *more = _wrapped(row[0], "", "  ", widths[0]) or [""]
-        cells = [padded(row[column], widths[column], right=True) for column in kept[1:]]
-        for line in ["  ".join([padded(first, widths[0]), *cells]).rstrip(), *more]:
+        cells = [
+            _wrapped(row[column], "", "" if column else "  ", widths[column])
+            if column in (0, wrapped)
+            else [row[column]]
+            for column in kept
+        ]
+        for parts in zip_longest(*cells, fillvalue=""):
+            aligned = (
+                padded(part, widths[column], right=column not in (0, wrapped))
+                for column, part in zip(kept, parts, strict=True)
+            )
+            line = "  ".join(aligned).rstrip()
             print(coloured(line, "best") if place - 1 in best else line)
     if hidden:
         print_text(f"not shown: {', '.join(hidden)} (--wide)")

@@ -5,7 +5,7 @@ import sys
 from tqdm import tqdm
 
 from cnn.meter import joules_text
-from cnn.terminal.printing import is_terminal, output_may_fail
+from cnn.terminal.printing import is_terminal, output_may_fail, text_lines
 from cnn.terminal.progress_bar import progress_bar
 from cnn.training.guessing import guessing
 from cnn.training.results import EpochResult
@@ -31,7 +31,7 @@ class PlainLines(Callback):
         hint = None if self._warned else guessing(trainer, result)
         if hint:
             self._warned = True
-            lines.append(f"note: {hint}")
+            lines += text_lines(f"note: {hint}")
         with output_may_fail():
             for line in lines:
                 self._print(line)
