@@ -30,6 +30,9 @@ FLOAT, UINT8 = 1, 2
 """Types of numbers (TensorProto.DataType of onnx.proto)."""
 
 
+TOO_DEEP = "too many nodes in a row are no layer"
+
+
 class Problem(NamedTuple):
     """A node that cannot be taken over."""
 
@@ -111,8 +114,9 @@ class Reader:
         if not problems:
             try:
                 return self._ended(final)
-            except (Unfit, UsageError) as error:
-                problems.append(Problem(self.output, "output", str(error).rstrip(".")))
+            except (Unfit, UsageError, RecursionError) as error:
+                reason = TOO_DEEP if isinstance(error, RecursionError) else str(error).rstrip(".")
+                problems.append(Problem(self.output, "output", reason))
         raise NotUnderstood(self.path, problems)
 
     def _stand_in(self, node: Node, values: Mapping[str, Given]) -> Value | None:
@@ -123,7 +127,7 @@ class Reader:
         largest = max(found, key=lambda each: prod(each.shape))
         try:
             place = self.builder.stand_in(largest)
-        except (Unfit, UsageError):
+        except (Unfit, UsageError, RecursionError):
             return None
         name = node.outputs[0]
         return Value(name, largest.axes, largest.shape, self.readers(name), place, largest.order)
@@ -138,6 +142,15 @@ class Reader:
         return self.constants[name]
 
     def _taken(self, node: Node, inputs: list[Given]) -> Given:
+        """What the node gives. Raises Unfit or UsageError if it cannot be taken over."""
+        try:
+            return self._understood(node, inputs)
+        except RecursionError as error:
+            raise Unfit(TOO_DEEP) from error
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+            raise Unfit(f"its constants do not fit together ({str(error)[:200]})") from error
+
+    def _understood(self, node: Node, inputs: list[Given]) -> Given:
         images = [each for each in inputs if isinstance(each, Value)]
         if not images:
             return constant(node, [each for each in inputs if not isinstance(each, Value)], self.budget)
