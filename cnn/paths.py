@@ -1,11 +1,13 @@
 """Turns what the system says about a path (no such file, no permission, ...) into one sentence with cause and cure."""
 
 import errno
+import json
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from cnn.errors import CnnError, FileFormatError
 
@@ -65,6 +67,16 @@ def check_file(path: str | Path, what: str = "file", kind: type[CnnError] = File
             raise kind(f"{shown(path)} is a pipe or a device; copy its content into a file and name that.")
         with open(path, "rb"):
             pass
+
+
+def parsed_json(content: str | bytes) -> Any:
+    """The value in JSON that anybody may have written.
+
+    Raises ValueError, also for NaN, infinity and characters that no text can have, or RecursionError.
+    """
+    found = json.loads(content)
+    json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
+    return found
 
 
 def check_output(path: str | Path) -> None:

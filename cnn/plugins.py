@@ -63,8 +63,8 @@ def import_modules(names: str) -> None:
         for name in filter(None, map(str.strip, names.split(","))):
             try:
                 import_module(name)
-            except Exception as error:
-                # The module is the user's own: it may raise anything.
+            except (Exception, SystemExit) as error:
+                # The module is the user's own: it may raise anything, or be a program that ends.
                 raise CnnError(
                     f"The module {name!r} cannot be imported ({type(error).__name__}: {error}); give --import the name "
                     "of a module that is installed or lies in this folder, as in `import NAME`."

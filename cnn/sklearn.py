@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from cnn.config import whole
 from cnn.data.augmentation import Augmentation
 from cnn.data.conversion import Layout, as_images
 from cnn.data.dataset import Dataset, Split
@@ -200,6 +201,11 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _shape(self, X: Any, own: tuple[int, int, int] | None) -> tuple[int, int, int]:
         """Shape (H, W, C) of one image."""
         if self.image_shape is not None:
+            given = self.image_shape
+            if not isinstance(given, tuple | list) or len(given) not in (2, 3):
+                raise UsageError(f"image_shape must be (H, W) or (H, W, C), not {given!r}.")
+            for size in given:
+                whole(size, "Each number of image_shape")
             height, width, channels = (*self.image_shape, 1)[:3]
             own = height, width, channels
         if X.ndim == 2 and own is not None and X.shape[1] != np.prod(own):
@@ -238,7 +244,8 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return {str(each): self.class_weight[each] for each in classes.tolist() if each in self.class_weight}
 
     def _threads(self) -> int:
-        return budget(None if self.n_jobs is None or self.n_jobs < 1 else self.n_jobs).count
+        asked = None if self.n_jobs is None else whole(self.n_jobs, "n_jobs", -(2**31))
+        return budget(None if asked is None or asked < 1 else asked).count
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

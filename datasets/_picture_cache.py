@@ -16,6 +16,7 @@ import numpy.typing as npt
 from cnn.data.images import Form, image_header, read_image
 from cnn.data.stored import Images, StoredImages
 from cnn.errors import CnnError, DataError, listed
+from cnn.paths import parsed_json
 from cnn.system.cache import cache_folder, distrust, keep, read_trusted
 from cnn.system.storage import opened_atomically, remove_parts
 from cnn.system.threads import budget
@@ -61,9 +62,12 @@ class Survey:
         """What `remember` was told of these very pictures, None if they are not in the cache."""
         if not self.cached:
             return None
-        with suppress(OSError, CnnError, ValueError):
-            table = json.loads(read_trusted(self._table))
-            if table["digest"] == self._digest and self.pixels.is_file():
+        with suppress(OSError, CnnError, ValueError, LookupError, TypeError, RecursionError):
+            table = parsed_json(read_trusted(self._table))
+            (height, width), channels, deep = table["form"]
+            right = all(type(each) is int and each > 0 for each in (height, width, channels)) and type(deep) is bool
+            right = right and all(isinstance(each, str) for each in table["notes"])
+            if right and table["digest"] == self._digest and self.pixels.is_file():
                 return dict(table)
         return None
 

@@ -51,7 +51,9 @@ def read_table(table: Path) -> dict[str, list[tuple[Path, str]]]:
         if said not in SPLITS:
             raise DataError(f"{table}, row {number}: split is {said!r}; give train, val or test.")
         path = table.parent / row[file_column].strip()
-        if not path.is_file():
+        with reading(path, "image", DataError):
+            there = path.is_file()
+        if not there:
             absent.append(row[file_column].strip())
         found.setdefault(SPLITS[said], []).append((path, row[label_column].strip()))
     if absent:

@@ -120,6 +120,11 @@ def test_labels_are_looked_up_by_name_and_else_are_numbers():
         (["x"], ["a", "b"], "labels x, but 2 classes"),
         ([0.5, 1], None, "type float64; give whole numbers or texts"),
         ([None, "a"], None, "mixture of NoneType, str"),
+        (["a", np.nan], None, "mixture of float, str"),
+        ([1, "1"], None, "mixture of int, str"),
+        ([True, 2], None, "mixture of bool, int"),
+        (np.array([1e300, 2e300]), None, "type float64"),
+        (np.ma.masked_equal([0, 1], 1), None, "masked values"),
         ([[1, 1]], None, "do not have exactly one 1"),
         ([[1, 2, 3]], None, r"shape \(1, 3\)"),
     ):
@@ -289,8 +294,15 @@ def test_sources_that_cannot_be_used(monkeypatch):
         with pytest.raises(CnnError, match=words):
             cnn.Dataset.from_arrays(source)
     monkeypatch.setattr("cnn.data.sources.physical_memory", lambda: 100_000)
-    with pytest.raises(DataError, match="half of this machine's memory, or have no end"):
-        cnn.fit(net(), zip(itertools.cycle(PIXELS), itertools.cycle(LABELS), strict=False), epochs=1)
+    for endless in (
+        zip(itertools.cycle(PIXELS), itertools.cycle(LABELS), strict=False),
+        itertools.islice(itertools.repeat((np.uint8([[0]]), 0)), 1000),  # what Python needs for each counts, too
+    ):
+        with pytest.raises(DataError, match="half of this machine's memory, or have no end"):
+            cnn.fit(net(), endless, epochs=1)
+    monkeypatch.setattr("cnn.data.sources.MOST_EMPTY", 9)
+    with pytest.raises(DataError, match="batches without images"):
+        cnn.fit(net(), itertools.islice(itertools.repeat((PIXELS[:0], LABELS[:0])), 20), epochs=1)
 
 
 def test_a_mapped_file_stays_a_file(tmp_path, monkeypatch):

@@ -1,6 +1,8 @@
 """`cnn bench`: its history, its page, and the change since an earlier benchmark."""
 
 import json
+import math
+import os
 import re
 from xml.etree import ElementTree
 
@@ -24,10 +26,16 @@ def test_each_run_is_kept_and_drawn(net, tmp_path, capsys):
     first = bench(capsys, net, "--history", str(history))
     second = bench(capsys, net, "--history", str(history), "--html", str(page))
     (history / "other.json").write_text("[]")
+    os.mkfifo(history / "pipe.json")
+    for number, (key, value) in enumerate(
+        (("group", 7), ("backend", []), ("threads", "1"), ("images_per_second", "x"), ("images_per_second", math.nan))
+    ):
+        row = first["results"][0] | {key: value}
+        (history / f"damaged{number}.json").write_text(json.dumps(first | {"results": [row]}))
     kept = [json.loads(path.read_text()) for path in sorted(history.glob("2*.json"))]
     assert kept == [first, second]
     found = pages.read_history(history)
-    assert "other.json is not a benchmark" in capsys.readouterr().err
+    assert capsys.readouterr().err.count(".json is not a benchmark") == 7
     assert [run["date"] for run in found] == [first["date"], second["date"]]
     (chart,) = pages.history_charts(found)
     assert [series.label for series in chart.series] == ["numpy, 1 thread", "reference, 1 thread"]

@@ -2,6 +2,8 @@
 
 import json
 import re
+import socket
+import struct
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from http.client import HTTPConnection
@@ -96,6 +98,7 @@ def test_the_page_shows_the_run_and_a_reload_keeps_its_history(tmp_path, monkeyp
         ("run.json", "GET", {"Origin": "null"}, 403),
         ("pause", "POST", {"Origin": "https://127.0.0.1:{port}"}, 403),
         ("pause", "POST", {"Origin": "http://evil.example"}, 403),
+        ("pause", "POST", {"Origin": "127.0.0.1:{port}"}, 403),
         ("stop", "POST", {"Host": "evil.example:{port}"}, 403),
         ("pause", "GET", {}, 404),
         ("delete", "POST", {}, 404),
@@ -284,3 +287,16 @@ def test_the_page_in_a_browser(tmp_path, monkeypatch):
         assert page.evaluate(state) == "the run has ended"
         assert page.errors == []
         view.close = lambda last_words="": None
+
+
+def test_a_connection_that_breaks_off_says_nothing_in_the_terminal(tmp_path, monkeypatch, capfd):
+    run = trainer(tmp_path)
+    with live(run, tmp_path, monkeypatch) as view:
+        for start in ("", f"GET /{view.key}/ HTTP/1.1\r\nHost: 127.0.0.1:{view.port}\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", view.port)) as connection:
+                connection.sendall(start.encode())
+                # Closing without waiting for what is still to be sent resets the connection.
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert ask(view)[0] == 200
+        sleep(0.05)
+    assert capfd.readouterr().err == ""

@@ -494,13 +494,55 @@ HOSTILE = {
         CONV,
         "perm is of another type",
     ),
+    "a large constant that is copied at each node": (
+        [
+            node("Expand", "o s", "e0"),
+            *(node("Neg", f"e{k}", f"e{k + 1}") for k in range(3)),
+            node("Cast", "e3", "e4", to=11),
+            node("ReduceSum", "e4", "k"),
+            FIRST,
+            node("Add", "c k", "z"),
+            *END,
+        ],
+        CONV | {"o": np.float32(1), "s": np.array([400])},
+        "the constants have more than",
+    ),
+    "a thousand functions in a row": (
+        [FIRST, node("Relu", "c", "v0")]
+        + [node("Sigmoid", f"v{k}", f"v{k + 1}") for k in range(1000)]
+        + [node("Relu", "v1000", "z"), *END],
+        CONV,
+        "too many nodes in a row",
+    ),
+    "a shape that is no number": (
+        [FIRST, node("GlobalAveragePool", "c", "g"), node("Reshape", "g k", "y")],
+        CONV | {"k": np.float32([np.nan, 4])},
+        "cannot convert float NaN",
+    ),
+    "a border without end": (
+        [FIRST, node("Pad", "c k", "z"), *END],
+        CONV | {"k": np.float32([0, 0, 1, np.inf] * 2)},
+        "cannot convert float infinity",
+    ),
+    "a limit that is computed": (
+        [FIRST, node("Clip", "c c c", "z"), *END],
+        CONV,
+        "computed from the images",
+    ),
+    "a rate that is empty": (
+        [FIRST, node("Dropout", "c k", "z"), *END],
+        CONV | {"k": np.zeros(0, np.float32)},
+        "its rate is empty",
+    ),
     "a value from nowhere": ([node("Conv", "x w b", "z"), *END], {"w": CONV["w"]}, "which nothing before it gives"),
 }
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_sizes_are_bounded_before_memory_is_taken(name, tmp_path):
+def test_sizes_are_bounded_before_memory_is_taken(name, tmp_path, monkeypatch):
     nodes, constants, message = HOSTILE[name]
+    if "copied" in name:
+        monkeypatch.setattr("cnn.onnx.files.Budget.__init__.__defaults__", (1800,))
     with pytest.raises(NotUnderstood, match=message):
         cnn.import_onnx(write(tmp_path / "net.onnx", model(nodes, constants)), backend="numpy")
 
@@ -510,13 +552,43 @@ def test_chains_without_end_are_refused(tmp_path):
     doubled = [node("Concat", f"d{k} d{k}" if k else "c c", f"d{k + 1}", axis=1) for k in range(60)]
     pooled = [node("MaxPool", f"m{k}" if k else "c", f"m{k + 1}", kernel_shape=[1, 1]) for k in range(5000)]
     for nodes, last, message in (
-        (negated, "n9000", "follow one another"),
+        (negated, "n9000", "too many nodes in a row"),
         (doubled, "d60", "has more than 67,108,864 numbers"),
         (pooled, "m5000", "4,001"),
     ):
         path = write(tmp_path / "net.onnx", model([FIRST, *nodes, node("Relu", last, "z"), *END], CONV))
         with pytest.raises(NotUnderstood, match=message):
             cnn.import_onnx(path, backend="numpy")
+
+
+def branches(inner):
+    """A node with two branches that call a function twice."""
+    calls = [helper.make_node(inner, ["a"], ["m"], domain="own"), helper.make_node(inner, ["m"], ["b"], domain="own")]
+    graph = helper.make_graph(calls, "branch", [], [helper.make_empty_tensor_value_info("b")])
+    return helper.make_node("If", ["a"], ["b"], then_branch=graph, else_branch=graph)
+
+
+def test_functions_that_grow_in_branches_are_refused(tmp_path):
+    opset = [helper.make_opsetid("", 17), helper.make_opsetid("own", 1)]
+    first = helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", "b")], opset)
+    levels = [helper.make_function("own", f"f{k}", ["a"], ["b"], [branches(f"f{k - 1}")], opset) for k in range(1, 10)]
+    nodes = [FIRST, helper.make_node("f9", ["c"], ["z"], domain="own"), *END]
+    path = write(tmp_path / "net.onnx", model(nodes, CONV, functions=[first, *levels]))
+    with pytest.raises(FileFormatError, match="more than 20,000 nodes"):
+        cnn.import_onnx(path, backend="numpy")
+
+
+def test_tensors_among_attributes_are_checked_before_onnx_runtime_reads_them(tmp_path):
+    outside = external("../../../etc/passwd", shape=(1,), length=8)
+    outside.data_type = TensorProto.INT64
+    for tensor, message in (
+        (TensorProto(data_type=1, dims=[4], raw_data=b"12"), "2 bytes for the shape"),
+        (outside, "outside the folder"),
+    ):
+        relu = node("Relu", "c", "z")
+        relu.attribute.append(helper.make_attribute("extra", tensor))
+        with pytest.raises(FileFormatError, match=f"attribute that is damaged: .*{message}"):
+            cnn.import_onnx(write(tmp_path / "net.onnx", model([FIRST, relu, *END], CONV)), backend="numpy")
 
 
 def test_files_that_are_no_network_are_one_sentence(tmp_path, capsys):

@@ -127,7 +127,10 @@ def test_pictures_are_decoded_once_and_mapped(cache, tmp_path, monkeypatch):
     assert not old.exists()
 
 
-@pytest.mark.parametrize("damage", ["short", "other", "gone", "foreign"])
+TABLES = {"foreign": "{", "unfinished": "{}", "list": "[1]", "form": '{"form": [1], "notes": []}'}
+
+
+@pytest.mark.parametrize("damage", ["short", "other", "gone", "old", *TABLES])
 def test_a_damaged_cache_is_made_anew(damage, cache, tmp_path, monkeypatch):
     root = pets(tmp_path / "pets")
     expected = load_dataset("folder", data_dir=root).train.images
@@ -139,8 +142,10 @@ def test_a_damaged_cache_is_made_anew(damage, cache, tmp_path, monkeypatch):
         np.save(file, np.zeros((2, 2)))
     elif damage == "gone":
         file.unlink()
+    elif damage == "old":
+        table.write_text(json.dumps(json.loads(table.read_text()) | {"form": [[8, -8], "x", None]}))
     else:
-        table.write_text("{")
+        table.write_text(TABLES[damage])
     np.testing.assert_array_equal(load_dataset("folder", data_dir=root).train.images, expected)
     assert not list(cache.glob(".*"))
 
@@ -183,6 +188,7 @@ def test_a_table_stands_for_folders(tmp_path, monkeypatch):
         ("", "columns none"),
         ("file,label\nall/x/0.png\n", "row 2: there must be a cell in each of 2 columns"),
         ("file,label\nnone.png,a\nall/x/0.png,b", r"files that do not exist: none\.png"),
+        (f"file,label\n{'n' * 5000},a\n", "too long for this system"),
         ("file,label\nall/x/0.png,a\n", "training images of 1 class, but at least 2"),
         ("file,label,split\nall/x/0.png,a,later\n", "split is 'later'"),
         ("file,label,split\nall/x/0.png,a,train\nall/x/1.png,b,train\nall/x/2.png,c,test\n", "no training images of c"),

@@ -139,8 +139,13 @@ def test_a_module_of_ones_own_is_imported_for_a_run_and_its_model(own, tmp_path,
 
 
 def test_a_module_that_cannot_be_imported_is_said(own, tmp_path):
-    for name, words in (("nowhere", "ModuleNotFoundError: No module named 'nowhere'"), ("broken", "ZeroDivisionError")):
-        (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    (tmp_path / "program.py").write_text("raise SystemExit(0)\n")
+    for name, words in (
+        ("nowhere", "ModuleNotFoundError: No module named 'nowhere'"),
+        ("broken", "ZeroDivisionError"),
+        ("program", "SystemExit: 0"),
+    ):
         with pytest.raises(CnnError, match=rf"'{name}' cannot be imported \({words}"):
             import_modules(name)
 

@@ -227,6 +227,31 @@ def test_a_damaged_file_of_a_run_is_named(run, tmp_path, capsys):
     assert "summary.json cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("summary.json", '"test_accuracy": ', '"test_accuracy": "x", "_": ', "has test_accuracy 'x'"),
+        ("summary.json", '"test_loss": ', '"test_loss": [], "_": ', "has test_loss []"),
+        ("summary.json", '"test_loss": ', '"test_loss": NaN, "_": ', "cannot be read"),
+        ("settings.json", '"test_images": ', '"test_images": {}, "_": ', "has test_images {}"),
+        ("settings.json", '"machine": "', r'"machine": "\ud800', "cannot be read"),
+        ("metrics.jsonl", "}\n", ', "seconds": 1e200}\n', "seconds is 1e+200"),
+        ("metrics.jsonl", '"energy_source": "', r'"energy_source": "\ud800', "cannot be read as metrics"),
+    ],
+)
+def test_wrong_values_in_a_file_of_a_run_are_named(file, old, new, message, run, tmp_path, capsys):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    text = (damaged / file).read_text()
+    assert old in text
+    (damaged / file).write_text(text.replace(old, new, 1))
+    assert main(["report", str(damaged), "--html", str(tmp_path / "page.html"), "--no-examine"]) == 1
+    told = capsys.readouterr().err
+    assert message in told
+    assert told.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_the_command_to_run_it_again_names_every_option():
     options = {"dataset": "mnist", "lr": 0.1, "scale_lr": True, "flip": False, "model": "a b.toml", "seed": None}
     options["backend_options"] = {"tile_bytes": 4096}

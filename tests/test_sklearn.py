@@ -93,6 +93,17 @@ def test_every_form_of_network_and_image():
         CNNClassifier("mlp", backend="numpy").fit(np.zeros((4, 5)), [0, 1, 0, 1])
 
 
+def test_settings_of_another_kind_are_named():
+    for settings, words in (
+        ({"image_shape": (8,)}, r"image_shape must be \(H, W\) or \(H, W, C\), not \(8,\)"),
+        ({"image_shape": "8x8"}, "image_shape must be"),
+        ({"image_shape": (8, "8")}, "number of image_shape must be a whole number of at least 1, not '8'"),
+        ({"n_jobs": "all"}, "n_jobs must be a whole number"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            digits(**settings).fit(DIGITS, NAMES)
+
+
 def test_partial_fit_and_warm_start_go_on():
     with pytest.raises(ValueError, match="classes must be passed"):
         digits().partial_fit(DIGITS, NAMES)

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from cnn.errors import CnnError, FileFormatError, UsageError
 from cnn.model.modelfile import FILE
-from cnn.paths import check_file, reading, shown
+from cnn.paths import check_file, parsed_json, reading, shown
 from cnn.system.lock import FolderLock
 from cnn.system.storage import remove_parts, write_atomically
 from cnn.terminal.printing import note
@@ -98,7 +98,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
             raise FileFormatError(f"There is no run to resume in {shown(folder)}; correct --out or start a new run.")
         content = path.read_bytes()
     try:
-        stored = json.loads(content)
+        stored = parsed_json(content)
         options = stored.get("options", stored)  # an older release wrote the options alone
         return {name: value for name, value in options.items() if value is not None}
     except (ValueError, AttributeError, RecursionError) as error:
@@ -113,7 +113,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     check_file(path, "summary")
     try:
         with reading(path, "summary"):
-            found = json.loads(path.read_bytes())
+            found = parsed_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{shown(path)} cannot be read ({error}); restore or remove it.") from error
     if not isinstance(found, dict):

@@ -14,6 +14,8 @@ from cnn.words import counted, unknown
 
 Layout = Literal["NHWC", "NCHW"]
 LAYOUTS = ("NHWC", "NCHW")
+MOST_WHOLE = 2.0**53
+"""Below it, float64 tells all whole numbers apart."""
 
 
 def as_images(images: Any, *, layout: str = "NHWC", shape: tuple[int, ...] | None = None) -> Images:
@@ -43,6 +45,10 @@ def host_array(values: Any) -> npt.NDArray[Any]:
 
     Raises DataError if its rows differ in length, or it cannot be an array at all.
     """
+    if isinstance(values, np.ma.MaskedArray):
+        if values.mask.any():
+            raise DataError("There are masked values; fill them, or leave these images out.")
+        return np.asarray(values.data)
     if isinstance(values, np.ndarray):
         return values
     if hasattr(values, "detach"):
@@ -96,7 +102,7 @@ def as_labels(
     `classes`, the classes are the different labels in order. Otherwise labels are looked up among their names first,
     and else must be numbers from 0; if the classes are not `named`, as many other labels will do. Raises DataError.
     """
-    found = _flat(host_array(labels))
+    found = _flat(_unmixed(labels))
     names = None if classes is None else tuple(str(plain(each)) for each in classes)
     values, numbers = np.unique(found, return_inverse=True)
     texts = [_text(value) for value in values]
@@ -117,6 +123,16 @@ def as_labels(
     )
 
 
+def _unmixed(labels: Any) -> npt.NDArray[Any]:
+    """An array of labels; a list of texts and others is one of objects, as NumPy would make texts of all of them."""
+    found = host_array(labels)
+    if isinstance(labels, list | tuple) and found.ndim == 1 and found.dtype.kind in "USifb":
+        kinds = {type(plain(each)) for each in labels}
+        if len(kinds) > 1 and kinds != {int, float}:
+            return np.array(labels, object)
+    return found
+
+
 def _flat(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Labels (N,) of whole numbers, booleans or texts."""
     if labels.ndim == 2 and labels.shape[1] == 1:
@@ -129,7 +145,7 @@ def _flat(labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         raise DataError(f"Labels have shape {labels.shape}; give (N,), one label per image.")
     if labels.dtype == object:
         labels = _of_objects(labels)
-    if labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.rint(labels)).all():
+    if labels.dtype.kind == "f" and (np.abs(labels) < MOST_WHOLE).all() and (labels == np.rint(labels)).all():
         labels = labels.astype(np.int64)
     if labels.dtype.kind not in "iubUS":
         raise DataError(f"Labels have the type {labels.dtype}; give whole numbers or texts, none of them missing.")

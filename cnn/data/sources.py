@@ -13,6 +13,10 @@ from cnn.system.machine import physical_memory
 
 IMAGE_KEYS = ("image", "images", "img", "pixel_values", "x")
 LABEL_KEYS = ("label", "labels", "fine_label", "target", "class", "y")
+OBJECTS = 600
+"""Bytes that Python needs for an item beside its pixels."""
+MOST_EMPTY = 10_000
+"""Batches without images in a row, after which no more are expected."""
 
 
 def gathered(source: Any, layout: Layout = "NHWC") -> tuple[Images, npt.NDArray[Any], tuple[str, ...] | None]:
@@ -30,13 +34,16 @@ def gathered(source: Any, layout: Layout = "NHWC") -> tuple[Images, npt.NDArray[
         raise UsageError(f"Give images and labels, not a {type(source).__name__}.")
     images: list[npt.NDArray[Any]] = []
     labels: list[npt.NDArray[Any]] = []
-    room, taken = (physical_memory() or 1 << 40) // 2, 0
+    room, taken, empty = (physical_memory() or 1 << 40) // 2, 0, 0
     for item in _items(source):
         image, label = _pair(item)
         found, numbers = _batch(image, label, layout)
         images.append(found)
         labels.append(numbers)
-        taken += found.nbytes
+        taken += found.nbytes + OBJECTS
+        empty = 0 if len(found) else empty + 1
+        if empty > MOST_EMPTY:
+            raise DataError(f"There were {MOST_EMPTY:,} batches without images one after the other; leave them out.")
         if taken > room:
             raise DataError(
                 f"The images are more than {room / 1e9:.0f} GB, half of this machine's memory, or have no end; give a "

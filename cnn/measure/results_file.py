@@ -1,6 +1,5 @@
 """What a measurement was made with, and reading an earlier one back to compare with it."""
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import cnn
 from cnn.errors import FileFormatError, UsageError
-from cnn.paths import check_file, shown
+from cnn.paths import check_file, parsed_json, shown
 from cnn.system.machine import this_machine
 
 
@@ -25,7 +24,7 @@ def read_results(path: Path, command: str, keys: Mapping[str, type]) -> dict[str
     """An earlier output of `cnn COMMAND --json` with these keys. Raises FileFormatError if it is not one."""
     check_file(path, "earlier measurement")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{shown(path)} cannot be read as JSON ({error}); give what {command} wrote.") from error
     if not isinstance(found, dict) or not all(isinstance(found.get(key), kind) for key, kind in keys.items()):

@@ -8,7 +8,7 @@ from cnn.data.preprocessing import Preprocessing
 from cnn.errors import CnnError, FileFormatError
 from cnn.model.sequential import Sequential
 from cnn.onnx import library
-from cnn.onnx.files import Budget, Unfit, array
+from cnn.onnx.files import EXTERNAL, Budget, Unfit, array
 from cnn.onnx.reader import FLOAT, FLOATS, UINT8, Reader
 from cnn.onnx.runtime import Comparison, Session, compared
 from cnn.paths import shown
@@ -32,7 +32,7 @@ def checked(model: Sequential, reader: Reader, outer: Preprocessing, scores: str
     try:
         content = _plain_content(reader, scores)
     except Unfit as error:
-        raise FileFormatError(f"{shown(path)} has a constant that cannot be read: {error}.") from error
+        raise FileFormatError(f"{shown(path)} has an attribute that is damaged: {error}; export it again.") from error
     session = Session(content)
     theirs = session.run(scores, {reader.input: np.ascontiguousarray(x)})
     if theirs.shape != ours.shape:
@@ -55,13 +55,15 @@ def _plain_content(reader: Reader, scores: str) -> bytes:
     """The nodes that were read, with all constants in the file itself and every kind of float as float32."""
     onnx = library.onnx()
     helper, helpers = onnx.helper, onnx.numpy_helper
+    budget = Budget()
     protos = []
     for node in reader.nodes:
         copied = onnx.NodeProto()
         copied.CopyFrom(node.proto)
         for attribute in copied.attribute:
-            if attribute.type == 4 and attribute.t.data_type in FLOATS:
-                wide = array(attribute.t, reader.folder, Budget()).astype(np.float32)
+            if attribute.type == 4 and (attribute.t.data_type in FLOATS or attribute.t.data_location == EXTERNAL):
+                numbers = array(attribute.t, reader.folder, budget)
+                wide = numbers.astype(np.float32) if attribute.t.data_type in FLOATS else numbers
                 attribute.t.CopyFrom(helpers.from_array(wide))
             if node.operator == "Cast" and attribute.name == "to" and attribute.i in FLOATS:
                 attribute.i = FLOAT
@@ -70,7 +72,7 @@ def _plain_content(reader: Reader, scores: str) -> bytes:
     constants = []
     for name in sorted(read):
         value = reader.constants.get(name)
-        value = array(reader.tensors[name], reader.folder, Budget()) if value is None else value
+        value = array(reader.tensors[name], reader.folder, budget) if value is None else value
         constants.append(helpers.from_array(value.astype(np.float32) if value.dtype == np.float64 else value, name))
     [given] = [each for each in reader.proto.graph.input if each.name == reader.input]
     image = onnx.ValueInfoProto()

@@ -36,13 +36,12 @@ _UNARY: dict[str, Callable[[Numbers], Numbers]] = {
     "Floor": np.floor,
     "Ceil": np.ceil,
     "Not": np.logical_not,
-    "Identity": np.asarray,
-    "Dropout": np.asarray,
 }
-
+_AS_THEY_ARE = ("Identity", "Dropout")
 
 KNOWN = frozenset(
-    {*_BINARY, *_UNARY, "Constant", "Div", "Cast", "CastLike", "Shape", "Size", "ConstantOfShape", "Gather", "Concat"}
+    {*_BINARY, *_UNARY, *_AS_THEY_ARE, "Constant", "Div", "Cast", "CastLike", "Shape", "Size", "ConstantOfShape"}
+    | {"Gather", "Concat"}
     | {"Transpose", "Reshape", "Flatten", "Unsqueeze", "Squeeze", "Expand", "Slice", "Where", "Range"}
     | {"ReduceProd", "ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin"}
 )
@@ -51,11 +50,8 @@ KNOWN = frozenset(
 
 def constant(node: Node, inputs: Sequence[Numbers | None], budget: Budget) -> Numbers:
     """The output of a node from its inputs. Raises Unfit if the node is not known or does not fit them."""
-    try:
-        with np.errstate(all="ignore"):
-            return _computed(node, inputs, budget)
-    except (ArithmeticError, AttributeError, IndexError, MemoryError, OverflowError, TypeError, ValueError) as error:
-        raise Unfit(f"its constants do not fit together ({str(error)[:200]})") from error
+    with np.errstate(all="ignore"):
+        return _computed(node, inputs, budget)
 
 
 def _computed(node: Node, inputs: Sequence[Numbers | None], budget: Budget) -> Numbers:
@@ -74,11 +70,16 @@ def _computed(node: Node, inputs: Sequence[Numbers | None], budget: Budget) -> N
         whole = x.dtype.kind in "iu"
         # ONNX rounds a quotient of whole numbers towards zero.
         return np.trunc(np.divide(x, given[1])).astype(x.dtype) if whole else np.divide(x, given[1])
+    if operator in _AS_THEY_ARE:
+        return x
     if operator in _UNARY:
+        budget.take(x.shape)
         return _UNARY[operator](x)
     if operator == "Cast":
+        budget.take(x.shape)
         return x.astype(_TO[node.whole("to")])
     if operator == "CastLike" and len(given) == 2:
+        budget.take(x.shape)
         return x.astype(given[1].dtype)
     return _shaped(node, x, inputs, budget)
 
@@ -117,6 +118,8 @@ def _shaped(node: Node, x: Numbers, inputs: Sequence[Numbers | None], budget: Bu
         return np.concatenate(parts, axis=node.whole("axis"))
     if operator == "Transpose":
         return x.transpose(node.wholes("perm") if node.has("perm") else None)
+    if operator in ("Reshape", "Flatten") and not x.flags.c_contiguous:
+        budget.take(x.shape)  # it will be a copy
     if operator == "Reshape" and second is not None:
         return x.reshape([x.shape[k] if each == 0 else int(each) for k, each in enumerate(second)])
     if operator == "Flatten":

@@ -36,6 +36,8 @@ def _lazy(graph: Graph, node: Node, x: Value, ancestors: list[tuple[Value, Any]]
 def _of_one(graph: Graph, node: Node, x: Value, others: Sequence[Given]) -> Value:
     numbers: list[float | None] = []
     for each in others:
+        if isinstance(each, Value):
+            raise Unfit("it has limits or exponents that are computed from the images")
         if isinstance(each, np.ndarray) and each.size != 1 and not (each.size and np.all(each == each.reshape(-1)[0])):
             raise Unfit("it has a number of its own for each channel")
         numbers.append(None if each is None else float(np.asarray(each).reshape(-1)[0]))

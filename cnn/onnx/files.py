@@ -1,7 +1,7 @@
 """Reads ONNX files that anybody may have written: every size is checked before memory is taken for it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,6 +47,8 @@ _TYPES = {
 }
 """By the number that stands for a type in TensorProto.DataType of onnx.proto."""
 _BFLOAT16, _FLOAT16 = 16, 10
+EXTERNAL = 1
+"""TensorProto.DataLocation of data in another file."""
 
 
 class Budget:
@@ -104,7 +106,7 @@ def _texts(proto: Any) -> Iterator[str | bytes]:
 
 def _inlined(onnx: Any, proto: Any, path: Path) -> Any:
     """The message with each call of one of its functions replaced by the function's nodes."""
-    bodies = {(each.domain, each.name): [(node.domain, node.op_type) for node in each.node] for each in proto.functions}
+    bodies = {(each.domain, each.name): list(_operators(each.node)) for each in proto.functions}
     sizes: dict[tuple[str, str], int] = {}
 
     def size(function: tuple[str, str], outer: frozenset[tuple[str, str]]) -> int:
@@ -116,13 +118,22 @@ def _inlined(onnx: Any, proto: Any, path: Path) -> Any:
             sizes[function] = min(MOST_NODES + 1, sum(size(each, outer | {function}) for each in bodies[function]))
         return sizes[function]
 
-    if sum(size((node.domain, node.op_type), frozenset()) for node in proto.graph.node) > MOST_NODES:
+    if sum(size(each, frozenset()) for each in _operators(proto.graph.node)) > MOST_NODES:
         raise FileFormatError(f"{shown(path)} has more than {counted(MOST_NODES, 'node')}; export a smaller network.")
     try:
         return onnx.inliner.inline_local_functions(proto)
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise FileFormatError(f"{shown(path)} has functions that do not fit ({reason}); export it again.") from error
+
+
+def _operators(nodes: Iterable[Any]) -> Iterator[tuple[str, str]]:
+    """Domain and operator of each node, those in the graphs of branches and loops included."""
+    for node in nodes:
+        yield node.domain, node.op_type
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _operators(graph.node)
 
 
 def array(tensor: Any, folder: Path, budget: Budget) -> Numbers:
@@ -136,7 +147,7 @@ def array(tensor: Any, folder: Path, budget: Budget) -> Numbers:
     shape = tuple(tensor.dims)
     budget.take(shape)
     count, stored = prod(shape), np.dtype(kind.stored)
-    if tensor.data_location == 1:
+    if tensor.data_location == EXTERNAL:
         found = _external(tensor, folder, count, stored)
     elif tensor.HasField("raw_data"):
         if len(tensor.raw_data) != count * stored.itemsize:

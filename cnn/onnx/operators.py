@@ -49,6 +49,8 @@ def _dropout(graph: Graph, node: Node, inputs: Sequence[Given]) -> Value:
     x, rate, mode = value_of(inputs), optional_of(inputs, 1), optional_of(inputs, 2)
     if mode is not None and mode.any():
         raise Unfit("it drops elements in inference, too")
+    if rate is not None and not rate.size:
+        raise Unfit("its rate is empty")
     share = node.real("ratio", 0.5) if rate is None else float(rate.reshape(-1)[0])
     if not 0 < share < 1:
         return view(graph, node, x, x.axes)

@@ -30,6 +30,9 @@ FLOAT, UINT8 = 1, 2
 """Types of numbers (TensorProto.DataType of onnx.proto)."""
 
 
+TOO_DEEP = "too many nodes in a row are no layer"
+
+
 class Problem(NamedTuple):
     """A node that cannot be taken over."""
 
@@ -138,6 +141,15 @@ class Reader:
         return self.constants[name]
 
     def _taken(self, node: Node, inputs: list[Given]) -> Given:
+        """What the node gives. Raises Unfit or UsageError if it cannot be taken over."""
+        try:
+            return self._understood(node, inputs)
+        except RecursionError as error:
+            raise Unfit(TOO_DEEP) from error
+        except (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError) as error:
+            raise Unfit(f"its constants do not fit together ({str(error)[:200]})") from error
+
+    def _understood(self, node: Node, inputs: list[Given]) -> Given:
         images = [each for each in inputs if isinstance(each, Value)]
         if not images:
             return constant(node, [each for each in inputs if not isinstance(each, Value)], self.budget)
@@ -266,7 +278,7 @@ class Reader:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RecursionError):
-        return "more functions of single elements follow one another than are understood"
+        return TOO_DEEP
     return str(error).rstrip(".")
 
 

@@ -1,12 +1,14 @@
 """The page of `cnn bench`: the results with their spread, what has changed since an earlier run, and the history."""
 
-import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cnn.config import require
+from cnn.errors import CnnError
 from cnn.measure.benchmark import STEP
-from cnn.paths import shown
+from cnn.paths import check_file, parsed_json, shown
 from cnn.report.chart import COLOURS, Chart, Series
 from cnn.report.html import render
 from cnn.report.numbers import number_text
@@ -21,13 +23,22 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder.glob("*.json")):
         try:
-            run = json.loads(path.read_text(encoding="utf-8"))
+            check_file(path)
+            run = parsed_json(path.read_bytes())
             rows = [(row["group"], row["backend"], row["threads"], row["images_per_second"]) for row in run["results"]]
+            require(all(map(_is_row, rows)), "A row is none.")
             text = (run["date"], run["version"], run["machine"].get("cpu"))
             found.append({"date": text[0], "version": text[1], "machine": text[2] or "unknown", "rows": rows})
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (CnnError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             note(f"{shown(path)} is not a benchmark of cnn bench; it is left out of the history")
     return sorted(found, key=lambda run: str(run["date"]))[-MOST_RUNS:]
+
+
+def _is_row(row: tuple[Any, ...]) -> bool:
+    """Whether these are a group, a backend, a number of threads and images per second."""
+    group, backend, threads, speed = row
+    fits = isinstance(group, str) and isinstance(backend, str) and type(threads) is int
+    return fits and type(speed) in (int, float) and 0 <= speed < sys.float_info.max
 
 
 def history_charts(history: Sequence[Mapping[str, Any]]) -> list[Chart]:

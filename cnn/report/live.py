@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import sys
 from collections.abc import Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,12 +57,11 @@ class LiveView(Callback):
             live = view
 
         try:
-            self._server = ThreadingHTTPServer((LOOPBACK, port), Handler)
+            self._server = _Server((LOOPBACK, port), Handler)
         except OSError as error:
             raise CnnError(
                 f"Port {port} cannot be opened ({error.strerror or error}); choose another one, or give --serve alone."
             ) from error
-        self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, args=(0.1,), name="live view", daemon=True)
         self._thread.start()
 
@@ -217,6 +217,16 @@ class LiveView(Callback):
             self._stride *= 2
 
 
+class _Server(ThreadingHTTPServer):
+    """A thread for each connection; one that breaks off is nothing that the terminal of the run should show."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     """Answers requests for the page that come from this machine's own pages; all others are refused."""
 
@@ -256,8 +266,8 @@ class _Handler(BaseHTTPRequestHandler):
         the headers Host and Origin that the browser sends.
         """
         own = {f"{name}:{self.live.port}" for name in (LOOPBACK, "localhost")}
-        origin = self.headers.get("Origin")
-        if self.headers.get("Host") not in own or (origin is not None and origin.removeprefix("http://") not in own):
+        origin, pages = self.headers.get("Origin"), {f"http://{name}" for name in own}
+        if self.headers.get("Host") not in own or (origin is not None and origin not in pages):
             self._refuse(HTTPStatus.FORBIDDEN, "This page is for this machine only.")
             return None
         first, _, rest = self.path.partition("?")[0].removeprefix("/").partition("/")

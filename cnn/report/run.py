@@ -1,13 +1,14 @@
 """A training run as its folder tells it: settings, epochs and result, whatever release wrote them."""
 
-import json
+import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from cnn.errors import FileFormatError
-from cnn.paths import check_file, reading, shown
+from cnn.paths import check_file, parsed_json, reading, shown
 from cnn.training.metrics import read_metrics
 from cnn.training.results import EpochResult
 from cnn.training.run_files import METRICS, MODEL, SETTINGS, SUMMARY
@@ -79,16 +80,26 @@ def read_run(folder: Path, label: str | None = None) -> Run:
     epochs = read_metrics(folder / METRICS)
     if not epochs:
         raise FileFormatError(f"The run in {shown(folder)} has not ended an epoch; report it when it has.")
-    stored = _table(folder / SETTINGS)
+    stored, result = _table(folder / SETTINGS), _table(folder / SUMMARY)
     settings, options = stored.get("run"), stored.get("options", stored)
+    _check_numbers(folder / SETTINGS, settings if isinstance(settings, dict) else {}, {"test_images": math.inf})
+    _check_numbers(folder / SUMMARY, result, {"test_accuracy": 1, "test_loss": math.inf, "saved_epoch": math.inf})
     return Run(
         folder,
         label or folder.resolve().name,
         tuple(epochs),
         settings if isinstance(settings, dict) else {},
         {name: value for name, value in options.items() if value is not None} if isinstance(options, dict) else {},
-        _table(folder / SUMMARY),
+        result,
     )
+
+
+def _check_numbers(path: Path, table: dict[str, Any], most: dict[str, float]) -> None:
+    """Raises FileFormatError unless what the file has of these is a number from 0 to the most that it may be."""
+    for name, limit in most.items():
+        value = table.get(name)
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= min(limit, sys.float_info.max)):
+            raise FileFormatError(f"{shown(path)} has {name} {value!r:.50}; restore or remove it.")
 
 
 def labels(folders: list[Path]) -> list[str]:
@@ -119,7 +130,7 @@ def _table(path: Path) -> dict[str, Any]:
         return {}
     check_file(path, "file of a run")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parsed_json(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{shown(path)} cannot be read ({error}); restore or remove it.") from error
     if not isinstance(found, dict):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cnn.errors import FileFormatError, UsageError
 from cnn.meter import UNCOUNTED
-from cnn.paths import check_file
+from cnn.paths import check_file, parsed_json
 from cnn.system.storage import write_atomically
 from cnn.training.results import EpochResult
 from cnn.training.trainer import Callback, Trainer
@@ -47,7 +47,7 @@ def read_metrics(path: Path, epochs: int | None = None) -> list[EpochResult]:
             lines.pop()
         results = []
         for number, line in enumerate(lines[:epochs], 1):
-            row = json.loads(line)
+            row = parsed_json(line)
             results.append(EpochResult.from_row(SINCE | row if isinstance(row, dict) else row))
             if results[-1].epoch != number:
                 raise UsageError(f"row {number} is of epoch {results[-1].epoch}")
