@@ -345,8 +345,8 @@ def _print_changes(old: dict[str, Any], table: dict[str, Any], options: argparse
     rows = [
         [
             f"{each['layer']} {each['direction']}".rstrip(),
-            f"{each['seconds_before'] * 1e3:.2f}",
-            f"{each['seconds'] * 1e3:.2f}",
+            number_text(each["seconds_before"] * 1e3),
+            number_text(each["seconds"] * 1e3),
             f"{(each['ratio'] - 1) * 100:+.1f}",
             f"{(each['ratio_low'] - 1) * 100:+.1f} to {(each['ratio_high'] - 1) * 100:+.1f}",
             each["verdict"] or "",

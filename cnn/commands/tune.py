@@ -33,7 +33,7 @@ from cnn.model.modelfile import architecture_of, is_saved
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.terminal.arguments import output_file, whole_number, whole_numbers
-from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_note, print_table
+from cnn.terminal.printing import output_may_fail, print_json, print_lines, print_note, print_table, text_lines
 
 EVAL_BATCH = 64
 """The default of cnn eval."""
@@ -224,7 +224,8 @@ def _say(finding: Finding) -> None:
     else:
         words = f"stays {before}: with {best} {_gain_words(compared)}"
     with output_may_fail():
-        tqdm.write(f"{finding.name} {words}")
+        for line in text_lines(f"{finding.name} {words}"):
+            tqdm.write(line)
 
 
 def _gain_words(gain: Speedup) -> str:
