@@ -167,7 +167,7 @@ class TestFetching:
         printed = capsys.readouterr().out
         for name in ("mkl-offload", "mkl-phi"):
             assert (
-                f"    `cnn backends get {name}` fetches Intel MKL 2018.0.0, 220 MB (460 MB unpacked), by pip from"
+                f"  `cnn backends get {name}` fetches Intel MKL 2018.0.0, 220 MB (460 MB unpacked), by pip from"
                 in printed
             )
         assert "cnn backends get numpy" not in printed
