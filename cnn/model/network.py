@@ -40,6 +40,14 @@ class _Memory(NamedTuple):
     sums: dict[int, int]
 
 
+class _Fold(NamedTuple):
+    """A layer and the BatchNorm that goes into its weights at inference of at least so many images."""
+
+    layer: Weighted
+    norm: BatchNorm
+    least: int
+
+
 class Arrays:
     """The arrays of a walk by place: the output of each node, including the network's input, and its gradient.
 
@@ -102,7 +110,7 @@ class Network:
             for k, source in enumerate(node.inputs):
                 self.readers[source].append(node.place)
                 self._turns[node.place, k] = len(self.readers[source])
-        self._norms = self._find_norms()
+        self._folds = self._find_folds()
         self.observer: Observer | None = None
         self.random_state: Any = None
         """The state of the random generator before the last training pass, if a layer may draw from it."""
@@ -126,14 +134,17 @@ class Network:
             node.layer.name = node.name
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
         # As large as they will ever be, so that they never move.
-        for layer, norm in self._norms.values():
+        for layer, norm, _ in self._folds.values():
             norm.folding_buffers(layer.w.value.shape)
         # Only now is it known whether a user's own layer has parameters.
         self._find_trained()
         self._slots = {training: self._planned(training=training) for training in (False, True)}
 
-    def _find_norms(self) -> dict[int, tuple[Weighted, BatchNorm]]:
-        """The convolutions and products, by place, that have no activation and are read by one BatchNorm alone."""
+    def _find_folds(self) -> dict[int, _Fold]:
+        """The convolutions and products, by place, that have no activation and are read by one BatchNorm alone.
+
+        Their weights are scaled where they are no more than the outputs.
+        """
         found = {}
         for node in self.nodes[1:]:
             norm, source = node.layer, node.inputs[0]
@@ -144,13 +155,13 @@ class Network:
             if not isinstance(before, Weighted) or type(before).forward is not Weighted.forward:
                 continue
             if source != INPUT and self.readers[source] == [node.place] and before.activation is None:
-                found[source] = before, norm
+                weights, outputs = self.nodes[source].parameter_count, prod(self.nodes[source].output_shape)
+                found[source] = _Fold(before, norm, -(-weights // outputs))
         return found
 
     def folds(self, place: int, batch: int) -> bool:
-        """Whether, at inference, a BatchNorm scales the weights of this node, as they are fewer than its outputs."""
-        node = self.nodes[place]
-        return place in self._norms and node.parameter_count <= batch * prod(node.output_shape)
+        """Whether, at inference, a BatchNorm scales the weights of this node."""
+        return place in self._folds and batch >= self._folds[place].least
 
     def folded(self, place: int, batch: int) -> bool:
         """Whether, at inference, this node is a BatchNorm that has gone into the weights of the node before it."""
@@ -271,8 +282,8 @@ class Network:
     def _output(self, node: Node, inputs: list[Array], *, training: bool) -> Array:
         if not training:
             if self.folds(node.place, len(inputs[0])):
-                layer, norm = self._norms[node.place]
-                return layer.forward_normalised(inputs[0], norm)
+                fold = self._folds[node.place]
+                return fold.layer.forward_normalised(inputs[0], fold.norm)
             if self.folded(node.place, len(inputs[0])):
                 return inputs[0]
         return node.layer.forward(*inputs, training=training)
