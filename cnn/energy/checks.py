@@ -12,7 +12,7 @@ from typing import Any
 from cnn.energy.algorithms import DIRECT, FAST, GEMM, LIBRARIES, Library
 from cnn.energy.devices import Device
 from cnn.energy.fitting import Fit, Product, fit_law, published_products, refitted
-from cnn.energy.interval import Interval
+from cnn.energy.interval import Compared, Interval
 from cnn.energy.model import predict, product_time
 from cnn.energy.published import Published, published, published_cost
 
@@ -23,7 +23,7 @@ is not known which algorithm a library chose for which layer."""
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Compared):
     """One published time on the device `key` and what the model says of it, in seconds.
 
     `kind` is its class: products, or the class of software. `library` is the key of the software of a step, None
@@ -40,16 +40,6 @@ class Check:
     library: str | None = None
     watts: Interval | None = None
     measured_watts: float | None = None
-
-    @property
-    def error(self) -> float:
-        """predicted / measured - 1."""
-        return self.predicted.value / self.measured - 1
-
-    @property
-    def within(self) -> bool:
-        """Whether the published time lies in the predicted interval."""
-        return self.predicted.holds(self.measured)
 
     def to_dict(self) -> dict[str, Any]:
         """The check as JSON values."""

@@ -41,3 +41,20 @@ class Interval(NamedTuple):
     def holds(self, value: float) -> bool:
         """Whether the value lies between the bounds."""
         return self.low is not None and self.high is not None and self.low <= value <= self.high
+
+
+class Compared:
+    """A time that was predicted and measured."""
+
+    predicted: Interval
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """predicted / measured - 1."""
+        return self.predicted.value / self.measured - 1
+
+    @property
+    def within(self) -> bool:
+        """Whether the measured time lies in the predicted interval."""
+        return self.predicted.holds(self.measured)

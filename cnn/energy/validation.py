@@ -9,7 +9,7 @@ from cnn.cost import Cost, count
 from cnn.energy.calibrated import predict_calibrated
 from cnn.energy.calibration import Calibration
 from cnn.energy.devices import Device
-from cnn.energy.interval import Interval
+from cnn.energy.interval import Compared, Interval
 from cnn.energy.model import predict
 from cnn.energy.prediction import Prediction
 from cnn.energy.published import published_curves
@@ -44,7 +44,7 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class ValidatedStep:
+class ValidatedStep(Compared):
     """One step predicted, and measured here with the backend `where`."""
 
     net: str
@@ -55,16 +55,6 @@ class ValidatedStep:
     predicted: Interval
     measured: float
     parts: tuple[LayerError, ...] = ()
-
-    @property
-    def error(self) -> float:
-        """predicted / measured - 1."""
-        return self.predicted.value / self.measured - 1
-
-    @property
-    def within(self) -> bool:
-        """Whether the measured time lies in the predicted interval."""
-        return self.predicted.holds(self.measured)
 
     def to_dict(self) -> dict[str, Any]:
         """The case as JSON values."""
