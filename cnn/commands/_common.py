@@ -13,10 +13,11 @@ import cnn.system.threads as threads
 from cnn import registry
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
+from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset, load_dataset
 from cnn.data.images import RESIZES
 from cnn.errors import UsageError
-from cnn.model.architecture import Architecture
+from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import architecture
 from cnn.plugins import DATASETS, names
@@ -240,6 +241,12 @@ def remarks(data: Dataset) -> list[str]:
             f"({data.classes[most]}) training images; --class-weights balanced lets them count the same"
         )
     return found
+
+
+def augmentation_of(options: argparse.Namespace, recipe: Recipe) -> Augmentation:
+    """The recipe's augmentation, changed by --flip, --pad-crop and --random-crop."""
+    given = {name: getattr(options, name) for name in ("flip", "pad_crop", "random_crop")}
+    return replace(recipe.augmentation, **{name: value for name, value in given.items() if value is not None})
 
 
 def fitting_architecture(name: str | None, data: Dataset) -> Architecture:

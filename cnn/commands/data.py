@@ -7,7 +7,7 @@ cnn data show DATASET   draw training images with their labels, changed as in tr
 
 import argparse
 import io
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 import numpy as np
 
@@ -80,13 +80,7 @@ def _show(options: argparse.Namespace) -> None:
     rng = np.random.default_rng(options.seed)
     chosen = rng.permutation(len(data.train))[: options.count]
     split = data.train.take(np.sort(chosen))
-    augmentation = _common.fitting_architecture(options.model, data).recipe.augmentation
-    if options.flip is not None:
-        augmentation = replace(augmentation, flip=options.flip)
-    if options.pad_crop is not None:
-        augmentation = replace(augmentation, pad_crop=options.pad_crop)
-    if options.random_crop is not None:
-        augmentation = replace(augmentation, random_crop=options.random_crop)
+    augmentation = _common.augmentation_of(options, _common.fitting_architecture(options.model, data).recipe)
     images = change(split.images[:], augmentation.draw(split.images.shape, rng))
     picture, content = grid(images, [data.classes[label] for label in split.labels]), io.BytesIO()
     try:

@@ -146,13 +146,7 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
     if options.weight_decay is not None:
         optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
-    augmentation = recipe.augmentation
-    if options.flip is not None:
-        augmentation = replace(augmentation, flip=options.flip)
-    if options.pad_crop is not None:
-        augmentation = replace(augmentation, pad_crop=options.pad_crop)
-    if options.random_crop is not None:
-        augmentation = replace(augmentation, random_crop=options.random_crop)
+    augmentation = _common.augmentation_of(options, recipe)
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
         schedule = schedule.at(options.lr)
