@@ -43,7 +43,7 @@ from statistics import median
 from typing import Any
 
 from versus_torch import SETTINGS, TorchSide
-from versus_workers import PEAK_SHAPES, OurSide, Work, Worker, WorkerError, worker
+from versus_workers import PEAK_SHAPES, Evidence, OurSide, Work, Worker, WorkerError, worker
 
 import cnn.system.threads as threads
 from cnn.errors import CnnError, UsageError
@@ -89,10 +89,9 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     say(f"{work.net}, {work.mode}, batch {work.batch}, {work.threads} threads")
     with worker(OurSide, work, options.backend) as ours, worker(TorchSide, work) as theirs:
         described = ours.call("describe")
-        peers = _ready_peers(ours, theirs, options.compile)
+        peers, evidence = _ready_peers(ours, theirs, options.compile)
         with OtherWork() as others:
             rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
-        evidence = ours.call("evidence") if peers else None
     medians = {name: median(series) for name, series in rates.items()}
     own = medians.pop("ours")
     # Other work on the machine only lowers a figure, so the highest is nearest to the real peak.
@@ -154,15 +153,18 @@ def _memory(side: type, work: Work, *arguments: object, calls: tuple[object, ...
         return bytes_in_use
 
 
-def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, str]:
-    """The settings of PyTorch that reproduce this library's numbers, by name; reports which do not, and why."""
+def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> tuple[dict[str, str], Evidence | None]:
+    """The settings of PyTorch that reproduce this library's numbers, by name, and these; reports which do not, and why.
+
+    Without PyTorch there are no numbers.
+    """
     try:
         version = theirs.call("version")
     except WorkerError as error:
         missing = error.kind in ("ModuleNotFoundError", "ImportError")
         say(f"  skipped: PyTorch is not installed ({error.text})" if missing else f"  skipped: PyTorch: {error}")
-        return {}
-    evidence = ours.call("evidence")
+        return {}, None
+    evidence: Evidence = ours.call("evidence")
     peers = {}
     for setting, how in SETTINGS.items():
         name = f"PyTorch {version} {setting}"
@@ -173,7 +175,7 @@ def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> dict[str, s
             peers[name] = setting
         except WorkerError as error:
             say(f"  skipped: {name}: {(str(error).splitlines() or ['no message'])[0]}")
-    return peers
+    return peers, evidence
 
 
 def say(text: str) -> None:
