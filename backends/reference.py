@@ -44,6 +44,27 @@ class ReferenceBackend(Backend):
         product = np.einsum(f"{left},{right}->mn", wide(a), wide(b))
         out[...] = wide(out) + product if accumulate else product
 
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        scratch: Buffers,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        a, b = self._factor(a).astype(a.dtype), self._factor(b).astype(b.dtype)
+        self.gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+
+    def round_bfloat16(self, x: Array, out: Array) -> None:
+        out[...] = rounded(wide(x))
+
+    def _factor(self, x: Array) -> Array:
+        """x in float64, as it is multiplied."""
+        return rounded(wide(x)) if self.rounds else wide(x)
+
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         rows = out.reshape(len(x), *window.out, *window.kernel, x.shape[3])
         rows[...] = 0
@@ -66,7 +87,7 @@ class ReferenceBackend(Backend):
         out: Array,
         scratch: Buffers,
     ) -> None:
-        x, w, y = wide(x), wide(w), np.zeros(out.shape)
+        x, w, y = self._factor(x), self._factor(w), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 y[:, at.p, at.q, k] = np.einsum("nrsc,rsck->nk", x[:, at.h, at.w, c], w[at.r, at.s, :, k])
@@ -76,14 +97,14 @@ class ReferenceBackend(Backend):
     def conv2d_weight_gradient(
         self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
     ) -> None:
-        x, dy, dw = wide(x), wide(dy), np.zeros(out.shape)
+        x, dy, dw = self._factor(x), self._factor(dy), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 dw[at.r, at.s, :, k] += np.einsum("nrsc,nk->rsck", x[:, at.h, at.w, c], dy[:, at.p, at.q, k])
         out[...] = dw
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
-        dy, w, dx = wide(dy), wide(w), np.zeros(out.shape)
+        dy, w, dx = self._factor(dy), self._factor(w), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 dx[:, at.h, at.w, c] += np.einsum("nk,rsck->nrsc", dy[:, at.p, at.q, k], w[at.r, at.s, :, k])
@@ -347,6 +368,14 @@ class ReferenceBackend(Backend):
 def wide(x: Array) -> Array:
     """x in float64."""
     return x.astype(np.float64)
+
+
+def rounded(x: Array) -> Array:
+    """x with 8 significant bits, ties to even; infinite from 2**128 on."""
+    fraction, exponent = np.frexp(x)
+    y = np.ldexp(np.rint(fraction * 2**8), exponent - 8)
+    result: Array = np.where(np.abs(y) >= 2.0**128, np.copysign(np.inf, y), y)
+    return result
 
 
 def pixels(window: Window) -> Iterator[Pixel]:

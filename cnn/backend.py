@@ -13,7 +13,7 @@ import numpy.typing as npt
 from cnn.arrays import Array, Buffers
 from cnn.convolution import Convolution, Window, col2im, im2col, pad, padded_size
 from cnn.errors import ShapeError, UsageError
-from cnn.instruments import Instruments
+from cnn.instruments import Instruments, private
 from cnn.ops.elementwise import Elementwise
 from cnn.ops.input import Input
 from cnn.ops.losses import Losses
@@ -21,7 +21,9 @@ from cnn.ops.memory import Memory
 from cnn.ops.normalization import Normalization
 from cnn.ops.pooling import Pooling
 from cnn.ops.updates import Updates
+from cnn.precision import BFLOAT16, PRECISIONS
 from cnn.system.machine import Part
+from cnn.words import unknown
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
     dtypes: ClassVar[tuple[npt.DTypeLike, ...]] = (np.float32, np.float64)
     powered: ClassVar[tuple[Part, ...]] = ("processor",)
     """The parts of the computer whose energy a run uses."""
+    rounds: bool = False
+    """Whether the float32 operands of products are rounded to bfloat16; see `in_precision`."""
     remade: Callable[[], "Backend"] | None = None
     """Makes the equal of this backend in another process; the registry sets it."""
 
@@ -76,7 +80,26 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
                 f"Backend {self.name!r} was not made by its name, so that no other process can make it again; "
                 "register it as an entry point and name it."
             )
-        return self.remade, ()
+        return (_remade_to_round, (self.remade,)) if self.rounds else (self.remade, ())
+
+    def in_precision(self, precision: str) -> Self:
+        """This backend with products in one of `cnn.precision.PRECISIONS`. Raises UsageError for anything else.
+
+        It shares the library and all else that the backend holds.
+        """
+        if precision not in PRECISIONS:
+            raise unknown("There is no precision", precision, PRECISIONS)
+        rounds = precision == BFLOAT16
+        if rounds == self.rounds:
+            return self
+        twin = private(self)
+        twin.rounds = rounds
+        return twin
+
+    @property
+    def bfloat16_by(self) -> str:
+        """How it computes products in bfloat16, in the words of a header."""
+        return "bfloat16: rounded, multiplied in float32, no faster here"
 
     @abstractmethod
     def gemm(
@@ -95,6 +118,30 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
         (K + 2) * eps * (|op(a)| @ |op(b)|) of the exact product (plus eps * |out| when accumulating).
         Raises ShapeError if shapes, types or strides do not fit.
         """
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        scratch: Buffers,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        """As `gemm`, of contiguous matrices in the backend's precision: if it `rounds`, of their rounded elements."""
+        a, b = self._operands(a, b, scratch)
+        self.gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
+
+    def _operands(self, x: Array, y: Array, scratch: Buffers) -> tuple[Array, Array]:
+        """The operands of a product as they are multiplied: rounded copies if the backend `rounds` float32."""
+        if not self.rounds or x.dtype != np.float32:
+            return x, y
+        rounded = scratch.get("rounded x", x.shape, x.dtype), scratch.get("rounded y", y.shape, y.dtype)
+        for operand, copy in zip((x, y), rounded, strict=True):
+            self.round_bfloat16(operand, copy)
+        return rounded
 
     @property
     def instruments(self) -> Instruments:
@@ -129,6 +176,7 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
             _by_group(run, convolution.groups, (x, w, bias), out, scratch)
             return
         filters = convolution.filters
+        x, w = self._operands(x, w, scratch)
         self.gemm(self._columns(x, convolution, scratch), w.reshape(-1, filters), out=out.reshape(-1, filters))
         self.bias_activation(out, bias, activation)
 
@@ -141,6 +189,7 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
             _by_group(run, convolution.groups, (x, dy), out, scratch)
             return
         filters = convolution.filters
+        x, dy = self._operands(x, dy, scratch)
         columns = self._columns(x, convolution, scratch)
         self.gemm(columns, dy.reshape(-1, filters), transpose_a=True, out=out.reshape(-1, filters))
 
@@ -151,6 +200,7 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
             _by_group(run, convolution.groups, (dy, w), out, scratch)
             return
         filters = convolution.filters
+        dy, w = self._operands(dy, w, scratch)
         gradients, weights = dy.reshape(-1, filters), w.reshape(-1, filters)
         if convolution.copyless:
             self.gemm(gradients, weights, transpose_b=True, out=out.reshape(len(gradients), -1))
@@ -167,6 +217,10 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
         matrix = scratch.get("columns", (len(x) * rows * columns, convolution.depth), x.dtype)
         self.im2col(x, convolution.window, matrix, scratch)
         return matrix
+
+
+def _remade_to_round(remade: Callable[[], Backend]) -> Backend:
+    return remade().in_precision(BFLOAT16)
 
 
 def _by_group(

@@ -55,7 +55,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         after how many epochs without a lower loss on it to stop with the best weights.
     class_weight : "balanced" or weights by class.
     warm_start : whether `fit` goes on with the weights that there are.
-    backend, dtype : as of `cnn.Sequential`.
+    backend, precision : as of `cnn.Sequential`.
     n_jobs : threads; None is what CNN_NUM_THREADS or OMP_NUM_THREADS allows, as joblib sets it, -1 all.
     random_state, verbose : the seed of every random choice; whether to show a bar.
 
@@ -86,7 +86,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         class_weight: Mapping[Any, float] | str | None = None,
         warm_start: bool = False,
         backend: str | None = None,
-        dtype: str = "float32",
+        precision: str | None = None,
         n_jobs: int | None = None,
         random_state: Any = None,
         verbose: bool = False,
@@ -106,7 +106,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.class_weight = class_weight
         self.warm_start = warm_start
         self.backend = backend
-        self.dtype = dtype
+        self.precision = precision
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
@@ -179,7 +179,7 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 preprocessing = recipe.preprocess(data)
                 self.model_ = Sequential(
                     deepcopy(chosen.layers), shape, name=chosen.name, loss=recipe.loss, classes=names,
-                    preprocessing=preprocessing, backend=self.backend, dtype=self.dtype, seed=seed,
+                    preprocessing=preprocessing, backend=self.backend, precision=self.precision, seed=seed,
                 )  # fmt: skip
             history = fit(
                 self.model_, split, recipe=replace(recipe, loss=self.model_.loss), epochs=epochs, validation=held,

@@ -33,7 +33,7 @@ from cnn.testing.contract import check_input, check_memory
 def test_backend_keeps_the_contract(name):
     backend = ready(name)
     report = check_backend(backend)
-    assert report.runs == len(CASES) * len(backend.dtypes)
+    assert report.runs == len(CASES) + sum(not case.only_float32 for case in CASES) * (len(backend.dtypes) - 1)
     assert set(report.worst) == {case.operation for case in CASES}
     assert max(report.worst.values()) <= 1
     assert name in str(report)
@@ -62,7 +62,9 @@ def operations(kind: type[Any]) -> set[str]:
 
 
 def test_every_operation_has_a_case_or_a_check_of_its_own():
-    assert {case.operation for case in CASES} == operations(Backend) - operations(Memory) - operations(Input)
+    assert {case.operation for case in CASES} == operations(Backend) - operations(Memory) - operations(Input) - {
+        "in_precision"
+    }
 
 
 @pytest.mark.parametrize(("check", "base"), [(check_memory, Memory), (check_input, Input)])

@@ -80,7 +80,7 @@ def test_what_cannot_be_started_from_is_one_sentence(tmp_path, capsys):
 @pytest.mark.parametrize("activation", [None, "relu"])
 def test_a_frozen_normalisation_is_a_factor_and_an_offset(activation):
     layers = [Conv2D(3, 3), BatchNorm(activation=activation, frozen=True), cnn.Flatten(), Linear(2)]
-    model = cnn.Sequential(layers, (5, 5, 2), backend="numpy", dtype=np.float64, seed=1)
+    model = cnn.Sequential(layers, (5, 5, 2), backend="numpy", precision="float64", seed=1)
     state = model.state()
     for name in state:
         if name.startswith("batchnorm"):

@@ -87,7 +87,7 @@ def net(loss, backend, dtype=np.float64):
         Linear(6, activation="tanh"),
         Linear(4),
     ]
-    return Sequential(layers, (8, 8, 2), loss=loss, backend=backend, dtype=dtype)
+    return Sequential(layers, (8, 8, 2), loss=loss, backend=backend, precision=np.dtype(dtype).name)
 
 
 @pytest.mark.parametrize("loss", [SoftmaxCrossEntropy(), MeanSquaredError(-0.8, 0.8)])
@@ -141,7 +141,7 @@ def test_wrong_gradient_is_found(layer, message):
 
 
 def test_wrong_gradient_in_a_network_is_found():
-    model = Sequential([Flatten(), Halved(), SlightlyWrong(3)], (2, 2, 1), backend="numpy", dtype=np.float64)
+    model = Sequential([Flatten(), Halved(), SlightlyWrong(3)], (2, 2, 1), backend="numpy", precision="float64")
     with pytest.raises(ContractViolation, match=r"net: the gradient of "):
         check_gradients(model)
 

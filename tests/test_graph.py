@@ -92,7 +92,7 @@ def layers():
 
 
 def model(backend="numpy", dtype=np.float32, seed=0):
-    return Sequential(layers(), SHAPE, backend=backend, dtype=dtype, seed=seed)
+    return Sequential(layers(), SHAPE, backend=backend, precision=np.dtype(dtype).name, seed=seed)
 
 
 def images_and_labels(count=6):

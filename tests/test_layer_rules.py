@@ -86,7 +86,7 @@ def everything(seed=0, dtype=np.float32):
         ReLU(),
         Linear(3),
     ]
-    return Sequential(layers, (8, 8, 2), backend="numpy", dtype=dtype, seed=seed)
+    return Sequential(layers, (8, 8, 2), backend="numpy", precision=np.dtype(dtype).name, seed=seed)
 
 
 def images(count):

@@ -9,7 +9,7 @@ import cnn
 
 FLOORS = (
     *("errors", "words", "paths", "toml", "arrays", "config", "plugins", "terminal", "system"),
-    *("meter", "arithmetic", "convolution", "product", "shard", "ops"),
+    *("meter", "arithmetic", "convolution", "product", "shard", "precision", "ops"),
     *("instruments", "backend", "backend_options", "registry", "compiled", "cblas", "worker", "backends"),
     *("initializers", "layers", "losses", "optimizers", "schedules", "data", "datasets", "model", "cost"),
     *(

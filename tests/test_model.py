@@ -13,6 +13,7 @@ from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.losses import MeanSquaredError
 from cnn.model.modelfile import load_model, save_model
 from cnn.model.sequential import Sequential
+from cnn.precision import PRECISIONS
 from cnn.registry import create
 from cnn.system.storage import read_arrays, save_arrays
 
@@ -42,7 +43,7 @@ def identity(**settings):
         (lambda: Sequential([Flatten(), Linear(3)], (8, 0, 1)), ShapeError, r"not \(8, 0, 1\)"),
         (lambda: small(classes=["a", "b"]), ShapeError, r"\(3,\) for 2 classes"),
         (lambda: small(backend="none"), UsageError, "no backend 'none'"),
-        (lambda: small(dtype=np.float16), UsageError, "'numpy' does not compute in float16"),
+        (lambda: small(precision="float16"), UsageError, "no precision 'float16'; did you mean 'bfloat16'?"),
     ],
 )
 def test_a_network_that_cannot_be_is_refused(make, error, message):
@@ -106,7 +107,7 @@ def test_the_first_place_that_is_not_finite_is_named():
 
 
 def test_a_float64_network_computes_in_float64():
-    net = small(dtype=np.float64)
+    net = small(precision="float64")
     assert {array.dtype for array in net.arrays().values()} == {np.dtype(np.float64)}
     assert net.train_step(pixels(4), np.array([0, 1, 2, 0]))[0] > 0
     assert {parameter.gradient.dtype for parameter in net.parameters} == {np.dtype(np.float64)}
@@ -173,15 +174,20 @@ def trained():
     return net
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_saved_network_reads_back_to_the_same_bytes_and_predictions(dtype, tmp_path, trained):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_saved_network_reads_back_to_the_same_bytes_and_predictions(precision, tmp_path, trained):
     net = small(
-        dtype=dtype, preprocessing=trained.preprocessing, classes=trained.classes, loss=trained.loss, name="mine"
+        precision=precision,
+        preprocessing=trained.preprocessing,
+        classes=trained.classes,
+        loss=trained.loss,
+        name="mine",
     )
     net.train_step(pixels(9), np.arange(9) % 3)
     save_model(net, tmp_path / "net")
     again = load_model(str(tmp_path / "net"), backend="numpy")
-    assert (again.name, again.classes, again.loss, again.dtype) == (net.name, net.classes, net.loss, net.dtype)
+    assert (again.name, again.classes, again.loss) == (net.name, net.classes, net.loss)
+    assert (again.precision, again.dtype) == (net.precision, net.dtype)
     assert again.config() == net.config()
     assert again.preprocessing == net.preprocessing
     assert again.preprocessing.mean.shape == (8, 8, 2)

@@ -81,7 +81,7 @@ def test_a_users_own_first_layer_that_defines_only_forward_and_backward_learns()
     def scores(dtype):
         # Only the first layer learns.
         last = Linear(2, False, weights=Gaussian(0.5), weight_multipliers=(0.0, 0.0))
-        return Sequential([Gain(), Flatten(), last], (2, 2, 1), backend="numpy", dtype=dtype)
+        return Sequential([Gain(), Flatten(), last], (2, 2, 1), backend="numpy", precision=np.dtype(dtype).name)
 
     assert check_gradients(scores(np.float64), batch=4) <= 1
     model, data = scores(np.float32), split(60, (2, 2, 1), 2)

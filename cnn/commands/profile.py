@@ -18,8 +18,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.compiled.stream import triad_bytes_per_second
@@ -40,6 +38,7 @@ from cnn.measure.profiler import (
 from cnn.measure.results_file import made_with, read_results, same, then_and_now, times_of
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import architecture_of
+from cnn.precision import chosen, dtype_of
 from cnn.report.layer_energy import LayerEnergy, layer_energy
 from cnn.report.table import number_text
 from cnn.system.perf_events import Counters, CountersUnavailable
@@ -113,7 +112,7 @@ def run(options: argparse.Namespace) -> None:
     if options.against:
         kinds: dict[str, type] = {"lines": list, "step_times": list, "model": str}
         old = read_results(options.against, "cnn profile --json", kinds)
-    architecture = replace(architecture_of(options.model), dtype=np.dtype(options.precision))
+    architecture = replace(architecture_of(options.model), precision=chosen(options.precision))
     with _common.resources(options) as resources:
         profile = _measure(architecture, resources, options)
         table = _table(profile, architecture, resources, options)
@@ -142,7 +141,7 @@ def _measure(architecture: Architecture, resources: _common.Resources, options: 
         times, python = whole_step(architecture, backend, batch, repeats=repeats, training=training)
         products = reported_products(architecture, backend, batch, training=training)
         memory = triad_bytes_per_second()
-        peak = gemm_flops_per_second(backend, architecture.dtype)
+        peak = gemm_flops_per_second(backend, dtype_of(chosen(options.precision)))
         algorithms = algorithms_by_layer(architecture, batch, resources.budget.count, backend.instruments.algorithms())
     counts, missing = dict[LayerPass, dict[str, float]](), dict[str, str]()
     try:

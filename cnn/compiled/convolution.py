@@ -122,7 +122,8 @@ class CompiledConvolution(Backend):
         if vectors is None:
             super().conv2d(x, w, bias, convolution, activation, out, scratch)
             return
-        images, kernels, result = vectors
+        x, w = self._operands(x, w, scratch)
+        images, kernels, result = x.reshape(-1), w.reshape(-1), vectors[2]
         relu = activation == "relu"
         if convolution.depthwise:
             self._depthwise(x, kernels, bias, out, convolution, scratch, relu=relu)
@@ -169,7 +170,8 @@ class CompiledConvolution(Backend):
         if vectors is None:
             super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
-        images, gradients, result = vectors
+        x, dy = self._operands(x, dy, scratch)
+        images, gradients, result = x.reshape(-1), dy.reshape(-1), vectors[2]
         if convolution.depthwise:
             self._depthwise_weight_gradient(x, dy, convolution, out, scratch)
             return
@@ -201,7 +203,8 @@ class CompiledConvolution(Backend):
         if vectors is None:
             super().conv2d_data_gradient(dy, w, convolution, out, scratch)
             return
-        gradients, kernels, result = vectors
+        dy, w = self._operands(dy, w, scratch)
+        gradients, kernels, result = dy.reshape(-1), w.reshape(-1), vectors[2]
         if convolution.depthwise:
             self._depthwise_data_gradient(dy, kernels, convolution, out, scratch)
             return

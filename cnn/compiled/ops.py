@@ -66,6 +66,13 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         else:
             elementwise.scale(arrays[0], NOTHING, float(factors), arrays[1], parts_for(x.size))
 
+    def round_bfloat16(self, x: Array, out: Array) -> None:
+        arrays = flat(x, out)
+        if arrays is None or x.shape != out.shape:
+            super().round_bfloat16(x, out)
+        else:
+            elementwise.round_bfloat16(*arrays, parts_for(x.size))
+
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         arrays = flat(y) if bias is None else flat(y, bias)
         fits = bias is None or bias.shape == y.shape[-1:]

@@ -46,11 +46,11 @@ class Linear(Weighted):
         self._create_weights((self.input_shape[0], self.units))
 
     def _product(self, x: Array, w: Array, bias: Array | None, activation: str | None, out: Array) -> None:
-        self.backend.gemm(x, w, out=out)
+        self.backend.product(x, w, out=out, scratch=self.context.scratch)
         self.backend.bias_activation(out, bias, activation)
 
     def _weight_gradient(self, x: Array, dz: Array, out: Array) -> None:
-        self.backend.gemm(x, dz, transpose_a=True, out=out)
+        self.backend.product(x, dz, transpose_a=True, out=out, scratch=self.context.scratch)
 
     def _data_gradient(self, dz: Array, out: Array) -> None:
-        self.backend.gemm(dz, self.w.value, transpose_b=True, out=out)
+        self.backend.product(dz, self.w.value, transpose_b=True, out=out, scratch=self.context.scratch)

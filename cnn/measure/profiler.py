@@ -18,6 +18,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
+from cnn.precision import chosen, dtype_of
 from cnn.product import ProductReport
 from cnn.system.perf_events import Counters
 from cnn.system.timing import Stopwatch, Times, now, seconds_of
@@ -82,7 +83,7 @@ def profile_step(
     # Without products the arrays hold arbitrary values; if they overflow, it does not matter.
     with np.errstate(all="ignore"):
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
-    itemsize = np.dtype(architecture.dtype).itemsize
+    itemsize = dtype_of(chosen(architecture.precision)).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
     network = architecture.network
     folded = {node.name for node in network.nodes if not training and network.folded(node.place, batch)}

@@ -7,7 +7,6 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from cnn.backend import Backend
 from cnn.config import check_values, require, settle
@@ -85,13 +84,16 @@ class Recipe:
 
 @dataclass
 class Architecture:
-    """The description that models are built from: name, layers, published image shape and recipe, and number type."""
+    """The description that models are built from: name, layers, published image shape and recipe, and precision.
+
+    Without a precision it is that of CNN_PRECISION, or float32.
+    """
 
     name: str
     layers: Sequence[Layer | Block]
     input_shape: tuple[int, int, int]
     recipe: Recipe
-    dtype: npt.DTypeLike = np.float32
+    precision: str | None = None
 
     @property
     def network(self) -> Network:
@@ -114,7 +116,7 @@ class Architecture:
             preprocessing=self.recipe.preprocess(data) if data else None,
             classes=data.classes if data else None,
             backend=backend,
-            dtype=self.dtype,
+            precision=self.precision,
             seed=seed,
         )
         model.resize = data.resize if data else None

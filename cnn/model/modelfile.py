@@ -1,13 +1,12 @@
 """Saves a model with its preprocessing in one file, and loads it or its architecture again."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cnn.backend import Backend
-from cnn.config import check_table
+from cnn.config import check_table, require
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import CnnError, FileFormatError, UsageError
 from cnn.layers import Layer
@@ -15,6 +14,8 @@ from cnn.losses import Loss
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture, refuse_onnx
+from cnn.precision import FLOAT32, FLOAT64, PRECISIONS, VARIABLE
+from cnn.precision import chosen as chosen_precision
 from cnn.registry import choose
 from cnn.system.storage import check_finite, first_not_finite, read_arrays, save_arrays
 from cnn.words import unknown
@@ -38,6 +39,7 @@ class Header:
     classes: list[str]
     preprocessing: dict[str, Any]
     dtype: str
+    precision: str = FLOAT32
     named: bool = True
     border: tuple[float, float] | None = None
     resize: str | None = None
@@ -52,7 +54,12 @@ def save_model(model: Sequential, path: str | Path) -> None:
         raise UsageError(f"Only a cnn.Sequential can be saved, not a {type(model).__name__}.")
     values, constants = model.preprocessing.to_state()
     arrays = model.state() | {_PREPROCESSING + name: array for name, array in constants.items()}
-    table = model.config() | {"preprocessing": values, "dtype": model.dtype.name, "named": model.named}
+    table = model.config() | {
+        "preprocessing": values,
+        "dtype": model.dtype.name,
+        "precision": model.precision,
+        "named": model.named,
+    }
     table["border"] = model.border
     if model.resize is not None:
         table["resize"] = model.resize
@@ -62,10 +69,11 @@ def save_model(model: Sequential, path: str | Path) -> None:
     save_arrays(Path(path), KIND, arrays, table)
 
 
-def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Sequential:
+def load_model(path: str | Path, *, backend: Backend | str | None = None, precision: str | None = None) -> Sequential:
     """The model in a file or in the folder of a run, on `backend` or the current one.
 
-    Raises FileFormatError if it is not a model file.
+    It computes in `precision`, else in that of CNN_PRECISION, else in the one that it was trained in. One of float64
+    keeps it. Raises FileFormatError if it is not a model file.
     """
     path = _file(path)
     chosen = backend if isinstance(backend, Backend) else choose(backend)[0]
@@ -75,7 +83,7 @@ def load_model(path: str | Path, *, backend: Backend | str | None = None) -> Seq
     }
     try:
         check_table("The header", table, Header)
-        model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen)
+        model = _from_table(table, Preprocessing.from_state(table["preprocessing"], constants), chosen, precision)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise _not_a_model(path, error) from error
     check_finite(arrays, Path(path))
@@ -121,7 +129,20 @@ def _not_a_model(path: Path, error: Exception) -> FileFormatError:
     return FileFormatError(f"{path} does not describe a model ({error}); restore it or train again.")
 
 
-def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Backend) -> Sequential:
+def _precision(table: dict[str, Any], asked: str | None) -> str:
+    """What a stored model computes in."""
+    if table["dtype"] not in (FLOAT32, FLOAT64) or table.get("precision", FLOAT32) not in PRECISIONS:
+        raise ValueError(f"numbers of type {table['dtype']!r} for products in {table.get('precision')!r}")
+    if table["dtype"] == FLOAT64:
+        return FLOAT64
+    found = chosen_precision(asked) if asked or os.environ.get(VARIABLE) else str(table.get("precision", FLOAT32))
+    require(found != FLOAT64, "The model has weights in float32; compute in float32 or bfloat16.")
+    return found
+
+
+def _from_table(
+    table: dict[str, Any], preprocessing: Preprocessing, backend: Backend, precision: str | None
+) -> Sequential:
     model = Sequential(
         [Layer.from_config(layer) for layer in table["layers"]],
         tuple(table["input"]),
@@ -130,7 +151,7 @@ def _from_table(table: dict[str, Any], preprocessing: Preprocessing, backend: Ba
         preprocessing=preprocessing,
         classes=table["classes"] if table.get("named", True) else None,
         backend=backend,
-        dtype=np.dtype(table["dtype"]),
+        precision=_precision(table, precision),
     )
     model.met, model.adapts, model.resize = True, False, table.get("resize")
     if table.get("border") is not None:

@@ -33,6 +33,7 @@ from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.model.table import summary_html, summary_lines
 from cnn.ops.input import Changes, Crops, change, normalise
+from cnn.precision import chosen, dtype_of
 from cnn.system.machine import physical_memory
 from cnn.words import counted
 
@@ -68,14 +69,15 @@ class Sequential:
         preprocessing: Preprocessing | None = None,
         classes: Iterable[object] | None = None,
         backend: Backend | str | None = None,
-        dtype: npt.DTypeLike = np.float32,
+        precision: str | None = None,
         seed: int | np.random.Generator = 0,
     ) -> None:
         """Builds the layers for images of `input_shape` (H, W, C) and draws their weights from `seed`.
 
         loss defaults to softmax cross-entropy, preprocessing to what suits the first images that it is trained on
-        (pixels / 256 for those of 8 bits), classes (their names) to numbers, and backend to the current one
-        (`cnn.registry.choose`).
+        (pixels / 256 for those of 8 bits), classes (their names) to numbers, backend to the current one
+        (`cnn.registry.choose`), and precision to that of CNN_PRECISION or float32. In "bfloat16" the operands of
+        products are rounded, and everything is kept in float32 (`cnn.precision`).
         Raises ShapeError naming the layer that does not fit the one before it, UsageError for an impossible setting.
         """
         self.name = str(name)
@@ -85,11 +87,12 @@ class Sequential:
         self.preprocessing = preprocessing or Preprocessing()
         if not isinstance(self.preprocessing, Preprocessing):
             raise UsageError(f"preprocessing must be a cnn.Preprocessing, not {preprocessing!r}.")
-        self.backend = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
-        try:
-            self.dtype = np.dtype(dtype)
-        except TypeError as error:
-            raise UsageError(f"There is no number type {dtype!r}; give float32 or float64.") from error
+        self.precision = chosen(precision)
+        """"float32", "bfloat16" or "float64"."""
+        self.dtype = dtype_of(self.precision)
+        """The type of its arrays."""
+        backend = backend if isinstance(backend, Backend) else registry.choose(backend)[0]
+        self.backend = backend.in_precision(self.precision)
         if self.dtype not in [np.dtype(each) for each in self.backend.dtypes]:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self._check_memory()
@@ -453,7 +456,7 @@ class Sequential:
         shape = "x".join(map(str, self.input_shape))
         return (
             f"Sequential({self.name}: {counted(len(self.layers), 'layer')}, {self.parameter_count():,} parameters, "
-            f"images {shape}, {counted(len(self.classes), 'class')}, {self.backend.name} {self.dtype})"
+            f"images {shape}, {counted(len(self.classes), 'class')}, {self.backend.name} {self.precision})"
         )
 
     def _repr_html_(self) -> str:

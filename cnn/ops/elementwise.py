@@ -7,6 +7,7 @@ from scipy.special import erf, expit
 
 from cnn.arrays import Array
 from cnn.errors import UsageError
+from cnn.precision import round_bfloat16
 from cnn.words import unknown
 
 FUSED = ("relu", "tanh", "sigmoid")
@@ -40,6 +41,10 @@ class Elementwise:
     def copy_channels(self, x: Array, out: Array, *, channels: int, source: int = 0, target: int = 0) -> None:
         """out[..., target : target + channels] = x[..., source : source + channels]; the rest of out stays."""
         out[..., target : target + channels] = x[..., source : source + channels]
+
+    def round_bfloat16(self, x: Array, out: Array) -> None:
+        """out = float32 x rounded to the nearest bfloat16, ties to even; out may be x."""
+        round_bfloat16(x, out)
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         """y (..., K) = activation(y + bias (K,)), in place."""

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from cnn.arithmetic import FLOAT
 from cnn.cost import count
 from cnn.energy.interval import Interval
 from cnn.measure.profiler import LayerPass, layer_pass_of
 from cnn.model.architecture import Architecture
+from cnn.precision import chosen, dtype_of
 from cnn.report.chart import Chart
 from cnn.report.comparison import StageTime
 from cnn.report.comparison_charts import roofline
@@ -41,6 +40,6 @@ def profile_roofline(
     ]
     timed.sort(key=lambda each: -each.seconds.value)
     # The counted bytes are those of float32.
-    wide = np.dtype(architecture.dtype).itemsize / FLOAT
+    wide = dtype_of(chosen(architecture.precision)).itemsize / FLOAT
     roof = f"{number_text(peak / 1e9)} GFLOP/s, {number_text(bandwidth / 1e9)} GB/s"
     return roofline(f"{title}: {roof}", peak / 1e9, bandwidth / 1e9 / wide, timed)

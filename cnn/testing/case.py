@@ -24,7 +24,8 @@ class Case:
     `make` draws the host inputs; `outputs` gives the shape of each array the operation overwrites; `whole` names those
     of integers (uint8); `updated` names the inputs it changes in place, and no others may change. `bound` takes inputs
     and expected results in float64 and gives each result's allowed error, element by element, in units of the machine
-    epsilon of the tested type. `flops` counts a multiply-accumulate as 2 and everything else as 0.
+    epsilon of the tested type. `flops` counts a multiply-accumulate as 2 and everything else as 0. `only_float32` is
+    for an operation on no other type.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Case:
     whole: tuple[str, ...] = ()
     updated: tuple[str, ...] = ()
     flops: int = 0
+    only_float32: bool = False
 
     def bind(self, backend: Backend, inputs: Arrays, scratch: Buffers | None = None) -> "Bound":
         """The case ready to run on `backend`, with all arrays allocated and the inputs copied in."""

@@ -1,5 +1,6 @@
 """All cases together: every operation of a backend on every kind of shape."""
 
+from cnn.testing.bfloat16 import bfloat16_cases
 from cnn.testing.case import Case
 from cnn.testing.elementwise import elementwise_cases
 from cnn.testing.losses import loss_cases
@@ -11,6 +12,7 @@ from cnn.testing.updates import update_cases
 CASES: tuple[Case, ...] = (
     *gemm_cases(),
     *all_conv_cases(),
+    *bfloat16_cases(),
     *pooling_cases(),
     *elementwise_cases(),
     *normalization_cases(),

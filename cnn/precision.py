@@ -1,0 +1,44 @@
+"""The precisions of products: which numbers are multiplied, and which are stored and added up.
+
+In bfloat16 the operands of products are rounded to nearest even, to 8 significant bits and float32's exponents. Their
+products are exact in float32, and sums, weights and everything else are float32. Source: Kalamkar et al. 2019, "A study
+of bfloat16 for deep learning training", section 2.
+"""
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+from cnn.words import unknown
+
+FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
+PRECISIONS = (FLOAT32, BFLOAT16, FLOAT64)
+VARIABLE = "CNN_PRECISION"
+"""The environment variable that says in which precision networks are computed that do not say so themselves."""
+
+_BITS = np.uint32(0x7FFF)
+"""Just less than half of a bfloat16's last place."""
+_QUIET = np.uint32(0x00400000)
+
+
+def chosen(precision: str | None = None) -> str:
+    """The precision that is named, else that of CNN_PRECISION, else float32. Raises UsageError for an unknown one."""
+    source = "" if precision is not None else f" in {VARIABLE}"
+    name = precision or os.environ.get(VARIABLE) or FLOAT32
+    if name not in PRECISIONS:
+        raise unknown(f"There is no precision{source}", name, PRECISIONS)
+    return name
+
+
+def dtype_of(precision: str) -> np.dtype[np.floating]:
+    """The type of the arrays of a network that computes in this precision."""
+    return np.dtype(np.float64 if precision == FLOAT64 else np.float32)
+
+
+def round_bfloat16(x: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> None:
+    """out = x, both contiguous float32, rounded to the nearest bfloat16, ties to even; out may be x."""
+    bits, rounded = x.view(np.uint32), out.view(np.uint32)
+    nan = np.isnan(x)
+    np.copyto(rounded, (bits + _BITS + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000), where=~nan)
+    np.copyto(rounded, (bits & np.uint32(0xFFFF0000)) | _QUIET, where=nan)
