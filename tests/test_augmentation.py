@@ -39,6 +39,33 @@ def test_pad_crop_shifts_with_zeros_and_reaches_every_offset(images):
     assert len(offsets) == 9
 
 
+def test_a_reflected_border_shows_the_image_mirrored_at_its_outermost_pixels():
+    row = np.array([[10, 20, 30, 40]] * 3, np.uint8) + np.array([[0], [1], [2]], np.uint8)
+    images = np.repeat(row[None, :, :, None], 400, axis=0)
+    got = Augmentation(pad_crop=2, border="reflect").apply(images, 5)[..., 0]
+    # A shift to the right by two shows 30 20 | 10 20, one to the left by one 20 30 40 | 30; downwards alike.
+    columns = {(30, 20, 10, 20), (20, 10, 20, 30), (10, 20, 30, 40), (20, 30, 40, 30), (30, 40, 30, 20)}
+    rows = {(2, 1, 0), (1, 0, 1), (0, 1, 2), (1, 2, 1), (2, 1, 0)}
+    assert {tuple(each[0] // 10 * 10) for each in got} == columns
+    assert {tuple(each[:, 0] % 10) for each in got} == rows
+
+
+def test_alternating_flips_mirror_each_image_in_every_other_epoch(images):
+    augmentation, rng = Augmentation(flip=True, alternate=True), np.random.default_rng(0)
+    before = rng.bit_generator.state
+    order = np.random.default_rng(3).permutation(10_000)
+    first, second, third = (augmentation.draw((10_000, 6, 5, 3), rng, order, epoch).mirrored for epoch in range(3))
+    np.testing.assert_array_equal(first, ~second)
+    np.testing.assert_array_equal(first, third)
+    assert abs(first.mean() - 0.5) < 0.02
+    # The image's number decides, wherever in the epoch it comes, and neighbours are independent.
+    sorted_flips = augmentation.draw((10_000, 6, 5, 3), rng).mirrored
+    np.testing.assert_array_equal(sorted_flips[order], first)
+    assert abs((sorted_flips[1:] == sorted_flips[:-1]).mean() - 0.5) < 0.02
+    assert rng.bit_generator.state == before
+    assert Augmentation(alternate=True).draw((4, 6, 5, 3), rng).mirrored is None
+
+
 def test_same_seed_same_bytes_and_input_untouched(images):
     before = images.copy()
     augmentation = Augmentation(flip=True, pad_crop=2)
@@ -83,6 +110,12 @@ def test_a_crop_of_everything_changes_nothing(images):
 def test_config_goes_through_json():
     augmentation = Augmentation(flip=True, pad_crop=4)
     assert set(augmentation.to_config()) == {"flip", "pad_crop"}
+    jordan = Augmentation(True, 2, border="reflect", alternate=True)
+    assert jordan.to_config() == {"flip": True, "pad_crop": 2, "border": "reflect", "alternate": True}
+    assert Augmentation.from_config(json.loads(json.dumps(jordan.to_config()))) == jordan
+    assert str(jordan) == (
+        "half of them mirrored, each in every other epoch, shifted by up to 2 pixels with reflected borders"
+    )
     cropping = Augmentation(random_crop=0.5)
     assert Augmentation.from_config(json.loads(json.dumps(cropping.to_config()))) == cropping
     assert Augmentation.from_config(json.loads(json.dumps(augmentation.to_config()))) == augmentation
@@ -96,6 +129,7 @@ def test_config_goes_through_json():
         ({"pad_crop": 1.5}, "pad_crop must be int, not 1.5"),
         ({"pad_crop": True}, "pad_crop must be int, not True"),
         ({"random_crop": 1.5}, "random_crop is 1.5; give the least share"),
+        ({"border": "black"}, "border must be one of zeros, reflect, not 'black'"),
     ],
 )
 def test_constructor_refuses(arguments, message):

@@ -20,6 +20,7 @@ from cnn.data.augmentation import Augmentation
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import ShapeError, UsageError
 from cnn.ops.elementwise import ACTIVATIONS, FUSED
+from cnn.ops.input import Changes
 from cnn.registry import create
 from cnn.testing import CASES, Case, check_case
 
@@ -192,7 +193,15 @@ PREPROCESSINGS = {
 
 
 @pytest.mark.parametrize(
-    "augmentation", [Augmentation(), Augmentation(True), Augmentation(pad_crop=3), Augmentation(True, 7)]
+    "augmentation",
+    [
+        Augmentation(),
+        Augmentation(True),
+        Augmentation(pad_crop=3),
+        Augmentation(True, 7),
+        Augmentation(pad_crop=2, border="reflect"),
+        Augmentation(True, 7, border="reflect"),
+    ],
 )
 @pytest.mark.parametrize("name", PREPROCESSINGS)
 @pytest.mark.parametrize("count", [0, 1, 300])
@@ -209,7 +218,8 @@ def test_batches_have_the_bits_of_the_steps_one_by_one(name: str, augmentation: 
     corners = drawn.integers(0, 2 * pad + 1, size=(count, 2)) if pad else None
     out = np.full(expected.shape, np.nan, np.float32)
     constants = Constants.of((9, 8, 3), scale=steps.scale, mean=steps.mean, std=steps.std)
-    batch_into(out, images, order, constants, mirrored=mirrored, corners=corners, pad=pad)
+    changes = Changes(mirrored, corners, pad, augmentation.border == "reflect")
+    batch_into(out, images, order, constants, **changes._asdict())
     assert out.tobytes() == expected.tobytes()
 
 
@@ -220,6 +230,8 @@ def test_batches_refuse_what_does_not_fit() -> None:
         batch_into(out, images, np.array([0, 4]), constants)
     with pytest.raises(UsageError, match="0 to 3; give 0 to 2"):
         batch_into(out, images, order, constants, corners=np.array([[0, 0], [3, 0]]), pad=1)
+    with pytest.raises(ShapeError, match="cannot be reflected 2 pixels deep"):
+        batch_into(out, images, order, constants, corners=np.array([[0, 0], [3, 0]]), pad=2, reflect=True)
     with pytest.raises(ShapeError, match="mirrorings"):
         batch_into(out, images, order, constants, mirrored=np.array([True]))
     with pytest.raises(ShapeError, match="batch"):

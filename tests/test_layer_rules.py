@@ -17,6 +17,7 @@ from cnn.layers import (
     Linear,
     LocalResponseNorm,
     MaxPool2D,
+    Multiply,
     ReLU,
     Sigmoid,
     Tanh,
@@ -51,6 +52,7 @@ LAYERS = [
     (BatchNorm(0.5, 1e-3), {"momentum": 0.5, "epsilon": 1e-3}),
     (LocalResponseNorm(3, 5e-5, 0.5, 2.0, "within"), None),
     (Dropout(0.25), {"rate": 0.25}),
+    (Multiply(0.5), {"factor": 0.5}),
     (Flatten(), {}),
     (ReLU(), {}),
     (Tanh(), {}),
@@ -85,6 +87,7 @@ def everything(seed=0, dtype=np.float32):
         Dropout(0.3),
         ReLU(),
         Linear(3),
+        Multiply(2.0),
     ]
     return Sequential(layers, (8, 8, 2), backend="numpy", precision=np.dtype(dtype).name, seed=seed)
 
@@ -180,6 +183,7 @@ def test_a_layer_that_does_not_fit_is_named_with_the_numbers(layers, expected):
         (lambda: Linear(2, weight_multipliers=(1, -1)), "-1"),
         (lambda: Linear(2, bias_multipliers=(1, 2, 3)), "(1, 2, 3)"),
         (lambda: Linear(2, weights="Uniform"), "'Uniform'"),
+        (lambda: Multiply(float("nan")), "nan"),
         (lambda: Dropout(1.0), "1.0"),
         (lambda: Dropout(-0.1), "-0.1"),
         (lambda: BatchNorm(1.0), "1.0"),

@@ -35,6 +35,8 @@ PARAMETERS = {
     "resnet8": 78_666 - 2 * 240,
     # He et al. 2015 say 0.27 million, with option A; its two projections and their scales and shifts are 2,752.
     "resnet20": 269_722 + 16 * 32 + 2 * 32 + 32 * 64 + 2 * 64,
+    # The seven convolutions of airbench94.py, a bias of the first only, the shifts of six norms, the linear layer.
+    "airbench94": (12 + 1) * 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 256 * 10,
     # As torchvision and the papers' authors publish them.
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,

@@ -9,7 +9,7 @@ from numba import njit, prange, types
 
 from cnn.arrays import Array
 from cnn.compiled.kernels import kernel
-from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, parts_for, start_of
+from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, parts_for, start_of
 from cnn.errors import ShapeError, UsageError
 
 U = np.uintp
@@ -45,12 +45,21 @@ class Constants:
 
 
 @njit(**INNER)
+def _reflected(place: int, size: int) -> int:
+    """The pixel of a row of `size` that a place up to size - 1 beside it shows, if the row is mirrored at its ends."""
+    if place < 0:
+        return -place
+    return place if place < size else 2 * (size - 1) - place
+
+
+@njit(**INNER)
 def _images(
     images: Any,
     order: Any,
     mirrored: Any,
     corners: Any,
     pad: int,
+    reflect: bool,
     size: Any,
     scale: Any,
     mean: Any,
@@ -71,9 +80,10 @@ def _images(
         q_first, q_last = max(0, -right), min(width, width - right)
         for p in range(height):
             to = (n * U(height) + U(p)) * row
-            inside = 0 <= p + down < height
+            above = _reflected(p + down, height) if reflect else p + down
+            inside = 0 <= above < height
             begin, end = (U(q_first) * c, U(q_last) * c) if inside else (U(0), U(0))
-            start = source + U(p + down) * row
+            start = source + U(above) * row
             for i in range(begin):
                 out[to + i] = ZERO
             for i in range(end, row):
@@ -87,19 +97,28 @@ def _images(
                 there, here = start + U(q_first + right) * c, to + begin
                 for i in range(end - begin):
                     out[here + i] = np.float32(images[there + i])
+            if reflect:
+                for side in range(2):
+                    for q in range(0 if side == 0 else q_last, q_first if side == 0 else width):
+                        beside = _reflected(q + right, width)
+                        there = start + U(width - 1 - beside if flip else beside) * c
+                        here = to + U(q) * c
+                        for k in range(c):
+                            out[here + k] = np.float32(images[there + k])
             # The border is normalised as well; done here, while the row is in the cache.
             constants = U(p) * row
             for i in range(row):
                 out[to + i] = (out[to + i] * scale - mean[constants + i]) / std[constants + i]
 
 
-@kernel(PARALLEL, *INPUTS, INTEGER, types.UniTuple(INTEGER, 3), types.float32, *[FLOATS] * 3, INTEGER)
+@kernel(PARALLEL, *INPUTS, INTEGER, FLAG, types.UniTuple(INTEGER, 3), types.float32, *[FLOATS] * 3, INTEGER)
 def load(
     images: Any,
     order: Any,
     mirrored: Any,
     corners: Any,
     pad: int,
+    reflect: bool,
     size: Any,
     scale: Any,
     mean: Any,
@@ -116,11 +135,11 @@ def load(
         if corners[i] < 0 or corners[i] > 2 * pad:
             return False
     if parts == 1:
-        _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, U(0), U(count))
+        _images(images, order, mirrored, corners, pad, reflect, size, scale, mean, std, out, U(0), U(count))
     else:
         for part in prange(parts):
             first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
-            _images(images, order, mirrored, corners, pad, size, scale, mean, std, out, first, last)
+            _images(images, order, mirrored, corners, pad, reflect, size, scale, mean, std, out, first, last)
     return True
 
 
@@ -133,12 +152,14 @@ def batch_into(
     mirrored: npt.NDArray[np.bool_] | None = None,
     corners: npt.NDArray[np.int64] | None = None,
     pad: int = 0,
+    reflect: bool = False,
 ) -> None:
     """out (N, H, W, C) float32 = the images at `order` (N,), normalised.
 
     `mirrored` (N,) says which are flipped left to right first; `corners` (N, 2) is the row and column, 0 to 2 * pad,
-    at which each is cropped after padding by `pad` zero pixels on every side. Raises ShapeError if shapes
-    or types do not fit, UsageError for an index that does not exist or a corner beyond the border.
+    at which each is cropped after padding by `pad` zero pixels on every side, or with `reflect` by the image mirrored
+    at its outermost pixels. Raises ShapeError if shapes or types do not fit, UsageError for an index that does not
+    exist or a corner beyond the border.
     """
     count = len(order)
     if out.dtype != np.float32 or out.shape != (count, *constants.shape) or not out.flags.carray:
@@ -154,6 +175,8 @@ def batch_into(
         raise ShapeError(
             f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one per image."
         )
+    if reflect and shifts.size and pad >= min(constants.shape[:2]):
+        raise ShapeError(f"Images of {constants.shape} cannot be reflected {pad} pixels deep.")
     order = np.ascontiguousarray(order, np.int64)
     if not images.flags.c_contiguous:  # only the batch is copied: all images would take far longer
         _check_order(order, len(images))
@@ -164,6 +187,7 @@ def batch_into(
         flips,
         shifts.reshape(-1),
         pad,
+        bool(reflect and shifts.size),
         # Unchanged images are passed as one row each, which makes one long loop per image.
         constants.shape if flips.size or shifts.size else (1, constants.mean.size, 1),
         constants.scale,

@@ -54,8 +54,7 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             shape = out.shape[1:]
             plain = mean is None and std is None
             constants = _scale_only(shape, scale) if plain else Constants.of(shape, scale=scale, mean=mean, std=std)
-            mirrored, corners, pad = changes
-            input.batch_into(out, images, order, constants, mirrored=mirrored, corners=corners, pad=pad)
+            input.batch_into(out, images, order, constants, **changes._asdict())
 
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
         arrays = flat(x, factors, out) if isinstance(factors, np.ndarray) else flat(x, out)

@@ -6,6 +6,7 @@ from cnn.layers.conv import Conv2D
 from cnn.layers.layer import Context, Layer, Parameter
 from cnn.layers.linear import Linear
 from cnn.layers.merge import Add, Concat
+from cnn.layers.multiply import Multiply
 from cnn.layers.norm import BatchNorm, LocalResponseNorm
 from cnn.layers.pool import AvgPool2D, GlobalAvgPool2D, MaxPool2D
 from cnn.layers.shape import Dropout, Flatten
@@ -29,6 +30,7 @@ __all__ = [
     "Linear",
     "LocalResponseNorm",
     "MaxPool2D",
+    "Multiply",
     "Parameter",
     "ReLU",
     "ReLU6",

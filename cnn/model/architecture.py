@@ -52,7 +52,7 @@ class Recipe:
     pixel_scale: float = 1 / 256
     """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
-    """A table with flip, pad_crop and random_crop."""
+    """A table of settings of Augmentation."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer.from_config(self.optimizer)

@@ -24,11 +24,13 @@ from cnn.data.dataset import Split, class_names
 from cnn.data.pixels import TYPES, WHITE, kind_of
 from cnn.data.preprocessing import Preprocessing
 from cnn.data.stored import Images, StoredImages
+from cnn.data.views import NONE, checked, views
 from cnn.errors import CnnError, FileFormatError, ShapeError, UsageError
 from cnn.layers import Context, Layer, Parameter
 from cnn.layers.blocks import Block
 from cnn.layers.layer import packed
 from cnn.losses import Loss, SoftmaxCrossEntropy
+from cnn.model.from_images import awaiting, fill
 from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.model.table import summary_html, summary_lines
@@ -98,6 +100,8 @@ class Sequential:
         self._check_memory()
         self.rng = generator(seed)
         self._build()
+        self.awaits_images = bool(awaiting(self.network.nodes))
+        """Whether weights are still to be made of the images that it is first trained on."""
         outputs = prod(self.output_shape)
         self.border: Border | None = None
         """The borders of the images that it was trained on, None if they are not known."""
@@ -139,6 +143,7 @@ class Sequential:
         vars(self).update(state)
         self._build()
         self.load_state(arrays)
+        self.awaits_images = state.get("awaits_images", False)
         self.rng.bit_generator.state = random_state  # building has drawn weights
 
     def __copy__(self) -> Self:
@@ -194,6 +199,7 @@ class Sequential:
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
         """Overwrites all `arrays`. Raises FileFormatError if one is missing, unknown, or of another shape or type."""
         load_arrays(self.backend, self.arrays(), state, self.name)
+        self.awaits_images = False
 
     @np.errstate(all="ignore")
     def forward(self, x: Array, *, training: bool = False) -> Array:
@@ -234,6 +240,10 @@ class Sequential:
         if isinstance(images, StoredImages):
             images.touched(len(order))
         return x
+
+    def _loaded(self, images: Images, start: int, stop: int) -> npt.NDArray[np.float64]:
+        """Some images as the network takes them, in host memory."""
+        return self.backend.to_numpy(self.load_images(images, np.arange(start, stop))).astype(np.float64)
 
     def _prepared(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Pixels of other types than 8 bits, as the network takes them."""
@@ -327,46 +337,67 @@ class Sequential:
         return result
 
     @np.errstate(all="ignore")
-    def predict(self, images: Any, *, batch_size: int = EVALUATED, layout: Layout = "NHWC") -> npt.NDArray[Any]:
+    def predict(
+        self, images: Any, *, batch_size: int = EVALUATED, layout: Layout = "NHWC", tta: str = NONE
+    ) -> npt.NDArray[Any]:
         """The probability of each class, (N, K), for images as `Dataset.from_arrays` takes them.
 
-        A single image, rows of pixels (N, H*W*C) and an iterable of batches will do, too. Raises ShapeError for images
-        of another shape, UsageError for pixels of another kind than it was trained on, or a batch size below 1.
+        A single image, rows of pixels (N, H*W*C) and an iterable of batches will do, too. With `tta`, "flip" or
+        "flip+shift", the probabilities are those of the mean scores of several views of each image (see `views`).
+        Raises ShapeError for images of another shape, UsageError for pixels of another kind than it was trained on, or
+        a batch size below 1.
         """
-        batch_size = whole(batch_size, "The batch size")
+        batch_size, tta = whole(batch_size, "The batch size"), checked(tta)
         if isinstance(images, Iterator):
-            found = [self.predict(each, batch_size=batch_size, layout=layout) for each in images]
+            found = [self.predict(each, batch_size=batch_size, layout=layout, tta=tta) for each in images]
             return np.concatenate(found) if found else np.empty((0, len(self.classes)), self.dtype)
         images = self._images(images, layout)
         result = np.empty((len(images), len(self.classes)), self.dtype)
         for start in range(0, len(images), batch_size):
             with self._lock:
-                x = self.load_images(images[start : start + batch_size])
-                out = self.buffers.get("probabilities", (len(x), *self.output_shape))
+                batch = images[start : start + batch_size]
+                out = self.buffers.get("probabilities", (len(batch), *self.output_shape))
                 score = partial(_probabilities, self.loss, self.backend, out)
-                result[start : start + len(x)] = self.backend.to_numpy(self._pass("probabilities", x, None, score))
+                found = self._scored("probabilities", batch, score, tta)
+                result[start : start + len(batch)] = self.backend.to_numpy(found)
         return result
+
+    def _scored(self, purpose: str, images: Images, score: Score, tta: str) -> Any:
+        """The result of `score` for the scores of images, or for the mean scores of their views."""
+        if tta == NONE:
+            return self._pass(purpose, self.load_images(images), None, score)
+        total, one = (self.buffers.get(name, (len(images), *self.output_shape)) for name in ("mean scores", "scores"))
+        for number, (share, changes) in enumerate(views(tta, len(images), self.input_shape)):
+            x = self.load_images(images, None, changes)
+            self._pass("scores", x, None, partial(_copied, self.backend, one))
+            if number == 0:
+                self.backend.scale(one, share, total)
+            else:
+                self.backend.scale(one, share, one)
+                self.backend.add(total, one, None, total)
+        return score(total)
 
     @np.errstate(all="ignore")
     def evaluate(
-        self, split: Any, labels: Any = None, *, batch_size: int = EVALUATED, layout: Layout = "NHWC"
+        self, split: Any, labels: Any = None, *, batch_size: int = EVALUATED, layout: Layout = "NHWC", tta: str = NONE
     ) -> tuple[float, float]:
         """(mean loss, accuracy in 0..1) on a split, or on images and labels as `Dataset.from_arrays` takes them.
 
-        Labels are compared by the names of their classes, where both the split and the model have names. Raises
-        UsageError if the split is empty or has classes that the model does not have, or for a batch size below 1.
+        `tta` is as in `predict`: figures with it are not to be compared with those without. Labels are compared by the
+        names of their classes, where both the split and the model have names. Raises UsageError if the split is empty
+        or has classes that the model does not have, or for a batch size below 1.
 
         If several processes train the model, all of them evaluate it, each on some of the batches.
         """
-        batch_size = whole(batch_size, "The batch size")
+        batch_size, tta = whole(batch_size, "The batch size"), checked(tta)
         split = self.with_own_labels(self.split_of(split, labels, layout=layout))
         total, right = 0.0, 0.0
         for start in self.context.shard.deal(range(0, len(split), batch_size)):
             with self._lock:
-                x = self.load_images(split.images[start : start + batch_size])
-                labels = self._labels(split.labels[start : start + len(x)])
+                batch = split.images[start : start + batch_size]
+                labels = self._labels(split.labels[start : start + len(batch)])
                 score = partial(self.loss.evaluate, self.backend, labels=labels, out=None)
-                loss, correct = self._pass("loss", x, None, score)
+                loss, correct = self._scored("loss", batch, score, tta)
             total, right = total + loss, right + correct
         total, right = self.context.shard.total(total, right)
         return total / len(split), right / len(split)
@@ -417,13 +448,17 @@ class Sequential:
     def get_to_know(self, split: Split) -> None:
         """Keeps what it will be asked about its training images: their kind of pixels, borders, and class names.
 
-        A model that was given no preprocessing gets one that suits the first images that it is trained on.
+        A model that was given no preprocessing gets one that suits the first images that it is trained on. Weights that
+        are made of training images are made of these.
         """
         if not self.met and self.adapts:
             self.preprocessing = Preprocessing.suiting(split)
         elif not self.met:
             self.preprocessing = replace(self.preprocessing, pixels=kind_of(split.images))
         self.met, self.adapts = True, False
+        if self.awaits_images:
+            fill(awaiting(self.network.nodes), partial(self._loaded, split.images), len(split))
+            self.awaits_images = False
         white = WHITE[self.preprocessing.pixels]
         known = WHITE.get(split.images.dtype.name, white)
         self.border = None if white is None or known is None else border_of(split.images, known)
@@ -486,6 +521,11 @@ def _image_shape(shape: Shape) -> Shape:
 
 def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
     loss.probabilities(backend, scores, out)
+    return out
+
+
+def _copied(backend: Backend, out: Array, scores: Array) -> Array:
+    backend.scale(scores, 1.0, out)
     return out
 
 

@@ -10,7 +10,7 @@ from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
 from cnn.losses import MeanSquaredError
-from cnn.model import imagenet, resnets
+from cnn.model import airbench, imagenet, resnets
 from cnn.model.architecture import Architecture, Recipe, read_architecture
 from cnn.optimizers import SGD
 from cnn.schedules import Constant, Inv, MultiStep
@@ -180,7 +180,10 @@ def mlp(classes: int = 10) -> Architecture:
     )
 
 
-_FOR_SMALL_IMAGES = (lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp, resnets.resnet8, resnets.resnet20)
+_FOR_SMALL_IMAGES = (
+    *(lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp),
+    *(resnets.resnet8, resnets.resnet20, airbench.airbench94),
+)
 _FOR_PICTURES = (
     *(resnets.resnet18, resnets.resnet50),
     *(imagenet.alexnet, imagenet.vgg16, imagenet.googlenet, imagenet.squeezenet, imagenet.mobilenet),

@@ -24,6 +24,7 @@ from cnn.layers import (
     Linear,
     LocalResponseNorm,
     MaxPool2D,
+    Multiply,
     ReLU,
     ReLU6,
     Sigmoid,
@@ -234,6 +235,13 @@ def _dropout(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     return Tensor(writer.node("Dropout", [inputs[0].name, rate], f"{name}.output", name), inputs[0].order)
 
 
+def _multiply(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
+    layer, name = node.layer, node.name
+    assert isinstance(layer, Multiply)
+    factor = writer.constant(f"{name}.factor", layer.factor)
+    return Tensor(writer.node("Mul", [inputs[0].name, factor], f"{name}.output", name), inputs[0].order)
+
+
 def _add(writer: Writer, node: Node, inputs: Sequence[Tensor]) -> Tensor:
     layer, name = node.layer, node.name
     assert isinstance(layer, Add)
@@ -320,6 +328,7 @@ _WRITERS: dict[type[Layer], Callable[[Writer, Node, Sequence[Tensor]], Tensor]] 
     GlobalAvgPool2D: _global_pool,
     Flatten: _flatten,
     Dropout: _dropout,
+    Multiply: _multiply,
     Add: _add,
     Concat: _concat,
     **dict.fromkeys((ReLU, Tanh, Sigmoid, LeakyReLU, ReLU6, GELU, SiLU, HardSwish), _activation),

@@ -9,16 +9,21 @@ from cnn.arrays import Array
 
 
 class Changes(NamedTuple):
-    """Changes to the images of a batch: mirrored (N,), or padded by `pad` and cut out at corners (N, 2)."""
+    """Changes to the images of a batch: mirrored (N,), or padded by `pad` and cut out at corners (N, 2).
+
+    The padding is zeros, or with `reflect` the image mirrored at its outermost pixels, for which `pad` must be less
+    than its height and its width.
+    """
 
     mirrored: npt.NDArray[np.bool_] | None = None
     corners: npt.NDArray[np.int64] | None = None
     pad: int = 0
+    reflect: bool = False
 
     def of(self, rows: slice) -> "Changes":
         """The changes of some images of the batch."""
-        mirrored, corners, pad = self
-        return Changes(None if mirrored is None else mirrored[rows], None if corners is None else corners[rows], pad)
+        mirrored = None if self.mirrored is None else self.mirrored[rows]
+        return self._replace(mirrored=mirrored, corners=None if self.corners is None else self.corners[rows])
 
 
 class Crops(NamedTuple):
@@ -51,7 +56,8 @@ class Input:
     ) -> None:
         """out (N, H, W, C) = (images * scale - mean) / std, for the images at `order` (N,) after `changes`.
 
-        mean is None, (C,) or (H, W, C), std None or (C,). Pixels shifted in from outside are zeros before scaling.
+        mean is None, (C,) or (H, W, C), std None or (C,). Pixels shifted in from outside are zeros before scaling,
+        unless they are reflected.
         """
         normalise(change(images[order], changes), out, scale=scale, mean=mean, std=std)
 
@@ -64,7 +70,8 @@ def change(images: npt.NDArray[Any], changes: Changes | Crops) -> npt.NDArray[An
         images = np.where(changes.mirrored[:, None, None, None], images[:, :, ::-1], images)
     if changes.corners is not None:
         pad, (_, height, width, _) = changes.pad, images.shape
-        padded = np.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+        widths = ((0, 0), (pad, pad), (pad, pad), (0, 0))
+        padded = np.pad(images, widths, mode="reflect" if changes.reflect else "constant")
         images = np.empty_like(images)
         for image, (row, column) in enumerate(changes.corners):
             images[image] = padded[image, row : row + height, column : column + width]

@@ -130,7 +130,7 @@ def check_input(backend: Backend) -> None:
     order = rng.permutation(9)[:7]
     changes = Changes(rng.random(7) < 0.5, rng.integers(0, 5, (7, 2)), 2)
     mean, std = rng.random((6, 5, 3)).astype(np.float32), rng.random(3).astype(np.float32) + 1
-    for chosen in (Changes(), changes):
+    for chosen in (Changes(), changes, changes._replace(reflect=True)):
         pixels = change(images[order], chosen).astype(np.float64)
         for dtype in backend.dtypes:
             out = backend.asarray(np.full((7, 6, 5, 3), np.nan), dtype)

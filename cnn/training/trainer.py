@@ -272,7 +272,8 @@ class Trainer:
         position = self.position
         started = now()
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
-        changes = self.augmentation.draw((len(chosen), *self.model.input_shape), self.model.rng)
+        shape = (len(chosen), *self.model.input_shape)
+        changes = self.augmentation.draw(shape, self.model.rng, chosen, position.epoch)
         loss, correct, self._stop_agreed = self._gradients.compute(
             self.train, chosen, changes, self._stop_reason is not None
         )
