@@ -174,6 +174,8 @@ def kind_text(kind: Any) -> str:
         return "None"
     if kind is dict or get_origin(kind) is dict:
         return "a table"
+    if get_origin(kind) is Callable:
+        return "a function"
     return kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
 
 

@@ -118,7 +118,7 @@ class Dirac(Initializer):
     """The identity: filter k passes on channel k unchanged, by a 1 in the middle of its kernel.
 
     If there are more filters than channels, `rest` draws the others, as in Jordan 2024, "94% on CIFAR-10 in 3.29
-    seconds on a single GPU", section 3.2. Zagoruyko & Komodakis 2017, "DiracNets", start from the identity, too.
+    seconds on a single GPU". Zagoruyko & Komodakis 2017, "DiracNets", start from the identity, too.
     """
 
     rest: Initializer = field(default_factory=PyTorch)
@@ -146,7 +146,7 @@ class Whitening(Initializer):
     network's input, of an even number of filters, at most 2*R*S*C. The patches are those of the first `images` of the
     training set, preprocessed but not augmented. Until a model has seen images, patches of white noise stand for them.
 
-    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.1 and its code for `epsilon` and
+    Source: Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", and its code for `epsilon` and
     `images`, after Page 2019, "How to train your ResNet", part 8.
     """
 

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from cnn.data.augmentation import Augmentation
+from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, ShapeError, UsageError
+from cnn.layers import Flatten, Linear
+from cnn.model.sequential import Sequential
+from cnn.ops.input import Retouch, change, coloured, turned
+
+RNG = np.random.default_rng
+MEAN = np.full(3, 50.0)
 
 
 @pytest.fixture
@@ -66,6 +73,115 @@ def test_alternating_flips_mirror_each_image_in_every_other_epoch(images):
     assert Augmentation(alternate=True).draw((4, 6, 5, 3), rng).mirrored is None
 
 
+def test_a_quarter_turn_is_that_of_the_transposed_image():
+    images = np.random.default_rng(1).integers(0, 256, (3, 5, 5, 2), dtype=np.uint8)
+    quarter, half = np.array([[0.0, 1.0]] * 3), np.array([[-1.0, 0.0]] * 3)
+    for reflect in (False, True):
+        np.testing.assert_array_equal(turned(images, quarter, reflect=reflect), np.rot90(images, axes=(1, 2)))
+        np.testing.assert_array_equal(turned(images, half, reflect=reflect), np.rot90(images, 2, axes=(1, 2)))
+
+
+def test_an_eighth_turn_interpolates_as_worked_by_hand():
+    # The upper right corner of a turned image shows what lies sqrt(2) to the right of the centre: 0.414 beyond the 30.
+    row = np.array([[0, 0, 0], [10, 20, 30], [0, 0, 0]], np.float64)[None, :, :, None]
+    eighth, root = np.array([[0.5**0.5, 0.5**0.5]]), 2**0.5
+    zeros, mirrored = (turned(row, eighth, reflect=reflect)[0, ..., 0] for reflect in (False, True))
+    assert zeros[1, 1] == mirrored[1, 1] == 20
+    assert zeros[0, 2] == pytest.approx((2 - root) * 30)
+    assert zeros[0, 0] == zeros[2, 2] == 0
+    # Down and left of the centre is what was to the left of it.
+    assert zeros[2, 0] == pytest.approx((2 - root) * 10)
+    assert mirrored[2, 0] == pytest.approx(10 + (root - 1) * 10)
+
+
+def test_turns_are_drawn_within_the_angle_and_turn_either_way():
+    angles = np.degrees(np.arctan2(*Augmentation(rotate=30).draw((500, 8, 8, 1), RNG(3)).retouch.turns.T[::-1]))
+    assert -30 <= angles.min() < -29
+    assert 29 < angles.max() <= 30
+
+
+def test_colours_are_those_worked_by_hand():
+    image = np.array([[[100, 50, 20], [200, 150, 120]]], np.uint8)[None]
+    # Shades 0.299 R + 0.587 G + 0.114 B: 61.53 and 161.53, mean 111.53.
+    by_hand = {
+        "brightness": ("brightness", 1.2, [[120, 60, 24], [240, 180, 144]]),
+        "contrast": ("contrast", 0.5, [[106, 81, 66], [156, 131, 116]]),
+        "saturation": ("saturation", 0.5, [[81, 56, 41], [181, 156, 141]]),
+        "no colour": ("saturation", 0.0, [[62, 62, 62], [162, 162, 162]]),
+        "clipped": ("brightness", 2.0, [[200, 100, 40], [255, 255, 240]]),
+    }
+    for setting, share, wanted in by_hand.values():
+        factors = Augmentation(**{setting: 1.0})._drawn_colours(1, 3, Fixed(share))
+        assert coloured(image, factors)[0, 0].tolist() == wanted
+    grey = np.full((1, 2, 2, 3), 77, np.uint8)
+    np.testing.assert_array_equal(Augmentation(hue=0.5, saturation=0.9).apply(grey, 1), grey)
+    # A third of a turn in YIQ keeps the shade.
+    turned_hue = coloured(image, Augmentation(hue=0.5)._drawn_colours(1, 3, Fixed(1.0, hue=1 / 3))).astype(float)
+    np.testing.assert_allclose(turned_hue @ [0.299, 0.587, 0.114], [[[61.53, 161.53]]], atol=0.6)
+    assert np.abs(turned_hue - image).min() > 4
+
+
+class Fixed(np.random.Generator):
+    """Draws the same number each time: one for factors around 1, another for the hue around 0."""
+
+    def __init__(self, share, hue=0.0):
+        super().__init__(np.random.PCG64(0))
+        self.share, self.turn = share, hue
+
+    def uniform(self, low, high, size):
+        return np.full(size, low if low == high else self.share if low >= 0 else self.turn)
+
+
+def test_cutout_is_zero_as_the_network_takes_it_and_may_reach_over_the_edge():
+    pixels = np.full((200, 6, 5, 3), 200, np.uint8)
+    model = Sequential([Flatten(), Linear(2)], (6, 5, 3), backend="numpy", preprocessing=Preprocessing(1.0, MEAN))
+    changes = Augmentation(cutout=3).draw(pixels.shape, RNG(0))
+    expected = np.full((200, 6, 5, 3), 150.0)
+    for each, (row, column) in zip(expected, changes.holes, strict=True):
+        each[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = 0
+    assert {tuple(hole) for hole in changes.holes} == {(r, c) for r in range(6) for c in range(5)}
+    for images in (pixels, pixels.astype(np.float32)):
+        np.testing.assert_array_equal(model.load_images(images, None, changes), expected)
+    assert Augmentation(cutout=1).apply(pixels[:1], 0).min() == 0
+
+
+def noisy(image, rng):
+    return image + rng.integers(0, 100, image.shape, image.dtype)
+
+
+def test_a_transform_of_ones_own_draws_from_a_generator_of_each_image(images):
+    images //= 2
+    for transform in (noisy, f"{__name__}:noisy"):
+        augmentation = Augmentation(transform=transform)
+        assert augmentation
+        assert augmentation.to_config() == {"flip": False, "pad_crop": 0, "transform": f"{__name__}:noisy"}
+        got = augmentation.apply(images, 5)
+        assert (got != images).mean() > 0.9
+        changes = augmentation.draw(images.shape, RNG(5))
+        parts = [changes.of(rows).retouch.apply(images[rows]) for rows in (slice(0, 7), slice(7, 64))]
+        np.testing.assert_array_equal(np.concatenate(parts), got)
+    with pytest.raises(ShapeError, match=r"returns float64 \(6, 5, 3\) for an image of uint8"):
+        Augmentation(transform=lambda image, rng: image / 2).apply(images, 0)
+    for wrong, error in (
+        ("noisy", "give MODULE:FUNCTION"),
+        (3, "or a function, not 3"),
+        (f"{__name__}:absent", "has no function absent"),
+    ):
+        with pytest.raises(UsageError, match=error):
+            Augmentation(transform=wrong)
+
+
+def test_parts_of_a_batch_change_as_the_whole_does(images):
+    colours = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.1}
+    everything = Augmentation(True, 2, 0.5, border="reflect", cutout=2, rotate=20, **colours)
+    changes = everything.draw(images.shape, RNG(2))
+    whole = change(images, changes)
+    parts = [change(images[rows], changes.of(rows)) for rows in (slice(0, 1), slice(1, 40), slice(40, 64))]
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+    holes = [changes.of(rows).holes for rows in (slice(0, 1), slice(1, 64))]
+    np.testing.assert_array_equal(np.concatenate(holes), changes.holes)
+
+
 def test_same_seed_same_bytes_and_input_untouched(images):
     before = images.copy()
     augmentation = Augmentation(flip=True, pad_crop=2)
@@ -99,12 +215,9 @@ def test_random_crops_are_parts_of_the_image_resized(kind):
 
 
 def test_a_crop_of_everything_changes_nothing(images):
-    from cnn.ops.input import Changes, Crops, change
-
-    whole = Crops(np.array([[0.0, 0, 6, 5]] * 64), Changes())
-    np.testing.assert_array_equal(change(images, whole), images)
-    halves = whole.of(slice(0, 2))
-    assert len(halves.boxes) == 2
+    whole = Retouch(boxes=np.array([[0.0, 0, 6, 5]] * 64))
+    np.testing.assert_array_equal(whole.apply(images), images)
+    assert len(whole.of(slice(0, 2)).boxes) == 2
 
 
 def test_config_goes_through_json():
@@ -129,6 +242,9 @@ def test_config_goes_through_json():
         ({"pad_crop": 1.5}, "pad_crop must be int, not 1.5"),
         ({"pad_crop": True}, "pad_crop must be int, not True"),
         ({"random_crop": 1.5}, "random_crop is 1.5; give the least share"),
+        ({"cutout": -1}, "cutout is -1"),
+        ({"rotate": 181}, "rotate is 181"),
+        ({"hue": 0.6}, "hue is 0.6; give 0 to 0.5"),
         ({"border": "black"}, "border must be one of zeros, reflect, not 'black'"),
     ],
 )
@@ -154,5 +270,7 @@ def test_from_config_refuses(config, message):
 def test_apply_refuses_what_does_not_fit(images):
     with pytest.raises(ShapeError, match="pad_crop is 5"):
         Augmentation(pad_crop=5).apply(images, np.random.default_rng(0))
+    with pytest.raises(ShapeError, match=r"hue is 0\.1, but the images have 1 channels"):
+        Augmentation(hue=0.1).apply(images[..., :1], 0)
     with pytest.raises(ShapeError, match="N, H, W, C"):
         Augmentation(flip=True).apply(images[0], np.random.default_rng(0))

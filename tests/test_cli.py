@@ -141,6 +141,32 @@ def test_eval_agrees_with_the_summary(trained: Path, capsys: pytest.CaptureFixtu
     assert np.trace(confusion) == round(result["accuracy"] * 1000)
 
 
+def test_test_time_augmentation_is_told_apart(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tta in ("none", "flip+shift"):
+        assert main(["eval", str(trained), "mnist-5k", "--backend", "numpy", "--json", "--tta", tta]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["tta"] == tta
+        accuracy = found["accuracy"]
+    assert main(["eval", str(trained), "mnist-5k", "--backend", "numpy", "--tta", "flip+shift"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with test-time augmentation (flip+shift: 6 views of each image)" in said
+    out = str(tmp_path / "run")
+    options = ["--init", str(trained / "model.safetensors"), "--epochs", "1", "--lr", "1e-9", "--backend", "numpy"]
+    assert main(["train", "mnist-5k", *options, "--tta", "flip+shift", "--out", out]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["tta"], summary["tta_test_accuracy"]) == ("flip+shift", accuracy)
+    assert summary["test_accuracy"] != accuracy
+    assert f"tta accuracy {accuracy:.2%} with test-time augmentation (flip+shift: 6 views of each image)" in said
+    assert main(["report", out]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"({100 * accuracy:.2f} % with test-time augmentation (flip+shift: 6 views of each image))" in said
+    plain = json.loads((trained / "summary.json").read_text())
+    assert (plain["tta"], plain["tta_test_accuracy"]) == ("none", None)
+
+
 def test_eval_prints_the_confusion_matrix(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", str(trained / "model.safetensors"), "mnist-5k", "--backend", "numpy"]) == 0
     printed = capsys.readouterr().out

@@ -200,7 +200,8 @@ PREPROCESSINGS = {
         Augmentation(pad_crop=3),
         Augmentation(True, 7),
         Augmentation(pad_crop=2, border="reflect"),
-        Augmentation(True, 7, border="reflect"),
+        Augmentation(True, 7, border="reflect", cutout=4),
+        Augmentation(cutout=30),
     ],
 )
 @pytest.mark.parametrize("name", PREPROCESSINGS)
@@ -218,8 +219,11 @@ def test_batches_have_the_bits_of_the_steps_one_by_one(name: str, augmentation: 
     corners = drawn.integers(0, 2 * pad + 1, size=(count, 2)) if pad else None
     out = np.full(expected.shape, np.nan, np.float32)
     constants = Constants.of((9, 8, 3), scale=steps.scale, mean=steps.mean, std=steps.std)
-    changes = Changes(mirrored, corners, pad, augmentation.border == "reflect")
-    batch_into(out, images, order, constants, **changes._asdict())
+    hole = augmentation.cutout
+    holes = drawn.integers(0, (9, 8), size=(count, 2)) if hole else None
+    Changes(holes=holes, hole=hole).cut(expected)
+    settings = {"pad": pad, "reflect": augmentation.border == "reflect", "holes": holes, "hole": hole}
+    batch_into(out, images, order, constants, mirrored=mirrored, corners=corners, **settings)
     assert out.tobytes() == expected.tobytes()
 
 

@@ -349,3 +349,13 @@ def test_any_network_comes_back(tmp_path_factory, one, opset, form):
     mine, theirs = gradients(one, images), gradients(other, images)
     for name, gradient in mine.items():
         np.testing.assert_allclose(theirs[name], gradient, rtol=0, atol=2e-5 * (np.abs(gradient).max() + 1e-6))
+
+
+def test_a_multiplication_goes_into_the_layer_before_it(tmp_path):
+    layers = [cnn.Flatten(), cnn.Linear(3), cnn.Multiply(-1.5)]
+    one = Sequential(layers, (3, 4, 2), backend="numpy", seed=1)
+    cnn.export_onnx(one, tmp_path / "net.onnx")
+    other = cnn.import_onnx(tmp_path / "net.onnx", backend="numpy").model
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 4, 2), np.uint8)
+    np.testing.assert_allclose(other.predict(images), one.predict(images), rtol=1e-5)
+    assert [type(layer).__name__ for layer in other.layers][-1] == "Linear"

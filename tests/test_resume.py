@@ -32,6 +32,11 @@ def split(count, seed=0):
     return Split(rng.integers(0, 256, (count, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, count))
 
 
+def noisy(image, rng):
+    """A user's own change to an image."""
+    return image // 2 + rng.integers(0, 128, image.shape, np.uint8)
+
+
 def trainer(checkpoint=None, *, seed=0, net=None, images=IMAGES, **settings):
     """A run with everything that has a state: dropout, batch statistics, augmentation, momentum, a falling rate."""
     layers = [Conv2D(4, 3, activation="relu"), BatchNorm(), MaxPool2D(2), Flatten(), Dropout(0.25), Linear(3)]
@@ -41,7 +46,9 @@ def trainer(checkpoint=None, *, seed=0, net=None, images=IMAGES, **settings):
         "optimizer": SGD(0.9, 5e-4),
         "schedule": Step(0.02, 6),
         "batch_size": BATCH,
-        "augmentation": Augmentation(True, 1),
+        "augmentation": Augmentation(
+            *(True, 1, 0.5, "reflect", True), cutout=2, rotate=9, brightness=0.2, transform=noisy
+        ),
         "checkpoint": checkpoint,
     }
     return Trainer(model, split(images), **(defaults | settings))

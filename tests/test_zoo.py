@@ -5,9 +5,11 @@ import pytest
 
 from cnn.data.augmentation import Augmentation
 from cnn.errors import FileFormatError, UsageError
-from cnn.initializers import Gaussian, Xavier
-from cnn.layers import Conv2D, Linear, LocalResponseNorm
+from cnn.initializers import Gaussian, Xavier, Zeros
+from cnn.layers import BatchNorm, Conv2D, Flatten, Linear, LocalResponseNorm, Residual
 from cnn.losses import MeanSquaredError, SoftmaxCrossEntropy
+from cnn.model.resnets import resnet18, resnet20, resnet50
+from cnn.model.sequential import Sequential
 from cnn.model.zoo import LECUN_CONNECTIONS, SMALL, ZOO, architecture
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, Inv, MultiStep
@@ -112,6 +114,29 @@ RESIDUAL_SHAPES = {
 def test_residual_blocks_have_the_sizes_of_the_paper(name):
     nodes = architecture(name).network.nodes
     assert [node.output_shape for node in nodes if node.name.startswith("add")] == RESIDUAL_SHAPES[name]
+
+
+@pytest.mark.parametrize("build", [resnet18, resnet20, resnet50])
+def test_a_residual_block_can_start_as_its_shortcut(build):
+    zeros = [
+        [isinstance(node.layer.scales, Zeros) for node in network.nodes if isinstance(node.layer, BatchNorm)]
+        for network in (build().network, build(zero_last=True).network)
+    ]
+    assert not any(zeros[0])
+    nodes = build(zero_last=True).network.nodes
+    assert sum(zeros[1]) == sum(node.name.startswith("add") for node in nodes)
+    # The zeros are where a block's main path ends: what is added first.
+    added = [nodes[node.inputs[0]].layer for node in nodes if node.name.startswith("add")]
+    assert all(isinstance(layer, BatchNorm) and layer.scales == Zeros() for layer in added)
+
+
+def test_a_block_whose_last_scale_is_zero_hands_on_its_input():
+    x = np.random.default_rng(0).random((2, 5, 4, 3), np.float32)
+    main = [Conv2D(3, 3, padding=1), BatchNorm(scales=Zeros())]
+    model = Sequential([Residual(main), Flatten(), Linear(2)], (5, 4, 3), backend="numpy")
+    block = model.network
+    model.forward(x, training=True)
+    np.testing.assert_array_equal(block.arrays.outputs[2], x)
 
 
 def test_the_counts_by_hand_are_those_published():

@@ -16,6 +16,7 @@ from cnn.backend_options import parse_option
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset, load_dataset
 from cnn.data.images import RESIZES
+from cnn.data.views import NONE, VIEWS
 from cnn.errors import UsageError
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
@@ -158,6 +159,18 @@ def add_picture_options(parser: argparse.ArgumentParser) -> None:
 def add_wide_option(parser: argparse.ArgumentParser) -> None:
     """--wide."""
     parser.add_argument("--wide", action="store_true", help="print every column, however wide the terminal is")
+
+
+def add_tta_option(parser: argparse._ActionsContainer, default: str | None = NONE) -> None:
+    """--tta."""
+    preset = f"default: {default}" if default else "default: the recipe's"
+    parser.add_argument(
+        "--tta",
+        choices=tuple(VIEWS),
+        default=default,
+        help="test-time augmentation: the mean scores of an image and its mirror image, or of both and of their shifts "
+        f"by a pixel ({preset})",
+    )
 
 
 def add_json_option(parser: argparse.ArgumentParser) -> None:

@@ -37,6 +37,7 @@ REMEMBERED = {
     "random_crop": None,
     "image_size": None,
     "resize": None,
+    "tta": None,
     "class_weights": None,
     "validation": None,
     "patience": None,
@@ -100,6 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="cut a random part of at least the share X of its area out of each training image, and resize it",
     )
+    _common.add_tta_option(recipe, default=None)
     recipe.add_argument(
         "--class-weights",
         choices=("balanced",),

@@ -14,7 +14,6 @@ import numpy as np
 from cnn.commands import _common
 from cnn.data.dataset import download_dataset, list_datasets
 from cnn.errors import UsageError
-from cnn.ops.input import change
 from cnn.system.storage import write_atomically
 from cnn.terminal.arguments import expanded_text, output_file, share, whole_number, whole_number_or_zero
 from cnn.terminal.printing import print_json, print_note, print_text
@@ -81,7 +80,7 @@ def _show(options: argparse.Namespace) -> None:
     chosen = rng.permutation(len(data.train))[: options.count]
     split = data.train.take(np.sort(chosen))
     augmentation = _common.augmentation_of(options, _common.fitting_architecture(options.model, data).recipe)
-    images = change(split.images[:], augmentation.draw(split.images.shape, rng))
+    images = augmentation.apply(split.images[:], rng)
     picture, content = grid(images, [data.classes[label] for label in split.labels]), io.BytesIO()
     try:
         picture.save(content, format=options.out.suffix.lstrip(".").replace("jpg", "jpeg") or "png")

@@ -6,6 +6,7 @@ import numpy as np
 
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
+from cnn.data import views
 from cnn.errors import UsageError
 from cnn.model.modelfile import load_model
 from cnn.terminal.arguments import whole_number
@@ -18,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="see `cnn data list`")
     parser.add_argument("--split", choices=("test", "train"), default="test", help="images to evaluate on")
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per batch")
+    _common.add_tta_option(parser)
     _common.add_resource_options(parser)
     _common.add_precision_option(parser, "that of the model")
     add_config_option(parser)
@@ -37,8 +39,8 @@ def run(options: argparse.Namespace) -> None:
             split = model.with_own_labels(split)
         except UsageError as error:
             raise UsageError(f"{options.model} cannot be evaluated on {data.name}: {error}") from error
-        loss, accuracy = model.evaluate(split, batch_size=options.batch_size)
-        guesses = model.predict(split.images, batch_size=options.batch_size).argmax(axis=1)
+        loss, accuracy = model.evaluate(split, batch_size=options.batch_size, tta=options.tta)
+        guesses = model.predict(split.images, batch_size=options.batch_size, tta=options.tta).argmax(axis=1)
         described = resources.to_dict() | {"precision": model.precision}
     confusion = np.zeros((len(model.classes), len(model.classes)), np.int64)
     np.add.at(confusion, (split.labels, guesses), 1)
@@ -49,6 +51,7 @@ def run(options: argparse.Namespace) -> None:
                 "dataset": data.name,
                 "split": options.split,
                 "images": len(split),
+                "tta": options.tta,
                 "accuracy": accuracy,
                 "loss": loss,
                 "classes": list(model.classes),
@@ -59,7 +62,8 @@ def run(options: argparse.Namespace) -> None:
         return
     for note in data.notes:
         print_note(note)
-    print_text(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}")
+    how = f" {views.described(options.tta)}" if options.tta != views.NONE else ""
+    print_text(f"accuracy {accuracy:.2%}, loss {loss:.4f} on {len(split):,} {options.split} images of {data.name}{how}")
     print("rows: true class, columns: predicted")
     absent = [name for name, row in zip(model.classes, confusion, strict=True) if not row.any()]
     if absent:

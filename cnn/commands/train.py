@@ -20,6 +20,7 @@ from cnn.commands import _common
 from cnn.commands._run_folder import CHECKPOINT, METRICS, SUMMARY, RunFolder
 from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall, start_of
 from cnn.data.dataset import Dataset, Split
+from cnn.data.views import NONE, described
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
@@ -106,7 +107,8 @@ def run(options: argparse.Namespace) -> None:
         trainer.rehearse(data.test)
         with stop_on_signals(trainer):
             trainer.run(epochs, listeners)
-        test = model.evaluate(data.test)
+        tta = architecture.recipe.tta
+        test = {each: model.evaluate(data.test, tta=each) for each in dict.fromkeys((NONE, tta))}
         if folder is not None:
             _finish(trainer, data, test, resources, options.seed, folder)
             if options.report:
@@ -154,7 +156,14 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
         larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
         schedule = schedule.at(schedule.lr * larger)
     return replace(
-        architecture, recipe=replace(recipe, optimizer=optimizer, schedule=schedule, augmentation=augmentation)
+        architecture,
+        recipe=replace(
+            recipe,
+            optimizer=optimizer,
+            schedule=schedule,
+            augmentation=augmentation,
+            tta=options.tta or recipe.tta,
+        ),
     )
 
 
@@ -330,14 +339,18 @@ def _words(part: Optimizer | Schedule) -> str:
 def _finish(
     trainer: Trainer,
     data: Dataset,
-    test: tuple[float, float],
+    test: dict[str, tuple[float, float]],
     resources: _common.Resources,
     seed: int,
     folder: RunFolder,
 ) -> None:
-    """Saves the model, writes the summary and prints it; `test` is (loss, accuracy) on the test images."""
+    """Saves the model, writes the summary and prints it.
+
+    `test` is (loss, accuracy) on the test images, as they are and perhaps with a test-time augmentation after that.
+    """
     model, results, out = trainer.model, trainer.results, folder.path
-    test_loss, test_accuracy = test
+    test_loss, test_accuracy = test[NONE]
+    *_, tta = test
     folder.complete()
     save_model(model, out / FILE)
     seconds = sum(each.seconds for each in results)
@@ -356,6 +369,9 @@ def _finish(
         "saved_epoch": trainer.kept_epoch,
         "test_accuracy": test_accuracy,
         "test_loss": test_loss,
+        "tta": tta,
+        "tta_test_accuracy": test[tta][1] if tta != NONE else None,
+        "tta_test_loss": test[tta][0] if tta != NONE else None,
         "images_per_second": images / seconds,
         "seconds": seconds,
         "joules": energy.joules,
@@ -368,6 +384,7 @@ def _finish(
     lines = {"early stopping": _kept(trainer)} if early else {}
     lines |= {
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
+        **({"tta accuracy": f"{test[tta][1]:.2%} {described(tta)}"} if tta != NONE else {}),
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
         "training energy": _energy(energy, per_image, trainer.meter),
         "saved": str(out / FILE),

@@ -14,7 +14,8 @@ from cnn.errors import ShapeError, UsageError
 
 U = np.uintp
 ZERO = np.float32(0)
-INPUTS = [types.Array(each, 1, "C", readonly=True) for each in (types.uint8, types.int64, types.boolean, types.int64)]
+KINDS = (types.uint8, types.int64, types.boolean, types.int64, types.int64)
+INPUTS = [types.Array(each, 1, "C", readonly=True) for each in KINDS]
 
 UNCHANGED, IN_PLACE = np.empty(0, np.bool_), np.empty((0, 2), np.int64)
 """Stand for no mirroring and no corners."""
@@ -58,8 +59,10 @@ def _images(
     order: Any,
     mirrored: Any,
     corners: Any,
+    holes: Any,
     pad: int,
     reflect: bool,
+    hole: int,
     size: Any,
     scale: Any,
     mean: Any,
@@ -68,7 +71,7 @@ def _images(
     first: int,
     last: int,
 ) -> None:
-    """Images first to last of the batch, row by row; `mirrored` and `corners` may be empty."""
+    """Images first to last of the batch, row by row; `mirrored`, `corners` and `holes` may be empty."""
     height, width, channels = size
     c, row = U(channels), U(width) * U(channels)
     for n in range(first, last):
@@ -109,16 +112,23 @@ def _images(
             constants = U(p) * row
             for i in range(row):
                 out[to + i] = (out[to + i] * scale - mean[constants + i]) / std[constants + i]
+            if holes.size:
+                top, left = holes[U(2) * n] - hole // 2, holes[U(2) * n + U(1)] - hole // 2
+                if top <= p < top + hole:
+                    for i in range(U(min(max(left, 0), width)) * c, U(min(max(left + hole, 0), width)) * c):
+                        out[to + i] = ZERO
 
 
-@kernel(PARALLEL, *INPUTS, INTEGER, FLAG, types.UniTuple(INTEGER, 3), types.float32, *[FLOATS] * 3, INTEGER)
+@kernel(PARALLEL, *INPUTS, INTEGER, FLAG, INTEGER, types.UniTuple(INTEGER, 3), types.float32, *[FLOATS] * 3, INTEGER)
 def load(
     images: Any,
     order: Any,
     mirrored: Any,
     corners: Any,
+    holes: Any,
     pad: int,
     reflect: bool,
+    hole: int,
     size: Any,
     scale: Any,
     mean: Any,
@@ -135,11 +145,15 @@ def load(
         if corners[i] < 0 or corners[i] > 2 * pad:
             return False
     if parts == 1:
-        _images(images, order, mirrored, corners, pad, reflect, size, scale, mean, std, out, U(0), U(count))
+        _images(
+            images, order, mirrored, corners, holes, pad, reflect, hole, size, scale, mean, std, out, U(0), U(count)
+        )
     else:
         for part in prange(parts):
             first, last = start_of(part, parts, count), start_of(part + 1, parts, count)
-            _images(images, order, mirrored, corners, pad, reflect, size, scale, mean, std, out, first, last)
+            _images(
+                images, order, mirrored, corners, holes, pad, reflect, hole, size, scale, mean, std, out, first, last
+            )
     return True
 
 
@@ -153,13 +167,15 @@ def batch_into(
     corners: npt.NDArray[np.int64] | None = None,
     pad: int = 0,
     reflect: bool = False,
+    holes: npt.NDArray[np.int64] | None = None,
+    hole: int = 0,
 ) -> None:
     """out (N, H, W, C) float32 = the images at `order` (N,), normalised.
 
     `mirrored` (N,) says which are flipped left to right first; `corners` (N, 2) is the row and column, 0 to 2 * pad,
     at which each is cropped after padding by `pad` zero pixels on every side, or with `reflect` by the image mirrored
-    at its outermost pixels. Raises ShapeError if shapes or types do not fit, UsageError for an index that does not
-    exist or a corner beyond the border.
+    at its outermost pixels. Last, a square of `hole` pixels around `holes` (N, 2) is set to zero. Raises ShapeError if
+    shapes or types do not fit, UsageError for an index that does not exist or a corner beyond the border.
     """
     count = len(order)
     if out.dtype != np.float32 or out.shape != (count, *constants.shape) or not out.flags.carray:
@@ -170,10 +186,11 @@ def batch_into(
     if images.dtype != np.uint8 or images.shape[1:] != constants.shape:
         raise ShapeError(f"Images have shape {images.shape} and type {images.dtype}; give uint8 of {constants.shape}.")
     flips = UNCHANGED if mirrored is None else np.ascontiguousarray(mirrored, np.bool_)
-    shifts = IN_PLACE if corners is None else np.ascontiguousarray(corners, np.int64)
-    if flips.shape not in ((0,), (count,)) or shifts.shape not in ((0, 2), (count, 2)):
+    shifts, cuts = (IN_PLACE if each is None else np.ascontiguousarray(each, np.int64) for each in (corners, holes))
+    if flips.shape not in ((0,), (count,)) or {shifts.shape, cuts.shape} - {(0, 2), (count, 2)}:
         raise ShapeError(
-            f"{count} images have {flips.shape} mirrorings and {shifts.shape} corners; give one per image."
+            f"{count} images have {flips.shape} mirrorings, {shifts.shape} corners and {cuts.shape} holes; give one "
+            "per image."
         )
     if reflect and shifts.size and pad >= min(constants.shape[:2]):
         raise ShapeError(f"Images of {constants.shape} cannot be reflected {pad} pixels deep.")
@@ -186,10 +203,12 @@ def batch_into(
         order,
         flips,
         shifts.reshape(-1),
+        cuts.reshape(-1),
         pad,
         bool(reflect and shifts.size),
+        hole,
         # Unchanged images are passed as one row each, which makes one long loop per image.
-        constants.shape if flips.size or shifts.size else (1, constants.mean.size, 1),
+        constants.shape if flips.size or shifts.size or cuts.size else (1, constants.mean.size, 1),
         constants.scale,
         constants.mean,
         constants.std,

@@ -54,7 +54,20 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             shape = out.shape[1:]
             plain = mean is None and std is None
             constants = _scale_only(shape, scale) if plain else Constants.of(shape, scale=scale, mean=mean, std=std)
-            input.batch_into(out, images, order, constants, **changes._asdict())
+            if changes.retouch is not None:
+                images, order = changes.retouch.apply(images[order]), np.arange(len(order))
+            input.batch_into(
+                out,
+                images,
+                order,
+                constants,
+                mirrored=changes.mirrored,
+                corners=changes.corners,
+                pad=changes.pad,
+                reflect=changes.reflect,
+                holes=changes.holes,
+                hole=changes.hole,
+            )
 
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
         arrays = flat(x, factors, out) if isinstance(factors, np.ndarray) else flat(x, out)

@@ -26,7 +26,7 @@ def views(tta: str, count: int, shape: tuple[int, ...]) -> Iterator[tuple[float,
     """Each view of `count` images of `shape` (H, W, C), with its share of the average.
 
     "flip" has the image and its mirror image. "flip+shift" has these two, a quarter each, and both shifted by a pixel
-    in two directions, an eighth each (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6, and
+    in two directions, an eighth each (Jordan 2024, "94% on CIFAR-10 in 3.29 seconds on a single GPU", and
     its code). Raises ShapeError for images too small to be shifted.
     """
     if tta == FLIP_SHIFT and min(shape[:2]) <= SHIFT:

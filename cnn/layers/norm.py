@@ -1,6 +1,6 @@
 """Normalisation layers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 import numpy as np
@@ -9,7 +9,7 @@ from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Window
-from cnn.initializers import Initializer, Ones, Zeros
+from cnn.initializers import Gaussian, Initializer, Ones, Zeros
 from cnn.layers.layer import Layer, Lives, Parameter, image_shape
 
 MOST_SIZE = 1024
@@ -33,8 +33,20 @@ class BatchNorm(Layer):
     scale: bool = True
     shift: bool = True
     activation: str | None = None
+    scales: Initializer = field(default_factory=Ones)
+    """The initialiser of the factors; Zeros for the last one of a residual block, which then starts as its shortcut
+    (Goyal et al. 2017, "Accurate, large minibatch SGD", section 5.1)."""
 
     def __post_init__(self) -> None:
+        self.scales = Initializer.from_config(self.scales)
+        require(
+            isinstance(self.scales, Ones | Zeros | Gaussian),
+            f"scales must be Ones, Zeros or Gaussian, as a factor has no fan-in, not {type(self.scales).__name__}.",
+        )
+        require(
+            self.scale or self.scales == Ones(),
+            f"Factors that are not trained are 1, not {type(self.scales).__name__}.",
+        )
         require(0 <= self.momentum < 1, f"momentum must be at least 0 and below 1, not {self.momentum}.")
         require(self.epsilon > 0, f"epsilon must be above 0, not {self.epsilon}.")
         require(
@@ -70,7 +82,7 @@ class BatchNorm(Layer):
 
     def create(self) -> None:
         shape = self.input_shape[-1:]
-        self.gamma = self._factors("gamma", Ones(), trained=self.scale)
+        self.gamma = self._factors("gamma", self.scales, trained=self.scale)
         self.beta = self._factors("beta", Zeros(), trained=self.shift)
         mean = self.backend.zeros(shape, self.context.dtype)
         variance = self.backend.asarray(np.ones(shape), self.context.dtype)

@@ -13,6 +13,7 @@ from cnn.config import check_values, require, settle
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset
 from cnn.data.preprocessing import Preprocessing
+from cnn.data.views import NONE, checked
 from cnn.errors import UsageError
 from cnn.layers import Layer
 from cnn.layers.blocks import Block
@@ -53,6 +54,8 @@ class Recipe:
     """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """A table of settings of Augmentation."""
+    tta: str = NONE
+    """Test-time augmentation with which `cnn train` tests once more: "none", "flip" or "flip+shift"."""
 
     def __post_init__(self) -> None:
         self.optimizer = Optimizer.from_config(self.optimizer)
@@ -64,6 +67,7 @@ class Recipe:
             check_values("augmentation", self.augmentation, known, besides)
             self.augmentation = Augmentation(**self.augmentation)
         settle(self)
+        checked(self.tta)
         require(
             self.preprocessing in PREPROCESSINGS,
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",

@@ -34,7 +34,7 @@ from cnn.model.from_images import awaiting, fill
 from cnn.model.network import AfterLayer, Network
 from cnn.model.passes import Passes, Score
 from cnn.model.table import summary_html, summary_lines
-from cnn.ops.input import Changes, Crops, change, normalise
+from cnn.ops.input import Changes, change, normalise
 from cnn.precision import chosen, dtype_of
 from cnn.system.machine import physical_memory
 from cnn.words import counted
@@ -218,7 +218,7 @@ class Sequential:
         self,
         images: Images,
         order: npt.NDArray[np.int64] | None = None,
-        changes: Changes | Crops | None = None,
+        changes: Changes | None = None,
     ) -> Array:
         """Images (N, H, W, C), all or those at `order` (M,), preprocessed, as a backend array.
 
@@ -231,12 +231,14 @@ class Sequential:
         pre = self.preprocessing
         pixels, rows = (images.pixels, images.rows[order]) if isinstance(images, StoredImages) else (images, order)
         changes = changes or Changes()
-        if pixels.dtype == np.uint8 and isinstance(changes, Changes):
+        if pixels.dtype == np.uint8:
             scale = pre.scale_for(pixels)
             self.backend.load_batch(pixels, rows, changes, x, scale=scale, mean=pre.mean, std=pre.std)
         else:
             # Whether floats are of the right kind was seen from all of them: a single batch may have none above 1.
-            self.backend.copy(self._prepared(change(pixels[rows], changes)), x)
+            prepared = self._prepared(change(pixels[rows], changes))
+            changes.cut(prepared)
+            self.backend.copy(prepared, x)
         if isinstance(images, StoredImages):
             images.touched(len(order))
         return x
@@ -274,7 +276,7 @@ class Sequential:
         images: Images,
         labels: npt.NDArray[np.int64],
         order: npt.NDArray[np.int64] | None = None,
-        changes: Changes | Crops | None = None,
+        changes: Changes | None = None,
         *,
         weight: float = 1.0,
         weights: npt.NDArray[np.float32] | None = None,

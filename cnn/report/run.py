@@ -83,7 +83,8 @@ def read_run(folder: Path, label: str | None = None) -> Run:
     stored, result = _table(folder / SETTINGS), _table(folder / SUMMARY)
     settings, options = stored.get("run"), stored.get("options", stored)
     _check_numbers(folder / SETTINGS, settings if isinstance(settings, dict) else {}, {"test_images": math.inf})
-    _check_numbers(folder / SUMMARY, result, {"test_accuracy": 1, "test_loss": math.inf, "saved_epoch": math.inf})
+    bounds = {"test_accuracy": 1, "tta_test_accuracy": 1, "test_loss": math.inf, "saved_epoch": math.inf}
+    _check_numbers(folder / SUMMARY, result, bounds)
     return Run(
         folder,
         label or folder.resolve().name,

@@ -6,6 +6,7 @@ from typing import Any
 
 from cnn.backend import Backend
 from cnn.data.dataset import load_dataset
+from cnn.data.views import NONE, VIEWS, described
 from cnn.errors import CnnError, UsageError
 from cnn.measure.profiler import profile_step
 from cnn.model.architecture import Architecture, Recipe
@@ -59,6 +60,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "accuracy_of": of,
         "test_images": settings.get("test_images"),
         "test_loss": result.get("test_loss"),
+        "tta": result.get("tta") if result.get("tta") in VIEWS else NONE,
+        "tta_accuracy": result.get("tta_test_accuracy"),
         "best_epoch": best,
         "saved_epoch": result.get("saved_epoch"),
         "seconds": run.seconds,
@@ -93,6 +96,8 @@ def sentence(run: Mapping[str, Any]) -> str:
     epochs = counted(len(run["epochs"]), "epoch")
     test = f"{run['test_images']:,} test" if run["test_images"] and run["accuracy_of"] == "test" else run["accuracy_of"]
     reached = f"{percent(run['accuracy'])} on the {test} images of {run['dataset']}"
+    if run["tta_accuracy"] is not None and run["tta"] != NONE:
+        reached += f" ({percent(run['tta_accuracy'])} {described(run['tta'])})"
     energy = f"energy {run['energy']}" if run["joules"] is None else f"{joules_text(run['joules'])} ({run['energy']})"
     spent = f"{duration(run['seconds'])} of training at {rate_text(run['images_per_second'])}, {energy}"
     state = "" if run["finished"] else " The run has not ended."

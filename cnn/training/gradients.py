@@ -8,7 +8,7 @@ import numpy.typing as npt
 from cnn.arrays import Array
 from cnn.data.dataset import Split
 from cnn.model.sequential import Sequential
-from cnn.ops.input import Changes, Crops
+from cnn.ops.input import Changes
 from cnn.shard import part
 from cnn.training.world import World
 
@@ -64,7 +64,7 @@ class BatchGradients:
 
     @np.errstate(all="ignore")
     def compute(
-        self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes | Crops, flag: bool = False
+        self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes, flag: bool = False
     ) -> tuple[float, int, bool]:
         """(summed loss, correct answers, whether any process set `flag`) over the images `chosen` and all processes.
 
