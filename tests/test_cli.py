@@ -299,7 +299,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["compare", "--device", "tesla-k4@e5-2620v3"], 2, "no device 'tesla-k4'; did you mean 'tesla-k40'?"),
         (["compare", "--nodes", "1,2", "--link", "ethernet1g"], 2, "did you mean 'ethernet-1g'?"),
         (["devices", "tesla-k4"], 2, "did you mean 'tesla-k40'?"),
-        (["train", "--epochs", "0"], 2, "'0' is not a whole number of at least 1"),
+        (["train", "--epochs", "0"], 2, "'0' is not a number above 0"),
         (["train", "--lr", "nan"], 2, "'nan' is not a number above 0"),
         (["train", "--optimizer", "adma"], 2, "There is no optimizer 'adma'; did you mean 'Adam'?"),
         (["train", "--optimizer", "Adagrad"], 2, "There is no optimizer 'Adagrad'; known are: Adam, RMSprop, SGD"),
