@@ -167,15 +167,17 @@ class ReferenceBackend(Backend):
     def activation_gradient(self, name: str, source: Array, dy: Array, out: Array, *, slope: float = SLOPE) -> None:
         out[...] = derivative(name, wide(source), slope) * wide(dy)
 
-    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+    def softmax_cross_entropy(
+        self, scores: Array, labels: Array, out: Array | None, *, smoothing: float = 0.0
+    ) -> tuple[float, int]:
         loss, right = 0.0, 0
         for n, (row, label) in enumerate(zip(wide(scores), labels, strict=True)):
-            probabilities = softmax(row)
-            loss += float(np.log(np.exp(row - row.max()).sum()) + row.max() - row[label])
+            target = np.full(len(row), smoothing / len(row))
+            target[label] += 1 - smoothing
+            loss += float(np.log(np.exp(row - row.max()).sum()) + row.max() - (target * row).sum())
             right += int(row.argmax() == label)
             if out is not None:
-                probabilities[label] -= 1
-                out[n] = probabilities / len(labels)
+                out[n] = (softmax(row) - target) / len(labels)
         return loss, right
 
     def squared_error(
@@ -320,11 +322,13 @@ class ReferenceBackend(Backend):
         momentum: float,
         decay: float,
         nesterov: bool,
+        outside: bool = False,
     ) -> None:
-        step = lr * (wide(g) + decay * wide(w))
+        inner, outer = (1.0, lr) if outside else (lr, 1.0)
+        step = inner * (wide(g) + decay * wide(w))
         v = momentum * wide(velocity) + step
         velocity[...] = v
-        w[...] = wide(w) - (momentum * v + step if nesterov else v)
+        w[...] = wide(w) - outer * (momentum * v + step if nesterov else v)
 
     def rmsprop_update(
         self,

@@ -34,8 +34,17 @@ class SoftmaxCrossEntropy(Loss):
 
     repeatable = True
 
+    label_smoothing: float = 0.0
+    """The part of a label that is spread evenly over all classes, its own included (Szegedy et al. 2016, section 7)."""
+
+    def __post_init__(self) -> None:
+        require(
+            0 <= self.label_smoothing < 1,
+            f"label_smoothing must be at least 0 and below 1, not {self.label_smoothing}.",
+        )
+
     def evaluate(self, backend: Backend, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        return backend.softmax_cross_entropy(scores, labels, out)
+        return backend.softmax_cross_entropy(scores, labels, out, smoothing=self.label_smoothing)
 
     def probabilities(self, backend: Backend, scores: Array, out: Array) -> None:
         backend.softmax(scores, out)

@@ -1,6 +1,7 @@
 """The learning rate as a function of the step, with Caffe's policies and a cosine with warm-up."""
 
 from abc import abstractmethod
+from copy import copy
 from dataclasses import dataclass, replace
 from math import cos, pi
 from typing import Self
@@ -18,9 +19,43 @@ class Schedule(Configurable):
         """The same schedule with another base rate."""
         return replace(self, lr=lr)  # type: ignore[type-var]
 
+    @property
+    def needs_steps(self) -> bool:
+        """Whether its rates depend on the number of steps of the run."""
+        return False
+
+    def over(self, steps: int) -> Self:
+        """The same schedule for a run of so many steps."""
+        return self
+
     @abstractmethod
     def rate(self, step: int) -> float:
         """The learning rate."""
+
+
+class WholeRun(Schedule):
+    """A schedule over the whole run, of which a trainer knows the number of steps."""
+
+    _steps: int | None = None
+
+    @property
+    def needs_steps(self) -> bool:
+        return True
+
+    def over(self, steps: int) -> Self:
+        bound = copy(self)
+        object.__setattr__(bound, "_steps", steps)
+        return bound
+
+    def rate(self, step: int) -> float:
+        """The learning rate. Raises UsageError unless `over` has said how many steps the run has."""
+        name = type(self).__name__
+        require(self._steps is not None, f"{name} depends on the number of steps; call `over(steps)` first.")
+        return float(self.lr * self._factor(min(step, self._steps or 0), self._steps or 1))
+
+    def _factor(self, step: int, steps: int) -> float:
+        """The part of the base rate at a step of `steps`."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -163,9 +198,117 @@ class Warmup(Schedule):
     def at(self, lr: float) -> Self:
         return replace(self, then=self.then.at(lr))
 
+    @property
+    def needs_steps(self) -> bool:
+        return self.then.needs_steps
+
+    def over(self, steps: int) -> Self:
+        return replace(self, then=self.then.over(steps))
+
     def rate(self, step: int) -> float:
         risen = min(1.0, (step + 1) / self.steps)
         return self.then.rate(step) * (self.start + (1 - self.start) * risen)
+
+
+@dataclass(frozen=True)
+class Triangular(WholeRun):
+    """Rises linearly from start * lr to lr at the fraction `peak` of the run, then falls linearly to end * lr.
+
+    Smith 2017, "Cyclical learning rates for training neural networks", one cycle; as in Jordan 2024 the peak is at a
+    whole step and the rate of step i is that at i of the run's steps.
+    """
+
+    lr: float
+    peak: float = 0.5
+    """The fraction of the run at which the rate is lr."""
+    start: float = 0.0
+    """The part of lr at the first step."""
+    end: float = 0.0
+    """The part of lr after the last step."""
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_part("peak", self.peak)
+        _check_part("start", self.start)
+        _check_part("end", self.end)
+
+    def _factor(self, step: int, steps: int) -> float:
+        peak = int(self.peak * steps)
+        if step < peak:
+            return self.start + (1 - self.start) * step / peak
+        return 1 + (self.end - 1) * (step - peak) / max(1, steps - peak)
+
+
+@dataclass(frozen=True)
+class OneCycle(WholeRun):
+    """Rises as half a cosine from start * lr to lr at the fraction `peak` of the run, then falls so to end * lr.
+
+    Smith & Topin 2018, "Super-convergence", with cosines for its lines; without its cycle of the momentum.
+    """
+
+    lr: float
+    peak: float = 0.3
+    """The fraction of the run at which the rate is lr."""
+    start: float = 0.04
+    """The part of lr at the first step."""
+    end: float = 4e-6
+    """The part of lr after the last step."""
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_part("peak", self.peak)
+        _check_part("start", self.start)
+        _check_part("end", self.end)
+
+    def _factor(self, step: int, steps: int) -> float:
+        peak = self.peak * steps
+        if step < peak:
+            return 1 + (self.start - 1) * (1 + cos(pi * step / peak)) / 2
+        return self.end + (1 - self.end) * (1 + cos(pi * (step - peak) / max(1.0, steps - peak))) / 2
+
+
+@dataclass(frozen=True)
+class Polynomial(WholeRun):
+    """lr * (1 - step / the run's steps) ** power, Caffe's policy "poly"."""
+
+    lr: float
+    power: float = 1.0
+    """1 falls linearly to 0."""
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_factor("power", self.power)
+
+    def _factor(self, step: int, steps: int) -> float:
+        return float((1 - step / steps) ** self.power)
+
+
+@dataclass(frozen=True)
+class FractionStep(WholeRun):
+    """lr * gamma ** (the number of milestones reached), with milestones as fractions of the run."""
+
+    lr: float
+    milestones: tuple[float, ...]
+    """The fractions of the run at which the rate is multiplied by gamma."""
+    gamma: float = 0.1
+    """The factor."""
+
+    def __post_init__(self) -> None:
+        _check_rate(self.lr)
+        _check_factor("gamma", self.gamma)
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        rising = list(self.milestones) == sorted(set(self.milestones))
+        require(
+            rising and all(0 < each < 1 for each in self.milestones),
+            f"milestones must be fractions between 0 and 1 in rising order, not {self.milestones}.",
+        )
+
+    def _factor(self, step: int, steps: int) -> float:
+        return float(self.gamma ** sum(step >= each * steps for each in self.milestones))
+
+
+def _check_part(name: str, value: float) -> None:
+    require(0 <= value <= 1, f"{name} must be from 0 to 1, not {value}.")
 
 
 def _check_rate(lr: float) -> None:

@@ -34,6 +34,15 @@ def test_cross_entropy_of_two_images_worked_by_hand():
     np.testing.assert_allclose(gradients, expected, rtol=1e-14)
 
 
+def test_smoothed_labels_worked_by_hand():
+    value, correct, gradients = evaluated(SoftmaxCrossEntropy(0.2), [[0, 0, 0, 0], [log(5), 0, 0, 0]], [2, 0])
+    # Targets are 0.85 at the label and 0.05 elsewhere: the second loss is log 8 - 0.85 * log 5.
+    assert value == pytest.approx(log(4) + log(8) - 0.85 * log(5), rel=1e-14)
+    assert correct == 1
+    expected = np.array([[0.2, 0.2, -0.6, 0.2], [5 / 8 - 0.85, 0.075, 0.075, 0.075]]) / 2
+    np.testing.assert_allclose(gradients, expected, rtol=1e-14)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_cross_entropy_is_exact_for_scores_of_ten_thousand(dtype):
     value, correct, gradients = evaluated(

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cnn.errors import UsageError
-from cnn.layers import Parameter
-from cnn.optimizers import SGD, Adam, Optimizer, RMSprop
+from cnn.layers import BatchNorm, Flatten, Linear, Parameter
+from cnn.model.sequential import Sequential
+from cnn.optimizers import EMA, SGD, Adam, AdamW, Lookahead, Multiplier, Optimizer, RMSprop, multiplied
 from cnn.registry import create
 
 
@@ -27,6 +28,11 @@ def steps(optimizer, gradients, rates, *, start=1.0, multipliers=(1.0, 1.0)):
     ("optimizer", "expected"),
     [
         (SGD(0.0), [0.8, 0.9]),
+        # v = 2, then 0.5 * 2 - 1 = 0, each times 0.1; with Nesterov 0.1 * (0.5 * 2 + 2), then 0.1 * (0.5 * 0 - 1).
+        (SGD(0.5, lr_outside=True), [0.8, 0.8]),
+        (SGD(0.5, nesterov=True, lr_outside=True), [0.7, 0.8]),
+        # The weight shrinks by a tenth of lr, apart from a step of Adam without memory, 0.1 times the sign.
+        (AdamW(0.0, 0.0, 1e-12, weight_decay=0.1), [0.89, 0.9811]),
         # v = 0.2, then 0.5 * 0.2 - 0.1 = 0.
         (SGD(0.5), [0.8, 0.8]),
         # Steps 0.5 * 0.2 + 0.2 = 0.3, then 0.5 * 0 - 0.1 = -0.1.
@@ -145,3 +151,84 @@ def test_a_configuration_makes_the_same_optimizer(optimizer):
 def test_a_setting_that_cannot_be_is_refused_by_name(make, expected):
     with pytest.raises(UsageError, match=expected):
         make()
+
+
+def test_a_rate_outside_the_velocity_changes_past_steps_too():
+    # v = 2 and 0.5 * 2 + 0 = 1, at rates of 0.1 and 0.2; inside, v = 0.2 and 0.1.
+    assert steps(SGD(0.5, lr_outside=True), [2, 0], [0.1, 0.2]) == pytest.approx([0.8, 0.6])
+    assert steps(SGD(0.5), [2, 0], [0.1, 0.2]) == pytest.approx([0.8, 0.7])
+
+
+def test_decoupled_decay_follows_the_schedule_but_neither_the_base_rate_nor_multipliers():
+    backend = create("numpy")
+    for base, multiplier in ((0.1, 1.0), (4.0, 1.0), (0.1, 64.0)):
+        parameter = Parameter("w", backend.asarray([1.0], np.float64), backend.zeros((1,), np.float64), multiplier, 0.5)
+        optimizer = SGD(0.0, weight_decay=0.2, decoupled=True)
+        optimizer.attach(backend, [parameter], base)
+        optimizer.step(base)
+        assert parameter.value[0] == pytest.approx(0.9)
+        optimizer.step(base / 2)
+        assert parameter.value[0] == pytest.approx(0.9 * 0.95)
+
+
+def normed():
+    return Sequential([Flatten(), Linear(3), BatchNorm(), Linear(2)], (2, 2, 1), backend="numpy")
+
+
+def test_patterns_cut_groups_where_multipliers_differ():
+    model = normed()
+    found = multiplied(model.groups, [Multiplier("batchnorm*", 64.0, epochs=3), Multiplier("*.beta", decay=0.5)])
+    of = {name: each for each in found for name, array in model.arrays().items() if np.shares_memory(array, each.value)}
+    plain = {part.name: group for group in model.groups for part, _ in group.parts}
+    for name, group in plain.items():
+        norm = name.startswith("batchnorm")
+        assert of[name].lr_multiplier == (64 if norm else group.lr_multiplier)
+        assert of[name].decay_multiplier == (0.5 if name.endswith(".beta") else group.decay_multiplier)
+        assert of[name].epochs == (3 if norm else np.inf)
+    assert sum(each.value.size for each in found) == sum(group.value.size for group in model.groups)
+    assert len({each.name for each in found}) == len(found)
+    with pytest.raises(UsageError, match="no trained parameter named 'norm"):
+        multiplied(model.groups, [Multiplier("norm*")])
+
+
+def test_a_parameter_freezes_after_its_epochs():
+    backend = create("numpy")
+    parameter = Parameter("w", backend.asarray([1.0], np.float64), backend.asarray([1.0], np.float64), epochs=2)
+    optimizer = SGD(0.9)
+    optimizer.attach(backend, [parameter])
+    values = []
+    for epoch in range(4):
+        optimizer.step(0.1, epoch)
+        values.append(float(parameter.value[0]))
+    assert values == pytest.approx([0.9, 0.71, 0.71, 0.71])
+
+
+def following(slow, values, steps):
+    backend = create("numpy")
+    fast = backend.asarray([0.0], np.float64)
+    slow.attach(backend, {"w": fast})
+    path = []
+    for step, value in enumerate(values, 1):
+        fast[:] += value
+        slow.after(step, steps)
+        path.append((float(fast[0]), float(slow.state["w"][0])))
+    return path
+
+
+def test_slow_weights_worked_by_hand():
+    # Every second step the slow weight goes half the way, and the fast one back to it.
+    assert following(Lookahead(2, 0.5), [1, 1, 2, 2], 4) == [(1, 0), (1, 1), (3, 1), (3, 3)]
+    # It keeps 0.5 * (1/2)^2 = 1/8 of itself in the middle of the run.
+    assert following(Lookahead(2, 0.5, 2.0), [1, 1], 4)[1] == (1.75, 1.75)
+    assert following(EMA(0.75), [1, 1], 2) == [(1, 0.25), (2, 0.6875)]
+
+
+def test_the_average_is_shown_only_for_a_while():
+    slow = EMA(0.5)
+    following(slow, [1], 1)
+    fast = slow._fast["w"]
+    with slow.shown():
+        assert fast[0] == 0.5
+    assert fast[0] == 1
+    slow.finish()
+    assert fast[0] == 0.5

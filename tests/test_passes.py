@@ -403,12 +403,12 @@ def test_a_recording_returns_what_its_last_kernel_did_that_returns_anything():
     shares, slopes = np.empty(9, np.float32), np.empty(9, np.float32)
     made = KernelRecording()
     with made.record():
-        expected = losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
+        expected = losses.cross_entropy(scores.reshape(-1), labels, slopes, 0.0, 3)
         losses.softmax(scores.reshape(-1), shares, 3)
     assert made.prepare()
     assert made.repeat() == expected
     scores *= 7
-    assert made.repeat() == losses.cross_entropy(scores.reshape(-1), labels, slopes, 3)
+    assert made.repeat() == losses.cross_entropy(scores.reshape(-1), labels, slopes, 0.0, 3)
     np.testing.assert_allclose(shares.reshape(3, 3).sum(axis=1), 1, rtol=1e-6)
 
 

@@ -83,9 +83,9 @@ def test_every_setting_of_every_class_is_explained():
     assert padding["text"].startswith('padding is "valid", "same"')
     assert found["Recipe"]["settings"][0] == {
         "name": "epochs",
-        "kind": "int",
+        "kind": "float",
         "default": "10",
-        "text": "Passes over the training images",
+        "text": "Passes over the training images; a fraction ends within one",
     }
 
 
@@ -93,7 +93,7 @@ def test_the_reference_is_printed(capsys):
     assert main(["reference"]) == 0
     listing = capsys.readouterr().out
     assert "  Conv2D: Correlates images" in listing
-    assert "Settings: momentum, weight_decay, nesterov." in listing
+    assert "Settings: momentum, weight_decay, nesterov, lr_outside," in listing
     assert main(["reference", "maxpool2d"]) == 0
     assert "  kernel: Height and width of the window, one number or (rows, columns) (" in capsys.readouterr().out
     assert main(["reference", "SGD", "--json"]) == 0

@@ -16,8 +16,8 @@ from cnn.errors import FileFormatError, Interrupted, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
-from cnn.optimizers import SGD, Adam, RMSprop
-from cnn.schedules import Constant, Step
+from cnn.optimizers import EMA, SGD, Adam, Lookahead, Multiplier, RMSprop
+from cnn.schedules import Constant, Step, Triangular
 from cnn.system.storage import read_arrays, save_arrays
 from cnn.training.checkpoint import KIND, SINCE
 from cnn.training.trainer import Callback, Trainer
@@ -344,3 +344,45 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path)
 
 if __name__ == "__main__":
     train_for_the_kill_test(sys.argv[1])
+
+
+@pytest.mark.parametrize("slow", [Lookahead(3, 0.8, 3.0), EMA(0.9)], ids=str)
+@pytest.mark.parametrize("step", [1, 5, 8, 14])
+def test_a_fraction_of_an_epoch_with_slow_weights_and_multipliers_continues_to_the_same_bytes(slow, step, tmp_path):
+    settings = {
+        "slow_weights": slow,
+        "schedule": Triangular(0.05, 0.23, 0.2, 0.07),
+        "multipliers": [Multiplier("batchnorm*", lr=4.0), Multiplier("conv*", epochs=2)],
+        "optimizer": SGD(0.85, 1e-3, nesterov=True, lr_outside=True, decoupled=True),
+    }
+    whole = trainer(tmp_path / "whole", **settings)
+    whole.run(3.4)
+    assert whole.position.step == 14
+    assert [each.epoch for each in whole.results] == [1, 2, 3, 4]
+    stopped = trainer(tmp_path / "part", **settings)
+    with pytest.raises(Interrupted):
+        stopped.run(3.4, StopAt(step))
+    resumed = trainer(tmp_path / "part", seed=7, **settings)
+    resumed.resume()
+    resumed.run(3.4)
+    assert weights(resumed) == weights(whole)
+    assert measured(resumed.results) == measured(whole.results)
+    # The run ends with the slow weights.
+    assert all(np.array_equal(array, resumed.slow_weights._fast[name]) for name, array in resumed.slow_state.items())
+    finished = trainer(tmp_path / "part", **settings)
+    finished.resume()
+    assert len(finished.run(3.4)) == 0
+    with pytest.raises(UsageError, match="was begun for 14 steps"):
+        finished.run(5)
+
+
+def test_weights_freeze_where_the_recipe_says():
+    run = trainer(multipliers=[Multiplier("conv*.weight", epochs=2)])
+    frozen = []
+
+    class Watch(Callback):
+        def on_epoch(self, trainer, result):
+            frozen.append(trainer.model.state()["conv1.weight"].tobytes())
+
+    run.run(4, Watch())
+    assert frozen[0] != frozen[1] == frozen[2] == frozen[3]

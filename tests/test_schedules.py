@@ -5,7 +5,20 @@ from math import cos, pi
 import pytest
 
 from cnn.errors import UsageError
-from cnn.schedules import Constant, Cosine, Exponential, Inv, MultiStep, Schedule, Step, Warmup
+from cnn.schedules import (
+    Constant,
+    Cosine,
+    Exponential,
+    FractionStep,
+    Inv,
+    MultiStep,
+    OneCycle,
+    Polynomial,
+    Schedule,
+    Step,
+    Triangular,
+    Warmup,
+)
 
 SCHEDULES = [
     (Constant(0.3), {0: 0.3, 10**6: 0.3}),
@@ -22,6 +35,28 @@ SCHEDULES = [
     (Warmup(Step(1.0, 2, 0.5), 4), {0: 0.25, 1: 0.5, 2: 0.375, 3: 0.5, 4: 0.25}),
     (Cosine(1.0, 5, 1), {0: 1, 1: 1, 2: (1 + cos(pi / 4)) / 2}),
 ]
+
+
+WHOLE = [
+    # The peak is at int(0.23 * 100) = 23: a rise by 0.8 in 23 steps, then a fall by 0.93 in 77.
+    (Triangular(2.0, 0.23, 0.2, 0.07), {0: 0.4, 23: 2, 100: 0.14, 10: 2 * (0.2 + 8 / 23), 24: 2 * (1 - 0.93 / 77)}),
+    (Triangular(1.0, 0.0), {0: 1, 50: 0.5, 100: 0}),
+    (OneCycle(2.0, 0.4, 0.5, 0.1), {0: 1, 20: 1.5, 40: 2, 70: 1.1, 100: 0.2}),
+    (Polynomial(3.0, 2.0), {0: 3, 50: 0.75, 100: 0}),
+    (FractionStep(1.0, (0.5, 0.75)), {0: 1, 49: 1, 50: 0.1, 74: 0.1, 75: 0.01, 99: 0.01}),
+    (Warmup(Polynomial(1.0), 4), {0: 0.25, 2: 0.735, 50: 0.5}),
+]
+
+
+@pytest.mark.parametrize(("schedule", "rates"), WHOLE, ids=str)
+def test_rates_over_a_run_of_a_hundred_steps(schedule, rates):
+    bound = schedule.over(100)
+    assert {step: bound.rate(step) for step in rates} == pytest.approx(rates, rel=1e-12, abs=1e-15)
+    assert schedule.needs_steps
+    assert Schedule.from_config(schedule.config()) == schedule
+    assert schedule.at(2 * schedule.lr).over(100).rate(30) == pytest.approx(2 * bound.rate(30))
+    with pytest.raises(UsageError, match=r"call `over\(steps\)` first"):
+        schedule.rate(0)
 
 
 @pytest.mark.parametrize(("schedule", "rates"), SCHEDULES, ids=str)

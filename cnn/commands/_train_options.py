@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
     )
     recipe = parser.add_argument_group("recipe (default: the network's own)")
-    recipe.add_argument("--epochs", type=whole_number, metavar="N", help="passes over the training images")
+    recipe.add_argument("--epochs", type=number, metavar="N", help="passes over the training images, such as 10 or 9.9")
     recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images per step, of all ranks together")
     recipe.add_argument(
         "--accumulate",

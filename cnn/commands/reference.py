@@ -27,13 +27,14 @@ FAMILIES: dict[str, type[Configurable]] = {
     "layers": Layer,
     "optimizers": optimizers.Optimizer,
     "schedules": schedules.Schedule,
+    "slow weights": optimizers.SlowWeights,
     "losses": losses.Loss,
     "initialisers": initializers.Initializer,
 }
 COMMON = ("name", "inputs")
 """Settings of every layer."""
 REQUIRED = "must be given"
-OTHERS = {"augmentation": Augmentation, "recipe": Recipe}
+OTHERS = {"augmentation": Augmentation, "multipliers": optimizers.Multiplier, "recipe": Recipe}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import json
 import math
 import zlib
 from contextlib import ExitStack
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
-from cnn.optimizers import Optimizer
+from cnn.optimizers import Optimizer, SlowWeights
 from cnn.schedules import Schedule, Warmup
 from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import this_machine
@@ -77,7 +77,7 @@ def run(options: argparse.Namespace) -> None:
             if world.rank == 0:
                 folder = stack.enter_context(RunFolder(options.out, f"{model.name}-{data.name}", resume=options.resume))
             trainer = _trainer(model, train, validation, architecture, batch_size, options, folder, meter, world)
-            epochs = options.epochs or architecture.recipe.epochs
+            epochs = _whole(options.epochs or architecture.recipe.epochs)
         if world.size > 1:
             check_agreement(world, _facts(trainer, data, options.seed, epochs))
         places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
@@ -128,7 +128,7 @@ def _report(folder: Path, resources: _common.Resources, data_dir: str | None) ->
             print_lines({"report": str(page)}, RESULTS)
 
 
-def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: int) -> dict[str, Any]:
+def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: float) -> dict[str, Any]:
     """All that must be the same on every rank."""
     weights = b"".join(array.tobytes() for array in trainer.model.state().values())
     backend = trainer.model.backend
@@ -210,6 +210,8 @@ def _trainer(
         validation=validation,
         optimizer=recipe.optimizer,
         schedule=schedule,
+        multipliers=recipe.multipliers,
+        slow_weights=recipe.slow_weights,
         batch_size=batch_size,
         augmentation=recipe.augmentation,
         patience=options.patience,
@@ -223,7 +225,7 @@ def _trainer(
 
 
 def _settings(
-    options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: int
+    options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: float
 ) -> dict[str, Any]:
     """What the file of settings holds: the options that a resumed run takes over, and all that makes up the run."""
     given = {name: getattr(options, name) for name in REMEMBERED} | {"backend": resources.backend.name}
@@ -249,6 +251,8 @@ def _settings(
             "optimizer": _table(trainer.optimizer),
             "learning_rate": trainer.schedule.lr,
             "schedule": _table(trainer.schedule),
+            "multipliers": [asdict(each) for each in trainer.multipliers],
+            "slow_weights": None if trainer.slow_weights is None else _table(trainer.slow_weights),
             "augmentation": trainer.augmentation.to_config(),
             "patience": trainer.patience,
             "seed": options.seed,
@@ -259,7 +263,7 @@ def _settings(
     }
 
 
-def _table(part: Optimizer | Schedule) -> dict[str, Any]:
+def _table(part: Optimizer | Schedule | SlowWeights) -> dict[str, Any]:
     """The name and every setting, also those that have their default."""
     values = {each.name: getattr(part, each.name) for each in fields(part)}  # type: ignore[arg-type]
     return {"type": type(part).__name__} | {
@@ -273,7 +277,7 @@ def _header(
     resources: _common.Resources,
     places: dict[str, str],
     options: argparse.Namespace,
-    epochs: int,
+    epochs: float,
     out: Path,
 ) -> dict[str, str]:
     model, shape = trainer.model, "x".join(map(str, data.shape))
@@ -288,15 +292,19 @@ def _header(
         **places,
         "energy": f"{trainer.meter.kind}: {trainer.meter.source}",
         "seed": str(options.seed),
-        "recipe": f"{counted(epochs, 'epoch')}, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
+        "recipe": f"{_epochs(epochs)}, batch {trainer.batch_size}{_manner(trainer)}, {optimizer}, {schedule}",
         "folder": str(out),
     }
+    if trainer.slow_weights is not None:
+        lines["recipe"] += f", {_words(trainer.slow_weights)}"
+    if trainer.multipliers:
+        lines["recipe"] += f", multipliers of {', '.join(each.pattern for each in trainer.multipliers)}"
     if options.resume:
         lines["resumed"] = _resumed(trainer, epochs)
     return lines
 
 
-def _resumed(trainer: Trainer, epochs: int) -> str:
+def _resumed(trainer: Trainer, epochs: float) -> str:
     """Where a resumed run goes on, or why nothing is left of it."""
     position = trainer.position
     if not position.step:
@@ -304,6 +312,8 @@ def _resumed(trainer: Trainer, epochs: int) -> str:
     text = f"after {counted(position.epoch, 'epoch')}, {counted(position.step, 'step')}"
     if trainer.out_of_patience:
         return f"{text}: {_kept(trainer)}; to go on, give a --patience above {trainer.patience}"
+    if position.steps and trainer.position.ended(trainer.steps_per_epoch):
+        return f"{text}: nothing is left to do"
     if position.epoch >= epochs:
         return f"{text}: nothing is left to do; to go on, give --epochs a number above {position.epoch}"
     return text
@@ -325,13 +335,22 @@ def _energy(energy: Energy, per_image: float | None, meter: Meter) -> str:
     return f"{words}, as said above" if energy.source == meter.source else f"{words}: {energy.source}"
 
 
+def _whole(epochs: float) -> float:
+    """A whole number of epochs as one."""
+    return int(epochs) if epochs == int(epochs) else epochs
+
+
+def _epochs(epochs: float) -> str:
+    return counted(epochs, "epoch") if isinstance(epochs, int) else f"{epochs:g} epochs"
+
+
 def _manner(trainer: Trainer) -> str:
     """How a batch is computed, if not in one piece."""
     pieces = f" in {trainer.accumulate} micro-batches" if trainer.accumulate > 1 else ""
     return pieces + (f", averages every {counted(trainer.average_every, 'step')}" if trainer.average_every else "")
 
 
-def _words(part: Optimizer | Schedule) -> str:
+def _words(part: Optimizer | Schedule | SlowWeights) -> str:
     settings = ", ".join(f"{each.name} {getattr(part, each.name)}" for each in fields(part))  # type: ignore[arg-type]
     return f"{type(part).__name__} ({settings})"
 

@@ -11,7 +11,7 @@ from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLOATS, INNER, INTEGER, INTEGERS, SINGLE
 
 U = np.uintp
-ZERO, ONE = np.float32(0), np.float32(1)
+ZERO = np.float32(0)
 
 
 @njit(**INNER)
@@ -64,28 +64,36 @@ def target_probabilities(scores: Any, out: Any, low: float, high: float, k: int)
             out[i] *= factor
 
 
-@kernel(SINGLE, FLOATS, INTEGERS, FLOATS, INTEGER)
-def cross_entropy(scores: Any, labels: Any, out: Any, k: int) -> Any:
-    """(loss, correct answers); out, unless empty, = (softmax(scores) - 1 at the label) / N.
+@kernel(SINGLE, FLOATS, INTEGERS, FLOATS, types.float64, INTEGER)
+def cross_entropy(scores: Any, labels: Any, out: Any, smoothing: float, k: int) -> Any:
+    """(loss, correct answers); out, unless empty, = (softmax(scores) - target) / N.
 
+    The target is smoothing / k everywhere, and 1 - smoothing on top at the label.
     If a label is not in the row, the count is -1 and nothing is read there."""
     width, count = U(k), labels.size
     row = np.empty(k, np.float32)
     loss, right = 0.0, 0
     images = np.float32(count)
+    share, rest = np.float32(smoothing / k), np.float32(1 - smoothing)
     for n in range(U(count)):
         start, label = n * width, U(labels[n])
         if label >= width:
             return loss, -1
         best = _largest(scores, start, width)
         total = _exponentials(scores, start, width, scores[best], row)
-        loss += log(total) - np.float64(scores[start + label] - scores[best])
+        chosen = np.float64(scores[start + label] - scores[best])
+        if smoothing:
+            mean = 0.0
+            for i in range(width):
+                mean += np.float64(scores[start + i] - scores[best])
+            chosen = (1 - smoothing) * chosen + smoothing * (mean / k)
+        loss += log(total) - chosen
         right += best == start + label
         if out.size:
             factor = np.float32(1 / total)
             for i in range(width):
-                out[start + i] = row[i] * factor
-            out[start + label] -= ONE
+                out[start + i] = row[i] * factor - share
+            out[start + label] -= rest
             for i in range(width):
                 out[start + i] /= images
     return loss, right

@@ -300,11 +300,14 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         else:
             losses.softmax(*arrays, scores.shape[1])
 
-    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
+    def softmax_cross_entropy(
+        self, scores: Array, labels: Array, out: Array | None, *, smoothing: float = 0.0
+    ) -> tuple[float, int]:
         arrays = _scored(scores, labels, out)
         if arrays is not None:
-            return checked_count(losses.cross_entropy(*arrays, scores.shape[1]), scores.shape[1])
-        return super().softmax_cross_entropy(scores, labels, out)
+            width = scores.shape[1]
+            return checked_count(losses.cross_entropy(*arrays, float(smoothing), width), width)
+        return super().softmax_cross_entropy(scores, labels, out, smoothing=smoothing)
 
     def target_probabilities(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         arrays = flat(scores, out)
@@ -334,10 +337,14 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         momentum: float,
         decay: float,
         nesterov: bool,
+        outside: bool = False,
     ) -> None:
         rule = updates.NESTEROV if nesterov else updates.SGD
-        if not _updated(rule, (w, g, velocity), updates.Numbers(lr=lr, decay=decay, momentum=momentum)):
-            super().sgd_update(w, g, velocity, scratch, lr=lr, momentum=momentum, decay=decay, nesterov=nesterov)
+        inner, outer = (1.0, lr) if outside else (lr, 1.0)
+        if not _updated(rule, (w, g, velocity), updates.Numbers(inner, decay, momentum, outer=outer)):
+            super().sgd_update(
+                *(w, g, velocity, scratch), lr=lr, momentum=momentum, decay=decay, nesterov=nesterov, outside=outside
+            )
 
     def rmsprop_update(
         self,

@@ -24,6 +24,7 @@ class Numbers(NamedTuple):
     beta2: float = 0.0
     epsilon: float = 0.0
     correction: float = 0.0
+    outer: float = 1.0
 
 
 NUMBERS = types.NamedUniTuple(types.float64, len(Numbers._fields), Numbers)
@@ -35,16 +36,16 @@ def _part(rule: int, w: Any, g: Any, a: Any, b: Any, numbers: Any, first: int, l
     """Updates weights first to last."""
     lr, decay = np.float32(numbers.lr), np.float32(numbers.decay)
     if rule in (SGD, NESTEROV):
-        momentum = np.float32(numbers.momentum)
+        momentum, outer = np.float32(numbers.momentum), np.float32(numbers.outer)
         if rule == SGD:
             for i in range(first, last):
                 a[i] = momentum * a[i] + lr * (g[i] + decay * w[i])
-                w[i] -= a[i]
+                w[i] -= outer * a[i]
         else:
             for i in range(first, last):
                 step = lr * (g[i] + decay * w[i])
                 a[i] = momentum * a[i] + step
-                w[i] -= step + momentum * a[i]
+                w[i] -= outer * (step + momentum * a[i])
     elif rule == RMSPROP:
         rho, rest, epsilon = np.float32(numbers.rho), np.float32(1 - numbers.rho), np.float32(numbers.epsilon)
         for i in range(first, last):

@@ -4,7 +4,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from math import prod
+from math import inf, prod
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
@@ -57,6 +57,8 @@ class Parameter:
     gradient: Array
     lr_multiplier: float = 1.0
     decay_multiplier: float = 1.0
+    epochs: float = inf
+    """For how many epochs it is trained."""
 
 
 @dataclass

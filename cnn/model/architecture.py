@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from cnn.layers.blocks import Block
 from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import Network
 from cnn.model.sequential import Sequential
-from cnn.optimizers import SGD, Optimizer
+from cnn.optimizers import SGD, Multiplier, Optimizer, SlowWeights
 from cnn.schedules import Constant, Schedule
 from cnn.toml import read_toml
 from cnn.words import unknown
@@ -38,14 +38,18 @@ class Recipe:
     training images' mean) or "standardise" (mean 0 and standard deviation 1 per channel).
     """
 
-    epochs: int = 10
-    """Passes over the training images."""
+    epochs: float = 10
+    """Passes over the training images; a fraction ends within one."""
     batch_size: int = 64
     """Images per step."""
     optimizer: Optimizer = field(default_factory=SGD)
     """Of `cnn reference`, by name or as a table."""
     schedule: Schedule = field(default_factory=Constant)
     """The learning rate by step, as a table with a type."""
+    multipliers: list[Multiplier] = field(default_factory=list)
+    """Tables with a pattern of parameters and factors on their learning rate and decay, or when they freeze."""
+    slow_weights: SlowWeights | None = None
+    """A copy of the weights that follows them, as a name or table: Lookahead or EMA."""
     loss: Loss = field(default_factory=SoftmaxCrossEntropy)
     """By name or as a table."""
     preprocessing: str = "scale"
@@ -61,6 +65,10 @@ class Recipe:
         self.optimizer = Optimizer.from_config(self.optimizer)
         self.schedule = Schedule.from_config(self.schedule)
         self.loss = Loss.from_config(self.loss)
+        if isinstance(self.multipliers, list | tuple):
+            self.multipliers = Multiplier.list_of(self.multipliers)
+        if self.slow_weights is not None:
+            self.slow_weights = SlowWeights.from_config(self.slow_weights)
         if isinstance(self.augmentation, dict):
             known = {each.name: each for each in fields(Augmentation)}
             besides = " (`cnn reference Augmentation` says what they are)"
@@ -73,8 +81,8 @@ class Recipe:
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",
         )
         require(
-            self.epochs >= 1 and self.batch_size >= 1,
-            f"epochs ({self.epochs}) and batch_size ({self.batch_size}) must be at least 1.",
+            0 < self.epochs < inf and self.batch_size >= 1,
+            f"epochs ({self.epochs}) must be above 0 and finite, and batch_size ({self.batch_size}) at least 1.",
         )
         require(
             self.pixel_scale > 0 and isfinite(self.pixel_scale),

@@ -26,16 +26,26 @@ class Losses:
     out, if given, receives the gradient of the MEAN loss over the batch, (N, K).
     """
 
-    def softmax_cross_entropy(self, scores: Array, labels: Array, out: Array | None) -> tuple[float, int]:
-        """-log softmax(scores (N, K))[label], labels (N,) int64; the row's maximum is subtracted to bound exp."""
+    def softmax_cross_entropy(
+        self, scores: Array, labels: Array, out: Array | None, *, smoothing: float = 0.0
+    ) -> tuple[float, int]:
+        """-sum of target * log softmax(scores (N, K)), labels (N,) int64; the row's maximum is subtracted to bound exp.
+
+        The target is 1 - smoothing at the label, and everywhere smoothing / K on top.
+        """
         rows = np.arange(len(labels))
         shifted = scores - scores.max(axis=1, keepdims=True)
         exponentials = np.exp(shifted)
         totals = exponentials.sum(axis=1, keepdims=True)
-        loss = float(np.sum(np.log(totals[:, 0]) - shifted[rows, labels], dtype=np.float64))
+        chosen = shifted[rows, labels]
+        if smoothing:
+            chosen = (1 - smoothing) * chosen + smoothing * shifted.mean(axis=1)
+        loss = float(np.sum(np.log(totals[:, 0]) - chosen, dtype=np.float64))
         if out is not None:
             np.divide(exponentials, totals, out=out)
-            out[rows, labels] -= 1
+            if smoothing:
+                out -= smoothing / scores.shape[1]
+            out[rows, labels] -= 1 - smoothing
             out /= len(labels)
         return loss, count_correct(scores, labels)
 

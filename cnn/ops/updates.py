@@ -19,17 +19,27 @@ class Updates:
         momentum: float,
         decay: float,
         nesterov: bool,
+        outside: bool = False,
     ) -> None:
         """v = momentum * v + lr * (g + decay * w); w -= v, or with Nesterov w -= momentum * v + lr * (g + decay * w).
 
-        The learning rate is inside v, as in Caffe: lowering lr leaves the past velocity unchanged.
+        The learning rate is inside v, as in Caffe: lowering lr leaves the past velocity unchanged. With `outside`, as
+        in PyTorch: v = momentum * v + g + decay * w; w -= lr * v, or lr * (momentum * v + g + decay * w).
         """
         step = scratch.get("step", w.shape, w.dtype)
         _decayed(w, g, decay, step)
-        step *= lr
+        if not outside:
+            step *= lr
         velocity *= momentum
         velocity += step
-        if nesterov:
+        if outside:
+            if nesterov:
+                step += momentum * velocity
+            else:
+                step[...] = velocity
+            step *= lr
+            w -= step
+        elif nesterov:
             w -= step
             w -= np.multiply(velocity, momentum, out=step)
         else:

@@ -38,7 +38,9 @@ class LiveView(Callback):
     A run of several processes cannot be paused: the others would wait in a sum.
     """
 
-    def __init__(self, trainer: Trainer, folder: Path, settings: Mapping[str, Any], epochs: int, port: int = 0) -> None:
+    def __init__(
+        self, trainer: Trainer, folder: Path, settings: Mapping[str, Any], epochs: float, port: int = 0
+    ) -> None:
         """Listens on `port`, or with 0 on any that is free. Raises CnnError if it cannot be had."""
         self._trainer, self._folder, self._settings, self._epochs = trainer, folder, dict(settings), epochs
         self._changed = Condition()

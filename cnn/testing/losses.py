@@ -24,20 +24,23 @@ def scored(n: int, k: int, spread: float, ties: bool = False) -> Make:
     return make
 
 
-def softmax_cross_entropy_case(name: str, make: Make, n: int, k: int, gradient: bool = True) -> Case:
+def softmax_cross_entropy_case(
+    name: str, make: Make, n: int, k: int, gradient: bool = True, smoothing: float = 0.0
+) -> Case:
     """The loss as a sum over the images, the gradient of its mean, and the count, which must be exact."""
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
         out = arrays["out"] if gradient else None
-        return backend.softmax_cross_entropy(arrays["scores"], arrays["labels"], out)
+        return backend.softmax_cross_entropy(arrays["scores"], arrays["labels"], out, smoothing=smoothing)
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
         reach = np.abs(inputs["scores"]).max()
         result = {"loss": (n + k + 8) * n * (1 + 2 * reach), "correct": np.zeros(())}
         if gradient:
-            # The gradient is (probability - 1 at the label) / N; these are the magnitudes of its two parts.
+            # The gradient is (probability - target) / N; these are at least the magnitudes of its two parts.
             parts = softmax_of(inputs["scores"])
             parts[np.arange(n), inputs["labels"]] += 1
+            parts += smoothing / k
             result["out"] = (k + 8 + 4 * reach) * parts / n
         return result
 
@@ -114,6 +117,12 @@ def loss_cases() -> list[Case]:
             cases.append(loss(f"{n}x{k}, deviation {spread:g}", scored(n, k, spread), n, k))
         cases.append(loss("9x4, ties", scored(9, 4, 1.0, ties=True), 9, 4))
         cases.append(loss("6x5, loss alone", scored(6, 5, 1.0), 6, 5, gradient=False))
+    cases += [
+        softmax_cross_entropy_case(
+            f"{n}x{k}, deviation {spread:g}, smoothing", scored(n, k, spread), n, k, smoothing=0.2
+        )
+        for n, k, spread in ((7, 10, 1.0), (5, 3, 30.0))
+    ]
     cases += [softmax_case(n, k, spread) for n, k, spread in ((1, 1, 1.0), (7, 10, 1.0), (5, 3, 300.0))]
     return [
         *cases,

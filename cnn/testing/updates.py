@@ -34,20 +34,27 @@ def gradient_sizes(inputs: Arrays, decay: float) -> Array:
     return sizes
 
 
-def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bool) -> Case:
+def sgd_case(shape: tuple[int, ...], momentum: float, decay: float, nesterov: bool, outside: bool = False) -> Case:
     """At most six roundings per element in the velocity, and two more in the weight."""
+    inner, outer = (1.0, LR) if outside else (LR, 1.0)
 
     def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> None:
         a = arrays
         backend.sgd_update(
-            *(a["w"], a["g"], a["velocity"], scratch), lr=LR, momentum=momentum, decay=decay, nesterov=nesterov
+            *(a["w"], a["g"], a["velocity"], scratch),
+            lr=LR,
+            momentum=momentum,
+            decay=decay,
+            nesterov=nesterov,
+            outside=outside,
         )
 
     def bound(inputs: Arrays, expected: Arrays) -> Arrays:
-        step = momentum * np.abs(inputs["velocity"]) + LR * gradient_sizes(inputs, decay)
-        return {"velocity": 6 * step, "w": 2 * np.abs(inputs["w"]) + 8 * (1 + momentum) * step}
+        step = momentum * np.abs(inputs["velocity"]) + inner * gradient_sizes(inputs, decay)
+        return {"velocity": 6 * step, "w": 2 * np.abs(inputs["w"]) + 8 * outer * (1 + momentum) * step}
 
     name = f"{shape}, momentum {momentum:g}, decay {decay:g}" + (", nesterov" if nesterov else "")
+    name += ", rate outside" if outside else ""
     make = make_state((), ("w", "g", "velocity"), shape)
     return Case(name, "sgd_update", make, call, bound, updated=("w", "velocity"))
 
@@ -103,6 +110,7 @@ def update_cases() -> list[Case]:
     for shape in ((7,), (3, 3, 4, 6)):
         for momentum, decay, nesterov in ((0.0, 0.0, False), (MOMENTUM, 0.01, False), (MOMENTUM, 0.01, True)):
             cases.append(sgd_case(shape, momentum, decay, nesterov))
+        cases += [sgd_case(shape, MOMENTUM, 0.01, nesterov, outside=True) for nesterov in (False, True)]
         cases += [rmsprop_case(shape, 0.0), rmsprop_case(shape, 0.01)]
         cases += [adam_case(shape, 0.0, 1), adam_case(shape, 0.01, 3), adam_case(shape, 0.0, 1000)]
     return cases

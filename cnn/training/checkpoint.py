@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from cnn.arrays import Array
 from cnn.config import check_table, require
 from cnn.data.dataset import Split
 from cnn.errors import FileFormatError, UsageError
@@ -19,7 +20,13 @@ from cnn.training.results import EpochResult
 from cnn.training.world import World
 
 KIND = "checkpoint"
-SINCE = {"precision": "float32", "number of micro-batches": 1, "number of steps between averages": None}
+SINCE: dict[str, Any] = {
+    "precision": "float32",
+    "number of micro-batches": 1,
+    "number of steps between averages": None,
+    "multipliers": [],
+    "slow weights": None,
+}
 """Settings that older checkpoints lack, with the values that their runs had."""
 
 
@@ -36,6 +43,11 @@ class Run(Protocol):
     order: npt.NDArray[np.int64] | None
     best: dict[str, npt.NDArray[Any]] | None
 
+    @property
+    def slow_state(self) -> dict[str, Array]:
+        """The arrays of the slow weights by name."""
+        ...
+
     def settings(self) -> dict[str, Any]:
         """The settings that must be the same for the run to continue."""
         ...
@@ -46,6 +58,7 @@ def write_checkpoint(run: Run, path: Path) -> None:
     backend = run.model.backend
     arrays = {f"model.{name}": array for name, array in run.model.state().items()}
     arrays |= {f"optimizer.{name}": backend.to_numpy(array) for name, array in run.optimizer.state.items()}
+    arrays |= {f"slow.{name}": backend.to_numpy(array) for name, array in run.slow_state.items()}
     arrays |= {f"best.{name}": array for name, array in (run.best or {}).items()}
     if run.order is not None:
         arrays["order"] = run.order
@@ -103,10 +116,12 @@ def read_checkpoint(run: Run, path: Path) -> None:
     model = run.model
     check_arrays(model.arrays(), groups["model"], model.name)
     check_arrays(run.optimizer.state, groups["optimizer"], "the optimizer")
+    check_arrays(run.slow_state, groups["slow"], "the slow weights")
     check_arrays(model.arrays() if groups["best"] else {}, groups["best"], model.name)
-    check_finite(groups["model"] | groups["best"], path)
+    check_finite(groups["model"] | groups["best"] | groups["slow"], path)
     load_arrays(model.backend, model.arrays(), groups["model"], model.name)
     load_arrays(model.backend, run.optimizer.state, groups["optimizer"], "the optimizer")
+    load_arrays(model.backend, run.slow_state, groups["slow"], "the slow weights")
     model.rng.bit_generator.state = header.random_state
     run.position, run.results, run.optimizer.time = position, results, header.optimizer_time
     run.order, run.best = order, groups["best"] or None
@@ -123,7 +138,7 @@ def _order(order: npt.NDArray[Any] | None, images: int, *, begun: bool) -> npt.N
 
 def _groups(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, dict[str, npt.NDArray[Any]]]:
     """The arrays by what they belong to. Raises KeyError for one that belongs to nothing."""
-    groups: dict[str, dict[str, npt.NDArray[Any]]] = {"model": {}, "optimizer": {}, "best": {}}
+    groups: dict[str, dict[str, npt.NDArray[Any]]] = {"model": {}, "optimizer": {}, "slow": {}, "best": {}}
     for name, array in arrays.items():
         group, _, rest = name.partition(".")
         groups[group][rest] = array

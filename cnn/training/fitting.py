@@ -16,7 +16,7 @@ from cnn.model.sequential import Sequential
 from cnn.training.results import History
 from cnn.training.trainer import Callback, Trainer
 
-FROM_RECIPE = ("batch_size", "optimizer", "schedule", "augmentation")
+FROM_RECIPE = ("batch_size", "optimizer", "schedule", "multipliers", "slow_weights", "augmentation")
 """Settings of a Trainer that a recipe has, too."""
 
 
@@ -25,7 +25,7 @@ def fit(
     train: Any,
     y: Any = None,
     *,
-    epochs: int | None = None,
+    epochs: float | None = None,
     recipe: Recipe | Architecture | None = None,
     validation: Any = None,
     layout: Layout = "NHWC",

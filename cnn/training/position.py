@@ -13,7 +13,8 @@ class Position:
     """How far a training run has progressed; a checkpoint needs only this, the arrays and the random state.
 
     epoch, batch and step count what is done. loss, correct, seen, seconds and energy are sums over the current epoch.
-    `best_loss` is the lowest validation loss and `stale` the number of epochs since.
+    `best_loss` is the lowest validation loss and `stale` the number of epochs since. `steps` are those of the whole
+    run, 0 unless its numbers depend on them.
     """
 
     epoch: int = 0
@@ -26,6 +27,7 @@ class Position:
     energy: Energy = UNCOUNTED
     best_loss: float = math.inf
     stale: int = 0
+    steps: int = 0
 
     @property
     def best_epoch(self) -> int | None:
@@ -41,6 +43,11 @@ class Position:
             table = table | {"energy": Energy(**table["energy"])}
         return cls(**table)
 
+    def ended(self, steps_per_epoch: int) -> bool:
+        """Whether the run ended with a part of an epoch."""
+        before = (self.epoch - 1) * steps_per_epoch
+        return self.batch == 0 and max(0, before) < self.step < before + steps_per_epoch and self.step == self.steps
+
     def check(self, images: int, batch_size: int) -> None:
         """Raises UsageError unless a run with so many images can be in this position."""
         steps = -(-images // batch_size)
@@ -48,7 +55,10 @@ class Position:
         for right, words in (
             (min(self.epoch, self.batch, self.correct, self.stale) >= 0, "counts below 0"),
             (self.batch <= steps, f"batch {self.batch} of {steps}"),
-            (self.step == self.epoch * steps + self.batch, f"step {self.step} in epoch {self.epoch}"),
+            (
+                self.step == self.epoch * steps + self.batch or self.ended(steps),
+                f"step {self.step} in epoch {self.epoch}",
+            ),
             (self.seen == min(self.batch * batch_size, images), f"{self.seen} images in {self.batch} batches"),
             (self.correct <= self.seen, f"{self.correct} correct answers of {self.seen}"),
             (self.stale <= self.epoch, f"{self.stale} epochs without improvement of {self.epoch}"),

@@ -14,7 +14,7 @@ from cnn.training.trainer import Callback, Trainer
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
-def progress(epochs: int) -> Callback:
+def progress(epochs: float) -> Callback:
     """A progress bar if standard error is a terminal, else plain lines; neither ends the run if it cannot print."""
     return Bar(epochs) if is_terminal(sys.stderr) else PlainLines(epochs)
 
@@ -22,7 +22,7 @@ def progress(epochs: int) -> Callback:
 class PlainLines(Callback):
     """Prints one line per epoch on standard output."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: float) -> None:
         self.epochs = epochs
         self._warned = False
 
@@ -43,7 +43,7 @@ class PlainLines(Callback):
 class Bar(PlainLines):
     """One bar over the whole run: images done, images/s, time left, loss and accuracy of the epoch so far."""
 
-    def __init__(self, epochs: int) -> None:
+    def __init__(self, epochs: float) -> None:
         super().__init__(epochs)
         self.bar: tqdm[None] | None = None
 
@@ -53,9 +53,9 @@ class Bar(PlainLines):
         loss, accuracy = position.loss / position.seen, position.correct / position.seen
         with output_may_fail("stderr"):
             if self.bar is None:
-                total = self.epochs * len(trainer.train)
+                total = round(self.epochs * len(trainer.train))
                 self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
-            self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs}", refresh=False)
+            self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs:g}", refresh=False)
             self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
             self.bar.update(done - self.bar.n)
 
@@ -68,11 +68,10 @@ class Bar(PlainLines):
                 self.bar.close()
 
 
-def epoch_line(result: EpochResult, epochs: int) -> str:
+def epoch_line(result: EpochResult, epochs: float) -> str:
     """The results of one epoch as a line of text: loss and accuracy, in training and validation, speed and energy."""
-    line = (
-        f"epoch {result.epoch:>{len(str(epochs))}}/{epochs}  loss {result.train_loss:.4f} {result.train_accuracy:.1%}"
-    )
+    total = f"{epochs:g}"
+    line = f"epoch {result.epoch:>{len(total)}}/{total}  loss {result.train_loss:.4f} {result.train_accuracy:.1%}"
     if result.val_loss is not None and result.val_accuracy is not None:
         line += f"  validation {result.val_loss:.4f} {result.val_accuracy:.1%}"
     line += f"  {result.images_per_second:,.0f} images/s  {result.seconds:.1f} s"

@@ -1,5 +1,7 @@
 """Keeps the training state the same on all processes, by averaging it or copying it from rank 0."""
 
+from collections.abc import Iterable
+
 import numpy as np
 
 from cnn.arrays import Array
@@ -11,11 +13,12 @@ from cnn.training.world import World
 class Replicas:
     """The processes' copies of a model and its optimizer."""
 
-    def __init__(self, model: Sequential, optimizer: Optimizer, world: World) -> None:
+    def __init__(self, model: Sequential, optimizer: Optimizer, world: World, others: Iterable[Array] = ()) -> None:
         self._world = world
         self._backend = model.backend
         statistics = model.network.statistics.values()
         self._arrays: list[Array] = [*(group.value for group in model.groups), *optimizer.state.values(), *statistics]
+        self._arrays += others
 
     @np.errstate(all="ignore")
     def average(self, images: int) -> None:

@@ -3,7 +3,8 @@
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, dataclass, field
+from contextlib import nullcontext
+from dataclasses import KW_ONLY, asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from time import sleep
@@ -12,14 +13,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cnn.config import plain, require, settle, whole
+from cnn.arrays import Array
+from cnn.config import plain, require, settle
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
 from cnn.data.stored import blocks
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.meter import NO_ENERGY, Meter, Unmetered
 from cnn.model.sequential import Sequential, load_arrays
-from cnn.optimizers import SGD, Optimizer
+from cnn.optimizers import SGD, Multiplier, Optimizer, SlowWeights, multiplied
 from cnn.schedules import Constant, Schedule
 from cnn.system.timing import now
 from cnn.training.checkpoint import read_checkpoint, write_checkpoint
@@ -71,6 +73,8 @@ class Trainer:
     validation: Split | None = None
     optimizer: Optimizer = field(default_factory=SGD)
     schedule: Schedule = field(default_factory=Constant)
+    multipliers: list[Multiplier] = field(default_factory=list)
+    slow_weights: SlowWeights | None = None
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
     patience: int | None = None
@@ -92,6 +96,9 @@ class Trainer:
         settle(self)
         self.optimizer = Optimizer.from_config(self.optimizer)
         self.schedule = Schedule.from_config(self.schedule)
+        self.multipliers = Multiplier.list_of(self.multipliers)
+        if self.slow_weights is not None:
+            self.slow_weights = SlowWeights.from_config(self.slow_weights)
         require(self.batch_size >= 1, f"The batch size must be at least 1, not {self.batch_size}.")
         require(self.patience is None or self.patience >= 1, f"patience must be at least 1, not {self.patience}.")
         require(
@@ -116,6 +123,8 @@ class Trainer:
         self._own_images = 0
         """How many images this process has trained on since the last average."""
         self.position = Position()
+        self._steps = 0
+        self._rates = self.schedule
         self.results: list[EpochResult] = []
         """The epochs done, also those before a resume."""
         self.order: npt.NDArray[np.int64] | None = None
@@ -129,24 +138,36 @@ class Trainer:
         kept = {name: value for name, value in vars(self).items() if name not in _OWN}
         to_numpy = self.model.backend.to_numpy
         state = {name: to_numpy(array) for name, array in self.optimizer.state.items()}
-        return kept | {"optimizer_state": (self.optimizer.time, state)}
+        slow = {name: to_numpy(array) for name, array in self.slow_state.items()}
+        return kept | {"optimizer_state": (self.optimizer.time, state), "slow_state": slow}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         time, arrays = state.pop("optimizer_state")
+        slow = state.pop("slow_state")
         vars(self).update(state)
         self._attach()
         self.optimizer.time = time
         load_arrays(self.model.backend, self.optimizer.state, arrays, "the optimizer")
+        load_arrays(self.model.backend, self.slow_state, slow, "the slow weights")
 
     def _attach(self) -> None:
         """Makes everything that holds arrays of the model, and what a copy does not take over."""
         self.paused = False
         """Whether the run waits after its current step; see `pause`."""
         self.optimizer = self.optimizer.fresh()
-        self.optimizer.attach(self.model.backend, self.model.groups)
+        self.optimizer.attach(self.model.backend, multiplied(self.model.groups, self.multipliers), self.schedule.lr)
+        if self.slow_weights is not None:
+            self.slow_weights = self.slow_weights.fresh()
+            arrays = {group.name: group.value for group in self.model.groups}
+            self.slow_weights.attach(self.model.backend, arrays | self.model.network.statistics)
         alone = self.average_every is not None
         self._gradients = BatchGradients(self.model, self.world, self.accumulate, alone=alone)
-        self._replicas = Replicas(self.model, self.optimizer, self.world)
+        self._replicas = Replicas(self.model, self.optimizer, self.world, self.slow_state.values())
+
+    @property
+    def slow_state(self) -> dict[str, Array]:
+        """The arrays of the slow weights by name."""
+        return {} if self.slow_weights is None else self.slow_weights.state
 
     def settings(self) -> dict[str, Any]:
         """The settings that must be the same for the run to continue from a checkpoint."""
@@ -156,6 +177,8 @@ class Trainer:
             "precision": self.model.precision,
             "optimizer": self.optimizer.config(),
             "schedule": self.schedule.config(),
+            "multipliers": [asdict(each) for each in self.multipliers],
+            "slow weights": None if self.slow_weights is None else self.slow_weights.config(),
             "batch size": self.batch_size,
             "number of micro-batches": self.accumulate,
             "number of steps between averages": self.average_every,
@@ -205,17 +228,20 @@ class Trainer:
         rehearse(self.model, self.train, self.batch_size, self.accumulate, self.world, splits)
         self._rehearsed = True
 
-    def run(self, epochs: int, callbacks: Iterable[Callback] | Callback = ()) -> History:
+    def run(self, epochs: float, callbacks: Iterable[Callback] | Callback = ()) -> History:
         """Trains until `epochs` are done in total or patience runs out; returns the results of this call's epochs.
+
+        A fraction of an epoch is a run of ceil(epochs * steps per epoch) steps, and ends with a result of its own. Such
+        a run, and one whose schedule or slow weights depend on its number of steps, cannot be made longer: UsageError.
 
         Raises NonFiniteError when the loss is NaN or infinite, and Interrupted after `request_stop`.
         """
-        epochs = whole(epochs, "The number of epochs")
+        self._plan(epochs)
         listeners, before = _listeners(callbacks), len(self.results)
-        if not self._rehearsed and self.world.size == 1 and self.position.epoch < epochs:
+        if not self._rehearsed and self.world.size == 1 and self.position.step < self._steps:
             self.rehearse()
         try:
-            while self.position.epoch < epochs and not self.out_of_patience:
+            while (self.position.step < self._steps or self.position.batch) and not self.out_of_patience:
                 result = self._epoch(listeners)
                 self.results.append(result)
                 self.save()  # first, as what a listener does may fail
@@ -228,11 +254,34 @@ class Trainer:
             self.model.load_state(self.best)
         return History(self.results[before:])
 
+    def _plan(self, epochs: float) -> None:
+        """Finds the number of steps of the run. Raises UsageError if it began as a run of another number."""
+        epochs, position = plain(epochs), self.position
+        number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
+        require(
+            number and 0 < epochs < math.inf,
+            f"The number of epochs must be a number above 0, not {epochs!r}.",
+        )
+        self._steps = max(1, math.ceil(round(epochs * self.steps_per_epoch, 6)))
+        whole = self._steps % self.steps_per_epoch == 0
+        if position.step and position.steps not in (0, self._steps):
+            raise UsageError(
+                f"The run was begun for {position.steps:,} steps, on which its numbers depend, and "
+                f"{epochs:g} epochs are {self._steps:,}; go on with as many epochs as it was begun for."
+            )
+        if self.schedule.needs_steps or self.slow_weights is not None or not whole:
+            position.steps = self._steps
+        self._rates = self.schedule.over(self._steps)
+
+    @property
+    def _epoch_is_over(self) -> bool:
+        return self.position.batch == self.steps_per_epoch or self.position.step == self._steps
+
     def _epoch(self, listeners: list[Callback]) -> EpochResult:
         if self.order is None:
             self.order = self.model.rng.permutation(len(self.train))
             self.position.energy = NO_ENERGY
-        while self.position.batch < self.steps_per_epoch:
+        while not self._epoch_is_over:
             self._stretch(self.order, listeners)
             while self.paused and self._stop_reason is None:
                 sleep(PAUSE)
@@ -248,7 +297,7 @@ class Trainer:
             self._step(order)
             for listener in listeners:
                 listener.on_batch(self)
-            if position.batch == self.steps_per_epoch or self.paused or self._stop_is_due() or self._save_is_due():
+            if self._epoch_is_over or self.paused or self._stop_is_due() or self._save_is_due():
                 break
         images = (position.seen - seen) * self.world.local_size // self.world.size
         energy = self.meter.stop(images, position.seconds - seconds)
@@ -266,7 +315,7 @@ class Trainer:
     def _is_settled(self) -> bool:
         """Whether all processes have the same state after the last step."""
         position, every = self.position, self.average_every
-        return every is None or position.step % every == 0 or position.batch == self.steps_per_epoch
+        return every is None or position.step % every == 0 or self._epoch_is_over
 
     def _step(self, order: npt.NDArray[np.int64]) -> None:
         position = self.position
@@ -277,13 +326,17 @@ class Trainer:
         loss, correct, self._stop_agreed = self._gradients.compute(
             self.train, chosen, changes, self._stop_reason is not None
         )
-        rate = self.schedule.rate(position.step)
+        rate = self._rates.rate(position.step)
         if not math.isfinite(loss):
             place = self._first_of_all(self.model.network.first_non_finite()) or "the loss"
             raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
-        self.optimizer.step(rate)
+        self.optimizer.step(rate, position.epoch)
         position.batch += 1
         position.step += 1
+        if self.slow_weights is not None:
+            self.slow_weights.after(position.step, self._steps)
+            if position.step == self._steps:
+                self.slow_weights.finish()
         self._own_images += self._gradients.own
         if self.average_every is not None and self._is_settled():
             self._replicas.average(self._own_images)
@@ -303,7 +356,7 @@ class Trainer:
     def _non_finite(self, event: str, place: str, step: int) -> NonFiniteError:
         return NonFiniteError(
             f"{event} at step {step} (epoch {self.position.epoch + 1}){place}; lower the learning rate, now "
-            f"{self.schedule.rate(step - 1):g}. The last checkpoint is unchanged."
+            f"{self._rates.rate(step - 1):g}. The last checkpoint is unchanged."
         )
 
     def _check_weights(self) -> None:
@@ -330,9 +383,11 @@ class Trainer:
         self._replicas.copy_first()
         self._check_weights()
         position.epoch += 1
-        val_loss, val_accuracy = self.model.evaluate(self.validation) if self.validation else (None, None)
-        if val_loss is not None:
-            self._remember(val_loss)
+        val_loss = val_accuracy = None
+        if self.validation:
+            with nullcontext() if self.slow_weights is None else self.slow_weights.shown():
+                val_loss, val_accuracy = self.model.evaluate(self.validation)
+                self._remember(val_loss)
         energy = position.energy
         result = EpochResult(
             position.epoch,
@@ -340,7 +395,7 @@ class Trainer:
             position.correct / position.seen,
             val_loss,
             val_accuracy,
-            self.schedule.rate(position.step - 1),
+            self._rates.rate(position.step - 1),
             position.seen / position.seconds,
             position.seconds,
             energy.joules,

@@ -365,8 +365,8 @@ class OverflowingSoftmax:
 class SummedGradient:
     """Gives the gradient of the sum over the batch, not of the mean."""
 
-    def softmax_cross_entropy(self, scores, labels, out):
-        result = super().softmax_cross_entropy(scores, labels, out)
+    def softmax_cross_entropy(self, scores, labels, out, **numbers):
+        result = super().softmax_cross_entropy(scores, labels, out, **numbers)
         if out is not None:
             out *= len(labels)
         return result
