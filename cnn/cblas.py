@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 import cnn.system.threads as threads
-from cnn.arrays import Array
+from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, gemm_sizes
-from cnn.compiled import im2col
+from cnn.compiled import bfloat16, im2col
 from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.convolution import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
-from cnn.compiled.parts import parts_for_flops, thread_count
+from cnn.compiled.parts import flat, parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
@@ -92,6 +92,28 @@ class CblasBackend(CompiledOps, CompiledConvolution):
             self._dgemm(ROW_MAJOR, *sizes, 1.0, *left, *right, float(accumulate), *result)
         else:
             raise ShapeError(f"Backend {self.name!r} multiplies float32 and float64, not {out.dtype}.")
+
+    def product(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        out: Array,
+        scratch: Buffers,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        accumulate: bool = False,
+    ) -> None:
+        how: dict[str, Any] = {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": accumulate}
+        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
+        if self.rounds and bfloat16.here() and a.size and b.size and flat(a, b, out) is not None:
+            bfloat16.product(a, b, out=out, scratch=scratch, multiplies=self.multiplies, **how)
+        else:
+            super().product(a, b, out=out, scratch=scratch, **how)
+
+    @property
+    def bfloat16_by(self) -> str:
+        return "bfloat16 by AVX512_BF16" if bfloat16.here() else super().bfloat16_by
 
 
 class CblasInstruments(Instruments):

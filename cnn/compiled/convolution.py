@@ -13,7 +13,7 @@ import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.compiled import depthwise, direct, im2col, sliding
+from cnn.compiled import bfloat16, depthwise, direct, im2col, sliding
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
 from cnn.compiled.elementproduct import address as elementproduct
@@ -120,12 +120,18 @@ class CompiledConvolution(Backend):
         single = convolution.copyless and convolution.window.kernel != (1, 1)
         vectors = None if single or not len(x) else flat(x, w, out)
         if vectors is None:
-            super().conv2d(x, w, bias, convolution, activation, out, scratch)
+            if single and self._pairs(x, w, out):
+                factors = x.reshape(len(x), -1), w.reshape(-1, convolution.filters)
+                self.product(*factors, out=out.reshape(len(x), -1), scratch=scratch)
+                self.bias_activation(out, bias, activation)
+            else:
+                super().conv2d(x, w, bias, convolution, activation, out, scratch)
             return
-        x, w = self._operands(x, w, scratch)
-        images, kernels, result = x.reshape(-1), w.reshape(-1), vectors[2]
-        relu = activation == "relu"
+        given, result, relu = (x, w), vectors[2], activation == "relu"
+        x, w, rounded = self._rounded_later(x, w, scratch)
+        images, kernels = x.reshape(-1), w.reshape(-1)
         if convolution.depthwise:
+            rounded()
             self._depthwise(x, kernels, bias, out, convolution, scratch, relu=relu)
             if activation is not None and not relu:
                 self.activation(activation, out, out)
@@ -159,7 +165,12 @@ class CompiledConvolution(Backend):
             candidates["product"] = product
         elif convolution.plain:
             candidates["direct"] = unlowered
-        self._fastest(Problem("forward", convolution, len(x), thread_count()), candidates, winograd)
+
+        def in_pairs() -> None:
+            bfloat16.forward(*given, bias, convolution, out, scratch, relu=relu, multiplies=self.multiplies)
+
+        pairs = in_pairs if self.rounds and bfloat16.pays(convolution) else None
+        self._fastest(self._problem("forward", convolution, len(x)), candidates, winograd, rounded, pairs)
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
@@ -168,11 +179,20 @@ class CompiledConvolution(Backend):
     ) -> None:
         vectors = _vectors(convolution, x, dy, out)
         if vectors is None:
-            super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
+            if convolution.copyless and self._pairs(x, dy, out):
+                if convolution.window.kernel == (1, 1):
+                    bfloat16.weight_gradient(x, dy, convolution, out, scratch, multiplies=self.multiplies)
+                else:
+                    factors, target = (x.reshape(len(x), -1), dy.reshape(len(x), -1)), out.reshape(-1, out.shape[-1])
+                    self.product(*factors, transpose_a=True, out=target, scratch=scratch)
+            else:
+                super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
-        x, dy = self._operands(x, dy, scratch)
-        images, gradients, result = x.reshape(-1), dy.reshape(-1), vectors[2]
+        given, result = (x, dy), vectors[2]
+        x, dy, rounded = self._rounded_later(x, dy, scratch)
+        images, gradients = x.reshape(-1), dy.reshape(-1)
         if convolution.depthwise:
+            rounded()
             self._depthwise_weight_gradient(x, dy, convolution, out, scratch)
             return
 
@@ -196,16 +216,29 @@ class CompiledConvolution(Backend):
             )
 
         candidates = {"im2col": tiled} | ({"direct": unlowered} if convolution.plain else {})
-        self._fastest(Problem("weight gradient", convolution, len(x), thread_count()), candidates, winograd)
+
+        def in_pairs() -> None:
+            bfloat16.weight_gradient(*given, convolution, out, scratch, multiplies=self.multiplies)
+
+        pairs = in_pairs if self.rounds and bfloat16.pays(convolution) else None
+        self._fastest(self._problem("weight gradient", convolution, len(x)), candidates, winograd, rounded, pairs)
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
         vectors = _vectors(convolution, dy, w, out)
         if vectors is None:
-            super().conv2d_data_gradient(dy, w, convolution, out, scratch)
+            if convolution.copyless and self._pairs(dy, w, out):
+                filters = convolution.filters
+                factors = dy.reshape(-1, filters), w.reshape(-1, filters)
+                target = out.reshape(len(factors[0]), -1)
+                self.product(*factors, transpose_b=True, out=target, scratch=scratch)
+            else:
+                super().conv2d_data_gradient(dy, w, convolution, out, scratch)
             return
-        dy, w = self._operands(dy, w, scratch)
-        gradients, kernels, result = dy.reshape(-1), w.reshape(-1), vectors[2]
+        given, result = (dy, w), vectors[2]
+        dy, w, rounded = self._rounded_later(dy, w, scratch)
+        gradients, kernels = dy.reshape(-1), w.reshape(-1)
         if convolution.depthwise:
+            rounded()
             self._depthwise_data_gradient(dy, kernels, convolution, out, scratch)
             return
         turned = convolution.turned if convolution.plain else None
@@ -227,8 +260,14 @@ class CompiledConvolution(Backend):
             )
 
         candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
-        problem = Problem("data gradient", convolution, len(dy), thread_count())
-        self._fastest(problem, candidates, winograd)
+
+        def in_pairs() -> None:
+            assert turned is not None
+            (dy, w), run = given, {"relu": False, "multiplies": self.multiplies}
+            bfloat16.forward(dy, _exchanged(w, True, scratch), None, turned, out, scratch, **run)
+
+        pairs = in_pairs if self.rounds and turned is not None and bfloat16.pays(turned) else None
+        self._fastest(self._problem("data gradient", convolution, len(dy)), candidates, winograd, rounded, pairs)
 
     def _direct(
         self,
@@ -302,13 +341,46 @@ class CompiledConvolution(Backend):
         columns = scratch.get("tiles", (parts, 0 if convolution.copyless else height * row), np.float32)
         return of_convolution(convolution), rows, height, columns
 
-    def _fastest(self, problem: Problem, candidates: dict[str, Run], winograd: Callable[[int], None]) -> None:
-        """Runs the fastest of the candidates and of the Winograd tiles that fit."""
+    def _pairs(self, *arrays: Array) -> bool:
+        """Whether these arrays are rounded and multiplied in pairs."""
+        return self.rounds and bfloat16.here() and bool(len(arrays[0])) and flat(*arrays) is not None
+
+    def _rounded_later(self, x: Array, y: Array, scratch: Buffers) -> tuple[Array, Array, Run]:
+        """The operands of a product as float32 multiplies them, once the function that comes with them has run."""
+        if not self.rounds:
+            return x, y, _nothing
+        copies = scratch.get("rounded x", x.shape, x.dtype), scratch.get("rounded y", y.shape, y.dtype)
+
+        def both() -> None:
+            self._operands(x, y, scratch)
+
+        return *copies, both
+
+    def _problem(self, direction: str, convolution: Convolution, images: int) -> Problem:
+        in_words = f"{direction} in bfloat16" if self.rounds else direction
+        return Problem(in_words, convolution, images, thread_count())
+
+    def _fastest(
+        self,
+        problem: Problem,
+        candidates: dict[str, Run],
+        winograd: Callable[[int], None],
+        rounded: Run,
+        pairs: Run | None,
+    ) -> None:
+        """Runs the fastest of the candidates and of the Winograd tiles that fit.
+
+        If the backend rounds, they run after `rounded`, and `pairs` is the direct algorithm that does without.
+        """
         for tile in tiles(problem.convolution):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
+        if self.rounds:
+            candidates = {name: partial(_in_turn, rounded, run) for name, run in candidates.items()}
+        if pairs is not None:
+            candidates["direct"] = pairs
         chosen = self._chosen.get(problem)
         if chosen is None:
-            default = _default(problem, candidates)
+            default = "direct" if pairs is not None else _default(problem, candidates)
             if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return
@@ -326,6 +398,15 @@ def _default(problem: Problem, candidates: Container[str]) -> str:
     if "product" in candidates and problem.images * prod(convolution.out) < convolution.filters:
         return "product"
     return "im2col"
+
+
+def _nothing() -> None:
+    """What has to be done before a product of operands that are not rounded."""
+
+
+def _in_turn(first: Run, second: Run) -> None:
+    first()
+    second()
 
 
 def _vectors(convolution: Convolution, *arrays: Array) -> list[Array] | None:

@@ -1,0 +1,178 @@
+"""Direct convolution in bfloat16: images are rounded and padded at once, and the microkernel reads windows in place.
+
+Work is divided as in `direct.py`. The right factor is laid out in panels of filters, pairs of terms side by side: the
+weights once for all images, and for the gradient of the weights the gradient of each image.
+"""
+
+import numpy as np
+from numba import njit, prange
+
+from cnn.compiled.direct import UNBOUNDED, ZERO
+from cnn.compiled.dotproduct import tile
+from cnn.compiled.geometry import GEOMETRY
+from cnn.compiled.kernels import rare_kernel
+from cnn.compiled.microkernel import ROWS, VECTORS
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
+from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, pad, pad_pairs, panel, rows_of
+from cnn.compiled.vectors import WIDTH
+from cnn.convolution import Convolution, padded_size
+
+ACROSS = WIDTH * VECTORS
+"""Filters of a panel."""
+
+BLOCK_BYTES = 1 << 14
+"""Bytes of a panel of dy that the weight gradient rereads for every few weights, from a first-level cache."""
+
+GROUP_BYTES = 1 << 18
+"""Bytes of several small images that the weight gradient takes together: a part of a second-level cache."""
+
+
+@njit(**INNER)
+def _ceiling(a, b):
+    return -(-a // b)
+
+
+def panel_count(convolution: Convolution) -> int:
+    """Panels of filters."""
+    return -(-convolution.filters // ACROSS)
+
+
+def weights_size(convolution: Convolution) -> int:
+    """Pairs of a panel of weights."""
+    rows, columns = convolution.window.kernel
+    return rows * -(-columns * convolution.channels // 2) * ACROSS
+
+
+def plane_size(convolution: Convolution) -> int:
+    """Numbers of a padded image."""
+    rows, columns = padded_size(convolution.window)
+    return rows * columns * convolution.channels
+
+
+def line_size(convolution: Convolution) -> int:
+    """Numbers of a padded row and of zeros behind it, an even number."""
+    count = (padded_size(convolution.window)[1] + convolution.window.stride[1]) * convolution.channels
+    return count + count % 2
+
+
+def gradients_size(convolution: Convolution) -> int:
+    """Pairs of the gradients of an image, laid out in panels."""
+    rows, columns = convolution.out
+    return panel_count(convolution) * rows * -(-columns // 2) * ACROSS
+
+
+def group(convolution: Convolution) -> int:
+    """How many images the weight gradient takes together."""
+    rows, columns = convolution.out
+    if 4 * ACROSS * rows * -(-columns // 2) > BLOCK_BYTES:
+        return 1
+    return max(1, GROUP_BYTES // (4 * (plane_size(convolution) + gradients_size(convolution))))
+
+
+@njit(**INNER)
+def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
+    C, R, S = g.channels, g.kernel_rows, g.kernel_columns
+    P, Q, K, down, right = g.out_rows, g.out_columns, g.filters, g.down, g.right
+    pixel, filters = 2 * C, 4 * K
+    line = pixel * columns_of(g)
+    plane[:] = np.uint16(0)
+    pieces, count = _ceiling(Q, ROWS), w.shape[0]
+    padded = -1
+    for unit in range(first, last):
+        image, number, p = unit // P // count, unit // P % count, unit % P
+        if image != padded:
+            pad(x, g, image, plane)
+            padded = image
+        source = np.intp(plane.ctypes.data) + p * down * line
+        k = number * ACROSS
+        across = min(K - k, ACROSS)
+        vectors = _ceiling(across, WIDTH)
+        tail = across - (vectors - 1) * WIDTH
+        for piece in range(pieces):
+            q, end = Q * piece // pieces, Q * (piece + 1) // pieces
+            tile(
+                microkernel,
+                *(end - q, vectors, tail),
+                *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
+                *(np.intp(w.ctypes.data) + number * w.shape[1] * 4, 4 * ACROSS),
+                *(np.intp(bias.ctypes.data) + 4 * k, 0, floor),
+                *(np.intp(y.ctypes.data) + ((image * P + p) * Q + q) * filters + 4 * k, filters),
+            )
+
+
+@rare_kernel(PARALLEL, ADDRESS, FLOATS, PAIR_ROWS, FLOATS, FLAG, FLOATS, GEOMETRY, INTEGER, SHORT_ROWS)
+def forward(microkernel, x, w, bias, relu, y, g, count, planes):
+    """y (N, P, Q, K) = x (N, H, W, C) correlated with w, in panels, + bias (K,), with ReLU if `relu`.
+
+    `count` is the number of `direct.units`; planes (threads, plane_size).
+    """
+    floor = ZERO if relu else UNBOUNDED
+    parts = planes.shape[0]
+    if parts == 1:
+        _forward_part(microkernel, x, w, bias, floor, y, g, 0, count, planes[0])
+    else:
+        for part in prange(parts):
+            first, last = count * part // parts, count * (part + 1) // parts
+            _forward_part(microkernel, x, w, bias, floor, y, g, first, last, planes[part])
+
+
+@njit(**INNER)
+def _weight_part(microkernel, x, dy, g, first, last, together, line, space, sums):
+    C, R, S = g.channels, g.kernel_rows, g.kernel_columns
+    P, Q, K, down, right = g.out_rows, g.out_columns, g.filters, g.down, g.right
+    pixel, filters, run = 4 * C, 4 * K, S * C
+    width, size, pairs, panels = (
+        pixel * columns_of(g),
+        rows_of(g) * columns_of(g) * C,
+        _ceiling(Q, 2),
+        _ceiling(K, ACROSS),
+    )
+    planes, room = space[: together * size], space[together * size :]
+    planes[:] = np.uint32(0)
+    sums[:] = ZERO
+    height, pieces = min(P, max(1, BLOCK_BYTES // (pairs * ACROSS * 4))), _ceiling(run, ROWS)
+    for start in range(first, last, together):
+        images = min(together, last - start)
+        for n in range(images):
+            pad_pairs(x, g, start + n, planes[n * size :], line)
+            own = dy[(start + n) * P * Q * K :]
+            for number in range(panels):
+                to = (n * panels + number) * P * pairs * ACROSS
+                panel(own, P, Q, K, number * ACROSS, ACROSS, pairs, room[to:])
+        for p in range(0, P, height):
+            for number in range(panels):
+                k = number * ACROSS
+                across = min(K - k, ACROSS)
+                vectors = _ceiling(across, WIDTH)
+                tail = across - (vectors - 1) * WIDTH
+                for r in range(R):
+                    for piece in range(pieces):
+                        j, end = run * piece // pieces, run * (piece + 1) // pieces
+                        to = np.intp(sums.ctypes.data) + (r * run + j) * filters + 4 * k
+                        for n in range(images):
+                            source = np.intp(planes.ctypes.data) + 4 * n * size + (p * down + r) * width + 4 * j
+                            gradients = ((n * panels + number) * P + p) * pairs * ACROSS
+                            tile(
+                                microkernel,
+                                *(end - j, vectors, tail),
+                                *(source, 4, down * width, 2 * right * pixel),
+                                *(min(height, P - p), Q),
+                                *(np.intp(room.ctypes.data) + 4 * gradients, 4 * ACROSS),
+                                *(to, filters, UNBOUNDED, to, filters),
+                            )
+
+
+@rare_kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, SHORT_ROWS, PAIR_ROWS, MATRIX, FLOATS)
+def weight_gradient(microkernel, x, dy, g, images, together, lines, spaces, sums, dw):
+    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; `together` images at a time.
+
+    A thread has a row of lines (line_size), of spaces (plane_size + gradients_size, for each image) and of sums.
+    """
+    parts = spaces.shape[0]
+    if parts == 1:
+        _weight_part(microkernel, x, dy, g, 0, images, together, lines[0], spaces[0], dw)
+    else:
+        for part in prange(parts):
+            first, last = images * part // parts, images * (part + 1) // parts
+            _weight_part(microkernel, x, dy, g, first, last, together, lines[part], spaces[part], sums[part])
+        add_up(sums, dw)

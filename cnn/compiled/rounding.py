@@ -1,0 +1,179 @@
+"""Rounds float32 to bfloat16 and lays the results out for products: images with padding, and pairs of a sum's terms.
+
+bfloat16 is the upper half of a float32, rounded to nearest, ties to even. It is kept as an unsigned integer of 16 bits.
+A pair is one of 32 bits: two neighbouring terms of a sum, the first in the lower half.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, prange, types
+from numba.core.extending import intrinsic
+
+from cnn.compiled.kernels import rare_kernel
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, start_of
+
+SHORTS, PAIRS = types.Array(types.uint16, 1, "C"), types.Array(types.uint32, 1, "C")
+SHORT_ROWS, PAIR_ROWS = types.Array(types.uint16, 2, "C"), types.Array(types.uint32, 2, "C")
+"""Numbers, pairs, and rows of either, as argument types of kernels."""
+
+_WORD, _HALF = ir.IntType(32), ir.IntType(16)
+_SIGNLESS, _INFINITY = 0x7FFFFFFF, 0x7F800000
+_BELOW_HALF = 0x7FFF
+_QUIET = 0x40
+
+
+@intrinsic
+def nearest(typing_context: Any, x: Any):
+    """x in bfloat16; NaN stays NaN."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.trunc(_rounded(builder, arguments[0]), _HALF)
+
+    return types.uint16(types.float32), generate
+
+
+@intrinsic
+def pair(typing_context: Any, first: Any, second: Any):
+    """Two numbers in bfloat16 as a pair."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        low, high = (_rounded(builder, each) for each in arguments)
+        return builder.or_(low, builder.shl(high, _WORD(16)))
+
+    return types.uint32(types.float32, types.float32), generate
+
+
+@intrinsic
+def joined(typing_context: Any, first: Any, second: Any):
+    """Two numbers that are bfloat16 as a pair."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        low, high = (builder.zext(each, _WORD) for each in arguments)
+        return builder.or_(low, builder.shl(high, _WORD(16)))
+
+    return types.uint32(types.uint16, types.uint16), generate
+
+
+def _rounded(builder: Any, x: Any) -> Any:
+    """Builds the upper half of a float32, rounded, in the lower half of a word whose upper half is zero."""
+    bits = builder.bitcast(x, _WORD)
+    upper = builder.lshr(bits, _WORD(16))
+    half = builder.add(_WORD(_BELOW_HALF), builder.and_(upper, _WORD(1)))
+    carried = builder.lshr(builder.add(bits, half), _WORD(16))
+    quiet = builder.or_(upper, _WORD(_QUIET))
+    unordered = builder.icmp_unsigned(">", builder.and_(bits, _WORD(_SIGNLESS)), _WORD(_INFINITY))
+    return builder.select(unordered, quiet, carried)
+
+
+@njit(**INNER)
+def columns_of(g):
+    """Columns of a padded image."""
+    return (g.out_columns - 1) * g.right + g.kernel_columns
+
+
+@njit(**INNER)
+def rows_of(g):
+    """Rows of a padded image."""
+    return (g.out_rows - 1) * g.down + g.kernel_rows
+
+
+@njit(**INNER)
+def pad(x, g, image, plane):
+    """Rounds the part of an image of x that windows read into the plane, which is zero everywhere else."""
+    H, W, C, top, left = g.height, g.width, g.channels, g.top, g.left
+    rows, columns = rows_of(g), columns_of(g)
+    first, last = max(0, -left), min(W, columns - left)
+    for h in range(max(0, -top), min(H, rows - top)):
+        source = np.uintp(((image * H + h) * W + first) * C)
+        to = np.uintp(((h + top) * columns + first + left) * C)
+        for j in range(np.uintp(max(0, last - first) * C)):
+            plane[to + j] = nearest(x[source + j])
+
+
+@njit(**INNER)
+def pad_pairs(x, g, image, plane, line):
+    """As `pad`, but each number as a pair with the one that the next output to the right meets in its place.
+
+    `line` has room for a padded row and as many zeros as the stride to the right has numbers.
+    """
+    H, W, C, top, left, step = g.height, g.width, g.channels, g.top, g.left, np.uintp(g.right * g.channels)
+    rows, columns = rows_of(g), columns_of(g)
+    first, last = max(0, -left), min(W, columns - left)
+    line[:] = 0
+    for h in range(max(0, -top), min(H, rows - top)):
+        source, to = np.uintp(((image * H + h) * W + first) * C), np.uintp((first + left) * C)
+        for j in range(np.uintp(max(0, last - first) * C)):
+            line[to + j] = nearest(x[source + j])
+        start = np.uintp((h + top) * columns * C)
+        for j in range(np.uintp(columns * C)):
+            plane[start + j] = joined(line[j], line[j + step])
+
+
+@njit(**INNER)
+def panel(x, rows, run, width, first, across, pairs, out):
+    """out (rows, pairs, across) from columns `first` on of x (rows, run, width), flat: pairs along its second axis.
+
+    What is not in x is zero. `pairs` is at least half of `run`.
+    """
+    count, whole = np.uintp(max(0, min(across, width - first))), run // 2
+    for r in range(rows):
+        for i in range(pairs):
+            to = np.uintp((r * pairs + i) * across)
+            at = np.uintp((r * run + 2 * i) * width + first)
+            below = at + np.uintp(width)
+            if i < whole:
+                for k in range(count):
+                    out[to + k] = pair(x[at + k], x[below + k])
+            elif 2 * i < run:
+                for k in range(count):
+                    out[to + k] = pair(x[at + k], np.float32(0))
+            rest = count if 2 * i < run else np.uintp(0)
+            for k in range(rest, np.uintp(across)):
+                out[to + k] = np.uint32(0)
+
+
+@rare_kernel(PARALLEL, FLOATS, *[INTEGER] * 4, PAIR_ROWS, INTEGER)
+def panels(x, rows, run, width, across, out, parts):
+    """Every panel of `across` columns of x (rows, run, width), flat: a row of out each, see `panel`."""
+    count = out.shape[0]
+    pairs = out.shape[1] // (rows * across)
+    total = count * rows
+    for part in prange(parts):
+        for unit in range(start_of(part, parts, total), start_of(part + 1, parts, total)):
+            number, r = np.intp(unit) // rows, np.intp(unit) % rows
+            size = pairs * across
+            panel(x[r * run * width :], 1, run, width, number * across, across, pairs, out[number, r * size :])
+
+
+@rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, SHORTS, INTEGER)
+def rows(x, count, width, out, parts):
+    """out (count, width + 1 if odd) = x (count, width), both flat; what is not in x is zero."""
+    step = width + width % 2
+    for part in prange(parts):
+        for row in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
+            source, to = row * np.uintp(width), row * np.uintp(step)
+            for j in range(np.uintp(width)):
+                out[to + j] = nearest(x[source + j])
+            if step != width:
+                out[to + np.uintp(width)] = np.uint16(0)
+
+
+@rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
+def turned_panels(x, width, run, across, out, parts):
+    """Every panel of `across` rows of x (width, run), flat, as `panels` of its transpose would be."""
+    count, whole, pairs = out.shape[0], np.uintp(run // 2), np.uintp(out.shape[1] // across)
+    for part in prange(parts):
+        for number in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
+            first, target = number * np.uintp(across), out[np.intp(number)]
+            for k in range(np.uintp(across)):
+                source = (first + k) * np.uintp(run)
+                filled = first + k < np.uintp(width)
+                for i in range(pairs):
+                    value = np.uint32(0)
+                    if filled and i < whole:
+                        value = pair(x[source + 2 * i], x[source + 2 * i + 1])
+                    elif filled:
+                        value = pair(x[source + 2 * i], np.float32(0))
+                    target[i * np.uintp(across) + k] = value
