@@ -6,6 +6,9 @@ of bfloat16 for deep learning training", section 2.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +20,35 @@ PRECISIONS = (FLOAT32, BFLOAT16, FLOAT64)
 VARIABLE = "CNN_PRECISION"
 """The environment variable that says in which precision networks are computed that do not say so themselves."""
 
+_asked: ContextVar[str | None] = ContextVar("precision", default=None)
+
 _BITS = np.uint32(0x7FFF)
 """Just less than half of a bfloat16's last place."""
 _QUIET = np.uint32(0x00400000)
 
 
 def chosen(precision: str | None = None) -> str:
-    """The precision that is named, else that of CNN_PRECISION, else float32. Raises UsageError for an unknown one."""
-    source = "" if precision is not None else f" in {VARIABLE}"
-    name = precision or os.environ.get(VARIABLE) or FLOAT32
+    """The precision that is named, else `asked`, else float32. Raises UsageError for an unknown one."""
+    return _known(precision, "") if precision else asked() or FLOAT32
+
+
+def asked() -> str | None:
+    """The precision of the `within` block around, else that of CNN_PRECISION. Raises UsageError for an unknown one."""
+    name = _asked.get() or os.environ.get(VARIABLE)
+    return _known(name, f" in {VARIABLE}" if _asked.get() is None else "") if name else None
+
+
+@contextmanager
+def within(precision: str | None) -> Iterator[None]:
+    """Makes a precision that of every model built in the block without one of its own; None changes nothing."""
+    token = _asked.set(precision or _asked.get())
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def _known(name: str, source: str) -> str:
     if name not in PRECISIONS:
         raise unknown(f"There is no precision{source}", name, PRECISIONS)
     return name

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import cnn.system.threads as threads
-from cnn import registry
+from cnn import precision, registry
 from cnn.backend import Backend
 from cnn.backend_options import parse_option
 from cnn.data.augmentation import Augmentation
@@ -43,13 +43,18 @@ class Resources:
     why: str
     budget: ThreadBudget
 
-    def describe(self) -> dict[str, str]:
-        """The lines of a header, by title."""
+    def describe(self, model: Sequential | None = None) -> dict[str, str]:
+        """The lines of a header, by title; a model may compute in a precision of its own."""
+        name = model.precision if model else precision.chosen()
         return {
             "backend": f"{self.backend.name} ({self.why})",
             "library": str(self.backend.library),
             "threads": self.budget.describe(),
+            **({} if name == precision.FLOAT32 else {"precision": self._precision_text(name)}),
         }
+
+    def _precision_text(self, name: str) -> str:
+        return self.backend.bfloat16_by if name == precision.BFLOAT16 else name
 
     def to_dict(self) -> dict[str, Any]:
         """The same for JSON."""
@@ -66,6 +71,15 @@ def add_resource_options(parser: argparse.ArgumentParser) -> None:
     add_backend_option(parser)
     parser.add_argument(
         "--threads", type=whole_number, metavar="N", help=f"number of threads (default: {THREADS_DEFAULT})"
+    )
+
+
+def add_precision_option(parser: argparse.ArgumentParser, default: str = "float32") -> None:
+    """--precision; `default` says what is taken without it."""
+    parser.add_argument(
+        "--precision",
+        choices=precision.PRECISIONS,
+        help=f"what products are computed in (default: {precision.VARIABLE}, else {default})",
     )
 
 

@@ -135,6 +135,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers of --init that stay as they are, separated by commas, such as 'conv*,batchnorm*'",
     )
     _common.add_resource_options(parser)
+    _common.add_precision_option(parser)
     parser.add_argument(
         "--serve",
         type=port_number,

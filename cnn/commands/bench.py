@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--backend", metavar="NAMES", help="backends, separated by commas (default: all ready ones except reference)"
     )
     _common.add_backend_option(parser)
+    _common.add_precision_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_numbers,

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("test", "train"), default="test", help="images to evaluate on")
     parser.add_argument("--batch-size", type=whole_number, default=64, metavar="N", help="images per batch")
     _common.add_resource_options(parser)
+    _common.add_precision_option(parser, "that of the model")
     add_config_option(parser)
     _common.add_data_options(parser)
     _common.add_json_option(parser)
@@ -27,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Prints accuracy and confusion matrix."""
     with _common.resources(options) as resources:
-        if not options.json:
-            print_lines(resources.describe())
         model = load_model(options.model, backend=resources.backend)
+        if not options.json:
+            print_lines(resources.describe(model))
         data = _common.dataset_of(options, model)
         split = data.test if options.split == "test" else data.train
         try:
@@ -38,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
             raise UsageError(f"{options.model} cannot be evaluated on {data.name}: {error}") from error
         loss, accuracy = model.evaluate(split, batch_size=options.batch_size)
         guesses = model.predict(split.images, batch_size=options.batch_size).argmax(axis=1)
-        described = resources.to_dict()
+        described = resources.to_dict() | {"precision": model.precision}
     confusion = np.zeros((len(model.classes), len(model.classes)), np.int64)
     np.add.at(confusion, (split.labels, guesses), 1)
     if options.json:

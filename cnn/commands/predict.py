@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--resize", choices=RESIZES, help="how other proportions are made to fit (default: as in training)"
     )
     _common.add_resource_options(parser)
+    _common.add_precision_option(parser, "that of the model")
     _common.add_json_option(parser)
 
 
@@ -60,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
         )
         files = [each for named in options.images for each in _pictures(named)]
         if not options.json:
-            print_lines(resources.describe())
+            print_lines(resources.describe(model))
             print()
         for start in range(0, len(files), EVALUATED):
             paths, pixels, failures = _read(files[start : start + EVALUATED], read)

@@ -55,9 +55,7 @@ DIFFERING = ("version", "machine", "backend", "library", "threads")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
     _common.add_workload_options(parser)
-    parser.add_argument(
-        "--precision", choices=("float32", "float64"), default="float32", help="type of the numbers computed with"
-    )
+    _common.add_precision_option(parser)
     parser.add_argument("--repeats", type=whole_number, default=20, metavar="N", help="timed steps")
     parser.add_argument(
         "--against",
@@ -112,7 +110,7 @@ def run(options: argparse.Namespace) -> None:
     if options.against:
         kinds: dict[str, type] = {"lines": list, "step_times": list, "model": str}
         old = read_results(options.against, "cnn profile --json", kinds)
-    architecture = replace(architecture_of(options.model), precision=chosen(options.precision))
+    architecture = replace(architecture_of(options.model), precision=chosen())
     with _common.resources(options) as resources:
         profile = _measure(architecture, resources, options)
         table = _table(profile, architecture, resources, options)
@@ -141,7 +139,7 @@ def _measure(architecture: Architecture, resources: _common.Resources, options: 
         times, python = whole_step(architecture, backend, batch, repeats=repeats, training=training)
         products = reported_products(architecture, backend, batch, training=training)
         memory = triad_bytes_per_second()
-        peak = gemm_flops_per_second(backend, dtype_of(chosen(options.precision)))
+        peak = gemm_flops_per_second(backend, dtype_of(chosen()))
         algorithms = algorithms_by_layer(architecture, batch, resources.budget.count, backend.instruments.algorithms())
     counts, missing = dict[LayerPass, dict[str, float]](), dict[str, str]()
     try:
@@ -175,7 +173,7 @@ def _table(
         "model": architecture.name,
         "batch_size": options.batch_size,
         "mode": options.mode,
-        "precision": options.precision,
+        "precision": chosen(),
         **resources.to_dict(),
         "seconds": profile.total,
         "step_seconds": profile.step.median,
@@ -225,7 +223,7 @@ def _print(
     profile: Profile, architecture: Architecture, resources: _common.Resources, options: argparse.Namespace
 ) -> None:
     batch, total = options.batch_size, profile.total
-    what = f"{architecture.name}, batch {batch}, {options.mode}, {options.precision}, times in ms"
+    what = f"{architecture.name}, batch {batch}, {options.mode}, {chosen()}, times in ms"
     print_lines({"network": what, **resources.describe()})
     rows = []
     for line in profile.lines:

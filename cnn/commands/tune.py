@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--backend", metavar="NAME", help=f"backend to tune (default: {_common.BACKEND_DEFAULT})")
     _common.add_backend_option(parser)
+    _common.add_precision_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_numbers,

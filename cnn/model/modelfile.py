@@ -1,6 +1,5 @@
 """Saves a model with its preprocessing in one file, and loads it or its architecture again."""
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from cnn.losses import Loss
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import ZOO, architecture, refuse_onnx
-from cnn.precision import FLOAT32, FLOAT64, PRECISIONS, VARIABLE
+from cnn.precision import FLOAT32, FLOAT64, PRECISIONS, asked
 from cnn.precision import chosen as chosen_precision
 from cnn.registry import choose
 from cnn.system.storage import check_finite, first_not_finite, read_arrays, save_arrays
@@ -129,13 +128,13 @@ def _not_a_model(path: Path, error: Exception) -> FileFormatError:
     return FileFormatError(f"{path} does not describe a model ({error}); restore it or train again.")
 
 
-def _precision(table: dict[str, Any], asked: str | None) -> str:
+def _precision(table: dict[str, Any], precision: str | None) -> str:
     """What a stored model computes in."""
     if table["dtype"] not in (FLOAT32, FLOAT64) or table.get("precision", FLOAT32) not in PRECISIONS:
         raise ValueError(f"numbers of type {table['dtype']!r} for products in {table.get('precision')!r}")
     if table["dtype"] == FLOAT64:
         return FLOAT64
-    found = chosen_precision(asked) if asked or os.environ.get(VARIABLE) else str(table.get("precision", FLOAT32))
+    found = chosen_precision(precision or asked() or str(table.get("precision", FLOAT32)))
     require(found != FLOAT64, "The model has weights in float32; compute in float32 or bfloat16.")
     return found
 

@@ -19,7 +19,7 @@ from cnn.training.results import EpochResult
 from cnn.training.world import World
 
 KIND = "checkpoint"
-SINCE = {"number of micro-batches": 1, "number of steps between averages": None}
+SINCE = {"precision": "float32", "number of micro-batches": 1, "number of steps between averages": None}
 """Settings that older checkpoints lack, with the values that their runs had."""
 
 

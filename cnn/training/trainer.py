@@ -153,6 +153,7 @@ class Trainer:
         scale, constants = self.model.preprocessing.to_state()
         return {
             "net": self.model.config(),
+            "precision": self.model.precision,
             "optimizer": self.optimizer.config(),
             "schedule": self.schedule.config(),
             "batch size": self.batch_size,
