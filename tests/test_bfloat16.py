@@ -9,6 +9,7 @@ from helpers.ready_backends import ready
 
 from cnn import registry
 from cnn.backend import Backend, Library
+from cnn.cli import main
 from cnn.instruments import private
 from cnn.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D
 from cnn.model.modelfile import load_model, save_model
@@ -178,3 +179,11 @@ def test_a_backend_that_gives_only_its_product_computes_in_bfloat16():
     for own, other in zip(mine.parameters, trained(network("numpy"), 2).parameters, strict=True):
         np.testing.assert_allclose(own.value, other.value, atol=1e-3)
     assert "no faster here" in mine.backend.bfloat16_by
+
+
+def test_onnx_files_are_checked_in_float32(tmp_path, monkeypatch):
+    save_model(trained(network(), 2), tmp_path / "m.safetensors")
+    monkeypatch.setenv("CNN_PRECISION", "bfloat16")
+    exported, imported = (str(tmp_path / name) for name in ("m.onnx", "again.safetensors"))
+    assert main(["export", str(tmp_path / "m.safetensors"), exported, "--backend", "numpy"]) == 0
+    assert main(["import", exported, "--out", imported]) == 0
