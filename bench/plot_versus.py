@@ -62,9 +62,10 @@ def draw(axes: Axes, results: list[dict[str, Any]]) -> None:
     )
     handles = [Patch(color=colour, label=NAMES[mode]) for mode, colour in COLOURS.items() if colour in colours]
     axes.legend(handles=handles, loc="lower right", frameon=False)
-    count = results[0]["threads"]
+    count, precision = results[0]["threads"], results[0].get("precision", "float32")
+    threads = f"{count} thread{'s' * (count > 1)}"
     axes.set_title(
-        f"cnn, backend {results[0]['backend']}, and {_peer(results[0])}: {count} thread{'s' * (count > 1)}, float32\n"
+        f"cnn, backend {results[0]['backend']}, and {_peer(results[0])}: {threads}, {precision}\n"
         f"{results[0].get('cpu') or 'processor not recorded'}",
         loc="left",
         fontsize=11,

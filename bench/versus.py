@@ -3,6 +3,7 @@
     python bench/versus.py --net lenet --mode train --threads 2
     python bench/versus.py --all --json > results.json
     python bench/versus.py --large
+    python bench/versus.py --net vgg6 --precision bfloat16
 
 Both get the same random images (uint8) and labels, in memory in the layout that is best for each, and the same weights.
 Timed on both sides:
@@ -18,9 +19,16 @@ PyTorch runs in four settings, and the ratio is to the fastest: NCHW and channel
 torch.compile (with the option `freezing` for inference). ReLU works in place and SGD is fused, which are the
 fastest variants. The connection table of lenet5 masks a dense convolution's weights on both sides.
 
-A setting is timed only after it has reproduced this library's numbers for the same batch: scores, loss and
-probabilities within 1e-3, every gradient within 5e-2 of its norm, and two updates within 1e-3. A setting that does not
-reproduce them, does not compile, or is not installed is reported on standard error and left out.
+--precision is that of both sides: PyTorch's bfloat16 is torch.autocast. Both are timed in the other precision, too, and
+the last column is the ratio of this library's best to PyTorch's best of both: what a user gains who takes whatever is
+faster. Inference is also timed in ONNX Runtime and OpenVINO (float32, and bfloat16 by OpenVINO's hint), where they are
+installed: they read the model's ONNX file, which takes pixels and gives probabilities.
+
+A setting is timed only after it has reproduced this library's float32 numbers for the same batch: scores, loss and
+probabilities within 1e-3, every gradient within 5e-2 of its norm, and two updates within 1e-3. In bfloat16 scores, loss
+and probabilities may be off by 0.1 and gradients by 0.9 of their norm, which is less than if they were zero: the same
+network has passed the narrow bounds in float32. A setting that does not reproduce them, does not compile, or is not
+installed is reported on standard error and left out.
 
 Each library has its own process. In one process there would be Intel's OpenMP runtime (MKL) and GNU's (PyTorch), each
 with its own pool of threads. The processes take turns: each waits on a pipe until it is called. Threads of an OpenMP
@@ -31,7 +39,7 @@ over --rounds turns.
 Memory is the peak of what a process of its own has resident, libraries included, over three calls of the work; of
 PyTorch only in its fastest setting.
 
-The peak is the highest speed of several float32 products in any round, by this backend's gemm or by torch.mm. The
+The peak is the highest speed of several products in the precision in any round, by this backend or by torch.mm. The
 fraction of it counts the products of im2col + GEMM: two FLOP per multiply-accumulate, three products per layer in
 training without the first layer's data gradient, one in inference.
 """
@@ -39,9 +47,14 @@ training without the first layer's data gradient, one in inference.
 import argparse
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
+from versus_deployed import RUNTIMES, DeployedSide
 from versus_torch import SETTINGS, TorchSide
 from versus_workers import PEAK_SHAPES, Evidence, OurSide, Work, Worker, WorkerError, worker
 
@@ -50,6 +63,7 @@ from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
 from cnn.model.zoo import ZOO
+from cnn.precision import BFLOAT16, FLOAT32
 from cnn.system.machine import this_machine
 from cnn.terminal.arguments import number, whole_number
 from cnn.terminal.printing import print_json, print_table
@@ -64,6 +78,14 @@ SETS = {"all": SMALL, "large": LARGE}
 
 PAUSE = 0.25
 """Seconds between turns: Intel's OpenMP threads spin for 0.2."""
+
+
+class Side(NamedTuple):
+    """A process to time: what it is asked for by the name of each result, and whether its products are timed."""
+
+    worker: Worker
+    ways: Mapping[str, tuple[str, ...]]
+    multiplies: bool = False
 
 
 def main() -> int:
@@ -85,22 +107,46 @@ def main() -> int:
 
 
 def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
-    """Times one network in one mode on both sides. Raises WorkerError if this library fails."""
-    say(f"{work.net}, {work.mode}, batch {work.batch}, {work.threads} threads")
-    with worker(OurSide, work, options.backend) as ours, worker(TorchSide, work) as theirs:
+    """Times one network in one mode on all sides. Raises WorkerError if this library fails."""
+    say(f"{work.net}, {work.mode}, batch {work.batch}, {work.precision}, {work.threads} threads")
+    other = FLOAT32 if work.precision == BFLOAT16 else BFLOAT16
+    with ExitStack() as running:
+        ours, theirs = (
+            running.enter_context(worker(side, work, *given))
+            for side, given in ((OurSide, (options.backend,)), (TorchSide, ()))
+        )
         described = ours.call("describe")
-        peers, evidence = _ready_peers(ours, theirs, options.compile)
+        version, runtimes = _version_of_torch(theirs), _runtimes(work, options.deployed)
+        sides = [Side(ours, {"ours": ()}, multiplies=True)]
+        found: dict[str, str] = {}
+        evidence: Evidence | None = None
+        if version or runtimes:
+            second = running.enter_context(worker(OurSide, replace(work, precision=other), options.backend))
+            sides.append(Side(second, {f"ours {other}": ()}))
+            exact = ours if work.precision == FLOAT32 else second
+            evidence = exact.call("evidence")
+            if version:
+                found = _ready_peers(theirs, version, evidence, options.compile)
+                sides.append(Side(theirs, {name: (setting,) for name, setting in found.items()}, multiplies=True))
+            for runtime in runtimes:
+                side = running.enter_context(worker(DeployedSide, work, runtime))
+                sides.append(Side(side, _ready_precisions(side, runtime, evidence, exact)))
         with OtherWork() as others:
-            rates, peaks = measure(ours, theirs, peers, options.rounds, options.seconds)
+            rates, peaks = measure(sides, options.rounds, options.seconds)
     medians = {name: median(series) for name, series in rates.items()}
-    own = medians.pop("ours")
+    peers, others_peers = (
+        {name: medians[name] for name, setting in found.items() if SETTINGS[setting].precision == precision}
+        for precision in (work.precision, other)
+    )
+    own = {name: rate for name, rate in medians.items() if name.split()[0] == "ours"}
+    deployed = {name: rate for name, rate in medians.items() if name.split()[0] in RUNTIMES}
     # Other work on the machine only lowers a figure, so the highest is nearest to the real peak.
     peak = max(peaks)
-    best = max(medians, key=lambda name: medians[name], default=None)
+    best = _fastest(peers)
     say(f"  peak {peak / 1e9:.1f} GFLOP/s")
     memory = {"ours": _memory(OurSide, work, options.backend)}
     if best:
-        memory[best] = _memory(TorchSide, work, calls=(peers[best], evidence))
+        memory[best] = _memory(TorchSide, work, calls=(found[best], evidence))
     disturbed = busy(rates, others.share)
     if disturbed:
         say(f"  {disturbed}")
@@ -109,11 +155,16 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
         "mode": work.mode,
         "threads": work.threads,
         "batch": work.batch,
-        "ours": own,
-        "peers": medians,
+        "precision": work.precision,
+        "ours": medians["ours"],
+        "peers": peers,
         "best_peer": best,
-        "ratio_to_best_peer": own / medians[best] if best else None,
-        "fraction_of_peak": own * described["flops"] / peak,
+        "ratio_to_best_peer": medians["ours"] / peers[best] if best else None,
+        "other_precision": {"ours": medians.get(f"ours {other}"), "peers": others_peers},
+        "ratio_to_best_of_any_precision": _ratio(own, peers | others_peers),
+        "deployed": deployed,
+        "ratio_to_best_deployed": _ratio(own, deployed),
+        "fraction_of_peak": medians["ours"] * described["flops"] / peak,
         "peak_memory": memory,
         "library": described["library"],
         "backend": described["backend"],
@@ -123,26 +174,33 @@ def compare(work: Work, options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure(
-    ours: Worker, theirs: Worker, peers: dict[str, str], rounds: int, seconds: float
-) -> tuple[dict[str, list[float]], list[float]]:
-    """(images per second of "ours" and of every peer in each round, FLOP per second of every product timed).
+def _fastest(rates: Mapping[str, float]) -> str | None:
+    return max(rates, key=lambda name: rates[name], default=None)
 
-    `peers` maps names to settings.
-    """
-    rates: dict[str, list[float]] = {name: [] for name in ["ours", *peers]}
+
+def _ratio(ours: Mapping[str, float], theirs: Mapping[str, float]) -> float | None:
+    """The best of ours to the best of theirs, None if there are none."""
+    return max(ours.values()) / max(theirs.values()) if theirs else None
+
+
+def measure(sides: Sequence[Side], rounds: int, seconds: float) -> tuple[dict[str, list[float]], list[float]]:
+    """(images per second by name in each round, FLOP per second of every product timed)."""
+    rates: dict[str, list[float]] = {name: [] for side in sides for name in side.ways}
     peaks: list[float] = []
     # Not counted: our first passes are recorded and checked.
-    ours.call("rate", seconds)
+    for side in sides:
+        for name, way in side.ways.items():
+            if name.startswith("ours"):
+                side.worker.call("rate", *way, seconds)
     for _ in range(rounds):
-        time.sleep(PAUSE)
-        rates["ours"].append(ours.call("rate", seconds))
-        peaks += [ours.call("gemm", shape, seconds / 4) for shape in PEAK_SHAPES]
-        time.sleep(PAUSE)
-        for name, setting in peers.items():
-            rates[name].append(theirs.call("rate", setting, seconds))
-        if peers:
-            peaks += [theirs.call("gemm", shape, seconds / 4) for shape in PEAK_SHAPES]
+        for side in sides:
+            if not side.ways:
+                continue
+            time.sleep(PAUSE)
+            for name, way in side.ways.items():
+                rates[name].append(side.worker.call("rate", *way, seconds))
+            if side.multiplies:
+                peaks += [side.worker.call("gemm", shape, seconds / 4) for shape in PEAK_SHAPES]
     return rates, peaks
 
 
@@ -153,29 +211,56 @@ def _memory(side: type, work: Work, *arguments: object, calls: tuple[object, ...
         return bytes_in_use
 
 
-def _ready_peers(ours: Worker, theirs: Worker, compile_too: bool) -> tuple[dict[str, str], Evidence | None]:
-    """The settings of PyTorch that reproduce this library's numbers, by name, and these; reports which do not, and why.
-
-    Without PyTorch there are no numbers.
-    """
+def _version_of_torch(theirs: Worker) -> str | None:
+    """PyTorch's version; None, after a report, without PyTorch."""
     try:
-        version = theirs.call("version")
+        return str(theirs.call("version"))
     except WorkerError as error:
         missing = error.kind in ("ModuleNotFoundError", "ImportError")
         say(f"  skipped: PyTorch is not installed ({error.text})" if missing else f"  skipped: PyTorch: {error}")
-        return {}, None
-    evidence: Evidence = ours.call("evidence")
+        return None
+
+
+def _ready_peers(theirs: Worker, version: str, evidence: Evidence, compile_too: bool) -> dict[str, str]:
+    """The settings of PyTorch that reproduce this library's numbers, by name; reports which do not, and why."""
     peers = {}
     for setting, how in SETTINGS.items():
         name = f"PyTorch {version} {setting}"
-        if how.compiled and not compile_too:
-            continue
-        try:
-            theirs.call("add", setting, evidence)
+        if (not how.compiled or compile_too) and _added(theirs, name, setting, evidence):
             peers[name] = setting
-        except WorkerError as error:
-            say(f"  skipped: {name}: {(str(error).splitlines() or ['no message'])[0]}")
-    return peers, evidence
+    return peers
+
+
+def _runtimes(work: Work, wanted: bool) -> list[str]:
+    """The runtimes that can be timed; reports those that are not installed."""
+    if work.mode != "infer" or not wanted:
+        return []
+    there = [name for name in RUNTIMES if find_spec(name) and find_spec("onnx")]
+    for name in RUNTIMES:
+        if name not in there:
+            say(f"  skipped: {name} is not installed, or onnx, by which it gets the network")
+    return there
+
+
+def _ready_precisions(side: Worker, runtime: str, evidence: Evidence, exact: Worker) -> dict[str, tuple[str, ...]]:
+    """The precisions in which a runtime reproduces this library's numbers, by name; reports the others."""
+    try:
+        version, content = side.call("version"), exact.call("exported")
+    except WorkerError as error:
+        say(f"  skipped: {runtime}: {(str(error).splitlines() or ['no message'])[0]}")
+        return {}
+    names = {f"{runtime} {version} {precision}": precision for precision in RUNTIMES[runtime]}
+    return {name: (way,) for name, way in names.items() if _added(side, name, way, evidence, content)}
+
+
+def _added(side: Worker, name: str, *arguments: object) -> bool:
+    """Whether a side has made ready what the arguments say; reports why not."""
+    try:
+        side.call("add", *arguments)
+    except WorkerError as error:
+        say(f"  skipped: {name}: {(str(error).splitlines() or ['no message'])[0]}")
+        return False
+    return True
 
 
 def say(text: str) -> None:
@@ -187,7 +272,7 @@ def _works(options: argparse.Namespace) -> list[Work]:
     """What to measure. Raises UsageError for more threads than this process may use."""
     count = threads.budget().count if options.threads is None else threads.measurable(options.threads)
     chosen = SETS.get(options.set, [(options.net, options.mode, options.batch)])
-    return [Work(net, mode, batch, count) for net, mode, batch in chosen]
+    return [Work(net, mode, batch, count, options.precision) for net, mode, batch in chosen]
 
 
 def _print(results: list[dict[str, Any]]) -> None:
@@ -195,15 +280,24 @@ def _print(results: list[dict[str, Any]]) -> None:
     rows = []
     for result in results:
         peers, best = result["peers"], result["best_peer"]
-        ratio = f"{result['ratio_to_best_peer']:.2f}" if best else "-"
+        second = result["other_precision"]
         title = f"{result['net']} {result['mode']}, batch {result['batch']}"
-        rows.append([title, f"cnn, {result['backend']}", *_rates(result, "ours", result["ours"])])
-        rows[-1] += [ratio, f"{result['fraction_of_peak']:.0%}", _megabytes(result, "ours")]
-        for name in peers:
-            rows.append(["", name + " *" * (name == best), *_rates(result, name, peers[name]), "", ""])
-            rows[-1].append(_megabytes(result, name))
+        rows.append([title, f"cnn, {result['backend']} {result['precision']}", *_rates(result, "ours", result["ours"])])
+        rows[-1] += [_text(result["ratio_to_best_peer"]), f"{result['fraction_of_peak']:.0%}"]
+        rows[-1] += [_megabytes(result, "ours"), _text(result["ratio_to_best_of_any_precision"])]
+        for name in result["spread"]:
+            if name != "ours":
+                rate = (
+                    second["ours"] if name.startswith("ours") else (peers | second["peers"] | result["deployed"])[name]
+                )
+                shown = name.replace("ours", f"cnn, {result['backend']}") + " *" * (name == best)
+                rows.append(["", shown, *_rates(result, name, rate), "", "", _megabytes(result, name), ""])
     print(f"{results[0]['library']}, {results[0]['threads']} threads, medians of {results[0]['rounds']} rounds")
-    print_table(["", "", "images/s", "lowest", "highest", "to best peer", "of peak", "memory"], rows)
+    print_table(["", "", "images/s", "lowest", "highest", "to best", "of peak", "memory", "any precision"], rows)
+
+
+def _text(ratio: float | None) -> str:
+    return "-" if ratio is None else f"{ratio:.2f}"
 
 
 def _megabytes(result: dict[str, Any], name: str) -> str:
@@ -229,9 +323,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend", metavar="NAME", help="this library's backend (default: CNN_BACKEND, else the best)"
     )
+    parser.add_argument(
+        "--precision", choices=(FLOAT32, BFLOAT16), default=FLOAT32, help="of both sides (default: float32)"
+    )
     parser.add_argument("--rounds", type=whole_number, default=7, metavar="N", help="turns of each side (default: 7)")
     parser.add_argument("--seconds", type=number, default=0.3, metavar="S", help="seconds of each turn (default: 0.3)")
     parser.add_argument("--no-compile", dest="compile", action="store_false", help="skip torch.compile")
+    parser.add_argument(
+        "--no-deployed", dest="deployed", action="store_false", help="skip ONNX Runtime and OpenVINO in inference"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: an object, or with --all a list")
     return parser
 

@@ -1,12 +1,13 @@
-"""The processes that `versus.py` times: one for this library, one for PyTorch, each waiting for its next call."""
+"""The processes that `versus.py` times: this library, PyTorch and other peers, each waiting for its next call."""
 
 import multiprocessing
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,15 @@ import numpy.typing as npt
 
 import cnn.system.threads as threads
 from cnn import registry
+from cnn.arrays import Buffers
 from cnn.cost import count
 from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.layers import Dropout
 from cnn.model.zoo import architecture
+from cnn.onnx.export import export_onnx
 from cnn.optimizers import SGD
+from cnn.precision import FLOAT32
 from cnn.system.timing import sustained
 
 Floats = npt.NDArray[np.float32]
@@ -30,12 +34,16 @@ PEAK_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (4096, 256, 2304), (4096,
 
 @dataclass(frozen=True)
 class Work:
-    """What both sides do: a network of the zoo, "train" or "infer", images per step, threads."""
+    """What each side does: a network of the zoo, "train" or "infer", images per step, threads.
+
+    `precision` is this library's, and that of the products whose peak is measured.
+    """
 
     net: str
     mode: str
     batch: int
     threads: int
+    precision: str = FLOAT32
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class OurSide:
         self.backend = registry.choose(backend)[0]
         self._limit = ExitStack()
         self._limit.enter_context(threads.limit_threads(work.threads))
-        chosen = architecture(work.net)
+        chosen = replace(architecture(work.net), precision=work.precision)
         (classes,) = chosen.network.output_shape
         rng = np.random.default_rng(0)
         count = max(64, work.batch)
@@ -120,6 +128,13 @@ class OurSide:
             *(scores, probabilities, mean, lr),
         )
 
+    def exported(self) -> bytes:
+        """The model as an ONNX file that takes pixels and gives probabilities."""
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            export_onnx(self.model, path, input="nhwc-uint8", fold=True)
+            return path.read_bytes()
+
     def memory(self) -> int | None:
         """Bytes that this process has in memory at most while it does the work."""
         return peak_memory(self._train if self.work.mode == "train" else self._infer)
@@ -129,11 +144,12 @@ class OurSide:
         return self.work.batch * rate(self._train if self.work.mode == "train" else self._infer, seconds)
 
     def gemm(self, shape: tuple[int, int, int], seconds: float) -> float:
-        """FLOP per second of the backend's product (M, K) @ (K, N) for shape (M, N, K)."""
+        """FLOP per second of the backend's product (M, K) @ (K, N) for shape (M, N, K) in the work's precision."""
         m, n, k = shape
-        a, b = (self.backend.asarray(np.ones(size, np.float32)) for size in ((m, k), (k, n)))
-        out = self.backend.empty((m, n))
-        return 2 * m * n * k * rate(lambda: self.backend.gemm(a, b, out=out), seconds)
+        backend = self.model.backend
+        a, b = (backend.asarray(np.ones(size, np.float32)) for size in ((m, k), (k, n)))
+        out, scratch = backend.empty((m, n)), Buffers(backend)
+        return 2 * m * n * k * rate(lambda: backend.product(a, b, out=out, scratch=scratch), seconds)
 
     def _train(self) -> None:
         self.model.train_step(self.images, self.labels)

@@ -23,6 +23,8 @@ from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import least_times
 from cnn.model.zoo import ZOO, architecture
+from cnn.precision import within
+from cnn.registry import create
 from cnn.system.cache import tell_once
 from cnn.system.machine import this_machine
 
@@ -220,3 +222,51 @@ def test_every_stage_is_in_the_task_that_the_profiler_times():
     # The tanh of each of four layers is a pass of its own; the first convolution has no data gradient.
     assert laws.count("Tanh, forward") == 4
     assert (laws.count("Conv2D, weight gradient"), laws.count("Conv2D, gradients")) == (1, 2)
+
+
+def test_each_precision_has_a_calibration_of_its_own(few, capsys):
+    values = dict.fromkeys((each.name for each in fields(calibration.Calibration)), 1.0)
+    values |= {"cpu": this_machine().cpu or "unknown", "laws": {}, "products": (), "backend": "numpy", "threads": 1}
+    plain, rounded = (
+        calibration.Calibration(**values | {"precision": name, "date": name}) for name in ("float32", "bfloat16")
+    )
+    for each in (plain, rounded):
+        calibration.save(each)
+    assert calibration.find("numpy", 1) == plain
+    with within("bfloat16"):
+        assert calibration.find("numpy", 1) == rounded
+        with pytest.raises(CnnError, match=r"at 2 threads in bfloat16; run '.* --threads 2 --precision bfloat16'"):
+            calibration.load("numpy", 2)
+    # A file of before there was a choice is of float32.
+    path = few / "calibration.json"
+    table = json.loads(path.read_text())
+    table["calibrations"] = [row for row in table["calibrations"] if row.pop("precision") == "float32"]
+    path.write_text(json.dumps(table))
+    assert calibration.load_all() == [plain]
+    capsys.readouterr()
+    arguments = [
+        "compare",
+        "mlp",
+        "--backend",
+        "numpy",
+        "--threads",
+        "1",
+        "--rounds",
+        "1",
+        "--device",
+        "xeon-phi-5110p",
+    ]
+    assert main([*arguments, "--precision", "bfloat16", "--no-measure"]) == 0
+    assert "computed in bfloat16; the catalogue's devices are predicted in float32" in " ".join(
+        capsys.readouterr().out.split()
+    )
+
+
+def test_products_are_measured_in_the_precision(few, monkeypatch):
+    seen = set()
+    monkeypatch.setattr(calibration, "_least", lambda backend, progress: seen.add(backend.rounds) or {})
+    for name in ("float32", "bfloat16"):
+        with within(name):
+            found = calibration.measure(create("numpy"), 1)
+        assert (found.precision, found.sgemm_rate > 0) == (name, True)
+    assert seen == {False, True}

@@ -328,7 +328,11 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["train", "--epochs", "0"], 2, "'0' is not a number above 0"),
         (["train", "--lr", "nan"], 2, "'nan' is not a number above 0"),
         (["train", "--optimizer", "adma"], 2, "There is no optimizer 'adma'; did you mean 'Adam'?"),
-        (["train", "--optimizer", "Adagrad"], 2, "There is no optimizer 'Adagrad'; known are: Adam, AdamW, RMSprop, SGD"),
+        (
+            ["train", "--optimizer", "Adagrad"],
+            2,
+            "There is no optimizer 'Adagrad'; known are: Adam, AdamW, RMSprop, SGD",
+        ),
         (["train", "--resume"], 2, "--resume needs --out"),
         (["train", "--resume", "--out", "nowhere"], 1, "There is no run to resume in nowhere"),
         (["train", "cifar10", "--data-dir", "nowhere"], 1, "nowhere"),

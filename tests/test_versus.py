@@ -22,6 +22,11 @@ KEYS = {
     "peers",
     "best_peer",
     "ratio_to_best_peer",
+    "precision",
+    "other_precision",
+    "ratio_to_best_of_any_precision",
+    "deployed",
+    "ratio_to_best_deployed",
     "fraction_of_peak",
     "peak_memory",
     "library",
@@ -30,6 +35,8 @@ KEYS = {
     "spread",
     "cpu",
 }
+
+OTHER = {"float32": "bfloat16", "bfloat16": "float32"}
 
 # Looked up before anything else, so that PyTorch cannot be imported even where it is installed.
 NO_TORCH = """
@@ -60,8 +67,13 @@ AGREE = """
             work = Work(net, mode, 4, 1)
             evidence = OurSide(work, "numpy").evidence()
             peers = TorchSide(work)
-            for setting in ("NCHW", "channels_last"):
+            for setting in ("NCHW", "channels_last", "bfloat16 channels_last"):
                 print(net, mode, setting, tried(setting, evidence))
+    for fault in ("scores", "loss"):
+        wrong = replace(evidence, **{fault: getattr(evidence, fault) * np.float32(1.2)})
+        print(fault, tried("bfloat16 NCHW", wrong))
+    gone = replace(evidence.weights["linear1.weight"], gradient=np.roll(evidence.weights["linear1.weight"].gradient, 1))
+    print("gone", tried("bfloat16 NCHW", replace(evidence, weights=evidence.weights | {"linear1.weight": gone})))
     for fault in ("scores", "loss"):
         wrong = replace(evidence, **{fault: getattr(evidence, fault) * np.float32(1.02)})
         print(fault, tried("NCHW", wrong))
@@ -96,7 +108,9 @@ def measured(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     assert row["threads"] == row["rounds"] == 1
     assert row["ours"] > 0
     assert row["fraction_of_peak"] > 0
-    assert set(row["spread"]) == {"ours", *row["peers"]}
+    other = row["other_precision"]
+    own = {"ours"} if other["ours"] is None else {"ours", f"ours {OTHER[row['precision']]}"}
+    assert set(row["spread"]) == {*own, *row["peers"], *other["peers"], *row["deployed"]}
     assert set(row["peak_memory"]) == {"ours", *([row["best_peer"]] if row["peers"] else [])}
     assert all(bytes_at_peak > 1e7 for bytes_at_peak in row["peak_memory"].values())
     assert all(low <= high for low, high in row["spread"].values())
@@ -105,18 +119,28 @@ def measured(result: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 @needs_torch
 def test_a_network_is_compared_with_every_setting() -> None:
-    row = measured(versus("--net", "lenet", "--mode", "train", "--batch", "4", "--backend", "numpy", "--json"))
+    given = ("--net", "lenet", "--mode", "train", "--batch", "4", "--backend", "numpy", "--precision", "bfloat16")
+    row = measured(versus(*given, "--json"))
     assert (row["net"], row["mode"], row["batch"], row["backend"]) == ("lenet", "train", 4, "numpy")
     assert len(row["peers"]) == 2
     assert row["best_peer"] == max(row["peers"], key=row["peers"].get)
     assert row["ratio_to_best_peer"] == pytest.approx(row["ours"] / row["peers"][row["best_peer"]])
+    other = row["other_precision"]
+    assert row["precision"] == "bfloat16"
+    assert all("bfloat16" in name for name in row["peers"])
+    assert len(other["peers"]) == 2
+    assert not any("bfloat16" in name for name in other["peers"])
+    best = max([*row["peers"].values(), *other["peers"].values()])
+    assert row["ratio_to_best_of_any_precision"] == pytest.approx(max(row["ours"], other["ours"]) / best)
+    assert (row["deployed"], row["ratio_to_best_deployed"]) == ({}, None)
 
 
 def test_without_pytorch_it_says_so_and_measures_this_library(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(NO_TORCH)
-    result = versus("--net", "mlp", "--mode", "infer", "--backend", "numpy", "--json", path=tmp_path)
+    result = versus("--net", "mlp", "--mode", "infer", "--backend", "numpy", "--json", "--no-deployed", path=tmp_path)
     row = measured(result)
     assert (row["peers"], row["best_peer"], row["ratio_to_best_peer"]) == ({}, None, None)
+    assert row["ratio_to_best_of_any_precision"] is row["ratio_to_best_deployed"] is None
     assert "PyTorch is not installed" in result.stderr
 
 
@@ -136,15 +160,51 @@ def test_more_threads_than_there_are_is_wrong_usage() -> None:
 @needs_torch
 def test_pytorch_computes_the_same_numbers_and_other_numbers_are_refused() -> None:
     lines = printed(AGREE, BENCH).splitlines()
-    agreed, refused = lines[:24], lines[24:]
-    assert [line.split()[-1] for line in agreed] == ["agreed"] * 24, agreed
+    agreed, refused = lines[:36], lines[36:]
+    assert [line.split()[-1] for line in agreed] == ["agreed"] * 36, agreed
     expected = [
-        "scores PyTorch's value of the scores is off",
-        "loss PyTorch's value of the loss is off",
-        "gradient PyTorch's value of the gradient of linear1.weight is off",
-        "updated PyTorch's value of the update of linear1.weight is off",
-        "value PyTorch's value of the scores is off",
+        "scores The value of the scores is off",
+        "loss The value of the loss is off",
+        "gone The value of the gradient of linear1.weight is off",
+        "scores The value of the scores is off",
+        "loss The value of the loss is off",
+        "gradient The value of the gradient of linear1.weight is off",
+        "updated The value of the update of linear1.weight is off",
+        "value The value of the scores is off",
     ]
     assert len(refused) == len(expected)
     for line, start in zip(refused, expected, strict=True):
         assert line.startswith(start), line
+
+
+@pytest.mark.skipif(
+    find_spec("onnxruntime") is None or find_spec("onnx") is None, reason="ONNX Runtime is not installed"
+)
+def test_what_networks_are_deployed_with_is_timed_on_the_same_numbers() -> None:
+    lines = printed(
+        """
+        from dataclasses import replace
+
+        import numpy as np
+        from versus_deployed import DeployedSide
+        from versus_torch import Disagreement
+        from versus_workers import OurSide, Work
+
+        work = Work("cifar10_quick", "infer", 3, 1)
+        ours = OurSide(work, "numpy")
+        evidence, content = ours.evidence(), ours.exported()
+        side = DeployedSide(work, "onnxruntime")
+        print(side.version())
+        side.add("float32", evidence, content)
+        print(side.rate("float32", 0.01) > 0)
+        wrong = replace(evidence, probabilities=evidence.probabilities * np.float32(1.01))
+        try:
+            side.add("float32", wrong, content)
+        except Disagreement as error:
+            print(error)
+        """,
+        BENCH,
+    ).splitlines()
+    assert lines[0][0].isdigit()
+    assert lines[1] == "True"
+    assert "value of the probabilities is off" in lines[2]

@@ -1,9 +1,9 @@
 """Measures this machine for the model of time and energy, for one backend and number of threads.
 
 It measures SGEMM over the shapes of convolutions, the STREAM triad, the overhead of a call, and the layers of networks
-drawn at random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library and
-threads. It takes 3 to 9 minutes on an idle machine. Each time is the minimum of several, in two passes; on a busy
-machine it is too long all the same.
+drawn at random over the sizes that CNNs have. The result is kept in the cache, with its date, processor, library,
+threads and precision. It takes 3 to 9 minutes on an idle machine. Each time is the minimum of several, in two passes;
+on a busy machine it is too long all the same.
 """
 
 import argparse
@@ -14,6 +14,7 @@ from cnn.energy.calibration import calibration_file, measure, save
 from cnn.errors import UsageError
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.precision import FLOAT32
 from cnn.terminal.arguments import number
 from cnn.terminal.printing import output_may_fail, print_lines, print_table, tell
 from cnn.terminal.progress_bar import progress_line
@@ -22,6 +23,7 @@ from cnn.terminal.progress_bar import progress_line
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options."""
     _common.add_resource_options(parser)
+    _common.add_precision_option(parser)
     parser.add_argument("--idle-watts", type=number, metavar="W", help="power of the idle machine")
     parser.add_argument("--busy-watts", type=number, metavar="W", help="its power during large matrix products")
 
@@ -38,9 +40,10 @@ def run(options: argparse.Namespace) -> None:
             result = measure(resources.backend, resources.budget.count, show)
     result = replace(result, idle_watts=watts[0], busy_watts=watts[1])
     save(result)
+    products = "SGEMM" if result.precision == FLOAT32 else f"products in {result.precision}"
     print_lines(
         {
-            "SGEMM": f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of that for sides of {result.half:.0f} "
+            products: f"{result.sgemm_rate / 1e9:.0f} GFLOP/s, half of that for sides of {result.half:.0f} "
             f"(error {result.sgemm_error:.0%})",
             "triad": f"{result.triad_rate / 1e9:.1f} GB/s",
             "call": f"{result.call_seconds * 1e6:.1f} us",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import cnn
 import cnn.system.threads as threads
-from cnn import registry
+from cnn import precision, registry
 from cnn.commands import _common
 from cnn.commands._nodes import NODE, add_node_options, node_curves
 from cnn.cost import Cost, count
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="backends to measure, separated by commas (default: all ready ones except reference)",
     )
     _common.add_backend_option(parser)
+    _common.add_precision_option(parser)
     parser.add_argument(
         "--threads",
         type=whole_number,
@@ -161,13 +162,19 @@ def _predicted(cost: Cost, options: argparse.Namespace) -> tuple[list[tuple[Row,
             if options.device:
                 raise
             omitted.append(str(error))
+    if precision.chosen() != precision.FLOAT32:
+        omitted.append(
+            f"Here the network is computed in {precision.chosen()}; the catalogue's devices are predicted in float32, "
+            "as their rates in other precisions are not known."
+        )
     return found, omitted
 
 
 def _calibrations(options: argparse.Namespace) -> list[Calibration]:
     """The calibrations of the backends and threads asked for."""
     names, budget = _common.backend_names(options.backend), threads.budget(options.threads).count
-    return [each for each in load_all() if each.backend in names and each.threads == budget]
+    key = budget, precision.chosen()
+    return [each for each in load_all() if each.backend in names and (each.threads, each.precision) == key]
 
 
 def _here(

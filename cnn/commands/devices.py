@@ -10,6 +10,7 @@ from dataclasses import asdict
 from cnn.commands import _common
 from cnn.energy.calibration import Calibration, load_all
 from cnn.energy.devices import Device, catalogue
+from cnn.precision import FLOAT32
 from cnn.system.threads import in_words
 from cnn.terminal.arguments import expanded
 from cnn.terminal.printing import print_json, print_lines, print_table
@@ -46,7 +47,9 @@ def run(options: argparse.Namespace) -> None:
         print_table(head, [_row(device) for device in devices.values()])
         for each in calibrations:
             rates = f"{each.sgemm_rate / 1e9:.0f} GFLOP/s, {each.triad_rate / 1e9:.1f} GB/s"
-            print(f"this machine, {each.backend}, {in_words(each.threads)} ({each.date}): {rates}")
+            where = f"this machine, {each.backend}, {in_words(each.threads)}"
+            where += "" if each.precision == FLOAT32 else f", {each.precision}"
+            print(f"{where} ({each.date}): {rates}")
 
 
 def _calibrated(calibration: Calibration) -> dict[str, object]:

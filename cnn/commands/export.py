@@ -13,6 +13,7 @@ from cnn.commands._run_folder import SUMMARY, read_summary
 from cnn.data.dataset import load_dataset
 from cnn.model.modelfile import load_model
 from cnn.onnx.export import INPUTS, OPSET, export_onnx
+from cnn.precision import FLOAT32
 from cnn.terminal.arguments import expanded_text, whole_number
 from cnn.terminal.printing import print_json, print_lines, print_note
 from cnn.words import counted
@@ -44,7 +45,7 @@ def run(options: argparse.Namespace) -> None:
     if options.check is not None:
         images = load_dataset(options.check, data_dir=options.data_dir, download=options.download).test.images[:]
     with _common.resources(options) as resources:
-        model = load_model(options.model, backend=resources.backend)
+        model = load_model(options.model, backend=resources.backend, precision=FLOAT32)
         found = export_onnx(
             model,
             options.file,

@@ -38,7 +38,7 @@ from cnn.measure.profiler import (
 from cnn.measure.results_file import made_with, read_results, same, then_and_now, times_of
 from cnn.model.architecture import Architecture
 from cnn.model.modelfile import architecture_of
-from cnn.precision import chosen, dtype_of
+from cnn.precision import chosen
 from cnn.report.layer_energy import LayerEnergy, layer_energy
 from cnn.report.table import number_text
 from cnn.system.perf_events import Counters, CountersUnavailable
@@ -139,7 +139,7 @@ def _measure(architecture: Architecture, resources: _common.Resources, options: 
         times, python = whole_step(architecture, backend, batch, repeats=repeats, training=training)
         products = reported_products(architecture, backend, batch, training=training)
         memory = triad_bytes_per_second()
-        peak = gemm_flops_per_second(backend, dtype_of(chosen()))
+        peak = gemm_flops_per_second(backend, chosen())
         algorithms = algorithms_by_layer(architecture, batch, resources.budget.count, backend.instruments.algorithms())
     counts, missing = dict[LayerPass, dict[str, float]](), dict[str, str]()
     try:

@@ -68,7 +68,8 @@ def run(options: argparse.Namespace) -> None:
                 resized = replace(architecture, input_shape=data.shape)
                 meter = stack.enter_context(_meter(resized, batch_size, resources, options.watts))
             rng = np.random.default_rng(options.seed)
-            train, validation = _held_out(data, options.validation, rng)
+            share = architecture.recipe.validation if options.validation is None else options.validation
+            train, validation = _held_out(data, share, rng)
             train = train.weighted(options.class_weights)
             model = architecture.build(data=replace(data, train=train), backend=resources.backend, seed=rng)
             if start is not None:

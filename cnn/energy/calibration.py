@@ -18,6 +18,7 @@ import numpy as np
 from scipy.optimize import lsq_linear
 
 from cnn.arithmetic import Sizes
+from cnn.arrays import Buffers
 from cnn.backend import Backend
 from cnn.compiled.stream import triad_bytes_per_second
 from cnn.cost import count
@@ -27,6 +28,7 @@ from cnn.energy.tasks import tasks
 from cnn.errors import CnnError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
+from cnn.precision import FLOAT32, chosen
 from cnn.system.cache import cache_folder, keep, read_trusted, tell_once
 from cnn.system.lock import FolderLock
 from cnn.system.machine import this_machine
@@ -62,6 +64,7 @@ class Place(NamedTuple):
 class Calibration:
     """One backend on this machine: rates in FLOP/s and bytes/s, times in seconds, watts where the user gave them.
 
+    All of it is of one precision: `sgemm_rate` is the peak of products in it, and the laws are of networks in it.
     `half` is the length of a side at which a product reaches half its rate, as in `cnn.energy.model`. `step_spread` is
     the standard deviation of the logarithm of a step's time that the laws' own deviations do not explain.
     """
@@ -81,10 +84,15 @@ class Calibration:
     step_spread: float = 0.0
     idle_watts: float | None = None
     busy_watts: float | None = None
+    precision: str = FLOAT32
 
 
 def measure(backend: Backend, threads: int, progress: Callable[[str], None] = lambda text: None) -> Calibration:
-    """Calibrates `backend` at `threads` in MINUTES. `progress` is told what is being measured."""
+    """Calibrates `backend` at `threads` in the precision asked for, in MINUTES.
+
+    `progress` is told what is being measured.
+    """
+    backend = backend.in_precision(chosen())
     with limit_threads(threads):
         progress("SGEMM and triad")
         rate, half, error, products = _sgemm(backend)
@@ -108,20 +116,21 @@ def measure(backend: Backend, threads: int, progress: Callable[[str], None] = la
         products=tuple(products),
         laws=laws,
         step_spread=spread,
+        precision=chosen(),
     )
 
 
 def _sgemm(backend: Backend) -> tuple[float, float, float, list[tuple[Sizes, float]]]:
     """Peak rate and half-rate side fitted to the products of SGEMM, the fit's error, and the times."""
-    rng = np.random.default_rng(0)
+    rng, scratch = np.random.default_rng(0), Buffers(backend)
     measured = []
     for sizes in SGEMM:
         a, b = (
             backend.asarray(rng.standard_normal(shape), np.float32)
             for shape in ((sizes.m, sizes.k), (sizes.k, sizes.n))
         )
-        out = backend.empty(sizes[:2], np.float32)
-        measured.append((sizes, series(partial(backend.gemm, a, b, out=out), PRODUCT_RUNS).least))
+        run = partial(backend.product, a, b, out=backend.empty(sizes[:2], np.float32), scratch=scratch)
+        measured.append((sizes, series(run, PRODUCT_RUNS).least))
     return *fit_products(measured), measured
 
 
@@ -144,7 +153,7 @@ def _call_seconds(backend: Backend) -> float:
     """Seconds of the smallest product: the overhead of a call."""
     a = backend.asarray(np.ones((1, 1)), np.float32)
     out = backend.empty((1, 1), np.float32)
-    return series(partial(backend.gemm, a, a, out=out), CALL_RUNS).least
+    return series(partial(backend.product, a, a, out=out, scratch=Buffers(backend)), CALL_RUNS).least
 
 
 def _least(backend: Backend, progress: Callable[[str], None]) -> dict[Place, Point]:
@@ -219,14 +228,14 @@ def calibration_file() -> Path:
 
 
 def save(calibration: Calibration) -> None:
-    """Keeps it in the cache, in place of an older one for the same processor, backend and threads."""
+    """Keeps it in the cache, in place of an older one for the same processor, backend, threads and precision."""
     with FolderLock(calibration_file().parent, wait=True):  # another process may be adding its own
         rows = [_to_table(each) for each in [*filter(partial(_differ, calibration), _stored()), calibration]]
         keep(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
 
 
 def _differ(one: Calibration, other: Calibration) -> bool:
-    return (one.cpu, one.backend, one.threads) != (other.cpu, other.backend, other.threads)
+    return any(getattr(one, name) != getattr(other, name) for name in ("cpu", "backend", "threads", "precision"))
 
 
 def load_all() -> list[Calibration]:
@@ -250,8 +259,9 @@ def _stored() -> list[Calibration]:
 
 
 def find(backend: str, threads: int) -> Calibration | None:
-    """The calibration of `backend` at `threads`, None where there is none."""
-    return next((each for each in load_all() if (each.backend, each.threads) == (backend, threads)), None)
+    """The calibration of `backend` at `threads` in the precision asked for, None where there is none."""
+    key = (backend, threads, chosen())
+    return next((each for each in load_all() if (each.backend, each.threads, each.precision) == key), None)
 
 
 def load(backend: str, threads: int) -> Calibration:
@@ -259,10 +269,18 @@ def load(backend: str, threads: int) -> Calibration:
     found = find(backend, threads)
     if found is None:
         raise CnnError(
-            f"This machine is not calibrated for {backend} at {in_words(threads)}; "
-            f"run 'cnn calibrate --backend {backend} --threads {threads}'."
+            f"This machine is not calibrated for {backend} at {in_words(threads)}{_in_words(chosen())}; "
+            f"run 'cnn calibrate --backend {backend} --threads {threads}{_option(chosen())}'."
         )
     return found
+
+
+def _in_words(precision: str) -> str:
+    return "" if precision == FLOAT32 else f" in {precision}"
+
+
+def _option(precision: str) -> str:
+    return "" if precision == FLOAT32 else f" --precision {precision}"
 
 
 def _to_table(calibration: Calibration) -> dict[str, Any]:

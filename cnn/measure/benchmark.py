@@ -8,12 +8,14 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
+from cnn.arrays import Buffers
 from cnn.backend import Backend
 from cnn.cost import count, layer_stages
 from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
+from cnn.precision import FLOAT32, dtype_of
 from cnn.system.timing import Times, in_turns, series
 
 STEP = "training step"
@@ -80,12 +82,13 @@ def inference_job(architecture: Architecture, backend: Backend, batch: int) -> J
     return Job(f"{model.name} inference", backend.name, run, flops, batch)
 
 
-def gemm_flops_per_second(backend: Backend, dtype: npt.DTypeLike = np.float32, side: int = 768) -> float:
+def gemm_flops_per_second(backend: Backend, precision: str = FLOAT32, side: int = 768) -> float:
     """The highest rate of a product of square matrices in a few runs: what a layer can hope for here."""
-    rng = np.random.default_rng(0)
+    rng, dtype = np.random.default_rng(0), dtype_of(precision)
+    backend = backend.in_precision(precision)
     a, b = (backend.asarray(rng.standard_normal((side, side)), dtype) for _ in range(2))
-    out = backend.empty((side, side), dtype)
-    return 2 * side**3 / series(partial(backend.gemm, a, b, out=out), 7, warm_up=2).least
+    out, scratch = backend.empty((side, side), dtype), Buffers(backend, dtype)
+    return 2 * side**3 / series(partial(backend.product, a, b, out=out, scratch=scratch), 7, warm_up=2).least
 
 
 def spread(times: Sequence[float]) -> tuple[float, float]:

@@ -58,6 +58,8 @@ class Recipe:
     """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """A table of settings of Augmentation."""
+    validation: float | None = None
+    """The fraction of the training images that `cnn train` holds out; without, 0.05, but at most 1,000 images."""
     tta: str = NONE
     """Test-time augmentation with which `cnn train` tests once more: "none", "flip" or "flip+shift"."""
 
@@ -80,6 +82,8 @@ class Recipe:
             self.preprocessing in PREPROCESSINGS,
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",
         )
+        share = self.validation
+        require(share is None or 0 <= share < 1, f"validation must be at least 0 and below 1, not {share}.")
         require(
             0 < self.epochs < inf and self.batch_size >= 1,
             f"epochs ({self.epochs}) must be above 0 and finite, and batch_size ({self.batch_size}) at least 1.",

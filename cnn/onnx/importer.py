@@ -25,6 +25,7 @@ from cnn.onnx.pixels import guessed, stored_preprocessing, whole_preprocessing
 from cnn.onnx.reader import Reader
 from cnn.onnx.runtime import Comparison
 from cnn.paths import shown
+from cnn.precision import FLOAT32
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def import_onnx(
             loss=_loss(own.get("loss")),
             preprocessing=whole_preprocessing(reader, outer),
             classes=_classes(reader, own),
+            precision=FLOAT32,  # as ONNX Runtime, which it is compared with
             backend=backend,
         )
         model.border = _border(own.get("border"))

@@ -1,0 +1,86 @@
+"""Products by a library's cblas_gemm_bf16bf16f32: both factors are rounded once, then multiplied in strips."""
+
+import numpy as np
+from numba import njit, prange, types
+
+from cnn.arrays import Array, Buffers
+from cnn.compiled.calls import NO, YES, sgemm
+from cnn.compiled.kernels import rare_kernel
+from cnn.compiled.parts import (
+    ADDRESS,
+    FLAG,
+    FLOATS,
+    INNER,
+    INTEGER,
+    MATRIX,
+    PARALLEL,
+    parts_for,
+    parts_for_flops,
+    start_of,
+)
+
+SHORTS, FACTOR = types.Array(types.uint16, 1, "C"), types.Array(types.uint16, 2, "C")
+U = np.uintp
+SIGNLESS, INFINITY, QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x40)
+HALF, ODD, SIXTEEN = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
+
+
+@rare_kernel(PARALLEL, FLOATS, SHORTS, INTEGER)
+def to_bfloat16(x, out, parts):
+    """out = the upper halves of x, rounded to nearest, ties to even; NaN stays NaN."""
+    given = x.view(np.uint32)
+    for part in prange(parts):
+        for i in range(start_of(part, parts, x.size), start_of(part + 1, parts, x.size)):
+            bits = given[i]
+            nearest = (bits + HALF + ((bits >> SIXTEEN) & ODD)) >> SIXTEEN
+            out[i] = (bits >> SIXTEEN) | QUIET if (bits & SIGNLESS) > INFINITY else nearest
+
+
+@njit(**INNER)
+def _strip(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, end):
+    # Its arguments are those of sgemm; only the elements of both factors have 2 bytes.
+    if by_rows:
+        left = a + U(start * 2 if ta == YES else start * lda * 2)
+        sgemm(blas, ta, tb, end - start, n, k, left, lda, b, ldb, beta, c + U(start * ldc * 4), ldc)
+    else:
+        right = b + U(start * ldb * 2 if tb == YES else start * 2)
+        sgemm(blas, ta, tb, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
+
+
+@rare_kernel(PARALLEL, ADDRESS, FACTOR, FACTOR, FLAG, FLAG, FLAG, MATRIX, INTEGER)
+def _multiply(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
+    """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one per thread."""
+    m, n = c.shape
+    k = a.shape[0] if transpose_a else a.shape[1]
+    ta, tb = YES if transpose_a else NO, YES if transpose_b else NO
+    left, right, result = U(a.ctypes.data), U(b.ctypes.data), U(c.ctypes.data)
+    size, beta = max(m, n), np.float32(accumulate)
+    for part in prange(parts):
+        start, end = size * part // parts, size * (part + 1) // parts
+        _strip(blas, ta, tb, m, n, k, left, a.shape[1], right, b.shape[1], beta, result, n, m >= n, start, end)
+
+
+def product(
+    library: int,
+    a: Array,
+    b: Array,
+    *,
+    out: Array,
+    scratch: Buffers,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    accumulate: bool = False,
+    multiplies: bool = True,
+) -> None:
+    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N), all contiguous float32 and none empty, with both rounded.
+
+    `library` is the address of a cblas_gemm_bf16bf16f32 that runs on one thread. Without `multiplies` it only rounds.
+    """
+    factors = []
+    for name, x in (("bfloat16 a", a), ("bfloat16 b", b)):
+        factors.append(scratch.get(name, x.shape, np.uint16))
+        to_bfloat16(x.reshape(-1), factors[-1].reshape(-1), parts_for(x.size))
+    if multiplies:
+        depth = a.shape[0 if transpose_a else 1]
+        parts = parts_for_flops(2 * out.size * depth, most=max(out.shape))
+        _multiply(np.uintp(library), *factors, transpose_a, transpose_b, accumulate, out, parts)
