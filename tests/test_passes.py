@@ -470,13 +470,16 @@ def test_a_backend_without_kernels_goes_by_its_layers():
     assert not recorded(model)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_another_batch_after_several_of_the_same_is_computed(backend, dtype):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float64"])
+def test_another_batch_after_several_of_the_same_is_computed(backend, precision):
     """In float64 NumPy computes, which a recording does not see."""
     rng = np.random.default_rng(0)
     model, truth = (
         cnn.Sequential(
-            [cnn.Conv2D(3, 3, activation="relu"), cnn.Flatten(), cnn.Linear(4)], (6, 6, 1), backend=each, dtype=dtype
+            [cnn.Conv2D(3, 3, activation="relu"), cnn.Flatten(), cnn.Linear(4)],
+            (6, 6, 1),
+            backend=each,
+            precision=precision,
         )
         for each in (backend, "numpy")
     )
