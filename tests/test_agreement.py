@@ -22,7 +22,12 @@ EPS = 2.0**-23
 HOST = registry.create("numpy")
 
 
-CHAINS = [name for name in SMALL if all(node.inputs == (node.place - 1,) for node in architecture(name).network.nodes)]
+CHAINS = [
+    name
+    for name in SMALL
+    if name != "airbench94" and all(node.inputs == (node.place - 1,) for node in architecture(name).network.nodes)
+]
+"""airbench94 takes the reference minutes; its kinds of layers are in the contract and in tests/test_gradients.py."""
 
 
 @pytest.fixture(scope="module", params=CHAINS)

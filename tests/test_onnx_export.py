@@ -81,7 +81,7 @@ def assert_same_network(one, other, exact=1e-5):
         np.testing.assert_allclose(theirs[name], gradient, rtol=0, atol=exact * (np.abs(gradient).max() + 1e-30))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "airbench94"])
 def test_a_built_in_network_comes_back_as_it_was(name, tmp_path):
     one = small(name)
     found = cnn.export_onnx(one, tmp_path / "net.onnx")
@@ -94,6 +94,15 @@ def test_a_built_in_network_comes_back_as_it_was(name, tmp_path):
         table.pop("padding", None)  # "same" comes back as numbers
         table.pop("ceil", None)  # which rounds nothing up at some sizes
     assert json.dumps(theirs) == json.dumps(mine)
+
+
+def test_a_factor_at_the_end_goes_into_the_weights_before_it(tmp_path):
+    one = small("airbench94")
+    cnn.export_onnx(one, tmp_path / "net.onnx")
+    other = cnn.import_onnx(tmp_path / "net.onnx", backend="numpy").model
+    assert len(other.layers) == len(one.layers) - 1
+    images = np.random.default_rng(3).integers(0, 256, (3, *one.input_shape), np.uint8)
+    np.testing.assert_allclose(other.predict(images), one.predict(images), atol=1e-5)
 
 
 def test_every_test_image_gets_the_same_answer(tmp_path):

@@ -299,8 +299,8 @@ def test_a_model_file_or_one_of_another_number_type_is_no_checkpoint(tmp_path):
     path = tmp_path / "run"
     run = trainer(path)
     run.run(1)
-    with pytest.raises(FileFormatError, match="stored as float32"):
-        trainer(path, net={"dtype": np.float64}).resume()
+    with pytest.raises(UsageError, match="another precision"):
+        trainer(path, net={"precision": "float64"}).resume()
     save_model(run.model, path)
     with pytest.raises(FileFormatError, match=r"is not a checkpoint file \(model\)"):
         trainer(path).resume()

@@ -309,7 +309,7 @@ def test_a_network_is_read_from_toml(tmp_path):
         ('"Gaussian"', '"Normal"', "no initializer 'Normal'"),
         ("std = 0.1", "std = 0", "std must be above 0, not 0"),
         ("epochs = 3", "epoch = 3", "recipe has no setting 'epoch'"),
-        ("epochs = 3", 'epochs = "3"', "recipe: epochs must be int, not '3'"),
+        ("epochs = 3", 'epochs = "3"', "recipe: epochs must be float, not '3'"),
         ("epochs = 3", "epochs = 0", "epochs (0)"),
         ("epochs = 3", "batch_size = -1", "batch_size (-1)"),
         ("epochs = 3", "pixel_scale = nan", "recipe.pixel_scale is nan; give a finite number"),
