@@ -232,7 +232,7 @@ def test_more_than_two_inputs_are_added_and_the_last_sum_is_activated():
             ],
             SHAPE,
             backend="numpy",
-            dtype=np.float64,
+            precision="float64",
         )
 
     check_gradients(network("tanh"), backend="numpy")
