@@ -26,7 +26,7 @@ from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
 from cnn.errors import CnnError
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
-from cnn.model.architecture import Architecture
+from cnn.model.architecture import Architecture, Published
 from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer, SlowWeights
@@ -94,6 +94,9 @@ def run(options: argparse.Namespace) -> None:
                 if options.tensorboard:
                     listeners.append(TensorBoard(folder.path / "tensorboard"))
                 live = {}
+                published = architecture.published
+                if published is not None and (published.dataset, published.tta) != (data.name, architecture.recipe.tta):
+                    published = None
                 if options.serve is not None:
                     from cnn.report.live import LiveView
 
@@ -102,6 +105,8 @@ def run(options: argparse.Namespace) -> None:
                     live["live"] = f"{view.url} (on this machine only)"
                 with output_may_fail():
                     lines = _header(data, trainer, resources, places, options, epochs, folder.path)
+                    if published is not None:
+                        lines["published"] = str(published)
                     print_lines(lines | (start.describe(model) if start else {}) | live)
                     for each in data.notes:
                         print_note(each)
@@ -111,7 +116,7 @@ def run(options: argparse.Namespace) -> None:
         tta = architecture.recipe.tta
         test = {each: model.evaluate(data.test, tta=each) for each in dict.fromkeys((NONE, tta))}
         if folder is not None:
-            _finish(trainer, data, test, resources, options.seed, folder)
+            _finish(trainer, data, test, resources, options.seed, folder, published)
             if options.report:
                 _report(folder.path, resources, options.data_dir)
 
@@ -363,6 +368,7 @@ def _finish(
     resources: _common.Resources,
     seed: int,
     folder: RunFolder,
+    published: Published | None,
 ) -> None:
     """Saves the model, writes the summary and prints it.
 
@@ -405,6 +411,7 @@ def _finish(
     lines |= {
         "test accuracy": f"{test_accuracy:.2%} of {counted(len(data.test), 'image')}",
         **({"tta accuracy": f"{test[tta][1]:.2%} {described(tta)}"} if tta != NONE else {}),
+        **({"published": published.compared(test[tta][1])} if published else {}),
         "training": f"{images / seconds:,.0f} images/s, {seconds:.1f} s",
         "training energy": _energy(energy, per_image, trainer.meter),
         "saved": str(out / FILE),

@@ -98,11 +98,31 @@ class Recipe:
         return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
 
 
+@dataclass(frozen=True)
+class Published:
+    """The accuracy (0 to 1) on the test images of a data set that was published for a network and its recipe."""
+
+    dataset: str
+    accuracy: float
+    source: str
+    tta: str = NONE
+    """The test-time augmentation that it was found with."""
+
+    def __str__(self) -> str:
+        return f"{self.accuracy:.2%} on {self.dataset} ({self.source})"
+
+    def compared(self, reached: float) -> str:
+        """What a run reached beside it."""
+        if reached >= self.accuracy:
+            return f"{self}: reached"
+        return f"{self}: missed by {100 * (self.accuracy - reached):.2f} points"
+
+
 @dataclass
 class Architecture:
     """The description that models are built from: name, layers, published image shape and recipe, and precision.
 
-    Without a precision it is that of CNN_PRECISION, or float32.
+    Without a precision it is that of CNN_PRECISION, or float32. `published` is what others reached with this recipe.
     """
 
     name: str
@@ -110,6 +130,7 @@ class Architecture:
     input_shape: tuple[int, int, int]
     recipe: Recipe
     precision: str | None = None
+    published: Published | None = None
 
     @property
     def network(self) -> Network:

@@ -9,7 +9,7 @@ from typing import Any
 from cnn.data.augmentation import Augmentation
 from cnn.initializers import He, Ones, Zeros
 from cnn.layers import AvgPool2D, BatchNorm, Block, Conv2D, Flatten, GlobalAvgPool2D, Layer, Linear, MaxPool2D, Residual
-from cnn.model.architecture import Architecture, Recipe
+from cnn.model.architecture import Architecture, Published, Recipe
 from cnn.optimizers import SGD, Adam
 from cnn.schedules import Constant, MultiStep
 
@@ -51,6 +51,7 @@ def resnet8(classes: int = 10) -> Architecture:
             preprocessing="scale",
             augmentation=Augmentation(flip=True, pad_crop=4),
         ),
+        published=Published("cifar10", 0.85, "MLPerf Tiny"),
     )
 
 
@@ -78,6 +79,7 @@ def resnet20(classes: int = 10, *, zero_last: bool = False) -> Architecture:
             pixel_scale=1 / 64,
             augmentation=Augmentation(flip=True, pad_crop=4),
         ),
+        published=Published("cifar10", 0.9125, "He et al. 2015, table 6"),
     )
 
 
