@@ -13,7 +13,6 @@ import cnn
 from cnn.distributed.launch import launched, speaks
 from cnn.errors import CnnError, UsageError
 from cnn.paths import named, sentence
-from cnn.precision import within
 from cnn.system import environment
 from cnn.system.limits import check_limits
 from cnn.terminal.printing import coloured, drop, flush, prepare_streams, tell
@@ -93,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             import_modules(getattr(options, "import"))
         options.command = shlex.join(["cnn", *given])
+        # It loads NumPy, which `environment.check` must come before.
+        from cnn.precision import within
+
         with visible_output(), within(getattr(options, "precision", None)):
             code = int(options.run(options) or 0)
             flush()

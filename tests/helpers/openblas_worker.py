@@ -21,11 +21,11 @@ class OpenblasWorker(WorkerBackend):
     name = "openblas-worker"
     library = Library("OpenBLAS", OPENBLAS.version)
     libraries = (OPENBLAS.path,)
-    product = "scipy_cblas_{}gemm"
+    symbol = "scipy_cblas_{}gemm"
 
     def program(self):
         return Program(
-            list(self.libraries), "scipy_openblas_set_num_threads", self.product, environment=dict(os.environ)
+            list(self.libraries), "scipy_openblas_set_num_threads", self.symbol, environment=dict(os.environ)
         )
 
 
