@@ -220,7 +220,7 @@ class TestStart:
                 {"libraries": ("/nowhere/libblas.so",)},
                 "exit status 1; its last output: /nowhere/libblas.so: cannot open",
             ),
-            ({"product": "no_{}gemm"}, "its last output: .*undefined symbol: no_sgemm"),
+            ({"symbol": "no_{}gemm"}, "its last output: .*undefined symbol: no_sgemm"),
         ],
     )
     def test_library_that_does_not_fit(self, monkeypatch, change, message):
