@@ -13,7 +13,8 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     """A step on this machine as it was calibrated: each task by the law of its kind, with the law's own deviation.
 
     The whole step is off by a factor of its own, of the spread that the calibration found on its probes. A kind without
-    a law runs at the triad's bandwidth. The stages of a task share its time by their work.
+    a law, or whose law knows far smaller tasks only, runs at the triad's bandwidth. The stages of a task share its time
+    by their work.
     """
     rng = np.random.default_rng(SEED)
     normal: dict[str, Vector] = {}
@@ -23,7 +24,7 @@ def predict_calibrated(cost: Cost, calibration: Calibration) -> Prediction:
     uncalibrated, seconds = set[str](), {stage: np.zeros(1 + DRAWS) for stage in cost.stages}
     for task in tasks(cost):
         law = calibration.laws.get(task.law)
-        if law is None:
+        if law is None or not law.reaches(task.work):
             uncalibrated.add(task.law)
             for stage in task.stages:
                 moved = stage.bytes / calibration.triad_rate

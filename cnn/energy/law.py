@@ -24,6 +24,8 @@ NOISES = (0.05, 0.1, 0.2)
 SWEEPS = 2
 START = 3.0
 """The length in octaves that the search begins with."""
+REACH = 1000
+"""How many times as much work as the largest measured task a law may be asked about."""
 MOST = 300
 """Points that a law rests on; of more, which `cnn calibrate` never measures, evenly chosen ones are used."""
 
@@ -59,6 +61,10 @@ class Law:
         correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
         deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
         return self._base(work) * exp(correction), deviation
+
+    def reaches(self, work: int) -> bool:
+        """Whether a task is not far larger than every measured one, which would show the overhead only."""
+        return work <= REACH * max((point.work for point in self.points), default=0)
 
     def without(self, points: Collection[Point]) -> "Law":
         """The law of the other points, which varies over the same lengths."""
