@@ -11,9 +11,9 @@ from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled import bfloat16, rounding
 from cnn.compiled.direct_bf16 import ACROSS, forward
-from cnn.compiled.dotproduct import address, tile
+from cnn.compiled.dotproduct import address
 from cnn.compiled.kernels import RARE
-from cnn.compiled.microkernel import ROWS, VECTORS
+from cnn.compiled.microkernel import ROWS, VECTORS, tile
 from cnn.compiled.vectors import WIDTH
 from cnn.convolution import Convolution, Window
 from cnn.precision import BFLOAT16, round_bfloat16

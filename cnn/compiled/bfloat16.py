@@ -4,7 +4,7 @@ import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.compiled import direct, direct_bf16, dotproduct, product_bf16, rounding
-from cnn.compiled.direct_bf16 import ACROSS
+from cnn.compiled.direct import ACROSS
 from cnn.compiled.geometry import of_convolution
 from cnn.compiled.parts import parts_for, parts_for_flops
 from cnn.convolution import Convolution

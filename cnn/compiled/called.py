@@ -7,9 +7,10 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.extending import intrinsic
 
 from cnn.compiled.kernels import Kernel
-from cnn.compiled.vectors import LANES, WIDTH, spread
+from cnn.compiled.vectors import LANES, WIDTH, floored, spread
 
 INT, REAL = ir.IntType(64), ir.FloatType()
 _MASK = ir.VectorType(ir.IntType(1), WIDTH)
@@ -22,11 +23,20 @@ def address_of(kernel: Kernel) -> Any:
     return np.uintp(kernel.function_at(kernel.description.llvm_cfunc_wrapper_name))
 
 
-def call(builder: Any, address: Any, kinds: Sequence[Any], arguments: Any) -> None:
-    """Builds a call of the kernel at `address` with a tuple of arguments of `kinds`."""
+def calling(kinds: Sequence[Any]) -> Any:
+    """What calls the kernel at an address, its first argument, with further arguments of `kinds`."""
     words = [REAL if kind == types.float32 else INT for kind in kinds]
-    function = builder.inttoptr(address, ir.FunctionType(ir.VoidType(), words).as_pointer())
-    builder.call(function, unpacked(builder, arguments, kinds))
+
+    @intrinsic
+    def call(typing_context: Any, address: Any, *arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            function = builder.inttoptr(values[0], ir.FunctionType(ir.VoidType(), words).as_pointer())
+            builder.call(function, unpacked(builder, values[1], kinds))
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.StarArgTuple(tuple(kinds))), generate
+
+    return call
 
 
 def unpacked(builder: Any, arguments: Any, kinds: Sequence[Any]) -> list[Any]:
@@ -52,6 +62,27 @@ def write(builder: Any, value: Any, address: Any, vector: int, mask: Any = None)
         builder.store(value, _pointer(builder, at), align=4)
     else:
         _masked_store(builder, value, at, mask)
+
+
+def sums_from(builder: Any, rows: int, masks: Sequence[Any], start: Any, start_row: Any) -> list[list[Any]]:
+    """Builds sums, `rows` rows of a vector for each mask, that begin with what lies at `start`."""
+    sums = [[cgutils.alloca_once(builder, LANES) for _ in masks] for _ in range(rows)]
+    for m, row in enumerate(sums):
+        source = builder.add(start, builder.mul(start_row, INT(m)))
+        for v, mask in enumerate(masks):
+            builder.store(read(builder, source, v, mask), row[v])
+    return sums
+
+
+def write_sums(
+    builder: Any, sums: Sequence[Sequence[Any]], masks: Sequence[Any], floor: Any, out: Any, out_row: Any
+) -> None:
+    """Builds the stores of sums, none below `floor`, from `out` on."""
+    least = spread(builder, floor, LANES)
+    for m, row in enumerate(sums):
+        target = builder.add(out, builder.mul(out_row, INT(m)))
+        for v, mask in enumerate(masks):
+            write(builder, floored(builder, builder.load(row[v]), least), target, v, mask)
 
 
 def _at(builder: Any, address: Any, vector: int) -> Any:

@@ -53,7 +53,8 @@ def _pad(x, g, image, plane):
 
 
 @njit(**INNER)
-def _ceiling(a, b):
+def ceiling(a, b):
+    """a / b, rounded up."""
     return -(-a // b)
 
 
@@ -64,7 +65,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
     pixel, filters = 4 * C, 4 * K
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
     plane[:] = ZERO
-    panels, pieces = _ceiling(K, ACROSS), _ceiling(Q, ROWS)
+    panels, pieces = ceiling(K, ACROSS), ceiling(Q, ROWS)
     padded = -1
     for unit in range(first, last):
         image, panel, p = unit // P // panels, unit // P % panels, unit % P
@@ -75,7 +76,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
         source = np.intp(base) + p * down * line
         k = panel * ACROSS
         across = min(K - k, ACROSS)
-        vectors = _ceiling(across, WIDTH)
+        vectors = ceiling(across, WIDTH)
         tail = across - (vectors - 1) * WIDTH
         for piece in range(pieces):
             q, end = Q * piece // pieces, Q * (piece + 1) // pieces
@@ -113,7 +114,7 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
     line = pixel * (((Q - 1) * right + S) if plane.size else W)
     plane[:] = ZERO
     sums[:] = ZERO
-    height, pieces = max(1, BLOCK_BYTES // (Q * filters)), _ceiling(run, ROWS)
+    height, pieces = max(1, BLOCK_BYTES // (Q * filters)), ceiling(run, ROWS)
     for image in range(first, last):
         if plane.size:
             _pad(x, g, image, plane)
@@ -122,7 +123,7 @@ def _weight_part(microkernel, x, dy, g, first, last, plane, sums):
             gradients = np.intp(dy.ctypes.data) + (image * P + p) * Q * filters
             for k in range(0, K, ACROSS):
                 across = min(K - k, ACROSS)
-                vectors = _ceiling(across, WIDTH)
+                vectors = ceiling(across, WIDTH)
                 tail = across - (vectors - 1) * WIDTH
                 for r in range(R):
                     for piece in range(pieces):

@@ -7,29 +7,17 @@ weights once for all images, and for the gradient of the weights the gradient of
 import numpy as np
 from numba import njit, prange
 
-from cnn.compiled.direct import UNBOUNDED, ZERO
-from cnn.compiled.dotproduct import tile
+from cnn.compiled.direct import ACROSS, BLOCK_BYTES, UNBOUNDED, ZERO, ceiling
 from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.microkernel import ROWS, VECTORS
+from cnn.compiled.microkernel import ROWS, tile
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
 from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, pad, pad_pairs, panel, rows_of
 from cnn.compiled.vectors import WIDTH
 from cnn.convolution import Convolution, padded_size
 
-ACROSS = WIDTH * VECTORS
-"""Filters of a panel."""
-
-BLOCK_BYTES = 1 << 14
-"""Bytes of a panel of dy that the weight gradient rereads for every few weights, from a first-level cache."""
-
 GROUP_BYTES = 1 << 18
 """Bytes of several small images that the weight gradient takes together: a part of a second-level cache."""
-
-
-@njit(**INNER)
-def _ceiling(a, b):
-    return -(-a // b)
 
 
 def panel_count(convolution: Convolution) -> int:
@@ -76,7 +64,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
     pixel, filters = 2 * C, 4 * K
     line = pixel * columns_of(g)
     plane[:] = np.uint16(0)
-    pieces, count = _ceiling(Q, ROWS), w.shape[0]
+    pieces, count = ceiling(Q, ROWS), w.shape[0]
     padded = -1
     for unit in range(first, last):
         image, number, p = unit // P // count, unit // P % count, unit % P
@@ -86,7 +74,7 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
         source = np.intp(plane.ctypes.data) + p * down * line
         k = number * ACROSS
         across = min(K - k, ACROSS)
-        vectors = _ceiling(across, WIDTH)
+        vectors = ceiling(across, WIDTH)
         tail = across - (vectors - 1) * WIDTH
         for piece in range(pieces):
             q, end = Q * piece // pieces, Q * (piece + 1) // pieces
@@ -124,13 +112,13 @@ def _weight_part(microkernel, x, dy, g, first, last, together, line, space, sums
     width, size, pairs, panels = (
         pixel * columns_of(g),
         rows_of(g) * columns_of(g) * C,
-        _ceiling(Q, 2),
-        _ceiling(K, ACROSS),
+        ceiling(Q, 2),
+        ceiling(K, ACROSS),
     )
     planes, room = space[: together * size], space[together * size :]
     planes[:] = np.uint32(0)
     sums[:] = ZERO
-    height, pieces = min(P, max(1, BLOCK_BYTES // (pairs * ACROSS * 4))), _ceiling(run, ROWS)
+    height, pieces = min(P, max(1, BLOCK_BYTES // (pairs * ACROSS * 4))), ceiling(run, ROWS)
     for start in range(first, last, together):
         images = min(together, last - start)
         for n in range(images):
@@ -143,7 +131,7 @@ def _weight_part(microkernel, x, dy, g, first, last, together, line, space, sums
             for number in range(panels):
                 k = number * ACROSS
                 across = min(K - k, ACROSS)
-                vectors = _ceiling(across, WIDTH)
+                vectors = ceiling(across, WIDTH)
                 tail = across - (vectors - 1) * WIDTH
                 for r in range(R):
                     for piece in range(pieces):

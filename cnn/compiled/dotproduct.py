@@ -10,29 +10,15 @@ from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.core.extending import intrinsic
 
-from cnn.compiled.called import INT, address_of, call, first_lanes, read, unpacked, write
+from cnn.compiled.called import INT, address_of, first_lanes, read, sums_from, write_sums
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.microkernel import ROWS, VECTORS
-from cnn.compiled.parts import INTEGER
-from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
+from cnn.compiled.microkernel import ARGUMENTS, of_each_size
+from cnn.compiled.vectors import LANES, WIDTH, fused, spread
 
 NATIVE = bool(llvm.get_host_cpu_features().get("avx512bf16"))
 """Whether this processor has the instruction."""
-
-ARGUMENTS = (
-    *(INTEGER,) * 3,  # rows, vectors, tail
-    *(INTEGER,) * 4,  # a, its strides: from row to row, outer loop, inner loop
-    *(INTEGER,) * 2,  # iterations of the outer loop, terms of the inner one
-    *(INTEGER,) * 2,  # b, its stride
-    *(INTEGER,) * 2,  # start, its stride
-    types.float32,  # floor
-    *(INTEGER,) * 2,  # out, its stride
-)
-"""The types of the arguments of a microkernel of bfloat16."""
 
 _WORD = ir.IntType(32)
 _WORDS = ir.VectorType(_WORD, WIDTH)
@@ -46,62 +32,6 @@ class _BrainFloat(ir.Type):  # type: ignore[misc]
 
 
 _NUMBERS = ir.VectorType(_BrainFloat(), 2 * WIDTH)
-
-
-@intrinsic
-def _inlined(typing_context: Any, *arguments: Any) -> Any:
-    """The code of `dotproduct`, one piece for each size."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        rows, vectors, *others = unpacked(builder, values[0], ARGUMENTS)
-        done = builder.append_basic_block("done")
-        choice = builder.add(builder.mul(vectors, INT(ROWS + 1)), rows)
-        switch = builder.switch(choice, done)
-        for across in range(1, VECTORS + 1):
-            for down in range(1, ROWS + 1):
-                block = builder.append_basic_block(f"tile{down}x{across}")
-                switch.add_case(INT(across * (ROWS + 1) + down), block)
-                builder.position_at_end(block)
-                _generate(builder, down, across, *others)
-                builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    return types.void(types.StarArgTuple(ARGUMENTS)), generate
-
-
-@rare_kernel({"nogil": True, "error_model": "numpy"}, *ARGUMENTS)
-def dotproduct(
-    rows, vectors, tail, a, a_row, a_outer, a_inner, outer, terms, b, b_row, start, start_row, floor, out, out_row
-):
-    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i, j]) for `rows` rows m; j counts `terms`.
-
-    a and b are bfloat16. Two terms of a lie side by side, and the next two `a_inner` bytes further; of a last single
-    term nothing beside it is read. b has a row of pairs for each two terms. `rows` is 1 to ROWS. A row of b, start and
-    out has `vectors` vectors, 1 to VECTORS; in start and out the last one has `tail` elements, 1 to WIDTH. Otherwise as
-    `microkernel`.
-    """
-    _inlined(
-        *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, terms, b, b_row),
-        *(start, start_row, floor, out, out_row),
-    )
-
-
-@cache
-def address() -> Any:
-    """The address of `dotproduct` as a C function of its arguments."""
-    return address_of(dotproduct)
-
-
-@intrinsic
-def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
-    """Calls the microkernel at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call(builder, values[0], ARGUMENTS, values[1])
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.StarArgTuple(ARGUMENTS)), generate
 
 
 def _generate(
@@ -125,11 +55,7 @@ def _generate(
 ) -> None:
     """The code for one size."""
     masks = [None] * (vectors - 1) + [first_lanes(builder, tail)]
-    sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
-    for m in range(rows):
-        source = builder.add(start, builder.mul(start_row, INT(m)))
-        for v in range(vectors):
-            builder.store(read(builder, source, v, masks[v]), sums[m][v])
+    sums = sums_from(builder, rows, masks, start, start_row)
     left, right, row_start = (cgutils.alloca_once(builder, INT) for _ in range(3))
 
     def add_pairs(width: int) -> None:
@@ -156,12 +82,7 @@ def _generate(
         with builder.if_then(single):
             add_pairs(16)
         builder.store(builder.add(builder.load(row_start), a_outer), row_start)
-    least = spread(builder, floor, LANES)
-    for m in range(rows):
-        target = builder.add(out, builder.mul(out_row, INT(m)))
-        for v in range(vectors):
-            total = floored(builder, builder.load(sums[m][v]), least)
-            write(builder, total, target, v, masks[v])
+    write_sums(builder, sums, masks, floor, out, out_row)
 
 
 def _added(builder: Any, total: Any, a: Any, b: Any) -> Any:
@@ -182,3 +103,29 @@ def _first(builder: Any, pairs: Any) -> Any:
 
 def _second(builder: Any, pairs: Any) -> Any:
     return builder.bitcast(builder.and_(pairs, ir.Constant(_WORDS, [0xFFFF0000] * WIDTH)), LANES)
+
+
+_inlined = of_each_size(_generate)
+
+
+@rare_kernel({"nogil": True, "error_model": "numpy"}, *ARGUMENTS)
+def dotproduct(
+    rows, vectors, tail, a, a_row, a_outer, a_inner, outer, terms, b, b_row, start, start_row, floor, out, out_row
+):
+    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i, j]) for `rows` rows m; j counts `terms`.
+
+    a and b are bfloat16. Two terms of a lie side by side, and the next two `a_inner` bytes further; of a last single
+    term nothing beside it is read. b has a row of pairs for each two terms. `rows` is 1 to ROWS. A row of b, start and
+    out has `vectors` vectors, 1 to VECTORS; in start and out the last one has `tail` elements, 1 to WIDTH. Otherwise as
+    `microkernel`.
+    """
+    _inlined(
+        *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, terms, b, b_row),
+        *(start, start_row, floor, out, out_row),
+    )
+
+
+@cache
+def address() -> Any:
+    """The address of `dotproduct` as a C function of its arguments."""
+    return address_of(dotproduct)

@@ -12,10 +12,10 @@ from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
-from cnn.compiled.called import INT, address_of, call, first_lanes, read, unpacked, write
+from cnn.compiled.called import INT, address_of, calling, first_lanes, read, sums_from, unpacked, write_sums
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import INTEGER
-from cnn.compiled.vectors import LANES, WIDTH, floored, fused, spread
+from cnn.compiled.vectors import WIDTH, fused
 
 ROWS = 6
 """At most this many rows: with two sums each they take 12 of AVX's 16 registers. More would save hardly any loads."""
@@ -102,15 +102,8 @@ def address() -> Any:
     return address_of(elementproduct)
 
 
-@intrinsic
-def add_products(typing_context: Any, address: Any, *arguments: Any) -> Any:
-    """Calls `elementproduct` at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call(builder, values[0], _ARGUMENTS, values[1])
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
+add_products = calling(_ARGUMENTS)
+"""Calls `elementproduct` at an address."""
 
 
 def _generate(
@@ -135,11 +128,8 @@ def _generate(
 ) -> None:
     """The code for `rows` rows of `vectors` whole vectors, or of the first `count` elements of one."""
     mask = None if count is None else first_lanes(builder, count)
-    sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
-    for m in range(rows):
-        source = builder.add(start, builder.mul(start_row, INT(m)))
-        for v in range(vectors):
-            builder.store(read(builder, source, v, mask), sums[m][v])
+    masks = [mask] * vectors
+    sums = sums_from(builder, rows, masks, start, start_row)
     left, right, a_start, b_start = (cgutils.alloca_once(builder, INT) for _ in range(4))
     builder.store(a, a_start)
     builder.store(b, b_start)
@@ -158,9 +148,4 @@ def _generate(
             builder.store(builder.add(there, b_inner), right)
         builder.store(builder.add(builder.load(a_start), a_outer), a_start)
         builder.store(builder.add(builder.load(b_start), b_outer), b_start)
-    least = spread(builder, floor, LANES)
-    for m in range(rows):
-        target = builder.add(out, builder.mul(out_row, INT(m)))
-        for v in range(vectors):
-            total = floored(builder, builder.load(sums[m][v]), least)
-            write(builder, total, target, v, mask)
+    write_sums(builder, sums, masks, floor, out, out_row)

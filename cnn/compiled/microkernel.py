@@ -5,6 +5,7 @@ GotoBLAS's inner kernel (Goto and van de Geijn, "Anatomy of High-Performance Mat
 strides. So the windows of an image need no columns.
 """
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -13,10 +14,10 @@ from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
-from cnn.compiled.called import INT, REAL, address_of, call, first_lanes, read, unpacked, write
+from cnn.compiled.called import INT, REAL, address_of, calling, first_lanes, read, sums_from, unpacked, write_sums
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import INTEGER
-from cnn.compiled.vectors import LANES, floored, fused, spread
+from cnn.compiled.vectors import LANES, fused, spread
 
 VECTORS = 2
 """At most two vectors across, so that each number of the left factor is read once and multiplied twice."""
@@ -24,7 +25,7 @@ VECTORS = 2
 ROWS = 12 if llvm.get_host_cpu_features().get("avx512f") else 6
 """At most this many rows: with VECTORS sums each they take 24 of AVX-512's 32 registers, or 12 of AVX's 16."""
 
-_ARGUMENTS = (
+ARGUMENTS = (
     *(INTEGER,) * 3,  # rows, vectors, tail
     *(INTEGER,) * 4,  # a, its strides: from row to row, outer loop, inner loop
     *(INTEGER,) * 2,  # iterations of each loop
@@ -33,61 +34,32 @@ _ARGUMENTS = (
     types.float32,  # floor
     *(INTEGER,) * 2,  # out, its stride
 )
+"""The types of a microkernel's arguments."""
 
 
-@intrinsic
-def _inlined(typing_context: Any, *arguments: Any) -> Any:
-    """The code of `microkernel`, one piece for each size."""
+def of_each_size(code: Callable[..., None]) -> Any:
+    """A microkernel's code, a piece for each size: `code` builds that for so many rows and vectors across."""
 
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        rows, vectors, *others = unpacked(builder, values[0], _ARGUMENTS)
-        done = builder.append_basic_block("done")
-        choice = builder.add(builder.mul(vectors, INT(ROWS + 1)), rows)
-        switch = builder.switch(choice, done)
-        for across in range(1, VECTORS + 1):
-            for down in range(1, ROWS + 1):
-                block = builder.append_basic_block(f"tile{down}x{across}")
-                switch.add_case(INT(across * (ROWS + 1) + down), block)
-                builder.position_at_end(block)
-                _generate(builder, down, across, *others)
-                builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
+    @intrinsic
+    def inlined(typing_context: Any, *arguments: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            rows, vectors, *others = unpacked(builder, values[0], ARGUMENTS)
+            done = builder.append_basic_block("done")
+            choice = builder.add(builder.mul(vectors, INT(ROWS + 1)), rows)
+            switch = builder.switch(choice, done)
+            for across in range(1, VECTORS + 1):
+                for down in range(1, ROWS + 1):
+                    block = builder.append_basic_block(f"tile{down}x{across}")
+                    switch.add_case(INT(across * (ROWS + 1) + down), block)
+                    builder.position_at_end(block)
+                    code(builder, down, across, *others)
+                    builder.branch(done)
+            builder.position_at_end(done)
+            return context.get_dummy_value()
 
-    return types.void(types.StarArgTuple(_ARGUMENTS)), generate
+        return types.void(types.StarArgTuple(ARGUMENTS)), generate
 
-
-@kernel({"nogil": True, "error_model": "numpy"}, *_ARGUMENTS)
-def microkernel(
-    rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
-):
-    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
-
-    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS; the last one has `tail`
-    elements, 1 to WIDTH. a, b, start and out are addresses. Strides are in bytes; a stride of zero repeats a row. As
-    its code is long, it is compiled once and called by address.
-    """
-    _inlined(
-        *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row),
-        *(start, start_row, floor, out, out_row),
-    )
-
-
-@cache
-def address() -> Any:
-    """The address of `microkernel` as a C function of its arguments."""
-    return address_of(microkernel)
-
-
-@intrinsic
-def tile(typing_context: Any, address: Any, *arguments: Any) -> Any:
-    """Calls the microkernel at `address`."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        call(builder, values[0], _ARGUMENTS, values[1])
-        return context.get_dummy_value()
-
-    return types.void(types.uintp, types.StarArgTuple(_ARGUMENTS)), generate
+    return inlined
 
 
 def _generate(
@@ -112,12 +84,7 @@ def _generate(
     """The code for one size."""
     # Only the last vector may be shorter.
     masks = [None] * (vectors - 1) + [first_lanes(builder, tail)]
-
-    sums = [[cgutils.alloca_once(builder, LANES) for _ in range(vectors)] for _ in range(rows)]
-    for m in range(rows):
-        source = builder.add(start, builder.mul(start_row, INT(m)))
-        for v in range(vectors):
-            builder.store(read(builder, source, v, masks[v]), sums[m][v])
+    sums = sums_from(builder, rows, masks, start, start_row)
     left, right, row_start = (cgutils.alloca_once(builder, INT) for _ in range(3))
     builder.store(a, row_start)
     builder.store(b, right)
@@ -135,9 +102,33 @@ def _generate(
             builder.store(builder.add(here, a_inner), left)
             builder.store(builder.add(there, b_row), right)
         builder.store(builder.add(builder.load(row_start), a_outer), row_start)
-    least = spread(builder, floor, LANES)
-    for m in range(rows):
-        target = builder.add(out, builder.mul(out_row, INT(m)))
-        for v in range(vectors):
-            total = floored(builder, builder.load(sums[m][v]), least)
-            write(builder, total, target, v, masks[v])
+    write_sums(builder, sums, masks, floor, out, out_row)
+
+
+_inlined = of_each_size(_generate)
+
+
+@kernel({"nogil": True, "error_model": "numpy"}, *ARGUMENTS)
+def microkernel(
+    rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row, start, start_row, floor, out, out_row
+):
+    """out[m] = max(floor, start[m] + sum over i, j of a[m, i, j] * b[i * inner + j]) for `rows` rows m.
+
+    `rows` is 1 to ROWS. A row of b, start and out has `vectors` vectors, 1 to VECTORS; the last one has `tail`
+    elements, 1 to WIDTH. a, b, start and out are addresses. Strides are in bytes; a stride of zero repeats a row. As
+    its code is long, it is compiled once and called by address.
+    """
+    _inlined(
+        *(rows, vectors, tail, a, a_row, a_outer, a_inner, outer, inner, b, b_row),
+        *(start, start_row, floor, out, out_row),
+    )
+
+
+@cache
+def address() -> Any:
+    """The address of `microkernel` as a C function of its arguments."""
+    return address_of(microkernel)
+
+
+tile = calling(ARGUMENTS)
+"""Calls the microkernel at an address."""

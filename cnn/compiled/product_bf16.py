@@ -5,11 +5,10 @@ from numba import njit, prange
 
 from cnn.arrays import Array, Buffers
 from cnn.compiled import rounding
-from cnn.compiled.direct import UNBOUNDED
-from cnn.compiled.direct_bf16 import ACROSS
-from cnn.compiled.dotproduct import address, tile
+from cnn.compiled.direct import ACROSS, UNBOUNDED
+from cnn.compiled.dotproduct import address
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.microkernel import ROWS
+from cnn.compiled.microkernel import ROWS, tile
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, PARALLEL, parts_for, parts_for_flops, start_of
 from cnn.compiled.rounding import PAIR_ROWS
 from cnn.compiled.vectors import WIDTH
