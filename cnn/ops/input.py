@@ -13,6 +13,11 @@ Transform = Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[Any]]
 """A user's own change to an image (H, W, C)."""
 
 
+def _rows(array: npt.NDArray[Any] | None, rows: slice) -> npt.NDArray[Any] | None:
+    """Some rows of an array, if there is one."""
+    return None if array is None else array[rows]
+
+
 class Retouch(NamedTuple):
     """Changes that no kernel makes, so that images are retouched before they are loaded; in the order of the fields.
 
@@ -32,10 +37,10 @@ class Retouch(NamedTuple):
     def of(self, rows: slice) -> "Retouch":
         """The changes of some images of the batch."""
         return self._replace(
-            seeds=None if self.seeds is None else self.seeds[rows],
-            boxes=None if self.boxes is None else self.boxes[rows],
-            turns=None if self.turns is None else self.turns[rows],
-            colours=None if self.colours is None else self.colours[rows],
+            seeds=_rows(self.seeds, rows),
+            boxes=_rows(self.boxes, rows),
+            turns=_rows(self.turns, rows),
+            colours=_rows(self.colours, rows),
         )
 
     def apply(self, images: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -68,9 +73,9 @@ class Changes(NamedTuple):
     def of(self, rows: slice) -> "Changes":
         """The changes of some images of the batch."""
         return self._replace(
-            mirrored=None if self.mirrored is None else self.mirrored[rows],
-            corners=None if self.corners is None else self.corners[rows],
-            holes=None if self.holes is None else self.holes[rows],
+            mirrored=_rows(self.mirrored, rows),
+            corners=_rows(self.corners, rows),
+            holes=_rows(self.holes, rows),
             retouch=None if self.retouch is None else self.retouch.of(rows),
         )
 
