@@ -44,26 +44,12 @@ class ReferenceBackend(Backend):
         product = np.einsum(f"{left},{right}->mn", wide(a), wide(b))
         out[...] = wide(out) + product if accumulate else product
 
-    def product(
-        self,
-        a: Array,
-        b: Array,
-        *,
-        out: Array,
-        scratch: Buffers,
-        transpose_a: bool = False,
-        transpose_b: bool = False,
-        accumulate: bool = False,
-    ) -> None:
-        a, b = self._factor(a).astype(a.dtype), self._factor(b).astype(b.dtype)
-        self.gemm(a, b, out=out, transpose_a=transpose_a, transpose_b=transpose_b, accumulate=accumulate)
-
     def round_bfloat16(self, x: Array, out: Array) -> None:
         out[...] = rounded(wide(x))
 
-    def _factor(self, x: Array) -> Array:
-        """x in float64, as it is multiplied."""
-        return rounded(wide(x)) if self.rounds else wide(x)
+    def _operands(self, x: Array, y: Array, scratch: Buffers) -> tuple[Array, Array]:
+        # In float64, too: what the reference is given there is float32 made wider.
+        return (rounded(wide(x)).astype(x.dtype), rounded(wide(y)).astype(y.dtype)) if self.rounds else (x, y)
 
     def im2col(self, x: Array, window: Window, out: Array, scratch: Buffers) -> None:
         rows = out.reshape(len(x), *window.out, *window.kernel, x.shape[3])
@@ -87,7 +73,7 @@ class ReferenceBackend(Backend):
         out: Array,
         scratch: Buffers,
     ) -> None:
-        x, w, y = self._factor(x), self._factor(w), np.zeros(out.shape)
+        (x, w), y = map(wide, self._operands(x, w, scratch)), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 y[:, at.p, at.q, k] = np.einsum("nrsc,rsck->nk", x[:, at.h, at.w, c], w[at.r, at.s, :, k])
@@ -97,14 +83,14 @@ class ReferenceBackend(Backend):
     def conv2d_weight_gradient(
         self, x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers
     ) -> None:
-        x, dy, dw = self._factor(x), self._factor(dy), np.zeros(out.shape)
+        (x, dy), dw = map(wide, self._operands(x, dy, scratch)), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 dw[at.r, at.s, :, k] += np.einsum("nrsc,nk->rsck", x[:, at.h, at.w, c], dy[:, at.p, at.q, k])
         out[...] = dw
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
-        dy, w, dx = self._factor(dy), self._factor(w), np.zeros(out.shape)
+        (dy, w), dx = map(wide, self._operands(dy, w, scratch)), np.zeros(out.shape)
         for at in pixels(convolution.window):
             for c, k in groups(convolution):
                 dx[:, at.h, at.w, c] += np.einsum("nk,rsck->nrsc", dy[:, at.p, at.q, k], w[at.r, at.s, :, k])

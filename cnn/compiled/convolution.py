@@ -155,9 +155,9 @@ class CompiledConvolution(Backend):
             )
 
         def product() -> None:
-            super(CompiledConvolution, self).conv2d(
-                *(x, w, bias, convolution, activation if relu else None, out, scratch)
-            )
+            filters = convolution.filters
+            self.gemm(x.reshape(-1, convolution.depth), w.reshape(-1, filters), out=out.reshape(-1, filters))
+            self.bias_activation(out, bias, activation if relu else None)
 
         candidates = {"im2col": tiled}
         if convolution.copyless:

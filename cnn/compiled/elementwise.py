@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.kernels import kernel, rare_kernel
+from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
 
 LINEAR, RELU, TANH, SIGMOID = range(4)
@@ -218,18 +218,3 @@ def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> Non
             for start in range(part * stretch, part * stretch + step, k):
                 for i in range(k):
                     bias[i] += sums[start + i]
-
-
-SIGNLESS, INFINITY, QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x00400000)
-HALF, UPPER, ODD, SIXTEEN = np.uint32(0x7FFF), np.uint32(0xFFFF0000), np.uint32(1), np.uint32(16)
-
-
-@rare_kernel(PARALLEL, FLOATS, FLOATS, INTEGER)
-def round_bfloat16(x: Any, out: Any, parts: int) -> None:
-    """out = x rounded to the nearest bfloat16, ties to even; NaN stays NaN."""
-    given, result = x.view(np.uint32), out.view(np.uint32)
-    for part in prange(parts):
-        for i in range(start_of(part, parts, x.size), start_of(part + 1, parts, x.size)):
-            bits = given[i]
-            nearest = (bits + HALF + ((bits >> SIXTEEN) & ODD)) & UPPER
-            result[i] = (bits & UPPER) | QUIET if (bits & SIGNLESS) > INFINITY else nearest

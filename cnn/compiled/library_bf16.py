@@ -1,7 +1,7 @@
 """Products by a library's cblas_gemm_bf16bf16f32: both factors are rounded once, then multiplied in strips."""
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, prange
 
 from cnn.arrays import Array, Buffers
 from cnn.compiled.calls import NO, YES, sgemm
@@ -18,22 +18,17 @@ from cnn.compiled.parts import (
     parts_for_flops,
     start_of,
 )
+from cnn.compiled.rounding import SHORT_ROWS, SHORTS, nearest
 
-SHORTS, FACTOR = types.Array(types.uint16, 1, "C"), types.Array(types.uint16, 2, "C")
 U = np.uintp
-SIGNLESS, INFINITY, QUIET = np.uint32(0x7FFFFFFF), np.uint32(0x7F800000), np.uint32(0x40)
-HALF, ODD, SIXTEEN = np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
 
 
 @rare_kernel(PARALLEL, FLOATS, SHORTS, INTEGER)
 def to_bfloat16(x, out, parts):
-    """out = the upper halves of x, rounded to nearest, ties to even; NaN stays NaN."""
-    given = x.view(np.uint32)
+    """out = x rounded to bfloat16."""
     for part in prange(parts):
         for i in range(start_of(part, parts, x.size), start_of(part + 1, parts, x.size)):
-            bits = given[i]
-            nearest = (bits + HALF + ((bits >> SIXTEEN) & ODD)) >> SIXTEEN
-            out[i] = (bits >> SIXTEEN) | QUIET if (bits & SIGNLESS) > INFINITY else nearest
+            out[i] = nearest(x[i])
 
 
 @njit(**INNER)
@@ -47,7 +42,7 @@ def _strip(blas, ta, tb, m, n, k, a, lda, b, ldb, beta, c, ldc, by_rows, start, 
         sgemm(blas, ta, tb, m, end - start, k, a, lda, right, ldb, beta, c + U(start * 4), ldc)
 
 
-@rare_kernel(PARALLEL, ADDRESS, FACTOR, FACTOR, FLAG, FLAG, FLAG, MATRIX, INTEGER)
+@rare_kernel(PARALLEL, ADDRESS, SHORT_ROWS, SHORT_ROWS, FLAG, FLAG, FLAG, MATRIX, INTEGER)
 def _multiply(blas, a, b, transpose_a, transpose_b, accumulate, c, parts):
     """c (M, N) = op(a) @ op(b), or += with accumulate, in `parts` strips of its longer side, one per thread."""
     m, n = c.shape

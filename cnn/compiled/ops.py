@@ -17,6 +17,7 @@ from cnn.compiled import (
     lrn,
     normalization,
     pooling,
+    rounding,
     updates,
 )
 from cnn.compiled.elementwise import KINDS, LINEAR
@@ -83,7 +84,7 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         if arrays is None or x.shape != out.shape:
             super().round_bfloat16(x, out)
         else:
-            elementwise.round_bfloat16(*arrays, parts_for(x.size))
+            rounding.round_bfloat16(*arrays, parts_for(x.size))
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
         arrays = flat(y) if bias is None else flat(y, bias)

@@ -67,6 +67,15 @@ def _rounded(builder: Any, x: Any) -> Any:
     return builder.select(unordered, quiet, carried)
 
 
+@rare_kernel(PARALLEL, FLOATS, FLOATS, INTEGER)
+def round_bfloat16(x, out, parts):
+    """out = x rounded to bfloat16; out may be x."""
+    bits = out.view(np.uint32)
+    for part in prange(parts):
+        for i in range(start_of(part, parts, x.size), start_of(part + 1, parts, x.size)):
+            bits[i] = np.uint32(nearest(x[i])) << np.uint32(16)
+
+
 @njit(**INNER)
 def columns_of(g):
     """Columns of a padded image."""
