@@ -35,11 +35,12 @@ from cnn.layers import (
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.network import Network
 
-NETS = 100
+NETS = 120
 FLOPS = 20_000_000_000
 """The most FLOP of a training step of a probe."""
 BYTES = 2_000_000_000
 """The most bytes that it moves."""
+ACTIVATIONS: tuple[type[Layer], ...] = (ReLU, Tanh, Sigmoid, GELU, SiLU, LeakyReLU, ReLU6, HardSwish)
 
 
 class Probe(NamedTuple):
@@ -54,17 +55,12 @@ def probes() -> Iterator[Probe]:
     smallest: list[Layer | Block] = [
         Conv2D(2, 1, activation="relu"),
         Conv2D(2, 1, activation="relu", groups=2),
+        Conv2D(2, 1, 2, activation="relu", groups=2),
         Conv2D(1, 1, activation="relu"),
+        Conv2D(2, 1, 2, activation="relu"),
         MaxPool2D(1),
         AvgPool2D(1),
-        ReLU(),
-        Tanh(),
-        Sigmoid(),
-        LeakyReLU(),
-        ReLU6(),
-        GELU(),
-        SiLU(),
-        HardSwish(),
+        *(activation() for activation in ACTIVATIONS),
         Multiply(2.0),
         BatchNorm(),
         Residual([ReLU()]),
@@ -81,8 +77,9 @@ def probes() -> Iterator[Probe]:
         draw = _Draw(rng)
         shape = (side := int(rng.choice((28, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
         hidden = draw.perceptron() if number % 5 == 0 else draw.convolutions(shape)
+        scores = Linear(int(rng.choice((10, 10, draw.some(2, 200)))))
         architecture = _architecture(
-            f"probe {number}", [*hidden, Linear(int(rng.choice((10, 10, draw.some(2, 200)))))], shape
+            f"probe {number}", [*hidden, scores, *([Multiply(0.5)] if draw.chance(0.2) else [])], shape
         )
         yield Probe(architecture, _fitting(architecture, draw.some(24, 130) if number % 4 else draw.some(1, 24)))
 
@@ -148,17 +145,16 @@ class _Draw:
                 yield Dropout()
 
     def block(self, side: int) -> Iterator[Layer]:
-        """One or two convolutions on images of `side`, perhaps normalisation, and pooling while there is room."""
+        """One or two convolutions on images of `side`, perhaps normalised, and pooling or a stride if there is room."""
+        halved = False
         for _ in range(1 + self.chance(0.35)):
-            kernel = 5 if self.chance(0.45) else 3
+            kernel = int(self.rng.choice((1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 5, 7)))
             same = side < 2 * kernel or self.chance(0.6)
-            side -= 0 if same else kernel - 1
-            following = self.following()
-            yield Conv2D(
-                self.width(8, 256), kernel, padding=kernel // 2 if same else 0, activation=None if following else "relu"
-            )
-            yield from following
-        if side >= 4 and self.chance(0.85):
+            stride = 2 if side >= 8 and not halved and self.chance(0.2) else 1
+            yield from self.convolution(kernel, stride, kernel // 2 if same else 0, side)
+            halved |= stride > 1
+            side = (side + 2 * (kernel // 2 if same else 0) - kernel) // stride + 1
+        if side >= 4 and not halved and self.chance(0.85):
             pool = MaxPool2D if self.chance(0.55) else AvgPool2D
             yield pool(int(self.rng.choice((2, 3))), 2, ceil=True)
             if self.chance(0.15):
@@ -168,21 +164,29 @@ class _Draw:
         if self.chance(0.1):
             yield Dropout()
 
+    def convolution(self, kernel: int, stride: int, padding: int, side: int) -> Iterator[Layer]:
+        """A convolution that fuses ReLU, or one that is followed by layers of their own."""
+        following = self.following()
+        yield Conv2D(self.width(8, 256), kernel, stride, padding, activation=None if following else "relu")
+        yield from following
+
     def branches(self, channels: int) -> Iterator[Layer | Block]:
         """A residual block, a small inception module, or a depthwise convolution with one of 1x1."""
         if self.chance(0.5):
+            stride = 1 + self.chance(0.4)
             main = [
-                Conv2D(channels, 3, padding=1, bias=False),
+                Conv2D(channels, 3, stride, 1, bias=False),
                 BatchNorm(activation="relu"),
                 Conv2D(channels, 3, padding=1, bias=False),
                 BatchNorm(),
             ]
-            yield Residual(main, activation="relu")
+            projection = [Conv2D(channels, 1, stride, bias=False), BatchNorm()] if stride > 1 else []
+            yield Residual(main, shortcut=projection, activation="relu")
         elif self.chance(0.5):
             wide = Conv2D(self.width(8, 64), 3, padding=1, activation="relu")
             yield Branches([Conv2D(self.width(8, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
         else:
-            yield Conv2D(channels, 3, padding=1, bias=False, groups=channels)
+            yield Conv2D(channels, 3, 1 + self.chance(0.4), 1, bias=False, groups=channels)
             yield BatchNorm(activation="relu")
             yield Conv2D(self.width(8, 256), 1, activation="relu")
 
@@ -190,5 +194,5 @@ class _Draw:
         """What follows a convolution that fuses nothing; nothing where it does."""
         if self.chance(0.6):
             return []
-        activation = (ReLU, Tanh, Sigmoid)[int(self.rng.integers(3))]()
+        activation = ACTIVATIONS[int(self.rng.integers(len(ACTIVATIONS)))]()
         return [BatchNorm(), activation] if self.chance(0.5) else [activation]

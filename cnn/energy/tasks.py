@@ -49,9 +49,15 @@ def _tasks(place: LayerPass, stages: tuple[Stage, ...], cost: Cost) -> Iterator[
         direction = "gradients"
     first = stages[0]
     work, moved = sum(map(work_of, stages)), cost.bytes
-    yield Task(place, f"{first.kind}, {direction}", stages, first.extent, work, moved)
+    yield Task(place, f"{_kind(first)}, {direction}", stages, first.extent, work, moved)
     if first.activation and phases == {FORWARD}:
         # A pass of its own after the product, with the law of the layer of that kind.
         extent = first.extent._replace(channels=first.extent.filters, taps=1)
         work = 8 * extent.rows * extent.filters
         yield Task(place, f"{first.activation}, {direction}", stages, extent, work, moved)
+
+
+def _kind(stage: Stage) -> str:
+    """The kind of the layer; strided convolutions are one of their own, as Winograd does not take them."""
+    strided = stage.convolution is not None and stage.convolution.window.stride != (1, 1)
+    return f"{stage.kind} strided" if strided else stage.kind
