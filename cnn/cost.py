@@ -6,7 +6,7 @@ Winograd execute a different number of FLOP.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple, Protocol
 
@@ -34,6 +34,7 @@ class Stage:
     """One layer in one phase; `kind` is that of the layer, or "input", "loss" or "update".
 
     `activation` is the kind of a fused activation that runs as a separate pass, `convolution` that of a Conv2D.
+    `folded` is true of a batch normalisation that this library folds into the weights before it at inference.
     """
 
     layer: str
@@ -43,6 +44,7 @@ class Stage:
     extent: Extent
     activation: str | None = None
     convolution: Convolution | None = None
+    folded: bool = False
 
     @property
     def flops(self) -> int:
@@ -116,6 +118,9 @@ def count(described: Described, batch: int, *, training: bool) -> Cost:
         raise UsageError(f"A batch of {batch} images has no cost; give at least 1.")
     network = described.network
     counted = [layer_stages(node, batch, training=training) for node in network.nodes]
+    if not training:
+        folded = [network.folded(node.place, batch) for node in network.nodes]
+        counted = [[replace(stages[0], folded=fold)] for stages, fold in zip(counted, folded, strict=True)]
     stages = [input_stage(batch * prod(network.input_shape)), *(forward for forward, *_ in counted)]
     stages.append(loss_stage(batch * prod(network.output_shape)))
     if training:

@@ -37,9 +37,9 @@ from cnn.system.timing import series
 
 MINUTES = "3 to 9 minutes"
 """How long it takes on an idle machine of two cores, for one backend and number of threads."""
-PASSES = 2
-"""How often all probes are measured: a disturbance of one pass has ended by the other."""
-LEAST_RUNS, MOST_RUNS, SECONDS = 6, 40, 0.15
+PASSES = 5
+"""How often all probes are measured: a disturbance of one pass has ended by another."""
+LEAST_RUNS, MOST_RUNS, SECONDS = 3, 20, 0.06
 """Runs of a probe in a pass: as many as take SECONDS, within bounds."""
 PRODUCT_RUNS, CALL_RUNS = 12, 200
 """Runs of each product of SGEMM, and of the smallest product."""

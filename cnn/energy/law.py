@@ -26,7 +26,7 @@ START = 3.0
 """The length in octaves that the search begins with."""
 REACH = 1000
 """How many times as much work as the largest measured task a law may be asked about."""
-MOST = 300
+MOST = 700
 """Points that a law rests on; of more, which `cnn calibrate` never measures, evenly chosen ones are used."""
 
 Vector = npt.NDArray[np.float64]
@@ -56,11 +56,16 @@ class Law:
     def seconds(self, sizes: tuple[int, ...], work: int) -> tuple[float, float]:
         """Seconds of a task and their relative standard deviation. Sizes are clipped to the range of those measured."""
         fit = self._fit
-        x = np.clip(_features(sizes), fit.x.min(axis=0), fit.x.max(axis=0))
+        x = np.clip(_features(sizes, work), fit.x.min(axis=0), fit.x.max(axis=0))
         near = fit.kernel(x[None])[0]
         correction = float(_trend(x[None])[0] @ fit.trend + near @ fit.weights)
         deviation = sqrt(fit.variance * max(1 - float(near @ fit.inverse @ near), 0) + fit.noise**2)
         return self._base(work) * exp(correction), deviation
+
+    @property
+    def features(self) -> int:
+        """The number of lengths: how many numbers the correction depends on."""
+        return len(_features(self.points[0].sizes, self.points[0].work))
 
     def reaches(self, work: int) -> bool:
         """Whether a task is not far larger than every measured one, which would show the overhead only."""
@@ -89,7 +94,7 @@ class Law:
     @cached_property
     def _fit(self) -> "_Fit":
         points = self.points[:: ceil(len(self.points) / MOST)]
-        x = np.array([_features(point.sizes) for point in points])
+        x = np.array([_features(point.sizes, point.work) for point in points])
         y = np.array([log(point.seconds / self._base(point.work)) for point in points])
         if self.lengths is not None:
             return _Fit(x, y, np.array(self.lengths), self.noise)
@@ -128,10 +133,17 @@ class _Fit:
         return np.asarray((1 + apart) * np.exp(-apart))
 
 
-def _features(sizes: tuple[int, ...]) -> Vector:
-    """Sizes in octaves, and how well channels and filters, the second and the third of them, fill vectors."""
-    octaves = [log2(max(size, 1)) for size in sizes]
-    return np.array([*octaves, *(3 * log2(_filled(size)) for size in sizes[1:3])])
+def _features(sizes: tuple[int, ...], work: int) -> Vector:
+    """What the correction depends on, in octaves.
+
+    These are the sizes, the work for each output, which tells strides apart, how well channels and filters, the second
+    and the third of the sizes, fill vectors, and how well the images fill tiles, the last of them.
+    """
+    *extent, fill = sizes
+    octaves = [log2(max(size, 1)) for size in extent]
+    share = work / max(sizes[0] * sizes[1], 1)
+    shares = (max(share, 1), fill / 100, *(_filled(size) for size in sizes[1:3]))
+    return np.array([*octaves, *(3 * log2(each) for each in shares)])
 
 
 def _filled(size: int) -> float:
@@ -162,6 +174,6 @@ def from_table(table: dict[str, Any]) -> Law:
     if "lengths" not in table:  # written by an earlier release
         return law
     lengths, noise = tuple(map(float, table["lengths"])), float(table["noise"])
-    if not {*lengths} <= {START, *LENGTHS} or noise not in NOISES or len(lengths) != len(_features(points[0].sizes)):
+    if not {*lengths} <= {START, *LENGTHS} or noise not in NOISES or len(lengths) != law.features:
         raise ValueError(f"lengths {lengths} and noise {noise} fit no law")
     return replace(law, lengths=lengths, noise=noise)

@@ -35,7 +35,7 @@ from cnn.layers import (
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.network import Network
 
-NETS = 120
+NETS = 150
 FLOPS = 20_000_000_000
 """The most FLOP of a training step of a probe."""
 BYTES = 2_000_000_000
@@ -75,7 +75,7 @@ def probes() -> Iterator[Probe]:
     rng = np.random.default_rng(5)
     for number in range(NETS):
         draw = _Draw(rng)
-        shape = (side := int(rng.choice((28, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
+        shape = (side := int(rng.choice((28, 32, 32, draw.some(20, 40)))), side, int(rng.choice((1, 3))))
         hidden = draw.perceptron() if number % 5 == 0 else draw.convolutions(shape)
         scores = Linear(int(rng.choice((10, 10, draw.some(2, 200)))))
         architecture = _architecture(
@@ -95,10 +95,11 @@ def _fitting(architecture: Architecture, batch: int) -> int:
 
 
 class _Draw:
-    """Draws the layers of one network."""
+    """Draws the layers of one network, which is slim or wide: its convolutions have `most` filters."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
+        self.most = int(2 ** rng.integers(5, 9))
 
     def some(self, low: float, high: float) -> int:
         """A whole number, its logarithm drawn evenly."""
@@ -110,7 +111,7 @@ class _Draw:
 
     def width(self, least: int, most: int) -> int:
         """Filters or units: mostly a power of two or a multiple of 16, as most networks have."""
-        if self.chance(0.5):
+        if self.chance(0.65):
             return int(2 ** self.rng.integers(least.bit_length() - 1, most.bit_length()))
         return 16 * self.some(max(1, least // 16), most // 16) if self.chance(0.5) else self.some(least, most)
 
@@ -125,11 +126,11 @@ class _Draw:
     def convolutions(self, shape: Shape) -> Iterator[Layer | Block]:
         """Blocks of convolutions, which may have normalisation and pooling, then perhaps a hidden linear layer.
 
-        In one network of four, branches follow each block.
+        In three networks of ten, branches follow each block.
         """
-        branched = self.chance(0.25)
+        branched = self.chance(0.3)
         for _ in range(self.rng.integers(1, 5)):
-            block: list[Layer | Block] = list(self.block(shape[0]))
+            block: list[Layer | Block] = list(self.block(shape))
             if branched:
                 block += self.branches(Network(block, shape).output_shape[-1])
             yield from block
@@ -137,6 +138,8 @@ class _Draw:
         if self.chance(0.2):
             yield GlobalAvgPool2D()
             return
+        if self.chance(0.15):
+            yield AvgPool2D(shape[0])
         yield Flatten()
         if self.chance(0.6):
             # No more weights than fit the probe's size.
@@ -144,16 +147,20 @@ class _Draw:
             if self.chance(0.3):
                 yield Dropout()
 
-    def block(self, side: int) -> Iterator[Layer]:
-        """One or two convolutions on images of `side`, perhaps normalised, and pooling or a stride if there is room."""
+    def block(self, shape: Shape) -> Iterator[Layer]:
+        """One or two convolutions, perhaps normalised, and pooling or a stride if there is room."""
+        side, channels = shape[0], shape[2]
         halved = False
         for _ in range(1 + self.chance(0.35)):
             kernel = int(self.rng.choice((1, 2, 3, 3, 3, 3, 3, 5, 5, 5, 5, 7)))
-            same = side < 2 * kernel or self.chance(0.6)
+            padding = kernel // 2 if side < 2 * kernel or self.chance(0.7) else 0
             stride = 2 if side >= 8 and not halved and self.chance(0.2) else 1
-            yield from self.convolution(kernel, stride, kernel // 2 if same else 0, side)
+            channels = self.filters(channels)
+            following = self.following()
+            yield Conv2D(channels, kernel, stride, padding, activation=None if following else "relu")
+            yield from following
             halved |= stride > 1
-            side = (side + 2 * (kernel // 2 if same else 0) - kernel) // stride + 1
+            side = (side + 2 * padding - kernel) // stride + 1
         if side >= 4 and not halved and self.chance(0.85):
             pool = MaxPool2D if self.chance(0.55) else AvgPool2D
             yield pool(int(self.rng.choice((2, 3))), 2, ceil=True)
@@ -164,11 +171,11 @@ class _Draw:
         if self.chance(0.1):
             yield Dropout()
 
-    def convolution(self, kernel: int, stride: int, padding: int, side: int) -> Iterator[Layer]:
-        """A convolution that fuses ReLU, or one that is followed by layers of their own."""
-        following = self.following()
-        yield Conv2D(self.width(8, 256), kernel, stride, padding, activation=None if following else "relu")
-        yield from following
+    def filters(self, channels: int) -> int:
+        """As many as the channels or twice as many, as in most networks, or any number."""
+        if channels >= 4 and self.chance(0.5):
+            return min(self.most, channels * int(self.rng.choice((1, 2))))
+        return self.width(4, self.most)
 
     def branches(self, channels: int) -> Iterator[Layer | Block]:
         """A residual block, a small inception module, or a depthwise convolution with one of 1x1."""
@@ -183,12 +190,12 @@ class _Draw:
             projection = [Conv2D(channels, 1, stride, bias=False), BatchNorm()] if stride > 1 else []
             yield Residual(main, shortcut=projection, activation="relu")
         elif self.chance(0.5):
-            wide = Conv2D(self.width(8, 64), 3, padding=1, activation="relu")
-            yield Branches([Conv2D(self.width(8, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
+            wide = Conv2D(self.width(4, 64), 3, padding=1, activation="relu")
+            yield Branches([Conv2D(self.width(4, 64), 1, activation="relu")], [wide], [MaxPool2D(3, 1, 1)])
         else:
             yield Conv2D(channels, 3, 1 + self.chance(0.4), 1, bias=False, groups=channels)
             yield BatchNorm(activation="relu")
-            yield Conv2D(self.width(8, 256), 1, activation="relu")
+            yield Conv2D(self.width(4, self.most), 1, activation="relu")
 
     def following(self) -> list[Layer]:
         """What follows a convolution that fuses nothing; nothing where it does."""

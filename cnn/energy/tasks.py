@@ -2,9 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import ceil, prod
+from statistics import mean
 
 from cnn.cost import DATA, FORWARD, WEIGHT, Cost, Extent, Stage
 from cnn.measure.profiler import LayerPass, layer_pass_of
+
+TILE = 4
+"""Winograd computes tiles of 4x4 outputs: an image that does not fill its last ones costs as if it did."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +29,8 @@ class Task:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """What the time of a piece of work depends on."""
-        return (*self.extent, self.traffic)
+        """What the time of a piece of work depends on; the last is how many in a hundred outputs of tiles are used."""
+        return (*self.extent, self.traffic, round(100 * mean(map(_fill, self.stages))))
 
 
 def tasks(cost: Cost) -> list[Task]:
@@ -58,6 +63,16 @@ def _tasks(place: LayerPass, stages: tuple[Stage, ...], cost: Cost) -> Iterator[
 
 
 def _kind(stage: Stage) -> str:
-    """The kind of the layer; strided convolutions are one of their own, as Winograd does not take them."""
+    """The kind of the layer, and what makes it a different one: a stride, which Winograd does not take, or folding."""
+    if stage.folded:
+        return f"{stage.kind} folded"
     strided = stage.convolution is not None and stage.convolution.window.stride != (1, 1)
     return f"{stage.kind} strided" if strided else stage.kind
+
+
+def _fill(stage: Stage) -> float:
+    """The share of the outputs of a convolution's tiles that are in the image."""
+    if stage.convolution is None:
+        return 1.0
+    window = stage.convolution.window
+    return prod(side / (ceil(side / TILE) * TILE) for side in (window.size if stage.phase == DATA else window.out))

@@ -85,12 +85,9 @@ def profile_step(
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
     itemsize = dtype_of(chosen(architecture.precision)).itemsize
     counted: dict[LayerPass, list[Operation]] = {}
-    network = architecture.network
-    folded = {node.name for node in network.nodes if not training and network.folded(node.place, batch)}
     for stage in count(architecture, batch, training=training).stages:
-        if stage.layer in folded:
-            continue
-        counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
+        if not stage.folded:
+            counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
     for place in whole[0].seconds:
         times = Times(tally.seconds[place] for tally in whole)
