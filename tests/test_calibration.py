@@ -134,8 +134,8 @@ def test_a_law_is_fitted_once_and_of_many_points_uses_some(monkeypatch):
     assert fits == [40]
     assert from_table({name: table[name] for name in ("overhead", "points")}).error == made.error
     fits.clear()
-    from_table(table | {"points": table["points"] * 75}).seconds((5, 6, 3), 5000)
-    assert fits == [300]
+    from_table(table | {"points": table["points"] * 100}).seconds((5, 6, 3), 5000)
+    assert fits == [667]
     for wrong in ({"lengths": [0.0] * len(table["lengths"])}, {"lengths": [3.0]}, {"noise": 0.0}, {"noise": "x"}):
         with pytest.raises(ValueError, match=r"fit no law|could not convert"):
             from_table(table | wrong)

@@ -8,12 +8,23 @@ from cnn.config import whole
 from cnn.data.augmentation import Augmentation
 from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
-from cnn.layers import AvgPool2D, Conv2D, Flatten, Layer, Linear, LocalResponseNorm, MaxPool2D, ReLU
+from cnn.layers import (
+    AvgPool2D,
+    BatchNorm,
+    Conv2D,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2D,
+    ReLU,
+)
 from cnn.losses import MeanSquaredError
 from cnn.model import airbench, imagenet, resnets
 from cnn.model.architecture import Architecture, Published, Recipe, read_architecture
 from cnn.optimizers import SGD
-from cnn.schedules import Constant, Inv, MultiStep
+from cnn.schedules import Constant, Inv, MultiStep, OneCycle
 from cnn.words import unknown
 
 
@@ -148,7 +159,10 @@ def cifar10_full(classes: int = 10) -> Architecture:
 
 
 def vgg6(classes: int = 10) -> Architecture:
-    """Six 3x3 convolutions in three pairs and two linear layers, in the style of Simonyan & Zisserman 2015."""
+    """Six 3x3 convolutions in three pairs and two linear layers, in the style of Simonyan & Zisserman 2015.
+
+    The recipe is our own: one cycle of the rate in 20 epochs.
+    """
     pairs: list[Layer] = []
     for filters in (64, 128, 256):
         pairs += [Conv2D(filters, 3, padding=1, activation="relu", weights=He()) for _ in range(2)]
@@ -158,12 +172,42 @@ def vgg6(classes: int = 10) -> Architecture:
         [*pairs, Flatten(), Linear(256, activation="relu", weights=He()), Linear(classes)],
         (32, 32, 3),
         Recipe(
-            epochs=30,
-            optimizer=SGD(0.9, 5e-4),
-            schedule=MultiStep(0.01, (12_000, 18_000)),
+            epochs=20,
+            batch_size=128,
+            optimizer=SGD(0.9, 5e-4, nesterov=True),
+            schedule=OneCycle(0.05),
             preprocessing="standardise",
+            validation=0.0,
             augmentation=Augmentation(flip=True, pad_crop=4),
         ),
+    )
+
+
+def fashion(classes: int = 10) -> Architecture:
+    """Two 3x3 convolutions with batch normalisation and two linear layers, for Fashion-MNIST: 421,738 parameters.
+
+    The size of the small networks of Fashion-MNIST's list of benchmarks; the recipe is our own. Published there for two
+    convolutions and three linear layers of 1.8 million parameters: 93.2 %.
+    Source: github.com/zalandoresearch/fashion-mnist.
+    """
+    blocks: list[Layer] = []
+    for filters in (32, 64):
+        convolution = Conv2D(filters, 3, padding=1, bias=False, weights=He())
+        blocks += [convolution, BatchNorm(activation="relu"), MaxPool2D(2)]
+    return Architecture(
+        "fashion",
+        [*blocks, Flatten(), Dropout(0.3), Linear(128, activation="relu", weights=He()), Linear(classes)],
+        (28, 28, 1),
+        Recipe(
+            epochs=20,
+            batch_size=128,
+            optimizer=SGD(0.9, 5e-4, nesterov=True),
+            schedule=OneCycle(0.1),
+            preprocessing="standardise",
+            validation=0.0,
+            augmentation=Augmentation(flip=True, pad_crop=2),
+        ),
+        published=Published("fashion-mnist", 0.932, "its list of benchmarks"),
     )
 
 
@@ -184,8 +228,8 @@ def mlp(classes: int = 10) -> Architecture:
 
 
 _FOR_SMALL_IMAGES = (
-    *(lenet, lenet5, cifar10_quick, cifar10_full, vgg6, mlp),
-    *(resnets.resnet8, resnets.resnet20, airbench.airbench94),
+    *(lenet, lenet5, fashion, cifar10_quick, cifar10_full, vgg6, mlp),
+    *(resnets.resnet8, resnets.resnet20, airbench.airbench94, airbench.airbench95),
 )
 _FOR_PICTURES = (
     *(resnets.resnet18, resnets.resnet50),
