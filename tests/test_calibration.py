@@ -19,9 +19,10 @@ from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
 from cnn.energy.validation import CORNELL_DIFFERENCE
 from cnn.errors import CnnError
-from cnn.layers import Conv2D
+from cnn.layers import BatchNorm, Conv2D, Flatten, Linear
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import least_times
+from cnn.model.architecture import Architecture, Recipe
 from cnn.model.zoo import ZOO, architecture
 from cnn.precision import within
 from cnn.registry import create
@@ -270,3 +271,19 @@ def test_products_are_measured_in_the_precision(few, monkeypatch):
             found = calibration.measure(create("numpy"), 1)
         assert (found.precision, found.sgemm_rate > 0) == (name, True)
     assert seen == {False, True}
+
+
+def test_strides_folding_and_tiles_are_told_apart():
+    layers = [Conv2D(4, 3, padding=1, bias=False), BatchNorm(), Conv2D(4, 3, 2), Flatten(), Linear(2)]
+    net = Architecture("net", layers, (9, 9, 4), Recipe())
+    found = {task.place[0]: task for task in tasks(count(net, 64, training=False))}
+    assert [found[name].law for name in ("conv1", "batchnorm1", "conv2")] == [
+        "Conv2D, classification",
+        "BatchNorm folded, classification",
+        "Conv2D strided, classification",
+    ]
+    # 9x9 outputs fill 81 of the 144 of nine tiles of 4x4, and 4x4 outputs one tile.
+    assert [found[name].sizes[-1] for name in ("conv1", "conv2", "linear1")] == [56, 100, 100]
+    training = {task.law for task in tasks(count(net, 64, training=True))}
+    assert "BatchNorm, forward" in training
+    assert not any("folded" in law for law in training)
