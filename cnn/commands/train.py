@@ -35,7 +35,8 @@ from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
-from cnn.terminal.printing import note, output_may_fail, print_lines, print_note
+from cnn.terminal.printing import note, output_may_fail, print_lines, print_note, text_lines
+from cnn.training.expectation import Expectation
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.tensorboard import TensorBoard
@@ -90,7 +91,9 @@ def run(options: argparse.Namespace) -> None:
                 # What is written comes before what is told.
                 settings = _settings(options, data, trainer, resources, epochs)
                 folder.save_settings(settings)
-                listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                shown = progress(epochs)
+                expected = Expectation(epochs, lambda text: shown.tell(text_lines(f"expected: {text}")))
+                listeners = [folder, MetricsFile(folder.path / METRICS, trainer), shown, expected]
                 if options.tensorboard:
                     listeners.append(TensorBoard(folder.path / "tensorboard"))
                 live = {}
@@ -116,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         tta = architecture.recipe.tta
         test = {each: model.evaluate(data.test, tta=each) for each in dict.fromkeys((NONE, tta))}
         if folder is not None:
-            _finish(trainer, data, test, resources, options.seed, folder, published)
+            _finish(trainer, data, test, resources, options.seed, folder, published, expected.seconds)
             if options.report:
                 _report(folder.path, resources, options.data_dir)
 
@@ -369,6 +372,7 @@ def _finish(
     seed: int,
     folder: RunFolder,
     published: Published | None,
+    expected: float | None,
 ) -> None:
     """Saves the model, writes the summary and prints it.
 
@@ -400,6 +404,7 @@ def _finish(
         "tta_test_loss": test[tta][0] if tta != NONE else None,
         "images_per_second": images / seconds,
         "seconds": seconds,
+        "expected_seconds": expected,
         "joules": energy.joules,
         "joules_per_image": per_image,
         "energy": energy.kind,
