@@ -44,6 +44,7 @@ REMEMBERED = {
     "backend": None,
     "backend_options": None,
     "threads": None,
+    "precision": None,
     "seed": 0,
     "checkpoint_every": None,
     "average_every": None,

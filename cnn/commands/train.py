@@ -30,6 +30,7 @@ from cnn.model.architecture import Architecture, Published
 from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer, SlowWeights
+from cnn.precision import within
 from cnn.schedules import Schedule, Warmup
 from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import this_machine
@@ -55,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     with job(options.distributed) as world, ExitStack() as stack:
         with world.together():
             recall(options, world)
+        stack.enter_context(within(options.precision))  # of the run that is resumed
         with world.together(), world.first_here():  # it may download
             data = _common.dataset_of(options)
         with world.together(), world.first_here():  # it may compile
@@ -237,7 +239,10 @@ def _settings(
     options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: float
 ) -> dict[str, Any]:
     """What the file of settings holds: the options that a resumed run takes over, and all that makes up the run."""
-    given = {name: getattr(options, name) for name in REMEMBERED} | {"backend": resources.backend.name}
+    given = {name: getattr(options, name) for name in REMEMBERED} | {
+        "backend": resources.backend.name,
+        "precision": trainer.model.precision,
+    }
     # The threads of one of several ranks do not suit a run with more or fewer ranks.
     given["threads"] = resources.budget.count if trainer.world.size == 1 else None
     return {
@@ -266,6 +271,7 @@ def _settings(
             "patience": trainer.patience,
             "seed": options.seed,
             **resources.to_dict(),
+            "precision": trainer.model.precision,
             "backend_options": options.backend_options or {},
             "ranks": trainer.world.size,
         },
