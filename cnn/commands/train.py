@@ -18,15 +18,24 @@ import numpy as np
 import cnn
 from cnn.commands import _common
 from cnn.commands._run_folder import CHECKPOINT, METRICS, SUMMARY, RunFolder
-from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall, start_of
+from cnn.commands._train_options import (
+    MOST_VALIDATION,
+    REMEMBERED,
+    VALIDATION,
+    add_arguments,
+    adjusted,
+    recall,
+    start_of,
+)
 from cnn.data.dataset import Dataset, Split
 from cnn.data.views import NONE, described
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
 from cnn.errors import CnnError
+from cnn.losses import Loss
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
-from cnn.model.architecture import Architecture, Published
+from cnn.model.architecture import Architecture, Published, Recipe
 from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer, SlowWeights
@@ -91,7 +100,7 @@ def run(options: argparse.Namespace) -> None:
             listeners: list[Callback] = []
             if folder is not None:
                 # What is written comes before what is told.
-                settings = _settings(options, data, trainer, resources, epochs)
+                settings = _settings(options, data, trainer, resources, epochs, architecture.recipe)
                 folder.save_settings(settings)
                 shown = progress(epochs)
                 expected = Expectation(epochs, lambda text: shown.tell(text_lines(f"expected: {text}")))
@@ -155,27 +164,15 @@ def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: float) -> dict[st
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
     """The architecture with its recipe changed by the options."""
-    recipe = architecture.recipe
-    optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
-    if options.weight_decay is not None:
-        optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
-    augmentation = _common.augmentation_of(options, recipe)
+    changed = adjusted(architecture, options)
+    recipe = changed.recipe
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
         schedule = schedule.at(options.lr)
     if options.scale_lr:
         larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
         schedule = schedule.at(schedule.lr * larger)
-    return replace(
-        architecture,
-        recipe=replace(
-            recipe,
-            optimizer=optimizer,
-            schedule=schedule,
-            augmentation=augmentation,
-            tta=options.tta or recipe.tta,
-        ),
-    )
+    return replace(changed, recipe=replace(recipe, schedule=schedule, tta=options.tta or recipe.tta))
 
 
 def _meter(architecture: Architecture, batch_size: int, resources: _common.Resources, watts: float | None) -> Meter:
@@ -236,7 +233,12 @@ def _trainer(
 
 
 def _settings(
-    options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: float
+    options: argparse.Namespace,
+    data: Dataset,
+    trainer: Trainer,
+    resources: _common.Resources,
+    epochs: float,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     """What the file of settings holds: the options that a resumed run takes over, and all that makes up the run."""
     given = {name: getattr(options, name) for name in REMEMBERED} | {
@@ -267,7 +269,13 @@ def _settings(
             "schedule": _table(trainer.schedule),
             "multipliers": [asdict(each) for each in trainer.multipliers],
             "slow_weights": None if trainer.slow_weights is None else _table(trainer.slow_weights),
+            "loss": _table(trainer.model.loss),
+            "preprocessing": recipe.preprocessing,
+            "pixel_scale": recipe.pixel_scale,
             "augmentation": trainer.augmentation.to_config(),
+            "class_weights": options.class_weights,
+            "start": options.init,
+            "frozen": options.freeze,
             "patience": trainer.patience,
             "seed": options.seed,
             **resources.to_dict(),
@@ -278,7 +286,7 @@ def _settings(
     }
 
 
-def _table(part: Optimizer | Schedule | SlowWeights) -> dict[str, Any]:
+def _table(part: Optimizer | Schedule | SlowWeights | Loss) -> dict[str, Any]:
     """The name and every setting, also those that have their default."""
     values = {each.name: getattr(part, each.name) for each in fields(part)}  # type: ignore[arg-type]
     return {"type": type(part).__name__} | {
