@@ -57,7 +57,7 @@ def parse_option(text: str) -> tuple[str, Any]:
     name, _, value = text.partition("=")
     name, value = name.strip().replace("-", "_"), value.strip()
     if not name or not value:
-        raise UsageError(f"A backend's option is given as NAME=VALUE, not as {text!r}.")
+        raise UsageError(f"An option is given as NAME=VALUE, not as {text!r}.")
     for form in (value, f"[{value}]" if "," in value else value):
         try:
             return name, parse_toml(f"value = {form}", text)["value"]

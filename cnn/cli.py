@@ -22,6 +22,7 @@ from cnn.words import nearest
 COMMANDS = {
     "train": "train a model and save it",
     "report": "show a training run or compare several: text, a page, a picture",
+    "runs": "average runs over their seeds, in a table beside what was published",
     "eval": "measure a saved model's accuracy on a data set",
     "predict": "classify image files with a saved model",
     "import": "read a network from an ONNX file, or PyTorch's weights",

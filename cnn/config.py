@@ -131,6 +131,20 @@ def whole(value: Any, what: str, least: int = 1) -> int:
     return number
 
 
+def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The table with values added or replaced; tables within it are merged, too, unless their `type` is another."""
+    found = dict(table)
+    for name, value in changes.items():
+        before = found.get(name)
+        if isinstance(before, Configurable):
+            before = before.config()
+        if isinstance(before, dict) and isinstance(value, dict) and value.get("type") in (None, before.get("type")):
+            found[name] = merged(before, value)
+        else:
+            found[name] = value
+    return found
+
+
 class Typed(Protocol):
     """A field of a dataclass, or an option of a backend."""
 

@@ -1,8 +1,10 @@
 """Reads TOML files that anybody may have written: tables of plain values, every number finite and in a stated range."""
 
+import json
 import math
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,24 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
         raise FileFormatError(f"{origin} is nested more than {MOST_DEPTH} deep; correct it.") from error
     _check(table, origin)
     return table
+
+
+def toml_text(value: Any) -> str:
+    """A plain value as TOML writes it on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {toml_text(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(toml_text, value)) + "]"
+    return json.dumps(value)
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of a table and of the tables in it, by its dotted key."""
+    for key, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def _check(table: dict[str, Any], origin: str) -> None:

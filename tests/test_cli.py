@@ -567,3 +567,55 @@ def test_measurements_on_a_busy_machine_say_so(
         assert "The machine was busy: other work took 46% of the processors" in capsys.readouterr().out
         assert main([*command, "--json"]) == 0
         assert "46%" in json.loads(capsys.readouterr().out)["busy"]
+
+
+def test_any_setting_of_a_recipe_is_set_and_remembered(
+    net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    sets = ("epochs=1", "loss.label_smoothing=0.1", "schedule.lr=0.02", "slow_weights=EMA", "augmentation.pad_crop=1")
+    words = [word for each in sets for word in ("--set", each)]
+    assert (
+        main(
+            [
+                "train",
+                "synthetic",
+                "--model",
+                net,
+                *words,
+                "--batch-size",
+                "50",
+                "--backend",
+                "numpy",
+                "--out",
+                str(out),
+            ]
+        )
+        == 0
+    )
+    assert main(["train", "--resume", "--out", str(out)]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    run = json.loads((out / "settings.json").read_text())["run"]
+    assert (run["epochs"], run["batch_size"], run["schedule"]) == (1, 50, {"type": "Constant", "lr": 0.02})
+    assert run["loss"] == {"type": "SoftmaxCrossEntropy", "label_smoothing": 0.1}
+    assert run["slow_weights"]["type"] == "EMA"
+    assert run["augmentation"]["pad_crop"] == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("epochs", "An option is given as NAME=VALUE, not as 'epochs'"),
+        ("epochs=two", "recipe: epochs must be float, not 'two'"),
+        ("loss.smoothing=1", "SoftmaxCrossEntropy has no setting 'smoothing'; did you mean 'label_smoothing'"),
+        ("augmentation.flip=3", "augmentation: flip must be bool, not 3"),
+        ("epoch=3", "recipe has no setting 'epoch'; did you mean 'epochs'"),
+    ],
+)
+def test_a_wrong_setting_of_a_recipe_is_refused_in_one_sentence(
+    setting: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "synthetic", "--set", setting, "--backend", "numpy", "--out", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "run").exists()

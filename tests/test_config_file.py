@@ -55,6 +55,18 @@ def test_the_command_line_wins(parsed):
         assert options.backend_options == {"x": 3, "y": 2}
 
 
+def test_settings_of_the_recipe_are_merged_and_typed(parsed):
+    text = 'recipe = {epochs = 2, loss = {type = "SoftmaxCrossEntropy"}}'
+    words = ("epochs=3", "loss.label_smoothing=0.1", "preprocessing=standardise", "augmentation.flip=true")
+    options = parsed(text, "train", *(word for each in words for word in ("--set", each)))
+    assert options.recipe == {
+        "epochs": 3,
+        "loss": {"type": "SoftmaxCrossEntropy", "label_smoothing": 0.1},
+        "preprocessing": "standardise",
+        "augmentation": {"flip": True},
+    }
+
+
 @pytest.mark.parametrize(("named", "kept"), [("b", {"x": 1}), ("other", None)])
 def test_another_backend_does_not_get_the_options_of_this_one(parsed, named, kept):
     options = parsed('backend = "b"\nbackend_options = {x = 1}', "train", "--backend", named)
@@ -106,6 +118,7 @@ def test_several_values(parsed, value, counts):
         ("flip = 1", "flip must be bool, not 1"),
         ("model = 3", "model must be str, not 3"),
         ('backend_options = "fast"', "backend_options must be a table, not 'fast'"),
+        ("recipe = 3", "recipe must be a table, not 3"),
         ("eval = 3", "has no setting 'eval'"),
         ("[train]\nspeed = 3", "has no setting 'speed'"),
     ],

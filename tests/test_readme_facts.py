@@ -44,6 +44,7 @@ def outputs(net, tmp_path, capsys):
         "metrics.jsonl": [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()],
         "summary.json": [json.loads((run / "summary.json").read_text())],
         "cnn report": [printed(capsys, "report", str(run), "--backend", "numpy")],
+        "cnn runs": [printed(capsys, "runs", str(run))],
         "cnn eval": [printed(capsys, "eval", model, "mnist-5k")],
         "cnn predict": printed(capsys, "predict", model, str(image)),
         "cnn export": [printed(capsys, "export", model, str(run / "net.onnx"))],

@@ -255,9 +255,14 @@ def test_wrong_values_in_a_file_of_a_run_are_named(file, old, new, message, run,
 def test_the_command_to_run_it_again_names_every_option():
     options = {"dataset": "mnist", "lr": 0.1, "scale_lr": True, "flip": False, "model": "a b.toml", "seed": None}
     options["backend_options"] = {"tile_bytes": 4096}
-    assert command(options) == (
-        "cnn train mnist --lr 0.1 --scale-lr --no-flip --model 'a b.toml' --backend-option tile_bytes=4096"
+    options["recipe"] = {"epochs": 2, "loss": {"type": "MeanSquaredError"}, "multipliers": [{"pattern": "c*"}]}
+    line = command(options)
+    assert line == (
+        "cnn train mnist --lr 0.1 --scale-lr --no-flip --model 'a b.toml' --backend-option tile_bytes=4096 "
+        """--set epochs=2 --set 'loss.type="MeanSquaredError"' --set 'multipliers=[{pattern = "c*"}]'"""
     )
+    words = shlex.split(line)[1:]
+    assert _parser(words).parse_args(words).recipe == options["recipe"]
 
 
 def test_the_command_of_a_run_is_one_that_cnn_takes(found):

@@ -15,6 +15,8 @@ from cnn.terminal.arguments import expanded_text
 from cnn.toml import read_toml
 
 BACKEND, BACKEND_OPTIONS, MODEL = "backend", "backend_options", "model"
+TABLES = (BACKEND_OPTIONS, "recipe")
+"""Options that are collected in a table."""
 
 
 class _Kind(NamedTuple):
@@ -91,7 +93,7 @@ def _in_file(action: argparse.Action) -> bool:
 
 def _kind(action: argparse.Action) -> Any:
     """The type of an option's values; where a list is expected, a single value will do."""
-    if action.dest == BACKEND_OPTIONS:
+    if action.dest in TABLES:
         return dict
     if action.nargs == 0:
         return bool

@@ -1,23 +1,28 @@
 """The options of `cnn train`, and those that a resumed run takes from the one it continues."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cnn.backend import Backend
+from cnn.backend_options import parse_option
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option, converted
 from cnn.commands._run_folder import SETTINGS, read_settings, refuse_a_run
-from cnn.config import require
+from cnn.config import merged, require
 from cnn.data.dataset import DEFAULT_DATASET, Dataset
 from cnn.errors import FileFormatError, UsageError
+from cnn.model.architecture import Architecture
 from cnn.model.zoo import ZOO
+from cnn.optimizers import Optimizer
 from cnn.plugins import import_modules
 from cnn.terminal.arguments import expanded_text, number, port_number, share, whole_number, whole_number_or_zero
 from cnn.training.finetuning import Start
 from cnn.training.world import World
 
 VALIDATION, MOST_VALIDATION = 0.05, 1000
+RECIPE = "recipe (default: the network's own)"
 REMEMBERED = {
     "dataset": DEFAULT_DATASET,
     "data_dir": None,
@@ -39,11 +44,13 @@ REMEMBERED = {
     "resize": None,
     "tta": None,
     "class_weights": None,
+    "recipe": None,
     "validation": None,
     "patience": None,
     "backend": None,
     "backend_options": None,
     "threads": None,
+    "precision": None,
     "seed": 0,
     "checkpoint_every": None,
     "average_every": None,
@@ -55,22 +62,10 @@ REMEMBERED = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; those of REMEMBERED have no default here, so that a resumed run can tell what was given."""
-    parser.add_argument(
-        "dataset",
-        nargs="?",
-        metavar="DATASET",
-        help="see `cnn data list`; or a folder of pictures with a folder for each class, or a CSV file with the "
-        f"columns file and label (default: {DEFAULT_DATASET}, or with --data-dir {_common.OWN_IMAGES})",
-    )
-    parser.add_argument(
-        "--model",
-        type=expanded_text,
-        metavar="NAME",
-        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
-    )
-    recipe = parser.add_argument_group("recipe (default: the network's own)")
+    add_network_arguments(parser)
+    recipe = parser.add_argument_group(RECIPE)
     recipe.add_argument("--epochs", type=number, metavar="N", help="passes over the training images, such as 10 or 9.9")
-    recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images per step, of all ranks together")
+    _add_step_options(recipe)
     recipe.add_argument(
         "--accumulate",
         type=whole_number,
@@ -89,24 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="EPOCHS",
         help="raise the learning rate linearly over the first EPOCHS, from 0, or from the recipe's with --scale-lr",
     )
-    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop or Adam, with default settings")
-    recipe.add_argument("--weight-decay", type=share, metavar="X", help="L2 weight decay")
-    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
-    recipe.add_argument(
-        "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
-    )
-    recipe.add_argument(
-        "--random-crop",
-        type=share,
-        metavar="X",
-        help="cut a random part of at least the share X of its area out of each training image, and resize it",
-    )
     _common.add_tta_option(recipe, default=None)
-    recipe.add_argument(
-        "--class-weights",
-        choices=("balanced",),
-        help="let each class count the same, however many training images it has",
-    )
     recipe.add_argument(
         "--validation",
         type=share,
@@ -119,9 +97,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         metavar="N",
         help="stop after N epochs without a lower validation loss and keep the best weights",
-    )
-    recipe.add_argument(
-        "--seed", type=whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
     )
     tuning = parser.add_argument_group("fine-tuning")
     tuning.add_argument(
@@ -186,6 +161,92 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number,
         metavar="N",
         help="write the checkpoint every N steps, not only after each epoch",
+    )
+
+
+def add_step_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the steps of a run depend on, apart from their learning rate: data, network and the recipe's other parts."""
+    add_network_arguments(parser)
+    _add_step_options(parser.add_argument_group(RECIPE))
+    _common.add_resource_options(parser)
+    _common.add_precision_option(parser)
+    _common.add_data_options(parser)
+
+
+def add_network_arguments(parser: argparse.ArgumentParser) -> None:
+    """DATASET and --model."""
+    parser.add_argument(
+        "dataset",
+        nargs="?",
+        metavar="DATASET",
+        help="see `cnn data list`; or a folder of pictures with a folder for each class, or a CSV file with the "
+        f"columns file and label (default: {DEFAULT_DATASET}, or with --data-dir {_common.OWN_IMAGES})",
+    )
+    parser.add_argument(
+        "--model",
+        type=expanded_text,
+        metavar="NAME",
+        help=f"{', '.join(ZOO)} or a .toml file (default: lenet, or cifar10_quick for colour images)",
+    )
+
+
+def _add_step_options(recipe: argparse._ArgumentGroup) -> None:
+    """The options of the recipe that a single step depends on, but for its learning rate."""
+    recipe.add_argument("--batch-size", type=whole_number, metavar="N", help="images per step, of all ranks together")
+    recipe.add_argument("--optimizer", metavar="NAME", help="SGD, RMSprop, Adam or AdamW, with default settings")
+    recipe.add_argument("--weight-decay", type=share, metavar="X", help="L2 weight decay")
+    recipe.add_argument("--flip", action=argparse.BooleanOptionalAction, help="mirror half of the training images")
+    recipe.add_argument(
+        "--pad-crop", type=whole_number_or_zero, metavar="N", help="shift training images by up to N pixels"
+    )
+    recipe.add_argument(
+        "--random-crop",
+        type=share,
+        metavar="X",
+        help="cut a random part of at least the share X of its area out of each training image, and resize it",
+    )
+    recipe.add_argument(
+        "--class-weights",
+        choices=("balanced",),
+        help="let each class count the same, however many training images it has",
+    )
+    recipe.add_argument(
+        "--set",
+        dest="recipe",
+        action=_IntoRecipe,
+        metavar="KEY=VALUE",
+        help="any setting of the recipe, as in a network's TOML file, such as loss.label_smoothing=0.1; may be given "
+        "several times; `cnn reference Recipe` lists them",
+    )
+    recipe.add_argument(
+        "--seed", type=whole_number_or_zero, metavar="N", help="seed of every random choice (default: 0)"
+    )
+
+
+class _IntoRecipe(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *given: Any) -> None:
+        setattr(namespace, self.dest, merged(getattr(namespace, self.dest) or {}, setting(given[0])))
+
+
+def setting(text: str) -> dict[str, Any]:
+    """The table of one setting KEY=VALUE, with dots in the key for tables in tables. Raises UsageError for another."""
+    key, value = parse_option(text)
+    *outer, name = key.split(".")
+    table = {name: value}
+    for each in reversed(outer):
+        table = {each: table}
+    return table
+
+
+def adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
+    """The architecture with its recipe changed by the options: first by --set, then by those of their own."""
+    recipe = architecture.recipe.changed(options.recipe or {})
+    optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
+    if options.weight_decay is not None:
+        optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
+    return replace(
+        architecture,
+        recipe=replace(recipe, optimizer=optimizer, augmentation=_common.augmentation_of(options, recipe)),
     )
 
 

@@ -18,24 +18,35 @@ import numpy as np
 import cnn
 from cnn.commands import _common
 from cnn.commands._run_folder import CHECKPOINT, METRICS, SUMMARY, RunFolder
-from cnn.commands._train_options import MOST_VALIDATION, REMEMBERED, VALIDATION, add_arguments, recall, start_of
+from cnn.commands._train_options import (
+    MOST_VALIDATION,
+    REMEMBERED,
+    VALIDATION,
+    add_arguments,
+    adjusted,
+    recall,
+    start_of,
+)
 from cnn.data.dataset import Dataset, Split
 from cnn.data.views import NONE, described
 from cnn.distributed.agreement import check_agreement
 from cnn.distributed.job import job
 from cnn.energy.meters import open_meter
 from cnn.errors import CnnError
+from cnn.losses import Loss
 from cnn.meter import NO_ENERGY, Energy, Meter, Unmetered, energy_words
-from cnn.model.architecture import Architecture, Published
+from cnn.model.architecture import Architecture, Published, Recipe
 from cnn.model.modelfile import FILE, save_model
 from cnn.model.sequential import Sequential
 from cnn.optimizers import Optimizer, SlowWeights
+from cnn.precision import within
 from cnn.schedules import Schedule, Warmup
 from cnn.system.affinity import allowed_cpus
 from cnn.system.machine import this_machine
 from cnn.system.signals import stop_on_signals
 from cnn.system.storage import write_atomically
-from cnn.terminal.printing import note, output_may_fail, print_lines, print_note
+from cnn.terminal.printing import note, output_may_fail, print_lines, print_note, text_lines
+from cnn.training.expectation import Expectation
 from cnn.training.metrics import MetricsFile
 from cnn.training.progress import progress
 from cnn.training.tensorboard import TensorBoard
@@ -54,6 +65,7 @@ def run(options: argparse.Namespace) -> None:
     with job(options.distributed) as world, ExitStack() as stack:
         with world.together():
             recall(options, world)
+        stack.enter_context(within(options.precision))  # of the run that is resumed
         with world.together(), world.first_here():  # it may download
             data = _common.dataset_of(options)
         with world.together(), world.first_here():  # it may compile
@@ -88,9 +100,11 @@ def run(options: argparse.Namespace) -> None:
             listeners: list[Callback] = []
             if folder is not None:
                 # What is written comes before what is told.
-                settings = _settings(options, data, trainer, resources, epochs)
+                settings = _settings(options, data, trainer, resources, epochs, architecture.recipe)
                 folder.save_settings(settings)
-                listeners = [folder, MetricsFile(folder.path / METRICS, trainer), progress(epochs)]
+                shown = progress(epochs)
+                expected = Expectation(epochs, lambda text: shown.tell(text_lines(f"expected: {text}")))
+                listeners = [folder, MetricsFile(folder.path / METRICS, trainer), shown, expected]
                 if options.tensorboard:
                     listeners.append(TensorBoard(folder.path / "tensorboard"))
                 live = {}
@@ -116,7 +130,7 @@ def run(options: argparse.Namespace) -> None:
         tta = architecture.recipe.tta
         test = {each: model.evaluate(data.test, tta=each) for each in dict.fromkeys((NONE, tta))}
         if folder is not None:
-            _finish(trainer, data, test, resources, options.seed, folder, published)
+            _finish(trainer, data, test, resources, options.seed, folder, published, expected.seconds)
             if options.report:
                 _report(folder.path, resources, options.data_dir)
 
@@ -150,27 +164,15 @@ def _facts(trainer: Trainer, data: Dataset, seed: int, epochs: float) -> dict[st
 
 def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
     """The architecture with its recipe changed by the options."""
-    recipe = architecture.recipe
-    optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
-    if options.weight_decay is not None:
-        optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
-    augmentation = _common.augmentation_of(options, recipe)
+    changed = adjusted(architecture, options)
+    recipe = changed.recipe
     schedule: Schedule = recipe.schedule
     if options.lr is not None:
         schedule = schedule.at(options.lr)
     if options.scale_lr:
         larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
         schedule = schedule.at(schedule.lr * larger)
-    return replace(
-        architecture,
-        recipe=replace(
-            recipe,
-            optimizer=optimizer,
-            schedule=schedule,
-            augmentation=augmentation,
-            tta=options.tta or recipe.tta,
-        ),
-    )
+    return replace(changed, recipe=replace(recipe, schedule=schedule, tta=options.tta or recipe.tta))
 
 
 def _meter(architecture: Architecture, batch_size: int, resources: _common.Resources, watts: float | None) -> Meter:
@@ -231,10 +233,18 @@ def _trainer(
 
 
 def _settings(
-    options: argparse.Namespace, data: Dataset, trainer: Trainer, resources: _common.Resources, epochs: float
+    options: argparse.Namespace,
+    data: Dataset,
+    trainer: Trainer,
+    resources: _common.Resources,
+    epochs: float,
+    recipe: Recipe,
 ) -> dict[str, Any]:
     """What the file of settings holds: the options that a resumed run takes over, and all that makes up the run."""
-    given = {name: getattr(options, name) for name in REMEMBERED} | {"backend": resources.backend.name}
+    given = {name: getattr(options, name) for name in REMEMBERED} | {
+        "backend": resources.backend.name,
+        "precision": trainer.model.precision,
+    }
     # The threads of one of several ranks do not suit a run with more or fewer ranks.
     given["threads"] = resources.budget.count if trainer.world.size == 1 else None
     return {
@@ -259,17 +269,24 @@ def _settings(
             "schedule": _table(trainer.schedule),
             "multipliers": [asdict(each) for each in trainer.multipliers],
             "slow_weights": None if trainer.slow_weights is None else _table(trainer.slow_weights),
+            "loss": _table(trainer.model.loss),
+            "preprocessing": recipe.preprocessing,
+            "pixel_scale": recipe.pixel_scale,
             "augmentation": trainer.augmentation.to_config(),
+            "class_weights": options.class_weights,
+            "start": options.init,
+            "frozen": options.freeze,
             "patience": trainer.patience,
             "seed": options.seed,
             **resources.to_dict(),
+            "precision": trainer.model.precision,
             "backend_options": options.backend_options or {},
             "ranks": trainer.world.size,
         },
     }
 
 
-def _table(part: Optimizer | Schedule | SlowWeights) -> dict[str, Any]:
+def _table(part: Optimizer | Schedule | SlowWeights | Loss) -> dict[str, Any]:
     """The name and every setting, also those that have their default."""
     values = {each.name: getattr(part, each.name) for each in fields(part)}  # type: ignore[arg-type]
     return {"type": type(part).__name__} | {
@@ -369,6 +386,7 @@ def _finish(
     seed: int,
     folder: RunFolder,
     published: Published | None,
+    expected: float | None,
 ) -> None:
     """Saves the model, writes the summary and prints it.
 
@@ -400,6 +418,7 @@ def _finish(
         "tta_test_loss": test[tta][0] if tta != NONE else None,
         "images_per_second": images / seconds,
         "seconds": seconds,
+        "expected_seconds": expected,
         "joules": energy.joules,
         "joules_per_image": per_image,
         "energy": energy.kind,

@@ -1,15 +1,16 @@
 """Architectures: layers with the recipe to train them, described in Python or in a TOML file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import inf, isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cnn.backend import Backend
-from cnn.config import check_values, require, settle
+from cnn.config import check_values, merged, require, settle
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Dataset
 from cnn.data.preprocessing import Preprocessing
@@ -27,6 +28,7 @@ from cnn.words import unknown
 
 ENTRIES = ("name", "input", "layers", "recipe")
 """What a network's TOML file may hold."""
+RECIPE_BESIDES = " (`cnn reference Recipe` says what they are)"
 PREPROCESSINGS = ("scale", "mean_image", "standardise")
 
 
@@ -92,6 +94,18 @@ class Recipe:
             self.pixel_scale > 0 and isfinite(self.pixel_scale),
             f"pixel_scale must be above 0 and finite, not {self.pixel_scale}.",
         )
+
+    def changed(self, table: Mapping[str, Any]) -> "Recipe":
+        """The recipe with some settings replaced, as in a TOML file; of tables only what is given changes.
+
+        Raises UsageError for an unknown setting or a wrong value.
+        """
+        before = {each.name: getattr(self, each.name) for each in fields(self)}
+        augmentation = {each.name: getattr(self.augmentation, each.name) for each in fields(Augmentation)}
+        values = merged(before | {"augmentation": augmentation}, table)
+        known = {each.name: each for each in fields(Recipe)}
+        check_values("recipe", values, known, RECIPE_BESIDES)
+        return replace(self, **values)
 
     def preprocess(self, data: Dataset) -> Preprocessing:
         """The preprocessing, with its constants computed from the training images."""
@@ -177,7 +191,7 @@ def read_architecture(path: Path) -> Architecture:
         raise UsageError(f"{path}: recipe must be a table [recipe], not {recipe!r}.")
     try:
         known = {each.name: each for each in fields(Recipe)}
-        check_values("recipe", recipe, known, " (`cnn reference Recipe` says what they are)")
+        check_values("recipe", recipe, known, RECIPE_BESIDES)
         return Architecture(
             str(table.get("name", path.stem)),
             [Layer.from_config(layer) for layer in layers],

@@ -9,6 +9,7 @@ from typing import Any
 
 from cnn.errors import FileFormatError
 from cnn.paths import check_file, parsed_json, reading, shown
+from cnn.toml import flat, toml_text
 from cnn.training.metrics import read_metrics
 from cnn.training.results import EpochResult
 from cnn.training.run_files import METRICS, MODEL, SETTINGS, SUMMARY
@@ -118,6 +119,8 @@ def command(options: dict[str, Any]) -> str:
             continue
         if isinstance(value, bool):
             words.append(flag if value else flag.replace("--", "--no-", 1))
+        elif isinstance(value, dict) and name == "recipe":
+            words += [word for key, each in flat(value) for word in ("--set", f"{key}={toml_text(each)}")]
         elif isinstance(value, dict):
             words += [word for key, each in value.items() for word in ("--backend-option", f"{key}={each}")]
         else:

@@ -14,7 +14,7 @@ from cnn.training.trainer import Callback, Trainer
 BAR = "{desc} {percentage:3.0f}%|{bar}| {rate_noinv_fmt}, {remaining} left{postfix}"
 
 
-def progress(epochs: float) -> Callback:
+def progress(epochs: float) -> "PlainLines":
     """A progress bar if standard error is a terminal, else plain lines; neither ends the run if it cannot print."""
     return Bar(epochs) if is_terminal(sys.stderr) else PlainLines(epochs)
 
@@ -32,6 +32,10 @@ class PlainLines(Callback):
         if hint:
             self._warned = True
             lines += text_lines(f"note: {hint}")
+        self.tell(lines)
+
+    def tell(self, lines: list[str]) -> None:
+        """Prints lines, above a bar."""
         with output_may_fail():
             for line in lines:
                 self._print(line)
