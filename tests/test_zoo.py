@@ -41,7 +41,7 @@ PARAMETERS = {
     "airbench94": (12 + 1) * 24 + 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256) + 2 * (64 + 256 + 256) + 256 * 10,
     "airbench95": (12 + 1) * 24 + 9 * (24 * 128 + 128 * 128 + 128 * 384 + 3 * 384 * 384) + 2 * 896 + 384 * 10,
     # Scales and shifts of 32 and 64 channels; images of 7x7 go to the linear layers.
-    "fashion": 9 * 32 + 2 * 32 + 9 * 32 * 64 + 2 * 64 + (7 * 7 * 64 + 1) * 128 + (128 + 1) * 10,
+    "fashion": 9 * (32 + 32 * 32 + 32 * 64 + 64 * 64) + 4 * (32 + 64) + (7 * 7 * 64 + 1) * 128 + (128 + 1) * 10,
     # As torchvision and the papers' authors publish them.
     "resnet18": 11_689_512,
     "resnet50": 25_557_032,

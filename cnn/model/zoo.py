@@ -11,6 +11,7 @@ from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import (
     AvgPool2D,
     BatchNorm,
+    Block,
     Conv2D,
     Dropout,
     Flatten,
@@ -184,22 +185,23 @@ def vgg6(classes: int = 10) -> Architecture:
 
 
 def fashion(classes: int = 10) -> Architecture:
-    """Two 3x3 convolutions with batch normalisation and two linear layers, for Fashion-MNIST: 421,738 parameters.
+    """Two pairs of 3x3 convolutions with batch normalisation, two linear layers, for Fashion-MNIST: 468,010 parameters.
 
     The size of the small networks of Fashion-MNIST's list of benchmarks; the recipe is our own. Published there for two
     convolutions and three linear layers of 1.8 million parameters: 93.2 %.
     Source: github.com/zalandoresearch/fashion-mnist.
     """
-    blocks: list[Layer] = []
+    pairs: list[Layer | Block] = []
     for filters in (32, 64):
-        convolution = Conv2D(filters, 3, padding=1, bias=False, weights=He())
-        blocks += [convolution, BatchNorm(activation="relu"), MaxPool2D(2)]
+        for _ in range(2):
+            pairs += [Conv2D(filters, 3, padding=1, bias=False, weights=He()), BatchNorm(activation="relu")]
+        pairs.append(MaxPool2D(2))
     return Architecture(
         "fashion",
-        [*blocks, Flatten(), Dropout(0.3), Linear(128, activation="relu", weights=He()), Linear(classes)],
+        [*pairs, Flatten(), Dropout(0.3), Linear(128, activation="relu", weights=He()), Linear(classes)],
         (28, 28, 1),
         Recipe(
-            epochs=20,
+            epochs=15,
             batch_size=128,
             optimizer=SGD(0.9, 5e-4, nesterov=True),
             schedule=OneCycle(0.1),
