@@ -158,20 +158,48 @@ def panels(x, rows, run, width, across, out, parts):
 
 @rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, SHORTS, INTEGER)
 def rows(x, count, width, out, parts):
-    """out (count, width + 1 if odd) = x (count, width), both flat; what is not in x is zero."""
-    step = width + width % 2
+    """out, `count` rows of at least `width` numbers, = x (count, width), both flat; what is not in x is zero."""
+    step = np.uintp(len(out) // count)
     for part in prange(parts):
         for row in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
-            source, to = row * np.uintp(width), row * np.uintp(step)
+            source, to = row * np.uintp(width), row * step
             for j in range(np.uintp(width)):
                 out[to + j] = nearest(x[source + j])
-            if step != width:
-                out[to + np.uintp(width)] = np.uint16(0)
+            for j in range(np.uintp(width), step):
+                out[to + j] = np.uint16(0)
+
+
+@njit(**INNER)
+def turned(x, terms, width, first, last, pairs, out, step):
+    """Columns `first` to `last` of x (terms, width), flat, as rows of out, `step` pairs apart: `pairs` pairs of each.
+
+    What is not in x is zero. `pairs` is at least half of `terms`.
+    """
+    start, end, across = np.uintp(first), np.uintp(last), np.uintp(width)
+    for i in range(np.uintp(pairs)):
+        at = 2 * i * across
+        if 2 * i + 1 < np.uintp(terms):
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = pair(x[at + j], x[at + across + j])
+        elif 2 * i < np.uintp(terms):
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = pair(x[at + j], np.float32(0))
+        else:
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = np.uint32(0)
+
+
+@rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
+def turned_rows(x, terms, width, out, parts):
+    """out (width, at least half of terms) = x (terms, width), flat and transposed, in pairs of its rows; as `rows`."""
+    for part in prange(parts):
+        first, last = start_of(part, parts, width), start_of(part + 1, parts, width)
+        turned(x, terms, width, first, last, out.shape[1], out.reshape(-1), out.shape[1])
 
 
 @rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
 def turned_panels(x, width, run, across, out, parts):
-    """Every panel of `across` rows of x (width, run), flat, as `panels` of its transpose would be."""
+    """Every panel of `across` rows of x (width, run), flat, as `panels` of its transpose would be, see `panel`."""
     count, whole, pairs = out.shape[0], np.uintp(run // 2), np.uintp(out.shape[1] // across)
     for part in prange(parts):
         for number in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
@@ -183,6 +211,6 @@ def turned_panels(x, width, run, across, out, parts):
                     value = np.uint32(0)
                     if filled and i < whole:
                         value = pair(x[source + 2 * i], x[source + 2 * i + 1])
-                    elif filled:
+                    elif filled and 2 * i < np.uintp(run):
                         value = pair(x[source + 2 * i], np.float32(0))
                     target[i * np.uintp(across) + k] = value
