@@ -5,7 +5,7 @@ Where the processor has no AVX512_BF16, the microkernel is built of multiply-add
 
 import numpy as np
 import pytest
-from helpers.bf16 import CONVOLUTIONS, check_convolution, check_nan, check_stale_padding, rounded, widened
+from helpers.bf16 import CONVOLUTIONS, HARD, check_convolution, check_nan, check_stale_padding, rounded, widened
 from numba import njit
 
 from cnn import registry
@@ -20,8 +20,6 @@ from cnn.convolution import Convolution, Window
 from cnn.precision import BFLOAT16
 
 PAIRS = bfloat16.Direct(bfloat16.forward, bfloat16.weight_gradient)
-HARD = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, 1e-40]
-"""Ties, what is not a tie, infinity, what rounds to it, and a number below the smallest normal one."""
 
 
 def test_rows_are_rounded_to_nearest_even():

@@ -10,7 +10,7 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from helpers.bf16 import CONVOLUTIONS, check_convolution, check_nan, check_stale_padding, rounded, widened
+from helpers.bf16 import CONVOLUTIONS, HARD, check_convolution, check_nan, check_stale_padding, rounded, widened
 from helpers.ready_backends import ready
 from llvmlite import ir
 from numba import cfunc, njit, types
@@ -152,13 +152,26 @@ def test_microkernel(rows, columns):
     assert (out[:, columns:] == 7).all()
 
 
-def test_rows_are_turned_in_pairs_with_zeros_behind_them():
-    x = np.random.default_rng(0).standard_normal((5, 7)).astype(np.float32)
-    out = np.full((7, 4), 7, np.uint32)
-    rounding.turned_rows(x.reshape(-1), 5, 7, out, 2)
-    expected = np.zeros((7, 8), np.float32)
-    expected[:, :5] = rounded(x).T
+@pytest.mark.parametrize(("terms", "width"), [(5, 7), (32, 16), (33, 17), (97, 50)])
+def test_rows_are_turned_in_pairs_with_zeros_behind_them(terms, width):
+    """In blocks, and the rest around them."""
+    x = np.random.default_rng(0).standard_normal((terms, width)).astype(np.float32)
+    x[: len(HARD), 0] = HARD[:terms]
+    pairs = -(-terms // 2) + 3
+    out, expected = np.full((width, pairs), 7, np.uint32), np.zeros((width, 2 * pairs), np.float32)
+    rounding.turned_rows(x.reshape(-1), terms, width, out, 2)
+    expected[:, :terms] = rounded(x).T
     np.testing.assert_array_equal(widened(out.view(np.uint16)), expected)
+
+
+@pytest.mark.parametrize(("run", "width"), [(5, 7), (32, 16), (33, 49), (70, 100)])
+def test_turned_panels_are_panels_of_the_transpose_with_whole_tiles_of_terms(run, width):
+    x = np.random.default_rng(0).standard_normal((run, width)).astype(np.float32)
+    shape = -(-width // SIDE), direct_tiles.whole(run) // 2 * SIDE
+    panels, turned = np.full(shape, 7, np.uint32), np.full(shape, 8, np.uint32)
+    rounding.panels(x.reshape(-1), 1, run, width, SIDE, panels, 2)
+    rounding.turned_panels(np.ascontiguousarray(x.T).reshape(-1), width, run, SIDE, turned, 2)
+    np.testing.assert_array_equal(turned, panels)
 
 
 TILES = bfloat16.Direct(bfloat16.forward_in_tiles, bfloat16.weight_gradient_in_tiles)

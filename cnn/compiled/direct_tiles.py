@@ -293,8 +293,11 @@ def _weight_part(microkernel, x, dy, g, table, first, last, together, left_size,
         images = min(together, last - start)
         for n in range(images):
             _paired_cells(x, g, start + n, cell, line, rights[n * right_size :])
-            for p in range(P):
-                turned(dy[((start + n) * P + p) * Q * K :], Q, K, 0, K, half, lefts[n * left_size + p * half :], row)
+            # Where pairs do not cross the ends of rows, an image is one long row.
+            rows, length = (1, P * Q) if Q % 2 == 0 else (P, Q)
+            for p in range(rows):
+                gradients = dy[((start + n) * P * Q + p * length) * K :]
+                turned(gradients, length, K, 0, K, ceiling(length, 2), lefts[n * left_size + p * half :], row)
         for r in range(R):
             meets = b + _slot(g, r) * half * cell * 4
             for j in range(0, run, SIDE):

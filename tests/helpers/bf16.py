@@ -10,6 +10,9 @@ from cnn.convolution import Convolution, Window
 from cnn.precision import BFLOAT16, round_bfloat16
 from cnn.testing import CASES, ContractViolation, check_case
 
+HARD = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, 1e-40]
+"""Ties, what is not a tie, infinity, what rounds to it, and a number below the smallest normal one."""
+
 
 def rounded(x):
     out = np.empty_like(x)
