@@ -113,7 +113,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
 
     @property
     def bfloat16_by(self) -> str:
-        return "bfloat16 by AVX512_BF16" if bfloat16.here() else super().bfloat16_by
+        return bfloat16.by() if bfloat16.here() else super().bfloat16_by
 
 
 class CblasInstruments(Instruments):

@@ -5,6 +5,7 @@ Where the processor has no AVX512_BF16, the microkernel is built of multiply-add
 
 import numpy as np
 import pytest
+from helpers.bf16 import CONVOLUTIONS, HARD, check_convolution, check_nan, check_stale_padding, rounded, widened
 from numba import njit
 
 from cnn import registry
@@ -16,21 +17,9 @@ from cnn.compiled.kernels import RARE
 from cnn.compiled.microkernel import ROWS, VECTORS, tile
 from cnn.compiled.vectors import WIDTH
 from cnn.convolution import Convolution, Window
-from cnn.precision import BFLOAT16, round_bfloat16
+from cnn.precision import BFLOAT16
 
-HARD = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 1 + 2**-8 + 2**-20, 0.0, -0.0, np.inf, -np.inf, np.nan, 3.4e38, 1e-40]
-"""Ties, what is not a tie, infinity, what rounds to it, and a number below the smallest normal one."""
-
-
-def rounded(x):
-    out = np.empty_like(x)
-    round_bfloat16(np.ascontiguousarray(x), out)
-    return out
-
-
-def widened(shorts):
-    """bfloat16 as float32."""
-    return (shorts.astype(np.uint32) << 16).view(np.float32)
+PAIRS = bfloat16.Direct(bfloat16.forward, bfloat16.weight_gradient)
 
 
 def test_rows_are_rounded_to_nearest_even():
@@ -93,50 +82,22 @@ def test_microkernel(vectors, tail, terms):
         assert (out[:, columns:] == 7).all()
 
 
-CONVOLUTIONS = [
-    Convolution(Window((5, 5), (5, 5)), 3, 16),
-    Convolution(Window((1, 1), (3, 3), padding=(1, 1, 1, 1)), 37, 20),
-    Convolution(Window((9, 40), (3, 2), padding=(2, 0, 1, 0)), 1, 50),
-    Convolution(Window((8, 7), (3, 5), padding=(0, 2, 4, 3)), 17, 5),
-    Convolution(Window((9, 30), (3, 4), stride=(2, 3), padding=(1, 1, 2, 0)), 20, 33),
-    Convolution(Window((6, 6), (2, 2), stride=(3, 3)), 2, 64),
-    Convolution(Window((6, 5), (1, 1)), 19, 40),
-    Convolution(Window((4, 4), (3, 3), padding=(5, 4, 3, 6)), 3, 3),
-]
-
-
 @pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=str)
 def test_convolutions_are_those_of_rounded_operands(convolution):
-    """Five images on two threads, in buffers that hold NaN from before."""
-    rng, reference = np.random.default_rng(0), registry.create("reference").in_precision(BFLOAT16)
-    window, filters = convolution.window, convolution.filters
-    x = rng.standard_normal((5, *convolution.input_shape), np.float32)
-    w = rng.standard_normal(convolution.weights_shape, np.float32)
-    bias, dy = rng.standard_normal(filters, np.float32), rng.standard_normal((5, *convolution.output_shape), np.float32)
-    scratch = Buffers(reference)
-    y, dw, expected, gradient = np.empty_like(dy), np.empty_like(w), np.empty_like(dy), np.empty_like(w)
-    for _ in range(2):
-        bfloat16.forward(x, w, bias, convolution, y, scratch, relu=True)
-        bfloat16.weight_gradient(x, dy, convolution, dw, scratch)
-        for each in scratch.arrays():
-            each.view(np.uint8).fill(0xFF)
-    reference.conv2d(x, w, bias, convolution, "relu", expected, scratch)
-    reference.conv2d_weight_gradient(x, dy, convolution, gradient, scratch)
-    terms = window.taps * convolution.channels
-    np.testing.assert_allclose(y, expected, rtol=1e-5, atol=2e-6 * terms)
-    np.testing.assert_allclose(dw, gradient, rtol=1e-5, atol=2e-6 * 5 * dy[0].size / filters)
+    check_convolution(PAIRS, convolution)
 
 
 def test_nan_stays_in_the_windows_that_hold_it():
-    """Rows of windows have an odd number of terms, and outputs are odd in number."""
-    convolution = Convolution(Window((3, 7), (1, 3)), 3, 4)
-    x, w = np.ones((1, 3, 7, 3), np.float32), np.ones((1, 3, 3, 4), np.float32)
-    x[0, 1, 4, 0] = np.nan
-    y, dw, scratch = np.empty((1, 3, 5, 4), np.float32), np.empty_like(w), Buffers(registry.create("numpy"))
-    bfloat16.forward(x, w, None, convolution, y, scratch, relu=False)
-    assert np.isnan(y).any(axis=3).tolist() == [[[False] * 5, [False, False, True, True, True], [False] * 5]]
-    bfloat16.weight_gradient(x[:, :, ::-1].copy(), y * 0, convolution, dw, scratch)
-    assert np.isnan(dw).any()
+    check_nan(PAIRS)
+
+
+def test_stale_padding_is_found(monkeypatch):
+    """Of a row of windows with an odd number of terms: what lies beside the last one."""
+    backend = type(registry.create("openblas"))()
+    monkeypatch.setattr(bfloat16, "in_pairs", lambda: True)
+    monkeypatch.setattr(bfloat16, "engine", lambda: None)
+    monkeypatch.setenv("CNN_ALGORITHM", "direct")
+    check_stale_padding(backend, monkeypatch)
 
 
 def test_float32_networks_compile_no_kernel_of_bfloat16():
@@ -148,7 +109,8 @@ def test_float32_networks_compile_no_kernel_of_bfloat16():
 @pytest.mark.parametrize("native", [True, False])
 def test_a_backend_multiplies_in_pairs_where_the_processor_does(monkeypatch, native):
     """With the same results, whichever algorithm is the fastest."""
-    monkeypatch.setattr(bfloat16, "here", lambda: native)
+    monkeypatch.setattr(bfloat16, "in_pairs", lambda: native)
+    monkeypatch.setattr(bfloat16, "engine", lambda: None)
     monkeypatch.setenv("CNN_ALGORITHM", "direct")
     backend = type(registry.create("openblas"))().in_precision(BFLOAT16)
     assert backend.bfloat16_by == (

@@ -1,9 +1,25 @@
-"""Convolutions and products whose operands are rounded to bfloat16 as they are laid out, and multiplied in pairs."""
+"""Convolutions and products whose operands are rounded to bfloat16 as they are laid out, then multiplied.
+
+AVX512_BF16 multiplies pairs (`dotproduct.py`), AMX tiles (`tileproduct.py`).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from cnn.arrays import Array, Buffers
-from cnn.compiled import direct, direct_bf16, dotproduct, product_bf16, rounding
+from cnn.compiled import (
+    amx,
+    direct,
+    direct_bf16,
+    direct_tiles,
+    dotproduct,
+    product_bf16,
+    product_tiles,
+    rounding,
+    tileproduct,
+)
 from cnn.compiled.direct import ACROSS
 from cnn.compiled.geometry import of_convolution
 from cnn.compiled.parts import parts_for, parts_for_flops
@@ -12,17 +28,62 @@ from cnn.convolution import Convolution
 SHORT_RUN = 8
 """Numbers in a row of a window from which on pairs pay; shorter ones are faster rounded and multiplied in float32."""
 
-product = product_bf16.product
+FEW = 8
+"""With fewer rows, or fewer terms, a product in pairs is the faster one: tiles hold 16 rows and 32 terms."""
+
+
+def engine() -> Any:
+    """The address of the microkernel of tiles, None where there is no AMX."""
+    return tileproduct.engine()
 
 
 def here() -> bool:
     """Whether this processor multiplies bfloat16."""
+    return in_pairs() or engine() is not None
+
+
+def in_pairs() -> bool:
+    """Whether this processor multiplies pairs of bfloat16."""
     return dotproduct.NATIVE
 
 
-def pays(convolution: Convolution) -> bool:
-    """Whether this processor multiplies bfloat16, and the rows of a convolution's windows are worth it."""
-    return here() and convolution.plain and convolution.window.kernel[1] * convolution.channels >= SHORT_RUN
+def by() -> str:
+    """What multiplies bfloat16 here, in the words of a header."""
+    if engine() is not None:
+        return "bfloat16 by AMX"
+    refused = f" ({amx.trouble()})" if amx.present() else ""
+    return f"bfloat16 by AVX512_BF16{refused}"
+
+
+class Direct(NamedTuple):
+    """The functions of a direct algorithm, as `forward` and `weight_gradient` below."""
+
+    forward: Callable[..., None]
+    weight_gradient: Callable[..., None]
+
+
+def algorithms(convolution: Convolution) -> dict[str, Direct]:
+    """The direct algorithms by name that this processor has for a convolution, the default last."""
+    found = {}
+    if convolution.plain and in_pairs() and convolution.window.kernel[1] * convolution.channels >= SHORT_RUN:
+        found["direct"] = Direct(forward, weight_gradient)
+    if convolution.plain and engine() is not None:
+        found["amx"] = Direct(forward_in_tiles, weight_gradient_in_tiles)
+    return found
+
+
+def of_pixels() -> Direct:
+    """The algorithm for a convolution that reads pixels one by one, where none is measured."""
+    return Direct(forward, weight_gradient) if engine() is None else Direct(forward_in_tiles, weight_gradient_in_tiles)
+
+
+def product(a: Array, b: Array, *, out: Array, transpose_a: bool = False, **how: Any) -> None:
+    """As `product_tiles.product`, in tiles or in pairs."""
+    microkernel, terms = engine(), a.shape[0 if transpose_a else 1]
+    if microkernel is None or (in_pairs() and min(len(out), terms) < FEW):
+        product_bf16.product(a, b, out=out, transpose_a=transpose_a, **how)
+    else:
+        product_tiles.product(microkernel, a, b, out=out, transpose_a=transpose_a, **how)
 
 
 def forward(
@@ -43,7 +104,7 @@ def forward(
     images, filters, (rows, columns) = len(x), convolution.filters, convolution.window.kernel
     panels = scratch.get("panels", (direct_bf16.panel_count(convolution), direct_bf16.weights_size(convolution)), _PAIR)
     run = columns * convolution.channels
-    rounding.panels(w.reshape(-1), rows, run, filters, ACROSS, panels, min(parts_for(w.size), rows * len(panels)))
+    rounding.panels(w.reshape(-1), rows, run, filters, ACROSS, panels, _parts(w, rows * len(panels)))
     count = direct.units(convolution, images)
     parts = parts_for_flops(2 * images * convolution.macs, most=count)
     planes = scratch.get("rounded planes", (parts, direct_bf16.plane_size(convolution)), np.uint16)
@@ -71,6 +132,61 @@ def weight_gradient(
             *(dotproduct.address(), x.reshape(-1), dy.reshape(-1), of_convolution(convolution)),
             *(images, together, lines, spaces, sums, out.reshape(-1)),
         )
+
+
+def forward_in_tiles(
+    x: Array,
+    w: Array,
+    bias: Array | None,
+    convolution: Convolution,
+    out: Array,
+    scratch: Buffers,
+    *,
+    relu: bool,
+    multiplies: bool = True,
+) -> None:
+    """As `forward`, where there is an `engine`."""
+    images, filters, (rows, columns) = len(x), convolution.filters, convolution.window.kernel
+    panels = scratch.get("panels", (direct_tiles.panel_count(convolution), direct_tiles.panel_size(convolution)), _PAIR)
+    pixels, run = direct_tiles.by_pixels(convolution), columns * convolution.channels
+    if pixels:
+        rows, run = rows * columns, convolution.channels
+    rounding.panels(w.reshape(-1), rows, run, filters, tileproduct.SIDE, panels, _parts(w, rows * len(panels)))
+    count = direct_tiles.units(convolution, images)
+    parts = parts_for_flops(2 * images * convolution.macs, most=count)
+    planes = scratch.get("rounded planes", (parts, direct_tiles.plane_size(convolution)), np.uint16)
+    lines = scratch.get("lines", (parts, direct_tiles.line_size(convolution)), np.uint16)
+    spaces = scratch.get("tile spaces", (parts, tileproduct.SPACE // 4), _PAIR)
+    added = np.zeros(filters, np.float32) if bias is None else bias
+    if multiplies:
+        direct_tiles.forward(
+            *(engine(), x.reshape(-1), panels, added, relu, out.reshape(-1), of_convolution(convolution), pixels),
+            *(direct_tiles.forward_table(convolution), count, lines, planes, spaces),
+        )
+
+
+def weight_gradient_in_tiles(
+    x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers, *, multiplies: bool = True
+) -> None:
+    """As `weight_gradient`, where there is an `engine`."""
+    images = len(x)
+    parts = parts_for_flops(2 * images * convolution.macs, most=images)
+    together = min(direct_tiles.group(convolution), -(-images // parts))
+    sizes = direct_tiles.left_size(convolution), direct_tiles.right_size(convolution)
+    lines = scratch.get("lines", (parts, direct_tiles.line_size(convolution)), np.uint16)
+    rooms = scratch.get("rooms", (parts, together * sum(sizes)), _PAIR)
+    spaces = scratch.get("tile spaces", (parts, tileproduct.SPACE // 4), _PAIR)
+    sums = scratch.get("sums", (parts, out.size), np.float32)
+    if multiplies:
+        direct_tiles.weight_gradient(
+            *(engine(), x.reshape(-1), dy.reshape(-1), of_convolution(convolution)),
+            *(direct_tiles.weight_table(convolution, together), images, together, *sizes),
+            *(lines, rooms, spaces, sums, out.reshape(-1)),
+        )
+
+
+def _parts(x: Array, most: int) -> int:
+    return min(parts_for(x.size), most)
 
 
 _PAIR = np.uint32

@@ -1,10 +1,12 @@
 """Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, one GEMM, direct, or Winograd.
 
+In bfloat16 there are direct algorithms that round as they read, see `bfloat16.py`.
+
 Depthwise convolutions have kernels of their own.
 """
 
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from functools import partial
 from math import prod
 from typing import Annotated, ClassVar, NamedTuple
@@ -166,11 +168,11 @@ class CompiledConvolution(Backend):
         elif convolution.plain:
             candidates["direct"] = unlowered
 
-        def in_pairs() -> None:
-            bfloat16.forward(*given, bias, convolution, out, scratch, relu=relu, multiplies=self.multiplies)
+        def rounding(forward: Callable[..., None]) -> None:
+            forward(*given, bias, convolution, out, scratch, relu=relu, multiplies=self.multiplies)
 
-        pairs = in_pairs if self.rounds and bfloat16.pays(convolution) else None
-        self._fastest(self._problem("forward", convolution, len(x)), candidates, winograd, rounded, pairs)
+        unrounded = {name: partial(rounding, each.forward) for name, each in self._unrounded(convolution).items()}
+        self._fastest(self._problem("forward", convolution, len(x)), candidates, winograd, rounded, unrounded)
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
@@ -181,7 +183,8 @@ class CompiledConvolution(Backend):
         if vectors is None:
             if convolution.copyless and self._pairs(x, dy, out):
                 if convolution.window.kernel == (1, 1):
-                    bfloat16.weight_gradient(x, dy, convolution, out, scratch, multiplies=self.multiplies)
+                    run = bfloat16.of_pixels().weight_gradient
+                    run(x, dy, convolution, out, scratch, multiplies=self.multiplies)
                 else:
                     factors, target = (x.reshape(len(x), -1), dy.reshape(len(x), -1)), out.reshape(-1, out.shape[-1])
                     self.product(*factors, transpose_a=True, out=target, scratch=scratch)
@@ -217,11 +220,13 @@ class CompiledConvolution(Backend):
 
         candidates = {"im2col": tiled} | ({"direct": unlowered} if convolution.plain else {})
 
-        def in_pairs() -> None:
-            bfloat16.weight_gradient(*given, convolution, out, scratch, multiplies=self.multiplies)
+        def rounding(weight_gradient: Callable[..., None]) -> None:
+            weight_gradient(*given, convolution, out, scratch, multiplies=self.multiplies)
 
-        pairs = in_pairs if self.rounds and bfloat16.pays(convolution) else None
-        self._fastest(self._problem("weight gradient", convolution, len(x)), candidates, winograd, rounded, pairs)
+        own = self._unrounded(convolution)
+        unrounded = {name: partial(rounding, each.weight_gradient) for name, each in own.items()}
+        problem = self._problem("weight gradient", convolution, len(x))
+        self._fastest(problem, candidates, winograd, rounded, unrounded)
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
         vectors = _vectors(convolution, dy, w, out)
@@ -261,13 +266,13 @@ class CompiledConvolution(Backend):
 
         candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
 
-        def in_pairs() -> None:
-            assert turned is not None
+        def rounding(forward: Callable[..., None]) -> None:
             (dy, w), run = given, {"relu": False, "multiplies": self.multiplies}
-            bfloat16.forward(dy, _exchanged(w, True, scratch), None, turned, out, scratch, **run)
+            forward(dy, _exchanged(w, True, scratch), None, turned, out, scratch, **run)
 
-        pairs = in_pairs if self.rounds and turned is not None and bfloat16.pays(turned) else None
-        self._fastest(self._problem("data gradient", convolution, len(dy)), candidates, winograd, rounded, pairs)
+        own = {} if turned is None else self._unrounded(turned)
+        unrounded = {name: partial(rounding, each.forward) for name, each in own.items()}
+        self._fastest(self._problem("data gradient", convolution, len(dy)), candidates, winograd, rounded, unrounded)
 
     def _direct(
         self,
@@ -356,6 +361,10 @@ class CompiledConvolution(Backend):
 
         return *copies, both
 
+    def _unrounded(self, convolution: Convolution) -> Mapping[str, bfloat16.Direct]:
+        """The direct algorithms that round operands themselves, the default last."""
+        return bfloat16.algorithms(convolution) if self.rounds else {}
+
     def _problem(self, direction: str, convolution: Convolution, images: int) -> Problem:
         in_words = f"{direction} in bfloat16" if self.rounds else direction
         return Problem(in_words, convolution, images, thread_count())
@@ -366,21 +375,20 @@ class CompiledConvolution(Backend):
         candidates: dict[str, Run],
         winograd: Callable[[int], None],
         rounded: Run,
-        pairs: Run | None,
+        unrounded: Mapping[str, Run],
     ) -> None:
         """Runs the fastest of the candidates and of the Winograd tiles that fit.
 
-        If the backend rounds, they run after `rounded`, and `pairs` is the direct algorithm that does without.
+        If the backend rounds, they run after `rounded`, and `unrounded` are the algorithms that do without.
         """
         for tile in tiles(problem.convolution):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
         if self.rounds:
             candidates = {name: partial(_in_turn, rounded, run) for name, run in candidates.items()}
-        if pairs is not None:
-            candidates["direct"] = pairs
+        candidates |= unrounded
         chosen = self._chosen.get(problem)
         if chosen is None:
-            default = "direct" if pairs is not None else _default(problem, candidates)
+            default = [*unrounded][-1] if unrounded else _default(problem, candidates)
             if not self.multiplies:  # Times without products say nothing about those with them.
                 candidates[default]()
                 return

@@ -56,14 +56,78 @@ def joined(typing_context: Any, first: Any, second: Any):
     return types.uint32(types.uint16, types.uint16), generate
 
 
+@intrinsic
+def _turn_pairs_of_rows(typing_context: Any, source: Any, source_row: Any, target: Any, target_row: Any):
+    """BLOCK pairs of rows of BLOCK numbers as BLOCK rows of pairs. All are addresses and strides in bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, source_row, target, target_row = arguments
+        rows = [_rounded(builder, _load(builder, source, source_row, i, BLOCK)) for i in range(2 * BLOCK)]
+        highs = (builder.shl(row, ir.Constant(row.type, [16] * BLOCK)) for row in rows[1::2])
+        pairs = [builder.or_(low, high) for low, high in zip(rows[::2], highs, strict=True)]
+        _store_turned(builder, pairs, target, target_row)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 4), generate
+
+
+@intrinsic
+def _turn_rows_of_pairs(typing_context: Any, source: Any, source_row: Any, target: Any, target_row: Any):
+    """BLOCK rows of BLOCK pairs of neighbours as the same, transposed. All are addresses and strides in bytes."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, source_row, target, target_row = arguments
+        rows = [_rounded(builder, _load(builder, source, source_row, i, 2 * BLOCK)) for i in range(BLOCK)]
+        halves = [builder.trunc(row, ir.VectorType(_HALF, 2 * BLOCK)) for row in rows]
+        _store_turned(builder, [builder.bitcast(each, _BLOCK_ROW) for each in halves], target, target_row)
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 4), generate
+
+
+BLOCK = 16
+"""Pairs that are transposed at once, across and down: as many as a cache line holds."""
+_BLOCK_ROW = ir.VectorType(_WORD, BLOCK)
+
+
+def _load(builder: Any, address: Any, stride: Any, row: int, count: int) -> Any:
+    at = builder.add(address, builder.mul(stride, stride.type(row)))
+    return builder.load(builder.inttoptr(at, ir.VectorType(ir.FloatType(), count).as_pointer()), align=4)
+
+
+def _store_turned(builder: Any, rows: list[Any], address: Any, stride: Any) -> None:
+    """Stores BLOCK rows, transposed: each step exchanges one bit of the numbers of rows and columns."""
+    for bit in (1, 2, 4, 8):
+        low = [k if not k & bit else BLOCK + k - bit for k in range(BLOCK)]
+        high = [k + bit if not k & bit else BLOCK + k for k in range(BLOCK)]
+        for i in range(BLOCK):
+            if not i & bit:
+                both = rows[i], rows[i + bit]
+                rows[i], rows[i + bit] = (
+                    builder.shuffle_vector(*both, ir.Constant(_BLOCK_ROW, order)) for order in (low, high)
+                )
+    for i, row in enumerate(rows):
+        at = builder.add(address, builder.mul(stride, stride.type(i)))
+        builder.store(row, builder.inttoptr(at, _BLOCK_ROW.as_pointer()), align=4)
+
+
 def _rounded(builder: Any, x: Any) -> Any:
-    """Builds the upper half of a float32, rounded, in the lower half of a word whose upper half is zero."""
-    bits = builder.bitcast(x, _WORD)
-    upper = builder.lshr(bits, _WORD(16))
-    half = builder.add(_WORD(_BELOW_HALF), builder.and_(upper, _WORD(1)))
-    carried = builder.lshr(builder.add(bits, half), _WORD(16))
-    quiet = builder.or_(upper, _WORD(_QUIET))
-    unordered = builder.icmp_unsigned(">", builder.and_(bits, _WORD(_SIGNLESS)), _WORD(_INFINITY))
+    """Builds the upper half of a float32, rounded, in the lower half of a word whose upper half is zero.
+
+    Of a vector it does so for each element.
+    """
+    count = getattr(x.type, "count", 0)
+    kind = ir.VectorType(_WORD, count) if count else _WORD
+
+    def word(value: int) -> Any:
+        return ir.Constant(kind, [value] * count if count else value)
+
+    bits = builder.bitcast(x, kind)
+    upper = builder.lshr(bits, word(16))
+    half = builder.add(word(_BELOW_HALF), builder.and_(upper, word(1)))
+    carried = builder.lshr(builder.add(bits, half), word(16))
+    quiet = builder.or_(upper, word(_QUIET))
+    unordered = builder.icmp_unsigned(">", builder.and_(bits, word(_SIGNLESS)), word(_INFINITY))
     return builder.select(unordered, quiet, carried)
 
 
@@ -158,31 +222,82 @@ def panels(x, rows, run, width, across, out, parts):
 
 @rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, SHORTS, INTEGER)
 def rows(x, count, width, out, parts):
-    """out (count, width + 1 if odd) = x (count, width), both flat; what is not in x is zero."""
-    step = width + width % 2
+    """out, `count` rows of at least `width` numbers, = x (count, width), both flat; what is not in x is zero."""
+    step = np.uintp(len(out) // count)
     for part in prange(parts):
         for row in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
-            source, to = row * np.uintp(width), row * np.uintp(step)
+            source, to = row * np.uintp(width), row * step
             for j in range(np.uintp(width)):
                 out[to + j] = nearest(x[source + j])
-            if step != width:
-                out[to + np.uintp(width)] = np.uint16(0)
+            for j in range(np.uintp(width), step):
+                out[to + j] = np.uint16(0)
+
+
+@njit(**INNER)
+def turned(x, terms, width, first, last, pairs, out, step):
+    """Columns `first` to `last` of x (terms, width), flat, as rows of out, `step` pairs apart: `pairs` pairs of each.
+
+    What is not in x is zero. `pairs` is at least half of `terms`.
+    """
+    start, end, across = np.uintp(first), np.uintp(last), np.uintp(width)
+    blocks, source, target = np.uintp(terms // (2 * BLOCK)), np.uintp(x.ctypes.data), np.uintp(out.ctypes.data)
+    beyond = end - (end - start) % np.uintp(BLOCK)
+    for block in range(blocks):
+        i = block * np.uintp(BLOCK)
+        for j in range(start, beyond, np.uintp(BLOCK)):
+            _turn_pairs_of_rows(
+                source + (2 * i * across + j) * 4, across * 4, target + (j * np.uintp(step) + i) * 4, np.uintp(step) * 4
+            )
+    for i in range(np.uintp(pairs)):
+        at = 2 * i * across
+        if i < blocks * np.uintp(BLOCK):
+            for j in range(beyond, end):
+                out[j * np.uintp(step) + i] = pair(x[at + j], x[at + across + j])
+        elif 2 * i + 1 < np.uintp(terms):
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = pair(x[at + j], x[at + across + j])
+        elif 2 * i < np.uintp(terms):
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = pair(x[at + j], np.float32(0))
+        else:
+            for j in range(start, end):
+                out[j * np.uintp(step) + i] = np.uint32(0)
+
+
+@rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
+def turned_rows(x, terms, width, out, parts):
+    """out (width, at least half of terms) = x (terms, width), flat and transposed, in pairs of its rows; as `rows`."""
+    for part in prange(parts):
+        first, last = start_of(part, parts, width), start_of(part + 1, parts, width)
+        turned(x, terms, width, first, last, out.shape[1], out.reshape(-1), out.shape[1])
+
+
+@njit(**INNER)
+def _turned_panel(x, width, run, first, across, pairs, out):
+    """As `panel` of the transpose of x, which is (width, run), flat: out (pairs, across) from its rows `first` on."""
+    count, whole, row = np.uintp(max(0, min(across, width - first))), np.uintp(run // 2), np.uintp(run)
+    source, target = np.uintp(x.ctypes.data) + np.uintp(first) * row * 4, np.uintp(out.ctypes.data)
+    down, along = count - count % np.uintp(BLOCK), whole - whole % np.uintp(BLOCK)
+    for k in range(np.uintp(0), down, np.uintp(BLOCK)):
+        for i in range(np.uintp(0), along, np.uintp(BLOCK)):
+            _turn_rows_of_pairs(
+                source + (k * row + 2 * i) * 4, row * 4, target + (i * np.uintp(across) + k) * 4, np.uintp(across) * 4
+            )
+    for k in range(np.uintp(across)):
+        at = (np.uintp(first) + k) * row
+        for i in range(along if k < down else np.uintp(0), np.uintp(pairs)):
+            value = np.uint32(0)
+            if k < count and i < whole:
+                value = pair(x[at + 2 * i], x[at + 2 * i + 1])
+            elif k < count and 2 * i < row:
+                value = pair(x[at + 2 * i], np.float32(0))
+            out[i * np.uintp(across) + k] = value
 
 
 @rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
 def turned_panels(x, width, run, across, out, parts):
-    """Every panel of `across` rows of x (width, run), flat, as `panels` of its transpose would be."""
-    count, whole, pairs = out.shape[0], np.uintp(run // 2), np.uintp(out.shape[1] // across)
+    """Every panel of `across` rows of x (width, run), flat, as `panels` of its transpose would be, see `panel`."""
+    count = out.shape[0]
     for part in prange(parts):
-        for number in range(start_of(part, parts, count), start_of(part + 1, parts, count)):
-            first, target = number * np.uintp(across), out[np.intp(number)]
-            for k in range(np.uintp(across)):
-                source = (first + k) * np.uintp(run)
-                filled = first + k < np.uintp(width)
-                for i in range(pairs):
-                    value = np.uint32(0)
-                    if filled and i < whole:
-                        value = pair(x[source + 2 * i], x[source + 2 * i + 1])
-                    elif filled:
-                        value = pair(x[source + 2 * i], np.float32(0))
-                    target[i * np.uintp(across) + k] = value
+        for number in range(count * part // parts, count * (part + 1) // parts):
+            _turned_panel(x, width, run, number * across, across, out.shape[1] // across, out[number])

@@ -122,7 +122,7 @@ def at_least(typing_context: Any, a: Any, floor: Any):
 def spread(builder: Any, number: Any, kind: Any) -> Any:
     """Builds a vector of `kind` whose every element is `number`."""
     first = builder.insert_element(ir.Constant(kind, ir.Undefined), number, ir.Constant(ir.IntType(32), 0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
+    zeros = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
     return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), zeros)
 
 

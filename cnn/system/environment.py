@@ -4,7 +4,7 @@ import os
 
 from cnn.errors import UsageError
 
-ALGORITHMS = ("im2col", "direct", "product", "winograd2", "winograd4")
+ALGORITHMS = ("im2col", "direct", "product", "winograd2", "winograd4", "amx")
 
 CHOICES = {"CNN_ALGORITHM": ("auto", *ALGORITHMS), "CNN_DETERMINISTIC": ("0", "1")}
 """The values of each variable that has few; the first is the default."""

@@ -1,0 +1,353 @@
+"""Direct convolution in bfloat16 by tiles: images are rounded into cells, whose rows the tiles read where they lie.
+
+A cell is what one output reads of one row of an image: kernel_columns x channels numbers, rounded, and zeros up to a
+multiple of TERMS. The cells of a row lie side by side, one for each output column, and the rows follow each other in
+the order in which one row of kernels meets them: with a stride of 2, first those of even numbers. So for each row of
+the kernels, all outputs of an image are one matrix product, whose left factor begins at another cell; the outputs are
+cut into pieces of SIDE without regard to the ends of rows.
+
+Where rows of outputs and numbers of channels fill tiles well, a cell is a single pixel instead, and several cells in a
+row are what an output reads: nothing is copied twice, but each row of outputs is cut into pieces of its own.
+
+For the gradient of the weights, positions are the terms: the left factor is the gradient of an image, turned, with two
+neighbouring positions in a pair, and the right one the cells, two neighbouring ones in pairs.
+"""
+
+from functools import cache
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit, prange
+
+from cnn.compiled.direct import UNBOUNDED, ZERO, ceiling
+from cnn.compiled.geometry import GEOMETRY
+from cnn.compiled.kernels import rare_kernel
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL
+from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turned
+from cnn.compiled.tileproduct import SIDE, TERMS, configured, multiply, released
+from cnn.convolution import Convolution, padded_size
+
+MOSTLY = 0.75
+"""The part of tiles that has to be filled for cells of pixels."""
+
+GROUP_BYTES = 1 << 19
+"""Bytes of several small images that the weight gradient takes together: a part of a second-level cache."""
+
+
+def whole(terms: int) -> int:
+    """Terms rounded up to what tiles multiply."""
+    return -(-terms // TERMS) * TERMS
+
+
+def cell_size(convolution: Convolution) -> int:
+    """Numbers of a cell that is all an output reads of a row."""
+    return whole(convolution.window.kernel[1] * convolution.channels)
+
+
+def by_pixels(convolution: Convolution) -> bool:
+    """Whether a cell is a pixel in the forward pass."""
+    (_, columns), channels, wide = convolution.window.kernel, convolution.channels, convolution.out[1]
+    filled = wide >= MOSTLY * -(-wide // SIDE) * SIDE and cell_size(convolution) >= MOSTLY * columns * whole(channels)
+    return columns > 1 and convolution.window.stride[1] == 1 and filled
+
+
+def panel_count(convolution: Convolution) -> int:
+    """Panels of filters."""
+    return -(-convolution.filters // SIDE)
+
+
+def panel_size(convolution: Convolution) -> int:
+    """Pairs of a panel of weights."""
+    return convolution.window.kernel[0] * _run(convolution) // 2 * SIDE
+
+
+def _run(convolution: Convolution) -> int:
+    """Numbers of the cells that an output reads of a row."""
+    columns, channels = convolution.window.kernel[1], convolution.channels
+    return columns * whole(channels) if by_pixels(convolution) else cell_size(convolution)
+
+
+def _line(convolution: Convolution) -> int:
+    """Numbers of a row of cells in the forward pass."""
+    if by_pixels(convolution):
+        return padded_size(convolution.window)[1] * whole(convolution.channels)
+    return convolution.out[1] * cell_size(convolution)
+
+
+def _slots(convolution: Convolution) -> int:
+    """Rows of cells."""
+    down = convolution.window.stride[0]
+    return down * -(-padded_size(convolution.window)[0] // down)
+
+
+def plane_size(convolution: Convolution) -> int:
+    """Numbers of the cells of an image, and of those that the last tiles read beyond them."""
+    return _slots(convolution) * _line(convolution) + SIDE * cell_size(convolution)
+
+
+def line_size(convolution: Convolution) -> int:
+    """Numbers of a padded row, rounded up to whole cache lines."""
+    return whole(padded_size(convolution.window)[1] * convolution.channels)
+
+
+def units(convolution: Convolution, images: int) -> int:
+    """How many units the forward pass divides among threads: SIDE outputs of an image in one panel of filters."""
+    rows, columns = convolution.out
+    pieces = rows * -(-columns // SIDE) if by_pixels(convolution) else -(-rows * columns // SIDE)
+    return images * panel_count(convolution) * pieces
+
+
+def _pairs(convolution: Convolution) -> int:
+    """Pairs of positions of an image, each row with an even number, in whole tiles."""
+    rows, columns = convolution.out
+    return whole(2 * rows * -(-columns // 2)) // 2
+
+
+def turned_row(convolution: Convolution) -> int:
+    """Pairs of a row of the turned gradient; a cache line more, as rows a power of two apart share places in caches."""
+    return _pairs(convolution) + TERMS // 2
+
+
+def left_size(convolution: Convolution) -> int:
+    """Pairs of the turned gradient of an image, and of the rows that the last tiles read beyond them."""
+    return panel_count(convolution) * SIDE * turned_row(convolution)
+
+
+def right_size(convolution: Convolution) -> int:
+    """Pairs of the cells of an image, and of those that the last tiles read beyond them."""
+    half = -(-convolution.out[1] // 2)
+    return (_slots(convolution) * half + TERMS // 2) * cell_size(convolution)
+
+
+def group(convolution: Convolution) -> int:
+    """How many images the weight gradient takes together."""
+    return max(1, GROUP_BYTES // (4 * (left_size(convolution) + right_size(convolution))))
+
+
+@cache
+def forward_table(convolution: Convolution) -> npt.NDArray[np.int64]:
+    """Where the pieces of a sum begin, one for each row of the kernels: bytes from the first cell, and in the panel."""
+    line, run = _line(convolution), _run(convolution)
+    offsets = [
+        (_first_slot(convolution, r) * line * 2, r * run * SIDE * 2) for r in range(convolution.window.kernel[0])
+    ]
+    return np.array(offsets, np.int64).reshape(-1)
+
+
+@cache
+def weight_table(convolution: Convolution, images: int) -> npt.NDArray[np.int64]:
+    """Where the pieces of a sum begin, one for each image: bytes from the first turned gradient and the first cells."""
+    sizes = 4 * left_size(convolution), 4 * right_size(convolution)
+    return np.outer(np.arange(images, dtype=np.int64), np.array(sizes, np.int64)).reshape(-1)
+
+
+def _first_slot(convolution: Convolution, row: int) -> int:
+    """The row of cells that the first output meets in a row of the kernels."""
+    down = convolution.window.stride[0]
+    return row % down * (_slots(convolution) // down) + row // down
+
+
+@njit(**INNER)
+def _slot(g, row):
+    """The row of cells in which a padded row of an image lies."""
+    return row % g.down * ceiling(rows_of(g), g.down) + row // g.down
+
+
+@njit(**INNER)
+def _first_row(g):
+    """The first row of an image that windows read."""
+    return max(0, -g.top)
+
+
+@njit(**INNER)
+def _last_row(g):
+    return min(g.height, rows_of(g) - g.top)
+
+
+@njit(**INNER)
+def _round_row(x, g, image, row, line):
+    """Rounds the part of a row of an image that windows read into the line, which is zero everywhere else."""
+    W, C, left = g.width, g.channels, g.left
+    first, last = max(0, -left), min(W, columns_of(g) - left)
+    source, to = np.uintp(((image * g.height + row) * W + first) * C), np.uintp((first + left) * C)
+    for j in range(np.uintp(max(0, last - first) * C)):
+        line[to + j] = nearest(x[source + j])
+
+
+@njit(**INNER)
+def _cells(x, g, image, cell, line, plane):
+    """The cells of an image; what lies in padding, or beyond the numbers of a cell, is zero already."""
+    Q, run, step = g.out_columns, np.uintp(g.kernel_columns * g.channels), g.right * g.channels
+    for row in range(_first_row(g), _last_row(g)):
+        _round_row(x, g, image, row, line)
+        start = _slot(g, row + g.top) * Q
+        for q in range(Q):
+            source, to = np.uintp(q * step), np.uintp((start + q) * cell)
+            for j in range(run):
+                plane[to + j] = line[source + j]
+
+
+@njit(**INNER)
+def _pixels(x, g, image, cell, plane):
+    """As `_cells`, a cell for each pixel of the padded image."""
+    W, C, left, columns = g.width, g.channels, g.left, columns_of(g)
+    first, last = max(0, -left), min(W, columns - left)
+    for row in range(_first_row(g), _last_row(g)):
+        start = _slot(g, row + g.top) * columns + left
+        for column in range(first, last):
+            source, to = np.uintp(((image * g.height + row) * W + column) * C), np.uintp((start + column) * cell)
+            for j in range(np.uintp(C)):
+                plane[to + j] = nearest(x[source + j])
+
+
+@njit(**INNER)
+def _forward_part(microkernel, x, w, bias, floor, y, g, pixels, table, first, last, line, plane, space):
+    R, C, S, P, Q, K = g.kernel_rows, g.channels, g.kernel_columns, g.out_rows, g.out_columns, g.filters
+    cell = ceiling(C if pixels else S * C, TERMS) * TERMS
+    steps = cell // TERMS * (S if pixels else 1)
+    # Outputs are counted along rows of cells: in each row anew, or on and on.
+    strips, length, width = (P, Q, columns_of(g)) if pixels else (1, P * Q, Q)
+    outputs, filters, blocks = P * Q, 4 * K, ceiling(length, SIDE)
+    count = w.shape[0]
+    left, right, added = np.intp(plane.ctypes.data), np.intp(w.ctypes.data), np.intp(bias.ctypes.data)
+    line[:] = np.uint16(0)
+    plane[:] = np.uint16(0)
+    own = configured(microkernel, space)
+    filled = -1
+    for unit in range(first, last):
+        block, strip, panel = unit % blocks, unit // blocks % strips, unit // blocks // strips
+        image, number = panel // count, panel % count
+        if image != filled:
+            if pixels:
+                _pixels(x, g, image, cell, plane)
+            else:
+                _cells(x, g, image, cell, line, plane)
+            filled = image
+        k, m = number * SIDE, block * SIDE
+        multiply(
+            *(microkernel, own, min(SIDE, length - m), min(SIDE, K - k)),
+            *(left + (strip * width + m) * cell * 2, cell * 2, np.intp(table.ctypes.data), R, steps),
+            *(right + number * w.shape[1] * 4, 4 * SIDE),
+            *(added + 4 * k, 0, floor),
+            *(np.intp(y.ctypes.data) + (image * outputs + strip * length + m) * filters + 4 * k, filters),
+        )
+    released(microkernel, own)
+
+
+@rare_kernel(
+    PARALLEL,
+    *(ADDRESS, FLOATS, PAIR_ROWS, FLOATS, FLAG, FLOATS, GEOMETRY, FLAG, INTEGERS, INTEGER),
+    *(SHORT_ROWS, SHORT_ROWS, PAIR_ROWS),
+)
+def forward(microkernel, x, w, bias, relu, y, g, pixels, table, count, lines, planes, spaces):
+    """y (N, P, Q, K) = x (N, H, W, C) correlated with w, in panels, + bias (K,), with ReLU if `relu`.
+
+    `pixels` is `by_pixels`, `count` the number of `units`. A thread has a row of lines (line_size), of planes
+    (plane_size) and of spaces.
+    """
+    floor = ZERO if relu else UNBOUNDED
+    parts = planes.shape[0]
+    if parts == 1:
+        _forward_part(microkernel, x, w, bias, floor, y, g, pixels, table, 0, count, lines[0], planes[0], spaces[0])
+    else:
+        for part in prange(parts):
+            first, last = count * part // parts, count * (part + 1) // parts
+            _forward_part(
+                *(microkernel, x, w, bias, floor, y, g, pixels, table, first, last),
+                *(lines[part], planes[part], spaces[part]),
+            )
+
+
+@njit(**INNER)
+def _paired_cells(x, g, image, cell, line, pairs):
+    """As `_cells`, but two neighbouring cells of a row in pairs; beside a last odd one are zeros."""
+    Q, run, step = g.out_columns, np.uintp(g.kernel_columns * g.channels), g.right * g.channels
+    half = ceiling(Q, 2)
+    for row in range(_first_row(g), _last_row(g)):
+        _round_row(x, g, image, row, line)
+        start = _slot(g, row + g.top) * half
+        for i in range(half):
+            source, to = np.uintp(2 * i * step), np.uintp((start + i) * cell)
+            beside = source + np.uintp(step)
+            if 2 * i + 1 < Q:
+                for j in range(run):
+                    pairs[to + j] = joined(line[source + j], line[beside + j])
+            else:
+                for j in range(run):
+                    pairs[to + j] = joined(line[source + j], np.uint16(0))
+
+
+@njit(**INNER)
+def _weight_part(microkernel, x, dy, g, table, first, last, together, left_size, right_size, line, room, space, sums):
+    R, P, Q, K = g.kernel_rows, g.out_rows, g.out_columns, g.filters
+    run, half = g.kernel_columns * g.channels, ceiling(Q, 2)
+    cell, steps = ceiling(run, TERMS) * TERMS, ceiling(2 * P * half, TERMS)
+    row, width = steps * TERMS // 2 + TERMS // 2, 4 * R * run
+    lefts, rights = room[: together * left_size], room[together * left_size :]
+    line[:] = np.uint16(0)
+    room[:] = np.uint32(0)
+    sums[:] = ZERO
+    a, b = np.intp(lefts.ctypes.data), np.intp(rights.ctypes.data)
+    own = configured(microkernel, space)
+    for start in range(first, last, together):
+        images = min(together, last - start)
+        for n in range(images):
+            _paired_cells(x, g, start + n, cell, line, rights[n * right_size :])
+            # Where pairs do not cross the ends of rows, an image is one long row.
+            rows, length = (1, P * Q) if Q % 2 == 0 else (P, Q)
+            for p in range(rows):
+                gradients = dy[((start + n) * P * Q + p * length) * K :]
+                turned(gradients, length, K, 0, K, ceiling(length, 2), lefts[n * left_size + p * half :], row)
+        for r in range(R):
+            meets = b + _slot(g, r) * half * cell * 4
+            for j in range(0, run, SIDE):
+                for k in range(0, K, SIDE):
+                    to = np.intp(sums.ctypes.data) + k * width + 4 * (r * run + j)
+                    multiply(
+                        *(microkernel, own, min(SIDE, K - k), min(SIDE, run - j)),
+                        *(a + k * row * 4, row * 4, np.intp(table.ctypes.data), images, steps),
+                        *(meets + 4 * j, cell * 4),
+                        *(to, width, UNBOUNDED, to, width),
+                    )
+    released(microkernel, own)
+
+
+@njit(**INNER)
+def _add_up_turned(sums, filters, out):
+    """out (M, K) = the sum of the rows (K, M) of sums, one for each part, in order."""
+    K, parts = np.uintp(filters), sums.shape[0]
+    width = np.uintp(len(out)) // K
+    for j in range(width):
+        for k in range(K):
+            total = sums[0, k * width + j]
+            for part in range(1, parts):
+                total += sums[part, k * width + j]
+            out[j * K + k] = total
+
+
+@rare_kernel(
+    PARALLEL,
+    *(ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGERS, *[INTEGER] * 4),
+    *(SHORT_ROWS, PAIR_ROWS, PAIR_ROWS, MATRIX, FLOATS),
+)
+def weight_gradient(
+    microkernel, x, dy, g, table, images, together, left_size, right_size, lines, rooms, spaces, sums, dw
+):
+    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; `together` images at a time.
+
+    A thread has a row of lines (line_size), of rooms (left_size + right_size, for each image), of spaces and of sums.
+    """
+    parts = rooms.shape[0]
+    if parts == 1:
+        _weight_part(
+            *(microkernel, x, dy, g, table, 0, images, together, left_size, right_size),
+            *(lines[0], rooms[0], spaces[0], sums[0]),
+        )
+    else:
+        for part in prange(parts):
+            first, last = images * part // parts, images * (part + 1) // parts
+            _weight_part(
+                *(microkernel, x, dy, g, table, first, last, together, left_size, right_size),
+                *(lines[part], rooms[part], spaces[part], sums[part]),
+            )
+    _add_up_turned(sums, g.filters, dw)

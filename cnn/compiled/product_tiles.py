@@ -1,0 +1,93 @@
+"""Products of matrices in bfloat16 by tiles: both factors are rounded and laid out once, then multiplied."""
+
+import numpy as np
+from numba import njit, prange
+
+from cnn.arrays import Array, Buffers
+from cnn.compiled import rounding
+from cnn.compiled.direct import UNBOUNDED, ceiling
+from cnn.compiled.direct_tiles import whole
+from cnn.compiled.kernels import rare_kernel
+from cnn.compiled.parts import (
+    ADDRESS,
+    FLAG,
+    FLOATS,
+    INNER,
+    INTEGER,
+    INTEGERS,
+    PARALLEL,
+    parts_for,
+    parts_for_flops,
+)
+from cnn.compiled.rounding import PAIR_ROWS
+from cnn.compiled.tileproduct import SIDE, SPACE, TERMS, configured, multiply, released
+
+_NOTHING = np.zeros(SIDE, np.float32)
+_ONE_PIECE = np.zeros(2, np.int64)
+
+
+@njit(**INNER)
+def _part(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, first, last, space):
+    strips, row = ceiling(m, SIDE), steps * TERMS * 2
+    own = configured(microkernel, space)
+    for unit in range(first, last):
+        number, i = unit // strips, unit % strips * SIDE
+        j = number * SIDE
+        to = np.intp(out.ctypes.data) + 4 * (i * n + j)
+        start = to if accumulate else np.intp(zeros.ctypes.data)
+        start_row = 4 * n if accumulate else 0
+        multiply(
+            *(microkernel, own, min(SIDE, m - i), min(SIDE, n - j)),
+            *(np.intp(left) + i * row, row, np.intp(table.ctypes.data), 1, steps),
+            *(np.intp(panels.ctypes.data) + 4 * number * panels.shape[1], 4 * SIDE),
+            *(start, start_row, UNBOUNDED),
+            *(to, 4 * n),
+        )
+    released(microkernel, own)
+
+
+@rare_kernel(PARALLEL, ADDRESS, ADDRESS, PAIR_ROWS, *[INTEGER] * 3, INTEGERS, FLAG, FLOATS, FLOATS, PAIR_ROWS)
+def _multiply(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, spaces):
+    """out (m, n) = left @ panels, or +=. `left` is the address of m rows of `steps` times TERMS numbers."""
+    count, parts = panels.shape[0] * ceiling(m, SIDE), spaces.shape[0]
+    if parts == 1:
+        _part(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, 0, count, spaces[0])
+    else:
+        for part in prange(parts):
+            first, last = count * part // parts, count * (part + 1) // parts
+            _part(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, first, last, spaces[part])
+
+
+def product(
+    microkernel: int,
+    a: Array,
+    b: Array,
+    *,
+    out: Array,
+    scratch: Buffers,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+    accumulate: bool = False,
+    multiplies: bool = True,
+) -> None:
+    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N) with both rounded; contiguous float32 and none empty."""
+    (m, n), k = out.shape, a.shape[0 if transpose_a else 1]
+    terms, count = whole(k), -(-n // SIDE)
+    panels = scratch.get("right panels", (count, terms // 2 * SIDE), np.uint32)
+    if transpose_b:
+        rounding.turned_panels(b.reshape(-1), n, k, SIDE, panels, min(parts_for(b.size), count))
+    else:
+        rounding.panels(b.reshape(-1), 1, k, n, SIDE, panels, min(parts_for(b.size), count))
+    # Tiles read whole rows: as many as fit into tiles.
+    left = scratch.get("left rows", (-(-m // SIDE) * SIDE, terms), np.uint16)
+    if transpose_a:
+        rounding.turned_rows(a.reshape(-1), k, m, left.view(np.uint32)[:m], parts_for(a.size))
+    else:
+        rounding.rows(a.reshape(-1), m, k, left[:m].reshape(-1), parts_for(a.size))
+    if multiplies:
+        parts = parts_for_flops(2 * m * n * k, most=count * -(-m // SIDE))
+        spaces = scratch.get("tile spaces", (parts, SPACE // 4), np.uint32)
+        _multiply(
+            *(microkernel, np.uintp(left.ctypes.data), panels, m, n, terms // TERMS, _ONE_PIECE, accumulate, _NOTHING),
+            *(out.reshape(-1), spaces),
+        )
