@@ -179,6 +179,8 @@ def test_without_a_checkpoint_nothing_is_saved_and_nothing_can_be_resumed(tmp_pa
         ({"schedule": Constant(0.02)}, "schedule"),
         ({"batch_size": 17}, "batch size"),
         ({"augmentation": Augmentation(True, 2)}, "augmentation"),
+        ({"mixup": 0.2}, "mixup"),
+        ({"clip_norm": 1.0}, "largest norm"),
         ({"images": 51}, "training images"),
         ({"validation": split(20, seed=2)}, "validation images"),
         ({"validation": None}, "validation images"),
@@ -374,6 +376,21 @@ def test_a_fraction_of_an_epoch_with_slow_weights_and_multipliers_continues_to_t
     assert len(finished.run(3.4)) == 0
     with pytest.raises(UsageError, match="was begun for 14 steps"):
         finished.run(5)
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_mixed_images_and_clipped_gradients_continue_to_the_same_bytes(step, tmp_path):
+    settings = {"mixup": 0.4, "clip_norm": 0.5}
+    straight, plain = trainer(**settings), trainer()
+    straight.run(2)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "run", **settings).run(2, StopAt(step))
+    resumed = trainer(tmp_path / "run", seed=7, **settings)
+    resumed.resume()
+    resumed.run(2)
+    assert weights(resumed) == weights(straight)
+    plain.run(2)
+    assert weights(plain) != weights(straight)
 
 
 def test_weights_freeze_where_the_recipe_says():
