@@ -1,7 +1,7 @@
 """The `reference` backend: each operation from its definition, slowly in float64; all others are checked against it."""
 
 from collections.abc import Iterator
-from math import erfc, sqrt
+from math import erfc, fsum, sqrt
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -296,6 +296,9 @@ class ReferenceBackend(Backend):
                 local = dscale[:, at.p, at.q][:, None, None]
                 dx[:, at.h, at.w] += local * 2 * alpha * x[:, at.h, at.w] / area(window, at)
         out[...] = dx
+
+    def squared_norm(self, x: Array) -> float:
+        return fsum(each * each for each in wide(x).reshape(-1).tolist())
 
     def sgd_update(
         self,

@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from cnn.registry import current_backend, use_backend
     from cnn.system.threads import limit_threads
     from cnn.training.fitting import fit
+    from cnn.training.rate_search import RateSearch, lr_find
     from cnn.training.results import EpochResult, History
     from cnn.training.tensorboard import TensorBoard
     from cnn.training.trainer import Callback, Trainer
@@ -105,6 +106,7 @@ _NAMES = {
     "cnn.registry": ("current_backend", "use_backend"),
     "cnn.system.threads": ("limit_threads",),
     "cnn.training.fitting": ("fit",),
+    "cnn.training.rate_search": ("RateSearch", "lr_find"),
     "cnn.training.results": ("EpochResult", "History"),
     "cnn.training.tensorboard": ("TensorBoard",),
     "cnn.training.trainer": ("Callback", "Trainer"),

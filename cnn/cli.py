@@ -21,6 +21,7 @@ from cnn.words import nearest
 
 COMMANDS = {
     "train": "train a model and save it",
+    "lr-find": "find a learning rate: the loss over some steps at growing rates",
     "report": "show a training run or compare several: text, a page, a picture",
     "runs": "average runs over their seeds, in a table beside what was published",
     "eval": "measure a saved model's accuracy on a data set",
@@ -140,7 +141,7 @@ def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():
         asked = name in given[:1]
-        module = import_module(f"cnn.commands.{name}") if asked else None
+        module = import_module(f"cnn.commands.{name.replace('-', '_')}") if asked else None
         command = commands.add_parser(
             name, help=summary, description=module.__doc__ if module else None, formatter_class=_Formatter
         )

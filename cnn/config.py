@@ -29,7 +29,7 @@ class Configurable:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         if Configurable in cls.__bases__:
-            cls._members, cls._family = {}, cls.__name__.lower()
+            cls._members, cls._family = {}, _in_words(cls.__name__)
             if cls.__module__.startswith("cnn.") and not cls._besides:
                 cls._besides = " (`cnn reference` says what they are)"
         else:
@@ -82,6 +82,11 @@ class Configurable:
             return cast(Self, known(**values))
         except TypeError as error:
             raise UsageError(f"{table['type']} cannot be made of {values}: {error}.") from error
+
+
+def _in_words(name: str) -> str:
+    """The name of a class in small letters, with a space before each word but the first."""
+    return "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
 
 
 def _settled(check: Callable[..., None]) -> Callable[..., None]:

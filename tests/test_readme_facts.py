@@ -43,6 +43,7 @@ def outputs(net, tmp_path, capsys):
     return {
         "metrics.jsonl": [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()],
         "summary.json": [json.loads((run / "summary.json").read_text())],
+        "cnn lr-find": [printed(capsys, "lr-find", "--model", net, "--backend", "numpy", "--steps", "5")],
         "cnn report": [printed(capsys, "report", str(run), "--backend", "numpy")],
         "cnn runs": [printed(capsys, "runs", str(run))],
         "cnn eval": [printed(capsys, "eval", model, "mnist-5k")],

@@ -5,21 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from cnn.data.augmentation import Augmentation
-from cnn.data.dataset import Split
+from cnn.data.dataset import Dataset, Split
 from cnn.data.preprocessing import Preprocessing
 from cnn.errors import FileFormatError, Interrupted, UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D
 from cnn.model.modelfile import save_model
 from cnn.model.sequential import Sequential
+from cnn.model.zoo import architecture
 from cnn.optimizers import EMA, SGD, Adam, Lookahead, Multiplier, RMSprop
 from cnn.schedules import Constant, Step, Triangular
 from cnn.system.storage import read_arrays, save_arrays
 from cnn.training.checkpoint import KIND, SINCE
+from cnn.training.fitting import FROM_RECIPE
 from cnn.training.trainer import Callback, Trainer
 
 EPOCHS, IMAGES, BATCH = 4, 50, 16
@@ -179,6 +182,8 @@ def test_without_a_checkpoint_nothing_is_saved_and_nothing_can_be_resumed(tmp_pa
         ({"schedule": Constant(0.02)}, "schedule"),
         ({"batch_size": 17}, "batch size"),
         ({"augmentation": Augmentation(True, 2)}, "augmentation"),
+        ({"mixup": 0.2}, "mixup"),
+        ({"clip_norm": 1.0}, "largest norm"),
         ({"images": 51}, "training images"),
         ({"validation": split(20, seed=2)}, "validation images"),
         ({"validation": None}, "validation images"),
@@ -342,8 +347,50 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bytes(tmp_path)
     assert (tmp_path / "model").read_bytes() == (tmp_path / "straight").read_bytes()
 
 
+AIRBENCH = 3.4
+"""Epochs of three steps, 11 in all: the slow weights follow twice, and a bias of the first layer freezes after nine."""
+
+
+def airbench(checkpoint, seed=8):
+    """A run of airbench94 by its own recipe, on few images in small batches."""
+    described = architecture("airbench94")
+    recipe = described.recipe.changed({"batch_size": 4})
+    rng = np.random.default_rng(4)
+    images = Split(rng.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8), np.arange(12) % 10)
+    data = Dataset("few", images, images, tuple("abcdefghij"))
+    model = replace(described, recipe=recipe).build(data=data, backend="numpy", seed=seed)
+    parts = {name: getattr(recipe, name) for name in FROM_RECIPE}
+    return Trainer(model, images, checkpoint=checkpoint, checkpoint_every=1, **parts)
+
+
+def kill_airbench(folder, step):
+    """Trains until the process kills itself, after the step of this number and before that is saved."""
+
+    class Kill(Callback):
+        def on_batch(self, trainer):
+            if trainer.position.step == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    airbench(os.path.join(folder, "run")).run(AIRBENCH, Kill())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
+def test_airbench94_that_is_killed_ends_with_the_same_bytes(tmp_path):
+    straight = airbench(tmp_path / "straight")
+    straight.run(AIRBENCH)
+    done = subprocess.run([sys.executable, __file__, str(tmp_path), "8"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    # Other first weights: all must come from the checkpoint.
+    resumed = airbench(tmp_path / "run", seed=1)
+    resumed.resume()
+    assert (resumed.position.step, resumed.position.steps) == (7, 11)
+    resumed.run(AIRBENCH)
+    assert weights(resumed) == weights(straight)
+    assert measured(resumed.results) == measured(straight.results)
+
+
 if __name__ == "__main__":
-    train_for_the_kill_test(sys.argv[1])
+    train_for_the_kill_test(sys.argv[1]) if len(sys.argv) == 2 else kill_airbench(sys.argv[1], int(sys.argv[2]))
 
 
 @pytest.mark.parametrize("slow", [Lookahead(3, 0.8, 3.0), EMA(0.9)], ids=str)
@@ -374,6 +421,21 @@ def test_a_fraction_of_an_epoch_with_slow_weights_and_multipliers_continues_to_t
     assert len(finished.run(3.4)) == 0
     with pytest.raises(UsageError, match="was begun for 14 steps"):
         finished.run(5)
+
+
+@pytest.mark.parametrize("step", [2, 5])
+def test_mixed_images_and_clipped_gradients_continue_to_the_same_bytes(step, tmp_path):
+    settings = {"mixup": 0.4, "clip_norm": 0.5}
+    straight, plain = trainer(**settings), trainer()
+    straight.run(2)
+    with pytest.raises(Interrupted):
+        trainer(tmp_path / "run", **settings).run(2, StopAt(step))
+    resumed = trainer(tmp_path / "run", seed=7, **settings)
+    resumed.resume()
+    resumed.run(2)
+    assert weights(resumed) == weights(straight)
+    plain.run(2)
+    assert weights(plain) != weights(straight)
 
 
 def test_weights_freeze_where_the_recipe_says():

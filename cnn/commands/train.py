@@ -222,6 +222,8 @@ def _trainer(
         slow_weights=recipe.slow_weights,
         batch_size=batch_size,
         augmentation=recipe.augmentation,
+        mixup=recipe.mixup,
+        clip_norm=recipe.clip_norm,
         patience=options.patience,
         checkpoint=folder.path / CHECKPOINT if folder else Path(options.out or ".") / CHECKPOINT,
         checkpoint_every=options.checkpoint_every,
@@ -273,6 +275,8 @@ def _settings(
             "preprocessing": recipe.preprocessing,
             "pixel_scale": recipe.pixel_scale,
             "augmentation": trainer.augmentation.to_config(),
+            "mixup": trainer.mixup,
+            "clip_norm": trainer.clip_norm,
             "class_weights": options.class_weights,
             "start": options.init,
             "frozen": options.freeze,
@@ -322,6 +326,10 @@ def _header(
         lines["recipe"] += f", {_words(trainer.slow_weights)}"
     if trainer.multipliers:
         lines["recipe"] += f", multipliers of {', '.join(each.pattern for each in trainer.multipliers)}"
+    if trainer.mixup:
+        lines["recipe"] += f", mixup {trainer.mixup:g}"
+    if trainer.clip_norm is not None:
+        lines["recipe"] += f", gradients clipped at a norm of {trainer.clip_norm:g}"
     if options.resume:
         lines["resumed"] = _resumed(trainer, epochs)
     return lines

@@ -1,6 +1,7 @@
 """The operations of cnn.ops by compiled kernels, for the arrays that the kernels support."""
 
 from functools import cache
+from math import fsum
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from cnn.compiled import (
     input,
     losses,
     lrn,
+    norm,
     normalization,
     pooling,
     rounding,
@@ -326,6 +328,14 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             width = scores.shape[1]
             return checked_count(losses.squared_error(rows, targets, float(low), float(high), gradients, width), width)
         return super().squared_error(scores, labels, out, low=low, high=high)
+
+    def squared_norm(self, x: Array) -> float:
+        arrays = flat(x)
+        if arrays is None:
+            return super().squared_norm(x)
+        sums = np.empty(-(-x.size // norm.BLOCK))
+        norm.squares(arrays[0], sums, parts_for(x.size))
+        return fsum(sums)
 
     def sgd_update(
         self,

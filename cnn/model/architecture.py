@@ -60,6 +60,10 @@ class Recipe:
     """The factor of pixels of 8 bits."""
     augmentation: Augmentation = field(default_factory=Augmentation)
     """A table of settings of Augmentation."""
+    mixup: float = 0.0
+    """The alpha of mixup (Zhang et al. 2018), such as 0.2: pairs of images and their losses are averaged; 0 is none."""
+    clip_norm: float | None = None
+    """The largest norm of all gradients together (Pascanu et al. 2013); longer ones are scaled down to it."""
     validation: float | None = None
     """The fraction of the training images that `cnn train` holds out; without, 0.05, but at most 1,000 images."""
     tta: str = NONE
@@ -84,6 +88,7 @@ class Recipe:
             self.preprocessing in PREPROCESSINGS,
             f"preprocessing must be one of {', '.join(PREPROCESSINGS)}, not {self.preprocessing!r}.",
         )
+        check_mixup_and_clip(self.mixup, self.clip_norm)
         share = self.validation
         require(share is None or 0 <= share < 1, f"validation must be at least 0 and below 1, not {share}.")
         require(
@@ -110,6 +115,12 @@ class Recipe:
     def preprocess(self, data: Dataset) -> Preprocessing:
         """The preprocessing, with its constants computed from the training images."""
         return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
+
+
+def check_mixup_and_clip(mixup: float, clip_norm: float | None) -> None:
+    """Raises UsageError for values that no run can have."""
+    require(0 <= mixup < inf, f"mixup must be at least 0 and finite, not {mixup}.")
+    require(clip_norm is None or 0 < clip_norm < inf, f"clip_norm must be above 0 and finite, not {clip_norm}.")
 
 
 @dataclass(frozen=True)

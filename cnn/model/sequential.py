@@ -21,6 +21,7 @@ from cnn.config import whole
 from cnn.data.border import Border, border_of
 from cnn.data.conversion import Layout, as_images
 from cnn.data.dataset import Split, class_names
+from cnn.data.mixup import Partners
 from cnn.data.pixels import TYPES, WHITE, kind_of
 from cnn.data.preprocessing import Preprocessing
 from cnn.data.stored import Images, StoredImages
@@ -39,7 +40,7 @@ from cnn.precision import chosen, dtype_of
 from cnn.system.machine import physical_memory
 from cnn.words import counted
 
-_OWN = {"_lock", "_passes", "context", "buffers", "groups"}
+_OWN = {"_lock", "_passes", "_shares", "context", "buffers", "groups"}
 """Attributes that a copy makes anew."""
 
 MOST_PASSES = 128
@@ -125,6 +126,7 @@ class Sequential:
         self._lock = RLock()
         _models.add(self)
         self._passes: dict[Hashable, Passes] = {}
+        self._shares = np.ones(1)  # of mixed images, read by passes that are kept
         # Recordings of passes hold addresses: they are valid until a buffer moves.
         self.context = Context(self.backend, self.dtype, self.rng, on_move=self._passes.clear)
         self.buffers = self.context.buffers()
@@ -219,15 +221,17 @@ class Sequential:
         images: Images,
         order: npt.NDArray[np.int64] | None = None,
         changes: Changes | None = None,
+        *,
+        buffer: str = "x",
     ) -> Array:
         """Images (N, H, W, C), all or those at `order` (M,), preprocessed, as a backend array.
 
-        `changes` come from an augmentation. Raises ShapeError for images of another shape or type, UsageError for an
-        index that does not exist.
+        `changes` come from an augmentation; the next call with this `buffer` overwrites the result. Raises ShapeError
+        for images of another shape or type, UsageError for an index that does not exist.
         """
         self._check_images(images)
         order = np.arange(len(images)) if order is None else self._whole_numbers(order, "The order", len(images))
-        x = self.buffers.get("x", (len(order), *self.input_shape))
+        x = self.buffers.get(buffer, (len(order), *self.input_shape))
         pre = self.preprocessing
         pixels, rows = (images.pixels, images.rows[order]) if isinstance(images, StoredImages) else (images, order)
         changes = changes or Changes()
@@ -280,14 +284,16 @@ class Sequential:
         *,
         weight: float = 1.0,
         weights: npt.NDArray[np.float32] | None = None,
+        partners: Partners | None = None,
         after_layer: AfterLayer | None = None,
     ) -> tuple[float, int]:
         """Forward, loss and backward on one batch, all images and labels or those at `order`, augmented by `changes`.
 
         Fills the gradients, `weight` times those of the mean loss, and returns (summed loss, correct answers).
-        `weights` (N,) multiply the gradient of each of all images, but not its part of the loss that is returned.
-        `after_layer` is passed to `backward`. Raises ShapeError for images or labels that do not fit, UsageError for
-        an index or a label that does not exist.
+        With `partners` each image, and the loss, is the average of its own and its partner's; an answer is correct if
+        it is the image's own label. `weights` (N,) multiply the gradient of each of all images, but not its part of the
+        loss that is returned. `after_layer` is passed to `backward`. Raises ShapeError for images or labels that do not
+        fit, UsageError for an index or a label that does not exist.
         """
         with self._lock:
             x = self.load_images(images, order, changes)
@@ -297,6 +303,9 @@ class Sequential:
                     f"There are {len(x)} images and labels of shape {labels.shape}; give at least one image, and one "
                     "label per image."
                 )
+            if partners is not None:
+                order = np.arange(len(x)) if order is None else order
+                return self._mixed_step(x, images, labels, order, partners, weight, weights, after_layer)
             gradient = self.buffers.get("gradient", (len(x), *self.output_shape))
             chosen = self._labels(labels if order is None else labels[order])
             loss, backend = self.loss, self.backend
@@ -315,21 +324,66 @@ class Sequential:
             result: tuple[float, int] = self._pass(purpose, x, gradient, score, after_layer)
         return result
 
-    def _factors(self, weights: npt.NDArray[np.float32], gradient: Array) -> Array:
+    def _mixed_step(
+        self,
+        x: Array,
+        images: Images,
+        labels: npt.NDArray[np.int64],
+        order: npt.NDArray[np.int64],
+        partners: Partners,
+        weight: float,
+        weights: npt.NDArray[np.float32] | None,
+        after_layer: AfterLayer | None,
+    ) -> tuple[float, int]:
+        """`train_step` with partners, once the images themselves are loaded to x."""
+        loss, backend, share, shares = self.loss, self.backend, partners.share, self._shares
+        other = self.load_images(images, partners.order, partners.changes, buffer="partners")
+        backend.scale(x, share, x)
+        backend.scale(other, 1 - share, other)
+        backend.add(x, other, None, x)
+        gradient, second = (self.buffers.get(each, (len(x), *self.output_shape)) for each in ("gradient", "second"))
+        own, others = self._labels(labels[order]), self._labels(labels[partners.order], "partners' labels")
+        given = [np.ones(len(x)) if weights is None else weights[each] for each in (order, partners.order)]
+        factors = self._factors(weight * share * given[0], gradient)
+        second_factors = self._factors(weight * (1 - share) * given[1], gradient, "partners' weights")
+        shares[0] = share
+
+        def score(scores: Array) -> tuple[float, int]:
+            first, correct = loss.evaluate(backend, scores, own, gradient)
+            rest, _ = loss.evaluate(backend, scores, others, second)
+            backend.scale(gradient, factors, gradient)
+            backend.scale(second, second_factors, second)
+            backend.add(gradient, second, None, gradient)
+            return float(shares[0] * first + (1 - shares[0]) * rest), correct
+
+        result: tuple[float, int] = self._pass("training, mixed", x, gradient, score, after_layer, steady=False)
+        return result
+
+    def _factors(self, weights: npt.NDArray[np.floating], gradient: Array, buffer: str = "weights") -> Array:
         """The weights (N,) of the images of a batch as (N, K), for the gradient of their scores."""
-        factors = self.buffers.get("weights", gradient.shape)
+        factors = self.buffers.get(buffer, gradient.shape)
         self.backend.copy(np.broadcast_to(weights[:, None], gradient.shape).astype(self.dtype), factors)
         return factors
 
     def _pass(
-        self, purpose: str, x: Array, gradient: Array | None, score: Score, after_layer: AfterLayer | None = None
+        self,
+        purpose: str,
+        x: Array,
+        gradient: Array | None,
+        score: Score,
+        after_layer: AfterLayer | None = None,
+        *,
+        steady: bool = True,
     ) -> Any:
-        """The result of `score`, which depends on `purpose` only and holds no reference to this model."""
+        """The result of `score`, which depends on `purpose` only and holds no reference to this model.
+
+        It is recorded only if it is `steady`: if all that it does is to call the backend.
+        """
         apart = after_layer is not None or self.network.observer is not None
         key = (purpose, x.shape, apart, self.backend.instruments.recording_key())
         passes = self._passes.pop(key, None)
         if passes is None:
-            passes = Passes(self.network, x, gradient, score, steady_score=self.loss.repeatable, apart=apart)
+            passes = Passes(self.network, x, gradient, score, steady_score=steady and self.loss.repeatable, apart=apart)
         self._passes[key] = passes  # as the last one used
         if len(self._passes) > MOST_PASSES:
             del self._passes[next(iter(self._passes))]
@@ -479,9 +533,9 @@ class Sequential:
             raise UsageError(f"{what} runs from {found.min()} to {found.max()}; give 0 to {count - 1}.")
         return found
 
-    def _labels(self, labels: npt.NDArray[np.int64]) -> Array:
+    def _labels(self, labels: npt.NDArray[np.int64], name: str = "labels") -> Array:
         labels = self._whole_numbers(labels, f"The array of labels for {len(self.classes)} classes", len(self.classes))
-        buffer = self.buffers.get("labels", labels.shape, np.int64)
+        buffer = self.buffers.get(name, labels.shape, np.int64)
         self.backend.copy(labels, buffer)
         return buffer
 

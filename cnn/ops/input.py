@@ -13,7 +13,11 @@ Transform = Callable[[npt.NDArray[Any], np.random.Generator], npt.NDArray[Any]]
 """A user's own change to an image (H, W, C)."""
 
 
-def _rows(array: npt.NDArray[Any] | None, rows: slice) -> npt.NDArray[Any] | None:
+Rows = slice | npt.NDArray[np.int64]
+"""Some images of a batch."""
+
+
+def _rows(array: npt.NDArray[Any] | None, rows: Rows) -> npt.NDArray[Any] | None:
     """Some rows of an array, if there is one."""
     return None if array is None else array[rows]
 
@@ -34,7 +38,7 @@ class Retouch(NamedTuple):
     reflect: bool = False
     colours: npt.NDArray[np.float64] | None = None
 
-    def of(self, rows: slice) -> "Retouch":
+    def of(self, rows: Rows) -> "Retouch":
         """The changes of some images of the batch."""
         return self._replace(
             seeds=_rows(self.seeds, rows),
@@ -70,7 +74,7 @@ class Changes(NamedTuple):
     hole: int = 0
     retouch: Retouch | None = None
 
-    def of(self, rows: slice) -> "Changes":
+    def of(self, rows: Rows) -> "Changes":
         """The changes of some images of the batch."""
         return self._replace(
             mirrored=_rows(self.mirrored, rows),

@@ -1,4 +1,6 @@
-"""The weight updates of the optimizers, in place."""
+"""The weight updates of the optimizers, in place, and the squares of their gradients."""
+
+from math import fsum
 
 import numpy as np
 
@@ -7,6 +9,12 @@ from cnn.arrays import Array, Buffers
 
 class Updates:
     """w and its state arrays are changed in place; g, the gradient, is not. `decay` adds decay * w to g."""
+
+    def squared_norm(self, x: Array) -> float:
+        """The sum of the squares of x, in float64 and always in the same order, however many threads there are."""
+        flat = x.reshape(-1)
+        blocks = (flat[start : start + BLOCK] for start in range(0, flat.size, BLOCK))
+        return fsum(float(np.square(block, dtype=np.float64).sum()) for block in blocks)
 
     def sgd_update(
         self,
@@ -99,6 +107,10 @@ class Updates:
         np.divide(first, divisor, out=step)
         step *= lr / (1 - beta1**time)
         w -= step
+
+
+BLOCK = 1 << 16
+"""Numbers that are squared at a time."""
 
 
 def _decayed(w: Array, g: Array, decay: float, out: Array) -> None:

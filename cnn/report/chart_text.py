@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from cnn.report.chart import Chart, tick_text
+from cnn.report.chart import Chart, share, tick_text
 
 LETTERS = "*o+x#@"
 """Of the series, in turns; where two meet, the first is seen."""
@@ -20,7 +20,9 @@ def chart_lines(chart: Chart, width: int, rows: int = ROWS) -> Iterator[str]:
     field = [[" "] * columns for _ in range(rows)]
     for letter, series in reversed(list(zip(LETTERS, chart.series, strict=False))):
         for x, y in series.points():
-            column = round((x - x_low) / (x_high - x_low) * (columns - 1))
+            if chart.x_log and x <= 0:
+                continue
+            column = round(share(x, x_low, x_high, chart.x_log) * (columns - 1))
             row = round((y_high - y) / (y_high - y_low) * (rows - 1))
             if 0 <= row < rows and 0 <= column < columns:
                 field[row][column] = letter
@@ -30,6 +32,6 @@ def chart_lines(chart: Chart, width: int, rows: int = ROWS) -> Iterator[str]:
         label = ends[0] if number == 0 else ends[1] if number == rows - 1 else ""
         yield f"{label:>{margin}} |{''.join(letters)}".rstrip()
     left, right = (tick_text(float(f"{value:.3g}")) for value in (x_low, x_high))
-    right += f" {chart.x_label}"
+    right += f" {chart.x_label}{', logarithmic' * chart.x_log}"
     yield f"{'':{margin}} +{'-' * columns}"
     yield f"{'':{margin}}  {left}{right:>{max(1, columns - len(left))}}"

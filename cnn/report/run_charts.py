@@ -18,6 +18,10 @@ CURVES = (
 """Of several runs: title, column, and whether it is a share."""
 
 
+FIRST = 10
+"""Steps of a range test that show where its losses begin."""
+
+
 def run_charts(epochs: Sequence[Row], best: int | None) -> list[Chart]:
     """Loss, accuracy, learning rate, images per second and, where they are known, joules, over two epochs or more."""
     if len(epochs) < 2:
@@ -50,6 +54,23 @@ def step_chart(steps: Sequence[tuple[float, float]]) -> Chart:
     """The running loss within epochs, over epochs as fractions: what moves while a run is trained."""
     x, y = (tuple(each) for each in zip(*steps, strict=True)) if steps else ((), ())
     return Chart("loss of the steps", "epochs done", "loss", (Series("", x, y, "blue"),))
+
+
+def rate_chart(rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggested: float) -> Chart:
+    """The losses of a learning-rate range test; those far above the first ones, of its end, are left out."""
+    most = 1.5 * max(smoothed[:FIRST])
+    raw, mean = (tuple(loss if loss <= most else None for loss in each) for each in (losses, smoothed))
+    return Chart(
+        "loss at growing learning rates",
+        "learning rate",
+        "loss",
+        (
+            Series("smoothed", tuple(rates), mean, "blue"),
+            Series("of each step", tuple(rates), raw, "muted", "points", sizes=(8.0,) * len(raw)),
+        ),
+        (suggested, f"suggested: {suggested:.2g}"),
+        x_log=True,
+    )
 
 
 def calibration_chart(bins: Sequence[Row]) -> Chart:

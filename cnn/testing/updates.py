@@ -13,6 +13,7 @@ import numpy.typing as npt
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
 from cnn.testing.case import Arrays, Case
+from cnn.words import counted
 
 LR, MOMENTUM, RHO, BETA1, BETA2, EPSILON = 0.05, 0.9, 0.95, 0.9, 0.999, 1e-8
 
@@ -104,6 +105,18 @@ def adam_case(shape: tuple[int, ...], decay: float, time: int) -> Case:
     return Case(name, "adam_update", make, partial(call, time), bound, updated=updated)
 
 
+def squared_norm_case(count: int) -> Case:
+    """A sum of positive numbers: in blocks, a number is in no more than 32 additions and is squared once."""
+
+    def call(backend: Backend, arrays: Arrays, scratch: Buffers) -> tuple[float, int]:
+        return backend.squared_norm(arrays["g"]), 0
+
+    def bound(inputs: Arrays, expected: Arrays) -> Arrays:
+        return {"loss": 33 * expected["loss"], "correct": np.zeros(())}
+
+    return Case(f"{counted(count, 'number')}", "squared_norm", make_state((), ("g",), (count,)), call, bound)
+
+
 def update_cases() -> list[Case]:
     """With and without momentum, decay and Nesterov; early and late steps; a vector and a filter."""
     cases: list[Case] = []
@@ -113,4 +126,6 @@ def update_cases() -> list[Case]:
         cases += [sgd_case(shape, MOMENTUM, 0.01, nesterov, outside=True) for nesterov in (False, True)]
         cases += [rmsprop_case(shape, 0.0), rmsprop_case(shape, 0.01)]
         cases += [adam_case(shape, 0.0, 1), adam_case(shape, 0.01, 3), adam_case(shape, 0.0, 1000)]
+    # Whole blocks of the kernel's, parts of them, and enough for several threads.
+    cases += [squared_norm_case(count) for count in (1, 4095, 4099, 40_000)]
     return cases

@@ -26,6 +26,8 @@ SINCE: dict[str, Any] = {
     "number of steps between averages": None,
     "multipliers": [],
     "slow weights": None,
+    "mixup": 0.0,
+    "largest norm": None,
 }
 """Settings that older checkpoints lack, with the values that their runs had."""
 

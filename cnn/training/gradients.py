@@ -1,12 +1,14 @@
 """The gradients of a whole batch, computed in micro-batches that are each divided among the processes."""
 
 from dataclasses import dataclass
+from math import fsum, sqrt
 
 import numpy as np
 import numpy.typing as npt
 
 from cnn.arrays import Array
 from cnn.data.dataset import Split
+from cnn.data.mixup import Mix
 from cnn.model.sequential import Sequential
 from cnn.ops.input import Changes
 from cnn.shard import part
@@ -37,6 +39,19 @@ def buckets(model: Sequential, least: int) -> list[Bucket]:
     return sorted(found, key=lambda bucket: -bucket.layer)
 
 
+def clip(model: Sequential, most: float) -> float:
+    """Scales all gradients down together until their norm is `most`, if it is larger; returns the norm before.
+
+    Source: Pascanu et al. 2013, "On the difficulty of training recurrent neural networks", algorithm 1.
+    """
+    gradients = [group.gradient for group in model.groups]
+    norm = sqrt(fsum(model.backend.squared_norm(each) for each in gradients))
+    if norm > most:
+        for each in gradients:
+            model.backend.scale(each, most / norm, each)
+    return norm
+
+
 class BatchGradients:
     """Fills the gradients of a model for whole batches.
 
@@ -64,11 +79,16 @@ class BatchGradients:
 
     @np.errstate(all="ignore")
     def compute(
-        self, split: Split, chosen: npt.NDArray[np.int64], changes: Changes, flag: bool = False
+        self,
+        split: Split,
+        chosen: npt.NDArray[np.int64],
+        changes: Changes,
+        flag: bool = False,
+        mix: Mix | None = None,
     ) -> tuple[float, int, bool]:
         """(summed loss, correct answers, whether any process set `flag`) over the images `chosen` and all processes.
 
-        `changes` come from an augmentation and cover all of `chosen`.
+        `changes` come from an augmentation and cover all of `chosen`, as `mix` does.
         """
         pieces = [part(k, self.micro_batches, 0, len(chosen)) for k in range(self.micro_batches)]
         pieces = [piece for piece in pieces if piece[0] < piece[1]]
@@ -88,6 +108,7 @@ class BatchGradients:
                 changes.of(rows),
                 weight=self.shard.count / images,
                 weights=split.weights,
+                partners=None if mix is None else mix.of(rows, chosen, changes),
                 after_layer=complete if number == len(pieces) else None,
             )
             if self._counts:

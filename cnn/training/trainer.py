@@ -17,15 +17,17 @@ from cnn.arrays import Array
 from cnn.config import plain, require, settle
 from cnn.data.augmentation import Augmentation
 from cnn.data.dataset import Split
+from cnn.data.mixup import Mix
 from cnn.data.stored import blocks
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.meter import NO_ENERGY, Meter, Unmetered
+from cnn.model.architecture import check_mixup_and_clip
 from cnn.model.sequential import Sequential, load_arrays
 from cnn.optimizers import SGD, Multiplier, Optimizer, SlowWeights, multiplied
 from cnn.schedules import Constant, Schedule
 from cnn.system.timing import now
 from cnn.training.checkpoint import read_checkpoint, write_checkpoint
-from cnn.training.gradients import BatchGradients
+from cnn.training.gradients import BatchGradients, clip
 from cnn.training.position import Position
 from cnn.training.rehearsal import rehearse
 from cnn.training.replicas import Replicas
@@ -60,6 +62,9 @@ class Trainer:
     whoever opened it closes it. The run changes the model, but not the optimizer: it uses a fresh one with the same
     settings, so that a recipe serves any number of runs. Raises UsageError for impossible settings.
 
+    mixup is the parameter of the Beta distribution by which images are mixed (see `Mix.draw`), 0 for none; clip_norm
+    the norm to which all gradients together are scaled down if it is larger (see `clip`).
+
     accumulate is the number of micro-batches that each batch is cut into, computed one after the other. A `world` of
     several processes divides each of them and sums the gradients, so that a run's numbers do not depend on the number
     of processes; all of them call the same methods. With `average_every`, each process takes steps on its own images,
@@ -77,6 +82,8 @@ class Trainer:
     slow_weights: SlowWeights | None = None
     batch_size: int = 64
     augmentation: Augmentation = field(default_factory=Augmentation)
+    mixup: float = 0.0
+    clip_norm: float | None = None
     patience: int | None = None
     checkpoint: str | Path | None = None
     checkpoint_every: int | None = None
@@ -105,6 +112,7 @@ class Trainer:
             self.checkpoint_every is None or self.checkpoint_every >= 1,
             f"checkpoint_every must be at least 1 step, not {self.checkpoint_every}.",
         )
+        check_mixup_and_clip(self.mixup, self.clip_norm)
         require(self.accumulate >= 1, f"accumulate must be at least 1 micro-batch, not {self.accumulate}.")
         every = self.average_every
         require(every is None or every >= 1, f"average_every must be at least 1 step, not {every}.")
@@ -183,6 +191,8 @@ class Trainer:
             "number of micro-batches": self.accumulate,
             "number of steps between averages": self.average_every,
             "augmentation": self.augmentation.to_config(),
+            "mixup": self.mixup,
+            "largest norm": self.clip_norm,
             "preprocessing": scale | {name: zlib.crc32(array.tobytes()) for name, array in constants.items()},
             "training images": self._fingerprints[0],
             "validation images": self._fingerprints[1],
@@ -323,13 +333,16 @@ class Trainer:
         chosen = order[position.batch * self.batch_size : (position.batch + 1) * self.batch_size]
         shape = (len(chosen), *self.model.input_shape)
         changes = self.augmentation.draw(shape, self.model.rng, chosen, position.epoch)
+        mix = Mix.draw(self.mixup, len(chosen), self.model.rng) if self.mixup else None
         loss, correct, self._stop_agreed = self._gradients.compute(
-            self.train, chosen, changes, self._stop_reason is not None
+            self.train, chosen, changes, self._stop_reason is not None, mix
         )
         rate = self._rates.rate(position.step)
         if not math.isfinite(loss):
             place = self._first_of_all(self.model.network.first_non_finite()) or "the loss"
             raise self._non_finite(f"The loss became {loss}", f", first in {place}", position.step + 1)
+        if self.clip_norm is not None:
+            clip(self.model, self.clip_norm)
         self.optimizer.step(rate, position.epoch)
         position.batch += 1
         position.step += 1

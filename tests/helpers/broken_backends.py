@@ -317,6 +317,13 @@ class NesterovIgnored:
         super().sgd_update(w, g, velocity, scratch, **(numbers | {"nesterov": False}))
 
 
+class RestOfFourForgotten:
+    """Leaves out the squares of the last numbers if their count is no multiple of four."""
+
+    def squared_norm(self, x):
+        return super().squared_norm(x.reshape(-1)[: x.size // 4 * 4])
+
+
 class EvenNeighbourhoodNotMirrored:
     """Returns gradients to the channels it reads, which for an even size are not the channels that read it."""
 
@@ -471,6 +478,7 @@ FAULTS: list[tuple[type[Any], str]] = [
     (NormNotActivated, r"batch_norm_gradient \(.* with relu\).*elements are wrong"),
     (ActivatedSumForgotten, r"batch_norm_sums \(.* with relu\).*: dgamma\["),
     (NesterovIgnored, r"sgd_update \(.*nesterov\).*: w\["),
+    (RestOfFourForgotten, r"squared_norm \(.* numbers?\).*: loss"),
     (EvenNeighbourhoodNotMirrored, r"lrn_gradient \(across 4, even\).*elements are wrong"),
     (ThreeQuartersAlways, r"lrn \(\(3, 5, 4, 7\), beta 0.6\).*elements are wrong"),
     (UnbiasedVariance, r"batch_statistics .*: variance\["),
