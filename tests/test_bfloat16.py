@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import time
 
 import numpy as np
 import pytest
@@ -10,11 +11,15 @@ from helpers.ready_backends import ready
 from cnn import registry
 from cnn.backend import Backend, Library
 from cnn.cli import main
+from cnn.compiled import rounding
+from cnn.compiled.ops import CompiledOps
 from cnn.instruments import private
 from cnn.layers import BatchNorm, Conv2D, Flatten, Linear, MaxPool2D
+from cnn.measure.benchmark import gemm_flops_per_second
 from cnn.model.modelfile import load_model, save_model
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
+from cnn.ops.elementwise import Elementwise
 from cnn.optimizers import SGD
 from cnn.precision import round_bfloat16
 
@@ -145,6 +150,20 @@ def test_a_copy_computes_in_the_same_precision(copied):
     assert (twin.precision, twin.backend.rounds) == ("bfloat16", True)
     assert twin.predict(batch()[0]).tobytes() == model.predict(batch()[0]).tobytes()
     assert not registry.create("openblas").rounds
+
+
+@pytest.mark.parametrize("name", ["numpy", "openblas"])
+def test_the_peak_is_that_of_the_multiplication_alone(name, monkeypatch):
+    """Rounding that takes much longer than the product hardly changes it."""
+    backend = ready(name)
+
+    def slow(*arguments, **options):
+        time.sleep(0.01)
+
+    for module, what in ((Elementwise, "round_bfloat16"), (CompiledOps, "round_bfloat16"), (rounding, "panels")):
+        run = getattr(module, what)
+        monkeypatch.setattr(module, what, lambda *given, run=run: (slow(), run(*given)))
+    assert 2 * 48**3 / gemm_flops_per_second(backend, "bfloat16", side=48) < 0.005
 
 
 def test_a_file_says_the_precision_and_loads_in_either(tmp_path, monkeypatch):

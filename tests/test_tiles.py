@@ -1,6 +1,6 @@
 """AMX: its algorithms on emulated tiles, wherever the tests run, and the machine code that a processor with AMX gets.
 
-Nothing here runs the instructions themselves.
+Where the processor has AMX, everything runs on that, too.
 """
 
 import ast
@@ -29,14 +29,20 @@ from cnn.model.sequential import Sequential
 from cnn.precision import BFLOAT16
 from cnn.testing import CASES, check_case
 
+ENGINES = {"emulated": emulated} | ({} if amx.trouble() else {"amx": tileproduct.engine})
 TINY = np.finfo(np.float32).tiny
 
 
+@pytest.fixture(params=ENGINES)
+def microkernel(request):
+    return ENGINES[request.param]()
+
+
 @pytest.fixture
-def in_tiles(monkeypatch):
-    """A backend that takes every product it can to emulated tiles."""
+def in_tiles(microkernel, monkeypatch):
+    """A backend that takes every product it can to tiles."""
     backend = type(ready("openblas"))()
-    monkeypatch.setattr(bfloat16, "engine", emulated)
+    monkeypatch.setattr(bfloat16, "engine", lambda: microkernel)
     monkeypatch.setattr(bfloat16, "in_pairs", lambda: False)
     monkeypatch.setenv("CNN_ALGORITHM", "amx")
     return backend
@@ -53,7 +59,7 @@ def run(microkernel, sizes, a, table, steps, b, start, start_row, floor, out, sp
     released(microkernel, own)
 
 
-def product(a, b, ready=True):
+def product(microkernel, a, b, ready=True):
     """a (rows, terms) @ b (terms, columns) in one piece; both are bfloat16 in float32, with whole tiles of terms."""
     (rows, terms), columns = a.shape, b.shape[1]
     left = np.full((SIDE, terms), 0x7FC0, np.uint16)  # NaN in the rows beyond those asked for
@@ -62,7 +68,7 @@ def product(a, b, ready=True):
     right[:, :columns] = (b.view(np.uint32) >> 16).reshape(terms // 2, 2, columns).transpose(0, 2, 1)
     out, space = np.full((rows, columns), 7, np.float32), np.zeros(SPACE // 4, np.uint32)
     run(
-        *(emulated(), np.array([rows, columns]), left, np.zeros(2, np.int64), terms // TERMS),
+        *(microkernel, np.array([rows, columns]), left, np.zeros(2, np.int64), terms // TERMS),
         *(right.view(np.uint32)[..., 0], np.zeros(columns, np.float32), 0, -np.inf, out, space, ready),
     )
     return out
@@ -88,12 +94,12 @@ def by_the_manual(a, b):
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (16, 17), (17, 16), (SIDE, SIDE)])
-def test_the_order_and_the_roundings_of_a_product_of_tiles_are_those_of_the_manual(rows, columns):
+def test_the_order_and_the_roundings_of_a_product_of_tiles_are_those_of_the_manual(microkernel, rows, columns):
     """Bit by bit; the numbers are of similar sizes, so that no sum needs more digits than float64 has."""
     rng = np.random.default_rng(0)
     a, b = (rounded(rng.standard_normal(shape).astype(np.float32)) for shape in ((rows, 96), (96, columns)))
     expected = by_the_manual(a, b)
-    assert expected.tobytes() == product(a, b).tobytes()
+    assert expected.tobytes() == product(microkernel, a, b).tobytes()
     assert not np.array_equal(expected, rounded(expected))
     other = np.zeros_like(expected)
     for term in range(96):
@@ -101,31 +107,31 @@ def test_the_order_and_the_roundings_of_a_product_of_tiles_are_those_of_the_manu
     assert columns == 1 or not np.array_equal(expected, other)  # the order matters
 
 
-def test_numbers_below_the_smallest_normal_one_are_zero():
+def test_numbers_below_the_smallest_normal_one_are_zero(microkernel):
     a, b = np.zeros((4, TERMS), np.float32), np.zeros((TERMS, 2), np.float32)
     a[:, 0], b[0] = [1e-39, 2.0**-70, -(2.0**-70), 1], [1, 2.0**-70]
     expected = [[0, 0], [2.0**-70, 0], [-(2.0**-70), 0], [1, 2.0**-70]]
-    np.testing.assert_array_equal(product(rounded(a), rounded(b)), np.array(expected, np.float32))
+    np.testing.assert_array_equal(product(microkernel, rounded(a), rounded(b)), np.array(expected, np.float32))
 
 
-def test_nan_and_infinity_stay_in_their_rows_and_columns():
+def test_nan_and_infinity_stay_in_their_rows_and_columns(microkernel):
     a, b = np.ones((20, TERMS), np.float32), np.ones((TERMS, 20), np.float32)
     a[3, 5], a[18, 2], b[7, 11] = np.nan, np.inf, -np.inf
     expected = np.full((20, 20), TERMS, np.float32)
     expected[:, 11], expected[18], expected[3] = -np.inf, np.inf, np.nan
     expected[18, 11] = np.nan
-    np.testing.assert_array_equal(product(a, b), expected)
+    np.testing.assert_array_equal(product(microkernel, a, b), expected)
 
 
 def test_tiles_without_a_configuration_give_nan():
     ones = np.ones((SIDE, SIDE), np.float32)
-    assert np.isnan(product(ones, ones, ready=False)).all()
-    assert (product(ones, ones) == SIDE).all()
+    assert np.isnan(product(emulated(), ones, ones, ready=False)).all()
+    assert (product(emulated(), ones, ones) == SIDE).all()
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, SIDE])
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 31, SIDE])
-def test_microkernel(rows, columns):
+def test_microkernel(microkernel, rows, columns):
     """Pieces from anywhere, on top of what was there; nothing is written beyond the results."""
     rng, pieces, steps = np.random.default_rng(rows), 3, 2
     terms = steps * TERMS
@@ -140,7 +146,7 @@ def test_microkernel(rows, columns):
     start = rng.standard_normal((rows, columns), np.float32)
     out = np.full((rows + 1, SIDE + 1), 7, np.float32)
     run(
-        *(emulated(), np.array([rows, columns]), left, table, steps, right.view(np.uint32)[..., 0]),
+        *(microkernel, np.array([rows, columns]), left, table, steps, right.view(np.uint32)[..., 0]),
         *(start, start.strides[0], -2, out, np.zeros(SPACE // 4, np.uint32), True),
     )
     exact = start.astype(float)
@@ -181,6 +187,18 @@ PIXELS = [
     Convolution(Window((4, 26), (1, 3)), 30, 3),
 ]
 """Convolutions whose cells are pixels."""
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [(300, 40, 1100), (40, 300, 1100), (257, 33, 513)])
+@pytest.mark.parametrize("accumulate", [False, True])
+def test_long_products_in_pieces(in_tiles, m, n, k, accumulate):
+    rng = np.random.default_rng(0)
+    a, b, out = (rng.standard_normal(shape).astype(np.float32) for shape in ((m, k), (k, n), (m, n)))
+    expected = rounded(a).astype(float) @ rounded(b).astype(float) + (out if accumulate else 0)
+    in_tiles.in_precision(BFLOAT16).product(a, b, out=out, scratch=Buffers(in_tiles), accumulate=accumulate)
+    np.testing.assert_allclose(out, expected, atol=1e-6 * k)
+
+
 IN_BFLOAT16 = [case for case in CASES if case.name.endswith("in bfloat16")]
 
 
@@ -240,10 +258,11 @@ def counting(what, space, m, n, a, a_row, table, pieces, steps, b, b_row, start,
     count_up(space + 8 * what)
 
 
-def test_each_part_of_a_kernel_configures_its_tiles_once_and_releases_them(in_tiles, monkeypatch):
-    microkernel = cfunc(types.void(*tileproduct.ARGUMENTS))(counting)
-    monkeypatch.setattr(bfloat16, "engine", lambda: np.uintp(microkernel.address))
-    convolution, scratch = Convolution(Window((9, 9), (3, 3), padding=(1, 1, 1, 1)), 32, 40), Buffers(in_tiles)
+def test_each_part_of_a_kernel_configures_its_tiles_once_and_releases_them(monkeypatch):
+    counter = cfunc(types.void(*tileproduct.ARGUMENTS))(counting)
+    monkeypatch.setattr(bfloat16, "engine", lambda: np.uintp(counter.address))
+    convolution = Convolution(Window((9, 9), (3, 3), padding=(1, 1, 1, 1)), 32, 40)
+    scratch = Buffers(registry.create("numpy"))
     x, w = np.ones((4, *convolution.input_shape), np.float32), np.ones(convolution.weights_shape, np.float32)
     y, a = np.ones((4, *convolution.output_shape), np.float32), np.ones((90, 80), np.float32)
     for run_kernel, products in (

@@ -22,33 +22,40 @@ from cnn.compiled.parts import (
 from cnn.compiled.rounding import PAIR_ROWS
 from cnn.compiled.tileproduct import SIDE, SPACE, TERMS, configured, multiply, released
 
+PIECE, MANY = 16, 8
+"""Steps of a panel that fit into a first-level cache, and strips from which on rereading them there pays."""
+
 _NOTHING = np.zeros(SIDE, np.float32)
 _ONE_PIECE = np.zeros(2, np.int64)
 
 
 @njit(**INNER)
 def _part(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, first, last, space):
-    strips, row = ceiling(m, SIDE), steps * TERMS * 2
+    strips, row = ceiling(m, SIDE), (steps + 1) * TERMS * 2
+    length = steps if strips < MANY else min(steps, PIECE)
     own = configured(microkernel, space)
-    for unit in range(first, last):
-        number, i = unit // strips, unit % strips * SIDE
-        j = number * SIDE
-        to = np.intp(out.ctypes.data) + 4 * (i * n + j)
-        start = to if accumulate else np.intp(zeros.ctypes.data)
-        start_row = 4 * n if accumulate else 0
-        multiply(
-            *(microkernel, own, min(SIDE, m - i), min(SIDE, n - j)),
-            *(np.intp(left) + i * row, row, np.intp(table.ctypes.data), 1, steps),
-            *(np.intp(panels.ctypes.data) + 4 * number * panels.shape[1], 4 * SIDE),
-            *(start, start_row, UNBOUNDED),
-            *(to, 4 * n),
-        )
+    for done in range(0, steps, length):
+        onto = accumulate or done > 0
+        for unit in range(first, last):
+            number, i = unit // strips, unit % strips * SIDE
+            j = number * SIDE
+            to = np.intp(out.ctypes.data) + 4 * (i * n + j)
+            start = to if onto else np.intp(zeros.ctypes.data)
+            start_row = 4 * n if onto else 0
+            multiply(
+                *(microkernel, own, min(SIDE, m - i), min(SIDE, n - j)),
+                *(np.intp(left) + i * row + done * TERMS * 2, row),
+                *(np.intp(table.ctypes.data), 1, min(length, steps - done)),
+                *(np.intp(panels.ctypes.data) + 4 * (number * panels.shape[1] + done * TERMS // 2 * SIDE), 4 * SIDE),
+                *(start, start_row, UNBOUNDED),
+                *(to, 4 * n),
+            )
     released(microkernel, own)
 
 
 @rare_kernel(PARALLEL, ADDRESS, ADDRESS, PAIR_ROWS, *[INTEGER] * 3, INTEGERS, FLAG, FLOATS, FLOATS, PAIR_ROWS)
 def _multiply(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, spaces):
-    """out (m, n) = left @ panels, or +=. `left` is the address of m rows of `steps` times TERMS numbers."""
+    """out (m, n) = left @ panels, or +=. `left` is the address of m rows of TERMS more numbers than products."""
     count, parts = panels.shape[0] * ceiling(m, SIDE), spaces.shape[0]
     if parts == 1:
         _part(microkernel, left, panels, m, n, steps, table, accumulate, zeros, out, 0, count, spaces[0])
@@ -78,8 +85,8 @@ def product(
         rounding.turned_panels(b.reshape(-1), n, k, SIDE, panels, min(parts_for(b.size), count))
     else:
         rounding.panels(b.reshape(-1), 1, k, n, SIDE, panels, min(parts_for(b.size), count))
-    # Tiles read whole rows: as many as fit into tiles.
-    left = scratch.get("left rows", (-(-m // SIDE) * SIDE, terms), np.uint16)
+    # Tiles read whole rows, as many as fit into tiles. Rows a power of two apart would share places in caches.
+    left = scratch.get("left rows", (-(-m // SIDE) * SIDE, terms + TERMS), np.uint16)
     if transpose_a:
         rounding.turned_rows(a.reshape(-1), k, m, left.view(np.uint32)[:m], parts_for(a.size))
     else:
