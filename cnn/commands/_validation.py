@@ -16,10 +16,12 @@ from cnn.energy.validation import (
     ValidatedStep,
     cornell_curves,
     mean_absolute_error,
-    measured_case,
+    measured_layers,
+    validated,
 )
 from cnn.measure.benchmark import busy
 from cnn.measure.other_work import OtherWork
+from cnn.measure.profiler import LayerPass
 from cnn.model.modelfile import architecture_of
 from cnn.model.zoo import architecture
 from cnn.report.table import interval_text, number_text
@@ -28,6 +30,9 @@ from cnn.system.threads import in_words
 from cnn.terminal.printing import print_json, print_table, print_text, tell
 from cnn.terminal.progress_bar import progress_line
 from cnn.words import counted
+
+ROUNDS = 4
+"""The repeats of a step are spread over as many rounds through all steps: a disturbance has ended by the next."""
 
 
 def validate(options: argparse.Namespace) -> None:
@@ -73,16 +78,29 @@ def _measured(options: argparse.Namespace) -> list[ValidatedStep]:
         for threads in _common.thread_counts(options.threads)
     ]
     _calibrate([each for each in machine if _calibration(*each) is None])
+    steps = [
+        (each, backend, calibration, training)
+        for backend, threads in machine
+        if (calibration := _calibration(backend, threads)) is not None
+        for each in architectures
+        for training in (True, False)
+    ]
+    least: list[dict[LayerPass, float]] = [{} for _ in steps]
     with OtherWork() as others:
-        cases = [
-            measured_case(
-                each, backend, calibration, training=training, batch=options.batch_size, repeats=options.repeats
-            )
-            for backend, threads in machine
-            if (calibration := _calibration(backend, threads)) is not None
-            for each in architectures
-            for training in (True, False)
-        ]
+        for _ in range(ROUNDS):
+            for (each, backend, calibration, training), known in zip(steps, least, strict=True):
+                repeats = -(-options.repeats // ROUNDS)
+                times = measured_layers(
+                    *(each, backend, calibration.threads),
+                    training=training,
+                    batch=options.batch_size,
+                    repeats=repeats,
+                )
+                known |= {place: min(seconds, known.get(place, seconds)) for place, seconds in times.items()}
+    cases = [
+        validated(each, calibration, times, training=training, batch=options.batch_size)
+        for (each, _, calibration, training), times in zip(steps, least, strict=True)
+    ]
     disturbed = busy({}, others.share)
     if disturbed:
         tell(disturbed)

@@ -37,6 +37,8 @@ from cnn.system.timing import series
 
 MINUTES = "3 to 9 minutes"
 """How long it takes on an idle machine of two cores, for one backend and number of threads."""
+VERSION = 2
+"""Of the file and of what its laws depend on."""
 PASSES = 5
 """How often all probes are measured: a disturbance of one pass has ended by another."""
 LEAST_RUNS, MOST_RUNS, SECONDS = 3, 20, 0.06
@@ -231,7 +233,7 @@ def save(calibration: Calibration) -> None:
     """Keeps it in the cache, in place of an older one for the same processor, backend, threads and precision."""
     with FolderLock(calibration_file().parent, wait=True):  # another process may be adding its own
         rows = [_to_table(each) for each in [*filter(partial(_differ, calibration), _stored()), calibration]]
-        keep(calibration_file(), json.dumps({"version": 1, "calibrations": rows}).encode())
+        keep(calibration_file(), json.dumps({"version": VERSION, "calibrations": rows}).encode())
 
 
 def _differ(one: Calibration, other: Calibration) -> bool:
@@ -248,6 +250,9 @@ def _stored() -> list[Calibration]:
     path = calibration_file()
     try:
         table = json.loads(read_trusted(path))
+        if table["version"] != VERSION:
+            tell_once(f"calibrations are not used: {path} is of another release; 'cnn calibrate' replaces it")
+            return []
         return [_from_table(row) for row in table["calibrations"]]
     except (FileNotFoundError, NotADirectoryError):
         return []

@@ -171,8 +171,6 @@ def from_table(table: dict[str, Any]) -> Law:
     if not points:
         raise ValueError("a law without points")
     law = Law(float(table["overhead"]), tuple(points))
-    if "lengths" not in table:  # written by an earlier release
-        return law
     lengths, noise = tuple(map(float, table["lengths"])), float(table["noise"])
     if not {*lengths} <= {START, *LENGTHS} or noise not in NOISES or len(lengths) != law.features:
         raise ValueError(f"lengths {lengths} and noise {noise} fit no law")

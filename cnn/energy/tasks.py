@@ -63,11 +63,18 @@ def _tasks(place: LayerPass, stages: tuple[Stage, ...], cost: Cost) -> Iterator[
 
 
 def _kind(stage: Stage) -> str:
-    """The kind of the layer, and what makes it a different one: a stride, which Winograd does not take, or folding."""
+    """The kind of the layer, and what makes it a different one: folding, or what decides which algorithms take it.
+
+    Winograd takes no strides and is at its best with kernels of 3x3; those of 1x1 are plain products.
+    """
     if stage.folded:
         return f"{stage.kind} folded"
-    strided = stage.convolution is not None and stage.convolution.window.stride != (1, 1)
-    return f"{stage.kind} strided" if strided else stage.kind
+    convolution = stage.convolution
+    if convolution is None:
+        return stage.kind
+    kind = stage.kind if convolution.window.stride == (1, 1) else f"{stage.kind} strided"
+    rows, columns = convolution.window.kernel
+    return f"{kind} {rows}x{columns}" if convolution.groups == 1 and convolution.taps in (1, 9) else kind
 
 
 def _fill(stage: Stage) -> float:

@@ -62,14 +62,25 @@ class ValidatedStep(Compared):
         return table | {"parts": [vars(part) | {"error": part.error} for part in self.parts]}
 
 
-def measured_case(
-    architecture: Architecture, backend: Backend, calibration: Calibration, *, training: bool, batch: int, repeats: int
-) -> ValidatedStep:
-    """A step measured here, each layer at its minimum over `repeats`, and the calibration's prediction of it."""
+def measured_layers(
+    architecture: Architecture, backend: Backend, threads: int, *, training: bool, batch: int, repeats: int
+) -> dict[LayerPass, float]:
+    """A step measured here: the seconds of each layer, the minimum over `repeats` steps."""
     model = architecture.build(backend=backend)
     images, labels = random_batch(model, batch)
-    with limit_threads(calibration.threads):
-        times = least_times(model, images, labels, training=training, repeats=repeats)
+    with limit_threads(threads):
+        return least_times(model, images, labels, training=training, repeats=repeats)
+
+
+def validated(
+    architecture: Architecture,
+    calibration: Calibration,
+    times: dict[LayerPass, float],
+    *,
+    training: bool,
+    batch: int,
+) -> ValidatedStep:
+    """A step whose layers were measured here, beside the calibration's prediction of it."""
     prediction = predict_calibrated(count(architecture, batch, training=training), calibration)
     predicted = _by_place(prediction)
     parts = [LayerError(*place, predicted[place], times[place]) for place in times if predicted.get(place)]
