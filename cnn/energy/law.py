@@ -17,10 +17,12 @@ import numpy.typing as npt
 
 VECTOR = 16
 """float32 numbers in 512 bits: filters and channels that do not fill their last vector cost as if they did."""
-LENGTHS = (0.7, 1.5, 3.0, 6.0, 12.0)
+LENGTHS = (1.5, 3.0, 6.0, 12.0)
 """Octaves over which c varies little; one of these lengths is chosen for every size."""
-NOISES = (0.05, 0.1, 0.2)
+NOISES = (0.02, 0.05, 0.1)
 """Relative errors of a measured time, of which one is chosen: how close to the points a law passes."""
+RIDGE = 1.0
+"""How strongly trends are held back: sizes that vary together among few points would suggest steep ones."""
 SWEEPS = 2
 START = 3.0
 """The length in octaves that the search begins with."""
@@ -116,8 +118,7 @@ class _Fit:
     def __init__(self, x: Vector, y: Vector, lengths: Vector, noise: float) -> None:
         self.x, self.lengths, self.noise = x, lengths, noise
         terms = _trend(x)
-        # A ridge, as the trend over sizes that do not vary is undetermined.
-        ridge = 1e-3 * len(y) * np.eye(terms.shape[1])
+        ridge = RIDGE * len(y) * np.eye(terms.shape[1])
         ridge[0, 0] = 0
         self.trend = np.linalg.solve(terms.T @ terms + ridge, terms.T @ y)
         rest = y - terms @ self.trend

@@ -111,8 +111,8 @@ class _Draw:
 
     def width(self, least: int, most: int) -> int:
         """Filters or units: mostly a power of two or a multiple of 16, as most networks have."""
-        if self.chance(0.65):
-            return int(2 ** self.rng.integers(least.bit_length() - 1, most.bit_length()))
+        if self.chance(0.75):
+            return int(2 ** self.rng.integers(max(3, least.bit_length() - 1), most.bit_length()))
         return 16 * self.some(max(1, least // 16), most // 16) if self.chance(0.5) else self.some(least, most)
 
     def perceptron(self) -> Iterator[Layer]:
@@ -180,14 +180,15 @@ class _Draw:
     def branches(self, channels: int) -> Iterator[Layer | Block]:
         """A residual block, a small inception module, or a depthwise convolution with one of 1x1."""
         if self.chance(0.5):
-            stride = 1 + self.chance(0.4)
+            stride = 1 + self.chance(0.5)
+            filters = channels * stride
             main = [
-                Conv2D(channels, 3, stride, 1, bias=False),
+                Conv2D(filters, 3, stride, 1, bias=False),
                 BatchNorm(activation="relu"),
-                Conv2D(channels, 3, padding=1, bias=False),
+                Conv2D(filters, 3, padding=1, bias=False),
                 BatchNorm(),
             ]
-            projection = [Conv2D(channels, 1, stride, bias=False), BatchNorm()] if stride > 1 else []
+            projection = [Conv2D(filters, 1, stride, bias=False), BatchNorm()] if stride > 1 else []
             yield Residual(main, shortcut=projection, activation="relu")
         elif self.chance(0.5):
             wide = Conv2D(self.width(4, 64), 3, padding=1, activation="relu")
