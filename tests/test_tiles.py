@@ -208,6 +208,25 @@ def test_convolutions_are_those_of_rounded_operands(in_tiles, convolution):
     check_convolution(TILES, convolution)
 
 
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """A few output rows of an image are already too much for the weight gradient to take at a time."""
+    monkeypatch.setattr(direct_tiles, "BLOCK_BYTES", 1 << 13)
+    caches = direct_tiles.blocks, direct_tiles.weight_table
+    for each in caches:
+        each.cache_clear()
+    yield
+    for each in caches:
+        each.cache_clear()
+
+
+@pytest.mark.parametrize("convolution", [*CONVOLUTIONS, *PIXELS], ids=str)
+def test_images_are_taken_in_blocks_of_rows(in_tiles, small_blocks, convolution):
+    rows = convolution.out[0]
+    assert direct_tiles.blocks(convolution).height < rows or rows < 5
+    check_convolution(TILES, convolution)
+
+
 def test_nan_stays_in_the_windows_that_hold_it(in_tiles):
     check_nan(TILES)
 
