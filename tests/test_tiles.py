@@ -163,7 +163,7 @@ def test_rows_are_turned_in_pairs_with_zeros_behind_them(terms, width):
     """In blocks, and the rest around them."""
     x = np.random.default_rng(0).standard_normal((terms, width)).astype(np.float32)
     x[: len(HARD), 0] = HARD[:terms]
-    pairs = -(-terms // 2) + 3
+    pairs = direct_tiles.whole(terms) // 2 + TERMS // 2
     out, expected = np.full((width, pairs), 7, np.uint32), np.zeros((width, 2 * pairs), np.float32)
     rounding.turned_rows(x.reshape(-1), terms, width, out, 2)
     expected[:, :terms] = rounded(x).T

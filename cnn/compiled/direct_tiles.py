@@ -24,14 +24,14 @@ from cnn.compiled.direct import UNBOUNDED, ZERO, ceiling
 from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, start_of
-from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turned
+from cnn.compiled.rounding import BLOCK, PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turn, turned
 from cnn.compiled.tileproduct import SIDE, TERMS, configured, multiply, released
 from cnn.convolution import Convolution, padded_size
 
 MOSTLY = 0.75
 """The part of tiles that has to be filled for cells of pixels."""
 
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 19
 """Bytes of what the weight gradient takes at a time: a part of a second-level cache."""
 
 
@@ -369,14 +369,15 @@ def weight_gradient(microkernel, x, dy, g, table, count, blocks, lines, rooms, s
 
 @rare_kernel(PARALLEL, MATRIX, INTEGER, FLOATS, INTEGER)
 def add_up_turned(sums, filters, out, parts):
-    """out (M, K) = the sum of the rows (K, M) of sums, in order."""
+    """out (M, K) = the sum of the rows (K, M) of sums, in order, which is left in the first."""
     K, width = np.uintp(filters), np.uintp(len(out) // filters)
     for part in prange(parts):
-        end = start_of(part + 1, parts, width)
-        for start in range(start_of(part, parts, width), end, np.uintp(TERMS)):
+        first, last = start_of(part, parts, width), start_of(part + 1, parts, width)
+        for number in range(1, sums.shape[0]):
             for k in range(K):
-                for j in range(start, min(end, start + np.uintp(TERMS))):
-                    total = sums[0, k * width + j]
-                    for number in range(1, sums.shape[0]):
-                        total += sums[number, k * width + j]
-                    out[j * K + k] = total
+                for j in range(first, last):
+                    sums[0, k * width + j] += sums[number, k * width + j]
+        source, target = np.uintp(sums.ctypes.data), np.uintp(out.ctypes.data)
+        for j in range(first, last, np.uintp(BLOCK)):
+            for k in range(np.uintp(0), K, np.uintp(BLOCK)):
+                turn(source + (k * width + j) * 4, width * 4, K - k, last - j, target + (j * K + k) * 4, K * 4)
