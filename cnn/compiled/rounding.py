@@ -69,9 +69,8 @@ def _turn_pairs_of_rows(
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, source_row, rows, columns, target, target_row = arguments
-        lines = [
-            _rounded(builder, each) for each in _masked_rows(builder, source, source_row, rows, columns, 2 * BLOCK)
-        ]
+        lines = _masked_rows(builder, source, source_row, rows, columns, target, 2 * BLOCK)
+        lines = [_rounded(builder, line) for line in lines]
         highs = (builder.shl(line, ir.Constant(_BLOCK_ROW, [16] * BLOCK)) for line in lines[1::2])
         pairs = [builder.or_(low, high) for low, high in zip(lines[::2], highs, strict=True)]
         _store_turned(builder, pairs, target, target_row, columns)
@@ -86,7 +85,7 @@ def turn(typing_context: Any, source: Any, source_row: Any, rows: Any, columns: 
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         source, source_row, rows, columns, target, target_row = arguments
-        lines = _masked_rows(builder, source, source_row, rows, columns, BLOCK)
+        lines = _masked_rows(builder, source, source_row, rows, columns, target, BLOCK)
         words = [builder.bitcast(each, _BLOCK_ROW) for each in lines]
         _store_turned(builder, words, target, target_row, columns, first_words(builder, rows))
         return context.get_dummy_value()
@@ -118,8 +117,13 @@ def _load(builder: Any, address: Any, stride: Any, row: int, count: int) -> Any:
     return builder.load(builder.inttoptr(at, ir.VectorType(ir.FloatType(), count).as_pointer()), align=4)
 
 
-def _masked_rows(builder: Any, address: Any, stride: Any, rows: Any, columns: Any, count: int) -> list[Any]:
-    """Builds `count` rows of BLOCK numbers, zero beyond `rows` and `columns`, where nothing is read."""
+def _masked_rows(
+    builder: Any, address: Any, stride: Any, rows: Any, columns: Any, elsewhere: Any, count: int
+) -> list[Any]:
+    """Builds `count` rows of BLOCK numbers, zero beyond `rows` and `columns`, where nothing is read.
+
+    Processors take long not to read what lies in no page of memory: rows that are not there stand at `elsewhere`.
+    """
     real = ir.VectorType(ir.FloatType(), BLOCK)
     mask, zeros = first_words(builder, columns), ir.Constant(real, [0.0] * BLOCK)
     kind = ir.FunctionType(real, [real.as_pointer(), _WORD, mask.type, real])
@@ -128,7 +132,8 @@ def _masked_rows(builder: Any, address: Any, stride: Any, rows: Any, columns: An
     for i in range(count):
         there = builder.icmp_unsigned("<", rows.type(i), rows)
         own = builder.select(there, mask, ir.Constant(mask.type, [0] * BLOCK))
-        at = builder.inttoptr(builder.add(address, builder.mul(stride, stride.type(i))), real.as_pointer())
+        row = builder.select(there, builder.add(address, builder.mul(stride, stride.type(i))), elsewhere)
+        at = builder.inttoptr(row, real.as_pointer())
         found.append(builder.call(function, [at, _WORD(4), own, zeros]))
     return found
 
