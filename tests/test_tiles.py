@@ -163,7 +163,7 @@ def test_rows_are_turned_in_pairs_with_zeros_behind_them(terms, width):
     """In blocks, and the rest around them."""
     x = np.random.default_rng(0).standard_normal((terms, width)).astype(np.float32)
     x[: len(HARD), 0] = HARD[:terms]
-    pairs = -(-terms // 2) + 3
+    pairs = direct_tiles.whole(terms) // 2 + TERMS // 2
     out, expected = np.full((width, pairs), 7, np.uint32), np.zeros((width, 2 * pairs), np.float32)
     rounding.turned_rows(x.reshape(-1), terms, width, out, 2)
     expected[:, :terms] = rounded(x).T
@@ -205,6 +205,25 @@ IN_BFLOAT16 = [case for case in CASES if case.name.endswith("in bfloat16")]
 @pytest.mark.parametrize("convolution", [*CONVOLUTIONS, *PIXELS], ids=str)
 def test_convolutions_are_those_of_rounded_operands(in_tiles, convolution):
     assert direct_tiles.by_pixels(convolution) == (convolution in PIXELS)
+    check_convolution(TILES, convolution)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """A few output rows of an image are already too much for the weight gradient to take at a time."""
+    monkeypatch.setattr(direct_tiles, "BLOCK_BYTES", 1 << 13)
+    caches = direct_tiles.blocks, direct_tiles.weight_table
+    for each in caches:
+        each.cache_clear()
+    yield
+    for each in caches:
+        each.cache_clear()
+
+
+@pytest.mark.parametrize("convolution", [*CONVOLUTIONS, *PIXELS], ids=str)
+def test_images_are_taken_in_blocks_of_rows(in_tiles, small_blocks, convolution):
+    rows = convolution.out[0]
+    assert direct_tiles.blocks(convolution).height < rows or rows < 5
     check_convolution(TILES, convolution)
 
 

@@ -169,20 +169,21 @@ def weight_gradient_in_tiles(
     x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers, *, multiplies: bool = True
 ) -> None:
     """As `weight_gradient`, where there is an `engine`."""
-    images = len(x)
-    parts = parts_for_flops(2 * images * convolution.macs, most=images)
-    together = min(direct_tiles.group(convolution), -(-images // parts))
-    sizes = direct_tiles.left_size(convolution), direct_tiles.right_size(convolution)
+    blocks = direct_tiles.blocks(convolution)
+    count = len(x) * -(-convolution.out[0] // blocks.height)
+    parts = parts_for_flops(2 * len(x) * convolution.macs, most=count)
+    blocks = blocks._replace(together=min(blocks.together, -(-count // parts)))
     lines = scratch.get("lines", (parts, direct_tiles.line_size(convolution)), np.uint16)
-    rooms = scratch.get("rooms", (parts, together * sum(sizes)), _PAIR)
+    rooms = scratch.get("rooms", (parts, blocks.together * (blocks.left + blocks.right)), _PAIR)
     spaces = scratch.get("tile spaces", (parts, tileproduct.SPACE // 4), _PAIR)
     sums = scratch.get("sums", (parts, out.size), np.float32)
     if multiplies:
         direct_tiles.weight_gradient(
             *(engine(), x.reshape(-1), dy.reshape(-1), of_convolution(convolution)),
-            *(direct_tiles.weight_table(convolution, together), images, together, *sizes),
-            *(lines, rooms, spaces, sums, out.reshape(-1)),
+            *(direct_tiles.weight_table(convolution), count, blocks),
+            *(lines, rooms, spaces, sums),
         )
+        direct_tiles.add_up_turned(sums, convolution.filters, out.reshape(-1), parts_for(sums.size))
 
 
 def _parts(x: Array, most: int) -> int:

@@ -14,24 +14,25 @@ neighbouring positions in a pair, and the right one the cells, two neighbouring 
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit, prange, types
 
 from cnn.compiled.direct import UNBOUNDED, ZERO, ceiling
 from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL
-from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turned
+from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, start_of
+from cnn.compiled.rounding import BLOCK, PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turn, turned
 from cnn.compiled.tileproduct import SIDE, TERMS, configured, multiply, released
 from cnn.convolution import Convolution, padded_size
 
 MOSTLY = 0.75
 """The part of tiles that has to be filled for cells of pixels."""
 
-GROUP_BYTES = 1 << 19
-"""Bytes of several small images that the weight gradient takes together: a part of a second-level cache."""
+BLOCK_BYTES = 1 << 19
+"""Bytes of what the weight gradient takes at a time: a part of a second-level cache."""
 
 
 def whole(terms: int) -> int:
@@ -97,31 +98,38 @@ def units(convolution: Convolution, images: int) -> int:
     return images * panel_count(convolution) * pieces
 
 
-def _pairs(convolution: Convolution) -> int:
-    """Pairs of positions of an image, each row with an even number, in whole tiles."""
-    rows, columns = convolution.out
-    return whole(2 * rows * -(-columns // 2)) // 2
+class Blocks(NamedTuple):
+    """What the weight gradient takes at a time, in each thread: output rows of an image, and how many images of them.
+
+    `left` and `right` are pairs: of the turned gradient of a block, and of its cells, with what the last tiles read
+    beyond them. A row of the turned gradient has a cache line more than pairs, as rows a power of two apart share
+    places in caches.
+    """
+
+    height: int
+    together: int
+    left: int
+    right: int
 
 
-def turned_row(convolution: Convolution) -> int:
-    """Pairs of a row of the turned gradient; a cache line more, as rows a power of two apart share places in caches."""
-    return _pairs(convolution) + TERMS // 2
+BLOCKS = types.NamedUniTuple(INTEGER, len(Blocks._fields), Blocks)
+"""The type of Blocks in kernels."""
 
 
-def left_size(convolution: Convolution) -> int:
-    """Pairs of the turned gradient of an image, and of the rows that the last tiles read beyond them."""
-    return panel_count(convolution) * SIDE * turned_row(convolution)
+@cache
+def blocks(convolution: Convolution) -> Blocks:
+    """As many images as fit in BLOCK_BYTES, or fewer rows of one."""
+    rows = convolution.out[0]
+    size = sum(_block_sizes(convolution, rows)) * 4
+    height = min(rows, max(1, rows * BLOCK_BYTES // size))
+    return Blocks(height, max(1, BLOCK_BYTES // size), *_block_sizes(convolution, height))
 
 
-def right_size(convolution: Convolution) -> int:
-    """Pairs of the cells of an image, and of those that the last tiles read beyond them."""
-    half = -(-convolution.out[1] // 2)
-    return (_slots(convolution) * half + TERMS // 2) * cell_size(convolution)
-
-
-def group(convolution: Convolution) -> int:
-    """How many images the weight gradient takes together."""
-    return max(1, GROUP_BYTES // (4 * (left_size(convolution) + right_size(convolution))))
+def _block_sizes(convolution: Convolution, height: int) -> tuple[int, int]:
+    (rows, _), (down, _), half = convolution.window.kernel, convolution.window.stride, -(-convolution.out[1] // 2)
+    row = whole(2 * height * half) // 2 + TERMS // 2
+    slots = down * -(-((height - 1) * down + rows) // down)
+    return panel_count(convolution) * SIDE * row, (slots * half + TERMS // 2) * cell_size(convolution)
 
 
 @cache
@@ -135,10 +143,10 @@ def forward_table(convolution: Convolution) -> npt.NDArray[np.int64]:
 
 
 @cache
-def weight_table(convolution: Convolution, images: int) -> npt.NDArray[np.int64]:
+def weight_table(convolution: Convolution) -> npt.NDArray[np.int64]:
     """Where the pieces of a sum begin, one for each image: bytes from the first turned gradient and the first cells."""
-    sizes = 4 * left_size(convolution), 4 * right_size(convolution)
-    return np.outer(np.arange(images, dtype=np.int64), np.array(sizes, np.int64)).reshape(-1)
+    _, together, left, right = blocks(convolution)
+    return np.outer(np.arange(together, dtype=np.int64), np.array((4 * left, 4 * right), np.int64)).reshape(-1)
 
 
 def _first_slot(convolution: Convolution, row: int) -> int:
@@ -259,13 +267,19 @@ def forward(microkernel, x, w, bias, relu, y, g, pixels, table, count, lines, pl
 
 
 @njit(**INNER)
-def _paired_cells(x, g, image, cell, line, pairs):
-    """As `_cells`, but two neighbouring cells of a row in pairs; beside a last odd one are zeros."""
+def _paired_cells(x, g, image, first, rows, phase, cell, line, pairs):
+    """As `_cells`, of some rows of a padded image only, two neighbouring cells in pairs; beside a last one are zeros.
+
+    `first` is the first row, less the padding above. Rows outside the image are cleared.
+    """
     Q, run, step = g.out_columns, np.uintp(g.kernel_columns * g.channels), g.right * g.channels
     half = ceiling(Q, 2)
-    for row in range(_first_row(g), _last_row(g)):
+    for r in range(rows):
+        row, start = first + r, (r % g.down * phase + r // g.down) * half
+        if row < 0 or row >= g.height:
+            pairs[start * cell : (start + half) * cell] = np.uint32(0)
+            continue
         _round_row(x, g, image, row, line)
-        start = _slot(g, row + g.top) * half
         for i in range(half):
             source, to = np.uintp(2 * i * step), np.uintp((start + i) * cell)
             beside = source + np.uintp(step)
@@ -278,76 +292,92 @@ def _paired_cells(x, g, image, cell, line, pairs):
 
 
 @njit(**INNER)
-def _weight_part(microkernel, x, dy, g, table, first, last, together, left_size, right_size, line, room, space, sums):
-    R, P, Q, K = g.kernel_rows, g.out_rows, g.out_columns, g.filters
+def _turned_gradient(dy, rows, columns, filters, pairs, out, step):
+    """The gradient (rows, columns, filters), flat, as rows of `pairs` pairs for each filter, `step` pairs apart."""
+    if columns % 2 == 0:  # Pairs do not cross the ends of rows.
+        turned(dy, rows * columns, filters, 0, filters, pairs, out, step)
+        return
+    half = ceiling(columns, 2)
+    for p in range(rows):
+        turned(dy[p * columns * filters :], columns, filters, 0, filters, half, out[p * half :], step)
+    for k in range(filters):
+        out[k * step + rows * half : k * step + pairs] = np.uint32(0)
+
+
+@njit(**INNER)
+def _weight_part(microkernel, x, dy, g, table, first, last, blocks, line, room, space, sums):
+    R, P, Q, K, down = g.kernel_rows, g.out_rows, g.out_columns, g.filters, g.down
+    height, together, left, right = blocks
     run, half = g.kernel_columns * g.channels, ceiling(Q, 2)
-    cell, steps = ceiling(run, TERMS) * TERMS, ceiling(2 * P * half, TERMS)
-    row, width = steps * TERMS // 2 + TERMS // 2, 4 * R * run
-    lefts, rights = room[: together * left_size], room[together * left_size :]
+    cell, phase = ceiling(run, TERMS) * TERMS, ceiling((height - 1) * down + R, down)
+    row, width, each = left // (ceiling(K, SIDE) * SIDE), 4 * R * run, ceiling(P, height)
+    lefts, rights = room[: together * left], room[together * left :]
     line[:] = np.uint16(0)
     room[:] = np.uint32(0)
     sums[:] = ZERO
     a, b = np.intp(lefts.ctypes.data), np.intp(rights.ctypes.data)
     own = configured(microkernel, space)
     for start in range(first, last, together):
-        images = min(together, last - start)
-        for n in range(images):
-            _paired_cells(x, g, start + n, cell, line, rights[n * right_size :])
-            # Where pairs do not cross the ends of rows, an image is one long row.
-            rows, length = (1, P * Q) if Q % 2 == 0 else (P, Q)
-            for p in range(rows):
-                gradients = dy[((start + n) * P * Q + p * length) * K :]
-                turned(gradients, length, K, 0, K, ceiling(length, 2), lefts[n * left_size + p * half :], row)
+        # Several blocks at once are whole images, with the same number of rows.
+        count, steps = min(together, last - start), 0
+        for n in range(count):
+            image, block = (start + n) // each, (start + n) % each
+            p, end = P * block // each, P * (block + 1) // each
+            steps = ceiling(2 * (end - p) * half, TERMS)
+            rows = (end - p - 1) * down + R
+            _paired_cells(x, g, image, p * down - g.top, rows, phase, cell, line, rights[n * right :])
+            gradients = dy[(image * P + p) * Q * K :]
+            _turned_gradient(gradients, end - p, Q, K, steps * TERMS // 2, lefts[n * left :], row)
         for r in range(R):
-            meets = b + _slot(g, r) * half * cell * 4
+            meets = b + (r % down * phase + r // down) * half * cell * 4
             for j in range(0, run, SIDE):
                 for k in range(0, K, SIDE):
                     to = np.intp(sums.ctypes.data) + k * width + 4 * (r * run + j)
                     multiply(
                         *(microkernel, own, min(SIDE, K - k), min(SIDE, run - j)),
-                        *(a + k * row * 4, row * 4, np.intp(table.ctypes.data), images, steps),
+                        *(a + k * row * 4, row * 4, np.intp(table.ctypes.data), count, steps),
                         *(meets + 4 * j, cell * 4),
                         *(to, width, UNBOUNDED, to, width),
                     )
     released(microkernel, own)
 
 
-@njit(**INNER)
-def _add_up_turned(sums, filters, out):
-    """out (M, K) = the sum of the rows (K, M) of sums, one for each part, in order."""
-    K, parts = np.uintp(filters), sums.shape[0]
-    width = np.uintp(len(out)) // K
-    for j in range(width):
-        for k in range(K):
-            total = sums[0, k * width + j]
-            for part in range(1, parts):
-                total += sums[part, k * width + j]
-            out[j * K + k] = total
-
-
 @rare_kernel(
     PARALLEL,
-    *(ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGERS, *[INTEGER] * 4),
-    *(SHORT_ROWS, PAIR_ROWS, PAIR_ROWS, MATRIX, FLOATS),
+    *(ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGERS, INTEGER, BLOCKS),
+    *(SHORT_ROWS, PAIR_ROWS, PAIR_ROWS, MATRIX),
 )
-def weight_gradient(
-    microkernel, x, dy, g, table, images, together, left_size, right_size, lines, rooms, spaces, sums, dw
-):
-    """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; `together` images at a time.
+def weight_gradient(microkernel, x, dy, g, table, count, blocks, lines, rooms, spaces, sums):
+    """Sums (K, R, S, C), a row for each thread, from x (N, H, W, C) and dy (N, P, Q, K), all flat.
 
-    A thread has a row of lines (line_size), of rooms (left_size + right_size, for each image), of spaces and of sums.
+    Their sum, turned, is the gradient of the weights. `count` is the number of blocks of all images.
+
+    A thread has a row of lines (line_size), of rooms (left + right, for each block taken together), of spaces and of
+    sums.
     """
     parts = rooms.shape[0]
     if parts == 1:
-        _weight_part(
-            *(microkernel, x, dy, g, table, 0, images, together, left_size, right_size),
-            *(lines[0], rooms[0], spaces[0], sums[0]),
-        )
+        _weight_part(microkernel, x, dy, g, table, 0, count, blocks, lines[0], rooms[0], spaces[0], sums[0])
     else:
         for part in prange(parts):
-            first, last = images * part // parts, images * (part + 1) // parts
+            first, last = count * part // parts, count * (part + 1) // parts
             _weight_part(
-                *(microkernel, x, dy, g, table, first, last, together, left_size, right_size),
+                *(microkernel, x, dy, g, table, first, last, blocks),
                 *(lines[part], rooms[part], spaces[part], sums[part]),
             )
-    _add_up_turned(sums, g.filters, dw)
+
+
+@rare_kernel(PARALLEL, MATRIX, INTEGER, FLOATS, INTEGER)
+def add_up_turned(sums, filters, out, parts):
+    """out (M, K) = the sum of the rows (K, M) of sums, in order, which is left in the first."""
+    K, width = np.uintp(filters), np.uintp(len(out) // filters)
+    for part in prange(parts):
+        first, last = start_of(part, parts, width), start_of(part + 1, parts, width)
+        for number in range(1, sums.shape[0]):
+            for k in range(K):
+                for j in range(first, last):
+                    sums[0, k * width + j] += sums[number, k * width + j]
+        source, target = np.uintp(sums.ctypes.data), np.uintp(out.ctypes.data)
+        for j in range(first, last, np.uintp(BLOCK)):
+            for k in range(np.uintp(0), K, np.uintp(BLOCK)):
+                turn(source + (k * width + j) * 4, width * 4, K - k, last - j, target + (j * K + k) * 4, K * 4)

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, prange, types
+from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.vectors import spread
 
 SHORTS, PAIRS = types.Array(types.uint16, 1, "C"), types.Array(types.uint32, 1, "C")
 SHORT_ROWS, PAIR_ROWS = types.Array(types.uint16, 2, "C"), types.Array(types.uint32, 2, "C")
@@ -57,18 +59,38 @@ def joined(typing_context: Any, first: Any, second: Any):
 
 
 @intrinsic
-def _turn_pairs_of_rows(typing_context: Any, source: Any, source_row: Any, target: Any, target_row: Any):
-    """BLOCK pairs of rows of BLOCK numbers as BLOCK rows of pairs. All are addresses and strides in bytes."""
+def _turn_pairs_of_rows(
+    typing_context: Any, source: Any, source_row: Any, rows: Any, columns: Any, target: Any, target_row: Any
+):
+    """At most BLOCK pairs of rows of at most BLOCK numbers as rows of BLOCK pairs; what is beyond `rows` is zero.
+
+    All are addresses, strides in bytes and counts.
+    """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, source_row, target, target_row = arguments
-        rows = [_rounded(builder, _load(builder, source, source_row, i, BLOCK)) for i in range(2 * BLOCK)]
-        highs = (builder.shl(row, ir.Constant(row.type, [16] * BLOCK)) for row in rows[1::2])
-        pairs = [builder.or_(low, high) for low, high in zip(rows[::2], highs, strict=True)]
-        _store_turned(builder, pairs, target, target_row)
+        source, source_row, rows, columns, target, target_row = arguments
+        lines = _masked_rows(builder, source, source_row, rows, columns, target, 2 * BLOCK)
+        lines = [_rounded(builder, line) for line in lines]
+        highs = (builder.shl(line, ir.Constant(_BLOCK_ROW, [16] * BLOCK)) for line in lines[1::2])
+        pairs = [builder.or_(low, high) for low, high in zip(lines[::2], highs, strict=True)]
+        _store_turned(builder, pairs, target, target_row, columns)
         return context.get_dummy_value()
 
-    return types.void(*[types.uintp] * 4), generate
+    return types.void(*[types.uintp] * 6), generate
+
+
+@intrinsic
+def turn(typing_context: Any, source: Any, source_row: Any, rows: Any, columns: Any, target: Any, target_row: Any):
+    """At most BLOCK rows of at most BLOCK float32, transposed. All are addresses, strides in bytes and counts."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, source_row, rows, columns, target, target_row = arguments
+        lines = _masked_rows(builder, source, source_row, rows, columns, target, BLOCK)
+        words = [builder.bitcast(each, _BLOCK_ROW) for each in lines]
+        _store_turned(builder, words, target, target_row, columns, first_words(builder, rows))
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 6), generate
 
 
 @intrinsic
@@ -95,8 +117,40 @@ def _load(builder: Any, address: Any, stride: Any, row: int, count: int) -> Any:
     return builder.load(builder.inttoptr(at, ir.VectorType(ir.FloatType(), count).as_pointer()), align=4)
 
 
-def _store_turned(builder: Any, rows: list[Any], address: Any, stride: Any) -> None:
-    """Stores BLOCK rows, transposed: each step exchanges one bit of the numbers of rows and columns."""
+def _masked_rows(
+    builder: Any, address: Any, stride: Any, rows: Any, columns: Any, elsewhere: Any, count: int
+) -> list[Any]:
+    """Builds `count` rows of BLOCK numbers, zero beyond `rows` and `columns`, where nothing is read.
+
+    Processors take long not to read what lies in no page of memory: rows that are not there stand at `elsewhere`.
+    """
+    real = ir.VectorType(ir.FloatType(), BLOCK)
+    mask, zeros = first_words(builder, columns), ir.Constant(real, [0.0] * BLOCK)
+    kind = ir.FunctionType(real, [real.as_pointer(), _WORD, mask.type, real])
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{BLOCK}f32.p0")
+    found = []
+    for i in range(count):
+        there = builder.icmp_unsigned("<", rows.type(i), rows)
+        own = builder.select(there, mask, ir.Constant(mask.type, [0] * BLOCK))
+        row = builder.select(there, builder.add(address, builder.mul(stride, stride.type(i))), elsewhere)
+        at = builder.inttoptr(row, real.as_pointer())
+        found.append(builder.call(function, [at, _WORD(4), own, zeros]))
+    return found
+
+
+def first_words(builder: Any, count: Any) -> Any:
+    """Builds the mask of the first `count` of BLOCK words."""
+    numbers = ir.VectorType(count.type, BLOCK)
+    return builder.icmp_unsigned("<", ir.Constant(numbers, list(range(BLOCK))), spread(builder, count, numbers))
+
+
+def _store_turned(
+    builder: Any, rows: list[Any], address: Any, stride: Any, count: Any = None, mask: Any = None
+) -> None:
+    """Stores BLOCK rows, transposed: each step exchanges one bit of the numbers of rows and columns.
+
+    Of the results only `count` are stored, and of each what the mask allows.
+    """
     for bit in (1, 2, 4, 8):
         low = [k if not k & bit else BLOCK + k - bit for k in range(BLOCK)]
         high = [k + bit if not k & bit else BLOCK + k for k in range(BLOCK)]
@@ -106,9 +160,14 @@ def _store_turned(builder: Any, rows: list[Any], address: Any, stride: Any) -> N
                 rows[i], rows[i + bit] = (
                     builder.shuffle_vector(*both, ir.Constant(_BLOCK_ROW, order)) for order in (low, high)
                 )
+    everything = ir.Constant(ir.VectorType(ir.IntType(1), BLOCK), [1] * BLOCK)
+    kind = ir.FunctionType(ir.VoidType(), [_BLOCK_ROW, _BLOCK_ROW.as_pointer(), _WORD, everything.type])
+    store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{BLOCK}i32.p0")
     for i, row in enumerate(rows):
-        at = builder.add(address, builder.mul(stride, stride.type(i)))
-        builder.store(row, builder.inttoptr(at, _BLOCK_ROW.as_pointer()), align=4)
+        at = builder.inttoptr(builder.add(address, builder.mul(stride, stride.type(i))), _BLOCK_ROW.as_pointer())
+        wanted = ir.IntType(1)(1) if count is None else builder.icmp_unsigned("<", count.type(i), count)
+        with builder.if_then(wanted):
+            builder.call(store, [row, at, _WORD(4), everything if mask is None else mask])
 
 
 def _rounded(builder: Any, x: Any) -> Any:
@@ -237,36 +296,24 @@ def rows(x, count, width, out, parts):
 def turned(x, terms, width, first, last, pairs, out, step):
     """Columns `first` to `last` of x (terms, width), flat, as rows of out, `step` pairs apart: `pairs` pairs of each.
 
-    What is not in x is zero. `pairs` is at least half of `terms`.
+    What is not in x is zero. So are the pairs behind these up to a multiple of BLOCK, for which there must be room.
     """
-    start, end, across = np.uintp(first), np.uintp(last), np.uintp(width)
-    blocks, source, target = np.uintp(terms // (2 * BLOCK)), np.uintp(x.ctypes.data), np.uintp(out.ctypes.data)
-    beyond = end - (end - start) % np.uintp(BLOCK)
-    for block in range(blocks):
-        i = block * np.uintp(BLOCK)
-        for j in range(start, beyond, np.uintp(BLOCK)):
+    source, target, across = np.uintp(x.ctypes.data), np.uintp(out.ctypes.data), np.uintp(width)
+    for i in range(np.uintp(0), np.uintp(pairs), np.uintp(BLOCK)):
+        rows = np.uintp(max(0, terms - 2 * np.intp(i)))
+        for j in range(np.uintp(first), np.uintp(last), np.uintp(BLOCK)):
             _turn_pairs_of_rows(
-                source + (2 * i * across + j) * 4, across * 4, target + (j * np.uintp(step) + i) * 4, np.uintp(step) * 4
+                *(source + (2 * i * across + j) * 4, across * 4, rows, np.uintp(last) - j),
+                *(target + (j * np.uintp(step) + i) * 4, np.uintp(step) * 4),
             )
-    for i in range(np.uintp(pairs)):
-        at = 2 * i * across
-        if i < blocks * np.uintp(BLOCK):
-            for j in range(beyond, end):
-                out[j * np.uintp(step) + i] = pair(x[at + j], x[at + across + j])
-        elif 2 * i + 1 < np.uintp(terms):
-            for j in range(start, end):
-                out[j * np.uintp(step) + i] = pair(x[at + j], x[at + across + j])
-        elif 2 * i < np.uintp(terms):
-            for j in range(start, end):
-                out[j * np.uintp(step) + i] = pair(x[at + j], np.float32(0))
-        else:
-            for j in range(start, end):
-                out[j * np.uintp(step) + i] = np.uint32(0)
 
 
 @rare_kernel(PARALLEL, FLOATS, INTEGER, INTEGER, PAIR_ROWS, INTEGER)
 def turned_rows(x, terms, width, out, parts):
-    """out (width, at least half of terms) = x (terms, width), flat and transposed, in pairs of its rows; as `rows`."""
+    """out = x (terms, width), flat and transposed, in pairs of its rows; what is not in x is zero.
+
+    out has `width` rows of at least half of `terms` pairs, a multiple of BLOCK.
+    """
     for part in prange(parts):
         first, last = start_of(part, parts, width), start_of(part + 1, parts, width)
         turned(x, terms, width, first, last, out.shape[1], out.reshape(-1), out.shape[1])
