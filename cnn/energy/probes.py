@@ -95,7 +95,7 @@ def _fitting(architecture: Architecture, batch: int) -> int:
 
 
 class _Draw:
-    """Draws the layers of one network, which is slim or wide: its convolutions have `most` filters."""
+    """Draws the layers of one network, which is slim or wide: its convolutions have at most `most` filters."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self.rng = rng
