@@ -29,7 +29,7 @@ def averaged(runs: Sequence[Run], defaults: Mapping[str, Any]) -> dict[str, Any]
     groups: dict[str, list[Run]] = {}
     left_out = []
     for run in runs:
-        if "test_accuracy" not in run.result:
+        if run.result.get("test_accuracy") is None:
             left_out.append({"run": run.label, "reason": "the run has not ended"})
             continue
         group = groups.setdefault(repr(sorted(_alike(run).items())), [])
@@ -57,8 +57,8 @@ def _rows(group: Sequence[Run], defaults: Mapping[str, Any]) -> list[dict[str, A
     if len(group) > 1:
         options.pop("seed", None)
     ttas = [(NONE, "test_accuracy")]
-    tta = first.result.get("tta", NONE)
-    if tta in VIEWS and tta != NONE:
+    tta = first.result.get("tta")
+    if isinstance(tta, str) and tta in VIEWS and tta != NONE and all(map(_seen_in_views, group)):
         ttas.append((tta, "tta_test_accuracy"))
     rows = []
     for name, key in ttas:
@@ -81,11 +81,15 @@ def _rows(group: Sequence[Run], defaults: Mapping[str, Any]) -> list[dict[str, A
                 "backend": first.settings.get("backend") or first.result.get("backend"),
                 "threads": first.settings.get("threads") or first.result.get("threads"),
                 "machine": first.settings.get("machine"),
-                "command": command(options),
+                "command": command(options) if first.options else None,
                 "settings": _alike(first),
             }
         )
     return rows
+
+
+def _seen_in_views(run: Run) -> bool:
+    return run.result.get("tta_test_accuracy") is not None
 
 
 def _published(run: Run, tta: str) -> dict[str, Any] | None:
@@ -116,9 +120,9 @@ def markdown(found: Mapping[str, Any]) -> str:
             *(f"`{row['model']}`", f"`{row['dataset']}`", str(row["views"]), source),
             f"{measured(row)}, {seeds(row)}",
             minutes(row["seconds"]),
-            f"`{row['command']}`",
+            f"`{row['command']}`" if row["command"] else "",
         )
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
