@@ -100,5 +100,7 @@ def run(options: argparse.Namespace) -> None:
         f"lowest at {found.lowest:.2g} {steepest}."
     )
     print_text(f"Suggested: --lr {found.suggestion:.2g}, {RULE}.")
+    if found.steepest is None:
+        print_text("note: the loss never fell, so this says little; try a lower --lowest or more --steps")
     if not found.diverged:
         print_text("note: a higher --highest shows where it diverges")
