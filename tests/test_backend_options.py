@@ -49,6 +49,7 @@ def tuned(register_backend):
         ("shares=[0.5, 0.25]", "shares", [0.5, 0.25]),
         ("threads-per-core=2", "threads_per_core", 2),
         ("path=/a=b", "path", "/a=b"),
+        ("cores=4\nmode=3", "cores", "4\nmode=3"),
     ],
 )
 def test_option_is_read(text, name, value):
@@ -58,6 +59,14 @@ def test_option_is_read(text, name, value):
 @pytest.mark.parametrize("text", ["cores", "=4", "cores=", ""])
 def test_option_without_name_or_value(text):
     with pytest.raises(UsageError, match=r"given as NAME=VALUE, not as '"):
+        parse_option(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("x=nan", "finite"), ("x=-inf", "finite"), ("x=1e400", "finite"), (f"x={10**20}", "smaller")]
+)
+def test_numbers_that_nothing_can_be_are_refused(text, why):
+    with pytest.raises(UsageError, match=f"^{text}: value is .* give a {why} number"):
         parse_option(text)
 
 

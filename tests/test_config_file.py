@@ -67,6 +67,18 @@ def test_settings_of_the_recipe_are_merged_and_typed(parsed):
     }
 
 
+def test_a_setting_follows_a_name_that_was_set(parsed):
+    words = ("optimizer=Adam", "optimizer.beta1=0.5")
+    options = parsed("", "train", *(word for each in words for word in ("--set", each)))
+    assert options.recipe == {"optimizer": {"type": "Adam", "beta1": 0.5}}
+
+
+@pytest.mark.parametrize("key", [".epochs", "optimizer..momentum", "optimizer.", "a" + ".a" * 5000])
+def test_a_key_with_a_dot_too_many_is_refused(key, parsed):
+    with pytest.raises(UsageError, match="correct its dots"):
+        parsed("", "train", "--set", f"{key}=1")
+
+
 @pytest.mark.parametrize(("named", "kept"), [("b", {"x": 1}), ("other", None)])
 def test_another_backend_does_not_get_the_options_of_this_one(parsed, named, kept):
     options = parsed('backend = "b"\nbackend_options = {x = 1}', "train", "--backend", named)

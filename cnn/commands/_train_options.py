@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from cnn.backend import Backend
@@ -18,6 +19,7 @@ from cnn.model.zoo import ZOO
 from cnn.optimizers import Optimizer
 from cnn.plugins import import_modules
 from cnn.terminal.arguments import expanded_text, number, port_number, share, whole_number, whole_number_or_zero
+from cnn.toml import MOST_DEPTH
 from cnn.training.finetuning import Start
 from cnn.training.world import World
 
@@ -232,6 +234,7 @@ def setting(text: str) -> dict[str, Any]:
     """The table of one setting KEY=VALUE, with dots in the key for tables in tables. Raises UsageError for another."""
     key, value = parse_option(text)
     *outer, name = key.split(".")
+    require(all((*outer, name)) and len(outer) < MOST_DEPTH, f"--set has no setting {shorten(key)}; correct its dots.")
     table = {name: value}
     for each in reversed(outer):
         table = {each: table}
