@@ -132,6 +132,10 @@ def test_a_resumed_run_has_the_options_of_the_first(tuned, forget_backends, tmp_
     forget_backends()
     assert main([*run, "--resume"]) == 0
     assert made[1:] == made[:1]
+    # Of them only what is given again changes.
+    forget_backends()
+    assert main([*run, "--resume", "--backend-option", "mode=safe"]) == 0
+    assert made[-1] == {"shares": [0.5, 0.5], "mode": "safe"}
     # Another backend does not have them.
     assert main([*run, "--resume", "--backend", "numpy"]) == 0
 

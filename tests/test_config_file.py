@@ -170,6 +170,13 @@ def test_a_run_takes_it_and_a_resumed_run_remembers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 epochs, batch 500" in printed
     assert "resumed  after 1 epoch," in printed
+    # Of the recipe only what is given again changes.
+    words = ("--set", "validation=0.05", "--set", "clip_norm=1")
+    assert main(["train", "synthetic", "--model", "mlp", "--backend", "numpy", "--out", f"{out}2", *words]) == 0
+    assert main(["train", "--out", f"{out}2", "--resume", "--set", "validation=0.05", "--epochs", "11"]) == 0
+    again = json.loads(Path(f"{out}2", "settings.json").read_text())["options"]
+    assert again["recipe"] == {"validation": 0.05, "clip_norm": 1}
+    capsys.readouterr()
     # For a resumed run, a file takes precedence over the stored settings.
     path.write_text("epochs = 3\n")
     assert main([*run, "--resume", "--config", str(path)]) == 0

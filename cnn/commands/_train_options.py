@@ -254,7 +254,10 @@ def adjusted(architecture: Architecture, options: argparse.Namespace) -> Archite
 
 
 def recall(options: argparse.Namespace, world: World) -> None:
-    """Fills in the options that were not given: from the run that is resumed, else from the defaults."""
+    """Fills in the options that were not given: from the run that is resumed, else from the defaults.
+
+    Of `--set` and `--backend-option` only what is given again changes.
+    """
     _common.find_own_pictures(options)
     stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
@@ -262,8 +265,11 @@ def recall(options: argparse.Namespace, world: World) -> None:
         stored.pop("backend_options", None)
     defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": _common.OWN_IMAGES})
     for name, default in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, stored.get(name, default))
+        given, before = getattr(options, name), stored.get(name, default)
+        if given is None:
+            setattr(options, name, before)
+        elif isinstance(given, dict) and isinstance(before, dict):
+            setattr(options, name, merged(before, given))
     # A resumed run needs the modules of the one before.
     if getattr(options, "import"):
         import_modules(getattr(options, "import"))
