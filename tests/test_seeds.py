@@ -98,6 +98,14 @@ def test_a_run_that_has_not_ended_or_repeats_a_seed_is_left_out_and_told(folder,
     assert main(["runs", runs[0], "--json", "--markdown"]) == 2
 
 
+def test_many_seeds_are_counted(folder, capsys):
+    runs = [folder(f"r{seed}", 0.99, seed) for seed in range(11)]
+    assert main(["runs", *runs[:10]]) == 0
+    assert "8, 9)" in capsys.readouterr().out
+    assert main(["runs", *runs]) == 0
+    assert "(11 seeds)" in capsys.readouterr().out
+
+
 def test_a_run_in_its_first_epoch_is_left_out(folder, capsys, tmp_path):
     runs = [folder("a", 0.99, 0), folder("b", None, 1)]
     (tmp_path / "b" / "metrics.jsonl").write_text("")

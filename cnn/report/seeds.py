@@ -19,6 +19,9 @@ UNLIKE = ("seed", "started", "command", "version")
 HEAD = ("network", "data", "views", "published", "measured here", "time", "command")
 """The columns of the table in Markdown."""
 
+LISTED = 10
+"""How many seeds are named one by one."""
+
 
 def averaged(runs: Sequence[Run], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Rows with mean and spread over seeds, one for each kind of test-time augmentation of each group of runs.
@@ -133,7 +136,9 @@ def measured(row: Mapping[str, Any]) -> str:
 
 
 def seeds(row: Mapping[str, Any]) -> str:
-    """The seeds of a row in words."""
+    """The seeds of a row in words; many are counted."""
+    if len(row["seeds"]) > LISTED:
+        return f"{len(row['seeds'])} seeds"
     numbers = ", ".join(map(str, row["seeds"]))
     return f"seeds {numbers}" if len(row["seeds"]) > 1 else f"seed {numbers}"
 
