@@ -185,8 +185,8 @@ class Whitening(Initializer):
         if filters % 2 or filters > 2 * depth:
             elements = "x".join(map(str, shape[:-1]))
             raise UsageError(
-                f"Whitening makes pairs of filters, at most 2 x {depth} of kernels of {elements} elements, not {filters}; "
-                f"give an even number of at most {2 * depth}, or images of more channels, such as colour images."
+                f"Whitening makes pairs of filters, at most 2 x {depth} of kernels of {elements} elements, "
+                f"not {filters}; give an even number of at most {2 * depth}, or images in colour."
             )
         half = vectors[:, : filters // 2] / np.sqrt(np.maximum(values[: filters // 2] + self.epsilon, TINY))
         return np.concatenate([half, -half], axis=1).reshape(shape)

@@ -13,7 +13,7 @@ from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
 from cnn.energy.calibration import Calibration, step_spread
-from cnn.energy.law import Law, Point, from_table, to_table
+from cnn.energy.law import NOISES, START, Law, Point, from_table, to_table
 from cnn.energy.law import _Fit as Fit
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
@@ -95,7 +95,7 @@ def test_a_damaged_file_is_named_and_replaced(few, capsys, content):
     assert calibration.load_all() == [measured]
 
 
-LAW = {"overhead": 1e-6, "points": [[1, 2, 100, 1e-5]], "lengths": [1.0], "noise": 0.1}
+LAW = {"overhead": 1e-6, "points": [[1, 2, 3, 4, 5, 100, 1e-5]], "lengths": [START] * 8, "noise": NOISES[0]}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +109,7 @@ LAW = {"overhead": 1e-6, "points": [[1, 2, 100, 1e-5]], "lengths": [1.0], "noise
         ("busy_watts", float("inf"), "impossible"),
         ("precision", [], "precision must be str"),
         ("products", [[8, 8, 8, -1.0]], "impossible"),
+        ("laws", {"Pool": LAW}, "do not have 6 sizes"),
         ("laws", {"Pool": LAW | {"overhead": -1.0}}, "impossible"),
         ("laws", {"Pool": LAW | {"points": [[1, 2, 100, float("nan")]]}}, "impossible"),
     ],

@@ -25,7 +25,7 @@ from cnn.config import settle
 from cnn.cost import count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
-from cnn.energy.tasks import tasks
+from cnn.energy.tasks import SIZES, tasks
 from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
@@ -299,6 +299,8 @@ def _from_table(table: dict[str, Any]) -> Calibration:
     """The calibration that `_to_table` wrote. Raises KeyError, TypeError or ValueError for another table."""
     products = tuple((Sizes(*map(int, row[:3])), float(row[3])) for row in table["products"])
     laws = {name: from_table(law) for name, law in table["laws"].items()}
+    if any(len(point.sizes) != SIZES for law in laws.values() for point in law.points):
+        raise ValueError(f"the points of a law do not have {SIZES} sizes")
     found = Calibration(**(table | {"products": products, "laws": laws}))
     try:
         settle(found)
