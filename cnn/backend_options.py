@@ -52,7 +52,7 @@ def check_options(backend: str, plugin: Any, values: Mapping[str, Any]) -> None:
 def parse_option(text: str) -> tuple[str, Any]:
     """NAME=VALUE as name and value. VALUE is as in TOML, but strings need no quotes and lists no brackets.
 
-    Raises UsageError if the name or the value is missing.
+    Raises UsageError if the name or the value is missing, or the value is a number that is not finite or too large.
     """
     name, _, value = text.partition("=")
     name, value = name.strip().replace("-", "_"), value.strip()
@@ -60,7 +60,9 @@ def parse_option(text: str) -> tuple[str, Any]:
         raise UsageError(f"An option is given as NAME=VALUE, not as {text!r}.")
     for form in (value, f"[{value}]" if "," in value else value):
         try:
-            return name, parse_toml(f"value = {form}", text)["value"]
-        except (FileFormatError, UsageError):
-            pass
+            table = parse_toml(f"value = {form}", text)
+        except FileFormatError:
+            continue
+        if len(table) == 1:  # and not a second line with another value
+            return name, table["value"]
     return name, value

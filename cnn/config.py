@@ -137,12 +137,17 @@ def whole(value: Any, what: str, least: int = 1) -> int:
 
 
 def merged(table: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The table with values added or replaced; tables within it are merged, too, unless their `type` is another."""
+    """The table with values added or replaced; tables within it are merged, too, unless their `type` is another.
+
+    A name stands for a table with that type and nothing else.
+    """
     found = dict(table)
     for name, value in changes.items():
         before = found.get(name)
         if isinstance(before, Configurable):
             before = before.config()
+        if isinstance(before, str) and isinstance(value, dict):
+            before = {"type": before}
         if isinstance(before, dict) and isinstance(value, dict) and value.get("type") in (None, before.get("type")):
             found[name] = merged(before, value)
         else:

@@ -183,9 +183,10 @@ class Whitening(Initializer):
     ) -> npt.NDArray[Any]:
         depth, filters = len(values), shape[-1]
         if filters % 2 or filters > 2 * depth:
+            elements = "x".join(map(str, shape[:-1]))
             raise UsageError(
-                f"Whitening makes pairs of filters, at most 2 x {depth} of kernels of {depth} elements, not {filters}; "
-                f"give an even number of at most {2 * depth}."
+                f"Whitening makes pairs of filters, at most 2 x {depth} of kernels of {elements} elements, "
+                f"not {filters}; give an even number of at most {2 * depth}, or images in colour."
             )
         half = vectors[:, : filters // 2] / np.sqrt(np.maximum(values[: filters // 2] + self.epsilon, TINY))
         return np.concatenate([half, -half], axis=1).reshape(shape)

@@ -49,6 +49,7 @@ def tuned(register_backend):
         ("shares=[0.5, 0.25]", "shares", [0.5, 0.25]),
         ("threads-per-core=2", "threads_per_core", 2),
         ("path=/a=b", "path", "/a=b"),
+        ("cores=4\nmode=3", "cores", "4\nmode=3"),
     ],
 )
 def test_option_is_read(text, name, value):
@@ -58,6 +59,14 @@ def test_option_is_read(text, name, value):
 @pytest.mark.parametrize("text", ["cores", "=4", "cores=", ""])
 def test_option_without_name_or_value(text):
     with pytest.raises(UsageError, match=r"given as NAME=VALUE, not as '"):
+        parse_option(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("x=nan", "finite"), ("x=-inf", "finite"), ("x=1e400", "finite"), (f"x={10**20}", "smaller")]
+)
+def test_numbers_that_nothing_can_be_are_refused(text, why):
+    with pytest.raises(UsageError, match=f"^{text}: value is .* give a {why} number"):
         parse_option(text)
 
 
@@ -123,6 +132,10 @@ def test_a_resumed_run_has_the_options_of_the_first(tuned, forget_backends, tmp_
     forget_backends()
     assert main([*run, "--resume"]) == 0
     assert made[1:] == made[:1]
+    # Of them only what is given again changes.
+    forget_backends()
+    assert main([*run, "--resume", "--backend-option", "mode=safe"]) == 0
+    assert made[-1] == {"shares": [0.5, 0.5], "mode": "safe"}
     # Another backend does not have them.
     assert main([*run, "--resume", "--backend", "numpy"]) == 0
 

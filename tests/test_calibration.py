@@ -13,7 +13,7 @@ from cnn.cli import main
 from cnn.cost import count
 from cnn.energy import calibration
 from cnn.energy.calibration import Calibration, step_spread
-from cnn.energy.law import Law, Point, from_table, to_table
+from cnn.energy.law import NOISES, START, Law, Point, from_table, to_table
 from cnn.energy.law import _Fit as Fit
 from cnn.energy.probes import FLOPS, probes
 from cnn.energy.tasks import tasks
@@ -90,10 +90,41 @@ def test_a_damaged_file_is_named_and_replaced(few, capsys, content):
     tell_once.cache_clear()
     assert calibration.load_all() == []
     assert "calibration.json cannot be read" in capsys.readouterr().err
-    values = dict.fromkeys((each.name for each in fields(calibration.Calibration)), 1.0)
-    measured = calibration.Calibration(**values | {"cpu": this_machine().cpu or "unknown", "laws": {}, "products": ()})
+    measured = Calibration("numpy", "lib", 1, this_machine().cpu or "unknown", "2000-01-01", 1e11, 0, 1, 1, 0, (), {})
     calibration.save(measured)
     assert calibration.load_all() == [measured]
+
+
+LAW = {"overhead": 1e-6, "points": [[1, 2, 3, 4, 5, 100, 1e-5]], "lengths": [START] * 8, "noise": NOISES[0]}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "why"),
+    [
+        ("threads", "1", "threads must be int"),
+        ("threads", 0, "impossible"),
+        ("sgemm_rate", float("nan"), "impossible"),
+        ("triad_rate", 0, "impossible"),
+        ("call_seconds", -1.0, "impossible"),
+        ("busy_watts", float("inf"), "impossible"),
+        ("precision", [], "precision must be str"),
+        ("products", [[8, 8, 8, -1.0]], "impossible"),
+        ("laws", {"Pool": LAW}, "do not have 6 sizes"),
+        ("laws", {"Pool": LAW | {"overhead": -1.0}}, "impossible"),
+        ("laws", {"Pool": LAW | {"points": [[1, 2, 100, float("nan")]]}}, "impossible"),
+    ],
+)
+def test_numbers_that_nothing_measures_are_not_used(few, capsys, name, value, why):
+    values = {"backend": "numpy", "library": "lib", "threads": 1, "cpu": this_machine().cpu or "unknown", "date": ""}
+    values |= {"sgemm_rate": 1e11, "sgemm_error": 0.1, "half": 10, "triad_rate": 1e10, "call_seconds": 1e-6}
+    values |= {"products": [[8, 8, 8, 1e-6]], "laws": {}}
+    for row, kept in ((values, 1), (values | {name: value}, 0)):
+        (few / "calibration.json").write_text(json.dumps({"version": calibration.VERSION, "calibrations": [row]}))
+        tell_once.cache_clear()
+        assert len(calibration.load_all()) == kept
+    said = capsys.readouterr().err
+    assert "calibration.json cannot be read" in said
+    assert why in said
 
 
 def test_a_file_of_another_release_is_replaced(few, capsys):
@@ -236,6 +267,7 @@ def test_every_stage_is_in_the_task_that_the_profiler_times():
 def test_each_precision_has_a_calibration_of_its_own(few, capsys):
     values = dict.fromkeys((each.name for each in fields(calibration.Calibration)), 1.0)
     values |= {"cpu": this_machine().cpu or "unknown", "laws": {}, "products": (), "backend": "numpy", "threads": 1}
+    values["library"] = "lib"
     plain, rounded = (
         calibration.Calibration(**values | {"precision": name, "date": name}) for name in ("float32", "bfloat16")
     )

@@ -400,7 +400,7 @@ def test_classes_are_compared_by_name(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main(["eval", model, "folder", "--data-dir", str(other), "--split", "train"]) == 2
     assert "images of ant, but the model's classes are cat, dog, zebra" in capsys.readouterr().err
     assert main(["train", "--resume", "--out", str(run), "--epochs", "2", "--data-dir", str(other)]) == 2
-    assert 'another net (classes ["cat", "dog", "zebra"], now ["ant", "cat", "dog"])' in capsys.readouterr().err
+    assert 'other settings (net: classes ["cat", "dog", "zebra"], now ["ant", "cat", "dog"])' in capsys.readouterr().err
     assert main(["eval", model, "folder", "--data-dir", str(first), "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)
     (first / "cat").rename(tmp_path / "cat")

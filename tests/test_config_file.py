@@ -67,6 +67,18 @@ def test_settings_of_the_recipe_are_merged_and_typed(parsed):
     }
 
 
+def test_a_setting_follows_a_name_that_was_set(parsed):
+    words = ("optimizer=Adam", "optimizer.beta1=0.5")
+    options = parsed("", "train", *(word for each in words for word in ("--set", each)))
+    assert options.recipe == {"optimizer": {"type": "Adam", "beta1": 0.5}}
+
+
+@pytest.mark.parametrize("key", [".epochs", "optimizer..momentum", "optimizer.", "a" + ".a" * 5000])
+def test_a_key_with_a_dot_too_many_is_refused(key, parsed):
+    with pytest.raises(UsageError, match="correct its dots"):
+        parsed("", "train", "--set", f"{key}=1")
+
+
 @pytest.mark.parametrize(("named", "kept"), [("b", {"x": 1}), ("other", None)])
 def test_another_backend_does_not_get_the_options_of_this_one(parsed, named, kept):
     options = parsed('backend = "b"\nbackend_options = {x = 1}', "train", "--backend", named)
@@ -158,6 +170,13 @@ def test_a_run_takes_it_and_a_resumed_run_remembers(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "2 epochs, batch 500" in printed
     assert "resumed  after 1 epoch," in printed
+    # Of the recipe only what is given again changes.
+    words = ("--set", "validation=0.05", "--set", "clip_norm=1")
+    assert main(["train", "synthetic", "--model", "mlp", "--backend", "numpy", "--out", f"{out}2", *words]) == 0
+    assert main(["train", "--out", f"{out}2", "--resume", "--set", "validation=0.05", "--epochs", "11"]) == 0
+    again = json.loads(Path(f"{out}2", "settings.json").read_text())["options"]
+    assert again["recipe"] == {"validation": 0.05, "clip_norm": 1}
+    capsys.readouterr()
     # For a resumed run, a file takes precedence over the stored settings.
     path.write_text("epochs = 3\n")
     assert main([*run, "--resume", "--config", str(path)]) == 0

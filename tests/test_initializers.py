@@ -169,7 +169,10 @@ def test_whitening_happens_once_and_never_to_weights_that_were_loaded():
     ("layers", "message"),
     [
         ([Conv2D(5, 2, weights=Whitening())], "an even number of at most 8"),
-        ([Conv2D(10, 2, weights=Whitening())], "an even number of at most 8"),
+        (
+            [Conv2D(10, 2, weights=Whitening())],
+            "of 2x2x1 elements, not 10; give an even number of at most 8, or images in",
+        ),
         ([Conv2D(2, 1), Conv2D(2, 2, weights=Whitening())], "conv2 cannot have the weights Whitening"),
         ([Conv2D(2, 1), Flatten(), Linear(4, weights=Whitening())], "linear1 cannot have the weights Whitening"),
     ],

@@ -71,6 +71,12 @@ def test_the_test_ends_where_the_loss_diverges(highest):
     assert max(found.smoothed[:-1]) <= DIVERGED * min(found.smoothed[:-1]) or len(found.smoothed) == 11
 
 
+def test_rates_may_lie_as_far_apart_as_numbers_do():
+    found = cnn.lr_find(model(), split(), lowest=5e-324, highest=1e308, steps=12, batch_size=10)
+    assert found.rates[0] == 5e-324
+    assert np.isfinite(found.rates).all()
+
+
 def test_weights_decay_by_the_recipes_own_rate():
     # Decoupled decay takes place at the base rate: at a rate of a twentieth of it, a step keeps nearly all of a weight.
     small = {"lowest": 0.05, "highest": 0.050001, "steps": 12, "schedule": 1.0}

@@ -98,6 +98,43 @@ def test_a_run_that_has_not_ended_or_repeats_a_seed_is_left_out_and_told(folder,
     assert main(["runs", runs[0], "--json", "--markdown"]) == 2
 
 
+def test_many_seeds_are_counted(folder, capsys):
+    runs = [folder(f"r{seed}", 0.99, seed) for seed in range(11)]
+    assert main(["runs", *runs[:10]]) == 0
+    assert "8, 9)" in capsys.readouterr().out
+    assert main(["runs", *runs]) == 0
+    assert "(11 seeds)" in capsys.readouterr().out
+
+
+def test_a_run_in_its_first_epoch_is_left_out(folder, capsys, tmp_path):
+    runs = [folder("a", 0.99, 0), folder("b", None, 1)]
+    (tmp_path / "b" / "metrics.jsonl").write_text("")
+    found = told(capsys, *runs)
+    assert [row["runs"] for row in found["rows"]] == [["a"]]
+    assert found["left_out"] == [{"run": "b", "reason": "the run has not ended"}]
+    assert main(["report", runs[1]]) == 1  # which has nothing to show
+    assert "has not ended an epoch" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tta", [["flip"], {"flip": 1}, "flip", "flap", None])
+def test_views_that_a_summary_does_not_count_have_no_row(tta, folder, capsys):
+    found = told(capsys, folder("a", 0.99, 0, result={"tta": tta, "tta_test_accuracy": None}))
+    assert [row["tta"] for row in found["rows"]] == ["none"]
+    found = told(capsys, folder("b", 0.99, 0, result={"test_accuracy": None}))
+    assert found["left_out"] == [{"run": "b", "reason": "the run has not ended"}]
+
+
+def test_a_run_without_its_options_has_no_command(folder, capsys, tmp_path):
+    run = folder("a", 0.99, 0, settings={"model": "two\nlines"})
+    table = json.loads((tmp_path / "a" / "settings.json").read_text())
+    (tmp_path / "a" / "settings.json").write_text(json.dumps(table | {"options": {}}))
+    assert told(capsys, run)["rows"][0]["command"] is None
+    assert main(["runs", run]) == 0
+    assert "its options are not recorded by the release that wrote the run" in capsys.readouterr().out
+    assert main(["runs", run, "--markdown"]) == 0
+    assert capsys.readouterr().out.splitlines()[2] == "| `two lines` | `mnist` | 1 |  | 99.00 %, seed 0 | 60 s |  |"
+
+
 def test_a_run_in_another_precision_says_so_and_is_resumed_in_it(net, tmp_path, capsys):
     out = str(tmp_path / "run")
     words = ["--model", net, "--backend", "numpy", "--epochs", "1", "--out", out]

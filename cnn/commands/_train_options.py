@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 from cnn.backend import Backend
@@ -18,6 +19,7 @@ from cnn.model.zoo import ZOO
 from cnn.optimizers import Optimizer
 from cnn.plugins import import_modules
 from cnn.terminal.arguments import expanded_text, number, port_number, share, whole_number, whole_number_or_zero
+from cnn.toml import MOST_DEPTH
 from cnn.training.finetuning import Start
 from cnn.training.world import World
 
@@ -232,6 +234,7 @@ def setting(text: str) -> dict[str, Any]:
     """The table of one setting KEY=VALUE, with dots in the key for tables in tables. Raises UsageError for another."""
     key, value = parse_option(text)
     *outer, name = key.split(".")
+    require(all((*outer, name)) and len(outer) < MOST_DEPTH, f"--set has no setting {shorten(key)}; correct its dots.")
     table = {name: value}
     for each in reversed(outer):
         table = {each: table}
@@ -251,7 +254,10 @@ def adjusted(architecture: Architecture, options: argparse.Namespace) -> Archite
 
 
 def recall(options: argparse.Namespace, world: World) -> None:
-    """Fills in the options that were not given: from the run that is resumed, else from the defaults."""
+    """Fills in the options that were not given: from the run that is resumed, else from the defaults.
+
+    Of `--set` and `--backend-option` only what is given again changes.
+    """
     _common.find_own_pictures(options)
     stored = world.from_first(lambda: _stored(options))
     if options.backend is not None:
@@ -259,8 +265,11 @@ def recall(options: argparse.Namespace, world: World) -> None:
         stored.pop("backend_options", None)
     defaults = REMEMBERED | ({} if options.data_dir is None else {"dataset": _common.OWN_IMAGES})
     for name, default in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, stored.get(name, default))
+        given, before = getattr(options, name), stored.get(name, default)
+        if given is None:
+            setattr(options, name, before)
+        elif isinstance(given, dict) and isinstance(before, dict):
+            setattr(options, name, merged(before, given))
     # A resumed run needs the modules of the one before.
     if getattr(options, "import"):
         import_modules(getattr(options, "import"))

@@ -96,9 +96,11 @@ def run(options: argparse.Namespace) -> None:
     steepest = "and never fell" if found.steepest is None else f"and fell steepest at {found.steepest:.2g}"
     end = f"diverged at {found.rates[-1]:.2g}" if found.diverged else f"had not diverged at {found.rates[-1]:.2g}"
     print_text(
-        f"After {counted(len(found.rates), 'step')} of {found.steps} the loss {end}; smoothed, it was "
+        f"After {counted(len(found.rates), 'step')} of {found.steps:,} the loss {end}; smoothed, it was "
         f"lowest at {found.lowest:.2g} {steepest}."
     )
     print_text(f"Suggested: --lr {found.suggestion:.2g}, {RULE}.")
+    if found.steepest is None:
+        print_text("note: the loss never fell, so this says little; try a lower --lowest or more --steps")
     if not found.diverged:
         print_text("note: a higher --highest shows where it diverges")

@@ -10,10 +10,12 @@ from cnn.commands import _common
 from cnn.commands._train_options import REMEMBERED
 from cnn.errors import UsageError
 from cnn.report.numbers import percent
-from cnn.report.run import labels, read_run
+from cnn.report.run import OLD, labels, read_run
 from cnn.report.seeds import averaged, markdown, measured, minutes, seeds
 from cnn.terminal.arguments import expanded
 from cnn.terminal.printing import note, print_json, print_note, print_table, print_text
+
+UNKNOWN = f"{{model}}: its options are {OLD}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json and options.markdown:
         raise UsageError("--json and --markdown are two forms of the same; give one of them.")
     folders = list(dict.fromkeys(options.runs))
-    runs = [read_run(folder, label) for folder, label in zip(folders, labels(folders), strict=True)]
+    runs = [read_run(folder, label, least=0) for folder, label in zip(folders, labels(folders), strict=True)]
     found = averaged(runs, {name: value for name, value in REMEMBERED.items() if name != "dataset"})
     if options.json:
         print_json(found)
@@ -58,7 +60,7 @@ def run(options: argparse.Namespace) -> None:
         for row in found["rows"]:
             if row["tta"] == "none":
                 apart = ", ".join(f"{name} {value}" for name, value in row["apart"].items())
-                print_text(f"{row['command']}  ({seeds(row)}{'; ' * bool(apart)}{apart})")
+                print_text(f"{row['command'] or UNKNOWN.format(**row)}  ({seeds(row)}{'; ' * bool(apart)}{apart})")
         print()
         for each in found["verdicts"]:
             print_text(each["text"], style=None if each["reached"] else "warning")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from math import log, sqrt
+from math import inf, log, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,11 +21,12 @@ from cnn.arithmetic import Sizes
 from cnn.arrays import Buffers
 from cnn.backend import Backend
 from cnn.compiled.stream import triad_bytes_per_second
+from cnn.config import settle
 from cnn.cost import count
 from cnn.energy.law import Law, Point, from_table, to_table
 from cnn.energy.probes import Probe, probes
-from cnn.energy.tasks import tasks
-from cnn.errors import CnnError
+from cnn.energy.tasks import SIZES, tasks
+from cnn.errors import CnnError, UsageError
 from cnn.measure.benchmark import random_batch
 from cnn.measure.profiler import LayerPass, least_times
 from cnn.precision import FLOAT32, chosen
@@ -295,6 +296,18 @@ def _to_table(calibration: Calibration) -> dict[str, Any]:
 
 
 def _from_table(table: dict[str, Any]) -> Calibration:
+    """The calibration that `_to_table` wrote. Raises KeyError, TypeError or ValueError for another table."""
     products = tuple((Sizes(*map(int, row[:3])), float(row[3])) for row in table["products"])
     laws = {name: from_table(law) for name, law in table["laws"].items()}
-    return Calibration(**(table | {"products": products, "laws": laws}))
+    if any(len(point.sizes) != SIZES for law in laws.values() for point in law.points):
+        raise ValueError(f"the points of a law do not have {SIZES} sizes")
+    found = Calibration(**(table | {"products": products, "laws": laws}))
+    try:
+        settle(found)
+    except UsageError as error:
+        raise ValueError(str(error)) from error
+    above = (found.threads, found.sgemm_rate, found.triad_rate, *(seconds for _, seconds in products))
+    least = (found.sgemm_error, found.half, found.call_seconds, found.step_spread, found.idle_watts, found.busy_watts)
+    if not all(0 < each < inf for each in above) or not all(0 <= each < inf for each in least if each is not None):
+        raise ValueError("a rate or a time in it is impossible")
+    return found

@@ -8,7 +8,7 @@ distance from them widens the interval (Rasmussen and Williams 2006, sections 2.
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
-from math import ceil, exp, log, log2, sqrt
+from math import ceil, exp, inf, log, log2, sqrt
 from statistics import median
 from typing import Any
 
@@ -172,6 +172,8 @@ def from_table(table: dict[str, Any]) -> Law:
     if not points:
         raise ValueError("a law without points")
     law = Law(float(table["overhead"]), tuple(points))
+    if not 0 <= law.overhead < inf or not all(0 < each.seconds < inf and each.work > 0 for each in points):
+        raise ValueError("a law of impossible times")
     lengths, noise = tuple(map(float, table["lengths"])), float(table["noise"])
     if not {*lengths} <= {START, *LENGTHS} or noise not in NOISES or len(lengths) != law.features:
         raise ValueError(f"lengths {lengths} and noise {noise} fit no law")

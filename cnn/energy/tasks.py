@@ -11,6 +11,9 @@ from cnn.measure.profiler import LayerPass, layer_pass_of
 TILE = 4
 """Winograd computes tiles of 4x4 outputs: an image that does not fill its last ones costs as if it did."""
 
+SIZES = len(Extent._fields) + 2
+"""How many sizes a task has."""
+
 
 @dataclass(frozen=True)
 class Task:

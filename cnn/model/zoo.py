@@ -209,7 +209,7 @@ def fashion(classes: int = 10) -> Architecture:
             validation=0.0,
             augmentation=Augmentation(flip=True, pad_crop=2),
         ),
-        published=Published("fashion-mnist", 0.932, "its list of benchmarks"),
+        published=Published("fashion-mnist", 0.932, "the data set's own list of benchmarks"),
     )
 
 

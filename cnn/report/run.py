@@ -71,15 +71,18 @@ class Run:
         return command(self.options) if self.options else None
 
 
-def read_run(folder: Path, label: str | None = None) -> Run:
-    """The run in a folder. Raises FileFormatError if it has no epoch to show, or a file of it cannot be read."""
+def read_run(folder: Path, label: str | None = None, *, least: int = 1) -> Run:
+    """The run in a folder.
+
+    Raises FileFormatError if fewer than `least` epochs have ended, or a file cannot be read.
+    """
     with reading(folder, "folder of a run"):
         if not folder.is_dir():
             raise FileFormatError(f"There is no folder {shown(folder)}; name one that cnn train wrote.")
     if not (folder / METRICS).is_file():
         raise FileFormatError(f"{shown(folder)} has no {METRICS}; name a folder that cnn train wrote.")
     epochs = read_metrics(folder / METRICS)
-    if not epochs:
+    if len(epochs) < least:
         raise FileFormatError(f"The run in {shown(folder)} has not ended an epoch; report it when it has.")
     stored, result = _table(folder / SETTINGS), _table(folder / SUMMARY)
     settings, options = stored.get("run"), stored.get("options", stored)

@@ -19,6 +19,9 @@ UNLIKE = ("seed", "started", "command", "version")
 HEAD = ("network", "data", "views", "published", "measured here", "time", "command")
 """The columns of the table in Markdown."""
 
+LISTED = 10
+"""How many seeds are named one by one."""
+
 
 def averaged(runs: Sequence[Run], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """Rows with mean and spread over seeds, one for each kind of test-time augmentation of each group of runs.
@@ -29,7 +32,7 @@ def averaged(runs: Sequence[Run], defaults: Mapping[str, Any]) -> dict[str, Any]
     groups: dict[str, list[Run]] = {}
     left_out = []
     for run in runs:
-        if "test_accuracy" not in run.result:
+        if run.result.get("test_accuracy") is None:
             left_out.append({"run": run.label, "reason": "the run has not ended"})
             continue
         group = groups.setdefault(repr(sorted(_alike(run).items())), [])
@@ -57,8 +60,8 @@ def _rows(group: Sequence[Run], defaults: Mapping[str, Any]) -> list[dict[str, A
     if len(group) > 1:
         options.pop("seed", None)
     ttas = [(NONE, "test_accuracy")]
-    tta = first.result.get("tta", NONE)
-    if tta in VIEWS and tta != NONE:
+    tta = first.result.get("tta")
+    if isinstance(tta, str) and tta in VIEWS and tta != NONE and all(map(_seen_in_views, group)):
         ttas.append((tta, "tta_test_accuracy"))
     rows = []
     for name, key in ttas:
@@ -81,11 +84,15 @@ def _rows(group: Sequence[Run], defaults: Mapping[str, Any]) -> list[dict[str, A
                 "backend": first.settings.get("backend") or first.result.get("backend"),
                 "threads": first.settings.get("threads") or first.result.get("threads"),
                 "machine": first.settings.get("machine"),
-                "command": command(options),
+                "command": command(options) if first.options else None,
                 "settings": _alike(first),
             }
         )
     return rows
+
+
+def _seen_in_views(run: Run) -> bool:
+    return run.result.get("tta_test_accuracy") is not None
 
 
 def _published(run: Run, tta: str) -> dict[str, Any] | None:
@@ -116,9 +123,9 @@ def markdown(found: Mapping[str, Any]) -> str:
             *(f"`{row['model']}`", f"`{row['dataset']}`", str(row["views"]), source),
             f"{measured(row)}, {seeds(row)}",
             minutes(row["seconds"]),
-            f"`{row['command']}`",
+            f"`{row['command']}`" if row["command"] else "",
         )
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+        lines.append(f"| {' | '.join(' '.join(cell.split()).replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
 
@@ -129,7 +136,9 @@ def measured(row: Mapping[str, Any]) -> str:
 
 
 def seeds(row: Mapping[str, Any]) -> str:
-    """The seeds of a row in words."""
+    """The seeds of a row in words; many are counted."""
+    if len(row["seeds"]) > LISTED:
+        return f"{len(row['seeds'])} seeds"
     numbers = ", ".join(map(str, row["seeds"]))
     return f"seeds {numbers}" if len(row["seeds"]) > 1 else f"seed {numbers}"
 

@@ -111,9 +111,9 @@ def read_checkpoint(run: Run, path: Path) -> None:
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise FileFormatError(f"{path} is not a complete checkpoint ({error}); start the run anew.") from error
     for name in differing:
+        both = _difference(settings[name], _plain(run.settings()[name]))
         raise UsageError(
-            f"{path} was saved with another {name} ({_difference(settings[name], _plain(run.settings()[name]))}); "
-            "resume with the settings it was started with."
+            f"{path} was saved with other settings ({name}: {both}); resume with the settings it was started with."
         )
     model = run.model
     check_arrays(model.arrays(), groups["model"], model.name)

@@ -65,11 +65,12 @@ class _Growing(Schedule):
     """Rates from `lowest` to `highest`, each the same multiple of the one before; `lr` is the recipe's base rate."""
 
     def __init__(self, lr: float, lowest: float, highest: float, steps: int) -> None:
-        self.lr, self._lowest = lr, lowest
-        self._factor = (highest / lowest) ** (1 / (steps - 1))
+        self.lr, self._lowest, self._highest, self._steps = lr, lowest, highest, steps - 1
 
     def rate(self, step: int) -> float:
-        return float(self._lowest * self._factor**step)
+        # Not by the quotient of the two rates: that of rates far apart is beyond the largest float.
+        way = step / self._steps
+        return float(self._lowest ** (1 - way) * self._highest**way)
 
 
 class _Ended(Exception):
