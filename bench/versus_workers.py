@@ -105,7 +105,7 @@ class OurSide:
 
     def evidence(self) -> Evidence:
         """Computes the evidence, then restores the model and its optimizer."""
-        lr = self.recipe.schedule.rate(0)
+        lr = self.recipe.schedule.lr
         values = self.model.state()
         scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
         probabilities = self.model.predict(self.images, batch_size=self.work.batch)

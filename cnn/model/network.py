@@ -232,9 +232,7 @@ class Network:
             for name, size in footprint.scratch.items():
                 scratch[name] = max(size, scratch.get(name, 0))
         per_image += sum(scratch.values()) + prod(self.output_shape)  # of probabilities, or the gradient of scores
-        folded = (
-            0 if training else max((n.parameter_count for n in self.nodes if self.folds(n.place, batch)), default=0)
-        )
+        folded = max((self.nodes[place].parameter_count for place in self._folds), default=0)
         return 2 * sum(node.parameter_count for node in self.nodes) + folded + batch * per_image
 
     def forward(self, x: Array, *, training: bool) -> Array:
