@@ -575,24 +575,8 @@ def test_any_setting_of_a_recipe_is_set_and_remembered(
     out = tmp_path / "run"
     sets = ("epochs=1", "loss.label_smoothing=0.1", "schedule.lr=0.02", "slow_weights=EMA", "augmentation.pad_crop=1")
     words = [word for each in sets for word in ("--set", each)]
-    assert (
-        main(
-            [
-                "train",
-                "synthetic",
-                "--model",
-                net,
-                *words,
-                "--batch-size",
-                "50",
-                "--backend",
-                "numpy",
-                "--out",
-                str(out),
-            ]
-        )
-        == 0
-    )
+    words += ["--batch-size", "50", "--backend", "numpy", "--out", str(out)]
+    assert main(["train", "synthetic", "--model", net, *words]) == 0
     assert main(["train", "--resume", "--out", str(out)]) == 0
     assert "nothing is left to do" in capsys.readouterr().out
     run = json.loads((out / "settings.json").read_text())["run"]
@@ -600,6 +584,13 @@ def test_any_setting_of_a_recipe_is_set_and_remembered(
     assert run["loss"] == {"type": "SoftmaxCrossEntropy", "label_smoothing": 0.1}
     assert run["slow_weights"]["type"] == "EMA"
     assert run["augmentation"]["pad_crop"] == 1
+
+
+def test_the_rate_of_another_schedule_may_be_given_by_its_own_option(net: str, tmp_path: Path) -> None:
+    words = ["--set", "schedule=OneCycle", "--lr", "0.1", "--epochs", "1", "--backend", "numpy"]
+    assert main(["train", "synthetic", "--model", net, *words, "--out", str(tmp_path / "run")]) == 0
+    schedule = json.loads((tmp_path / "run/settings.json").read_text())["run"]["schedule"]
+    assert (schedule["type"], schedule["lr"]) == ("OneCycle", 0.1)
 
 
 @pytest.mark.parametrize(

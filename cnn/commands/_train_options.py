@@ -243,7 +243,11 @@ def setting(text: str) -> dict[str, Any]:
 
 def adjusted(architecture: Architecture, options: argparse.Namespace) -> Architecture:
     """The architecture with its recipe changed by the options: first by --set, then by those of their own."""
-    recipe = architecture.recipe.changed(options.recipe or {})
+    changes = options.recipe or {}
+    rate = getattr(options, "lr", None)
+    if "schedule" in changes and rate is not None:
+        changes = merged(changes, {"schedule": {"lr": rate}})  # another schedule may need it
+    recipe = architecture.recipe.changed(changes)
     optimizer: Optimizer = Optimizer.from_config(options.optimizer) if options.optimizer else recipe.optimizer
     if options.weight_decay is not None:
         optimizer = Optimizer.from_config(optimizer.config() | {"weight_decay": options.weight_decay})
