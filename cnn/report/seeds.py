@@ -1,7 +1,7 @@
 """Runs that differ in their seeds only, averaged, beside what was published for their networks."""
 
 from collections.abc import Mapping, Sequence
-from statistics import fmean, stdev
+from statistics import fmean, median, stdev
 from typing import Any
 
 from cnn.data.views import NONE, VIEWS
@@ -79,7 +79,7 @@ def _rows(group: Sequence[Run], defaults: Mapping[str, Any]) -> list[dict[str, A
                 "most": max(reached),
                 "seeds": [_seed(run) for run in group],
                 "runs": [run.label for run in group],
-                "seconds": fmean(run.seconds for run in group),
+                "seconds": median(run.seconds for run in group),
                 "precision": precision,
                 "backend": first.settings.get("backend") or first.result.get("backend"),
                 "threads": first.settings.get("threads") or first.result.get("threads"),
