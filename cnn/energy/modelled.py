@@ -31,8 +31,8 @@ def calibrated_meter(described: Described, batch: int, backend: str, threads: in
         return _of(found, described, batch)
     except CnnError as error:
         return Unmetered(str(error))
-    # A damaged file may hold anything where a number should be.
-    except (ArithmeticError, TypeError, ValueError) as error:
+    # Numbers of an edited file may be possible one by one and impossible together.
+    except (ArithmeticError, ValueError) as error:
         return _without(f"the calibration is damaged ({error!r})")
 
 
