@@ -22,7 +22,7 @@ from cnn.losses import Loss, SoftmaxCrossEntropy
 from cnn.model.network import Network
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD, Multiplier, Optimizer, SlowWeights
-from cnn.schedules import Constant, Schedule
+from cnn.schedules import Constant, OneCycle, Schedule
 from cnn.toml import read_toml
 from cnn.words import unknown
 
@@ -115,6 +115,19 @@ class Recipe:
     def preprocess(self, data: Dataset) -> Preprocessing:
         """The preprocessing, with its constants computed from the training images."""
         return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
+
+
+def one_cycle(epochs: float, lr: float, pad_crop: int) -> Recipe:
+    """The recipe of networks without one of their own, or with a long one: a cycle of the rate, no images held out."""
+    return Recipe(
+        epochs=epochs,
+        batch_size=128,
+        optimizer=SGD(0.9, 5e-4, nesterov=True),
+        schedule=OneCycle(lr),
+        preprocessing="standardise",
+        validation=0.0,
+        augmentation=Augmentation(flip=True, pad_crop=pad_crop),
+    )
 
 
 def check_mixup_and_clip(mixup: float, clip_norm: float | None) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 from cnn.data.augmentation import Augmentation
 from cnn.initializers import He, Ones, Zeros
 from cnn.layers import AvgPool2D, BatchNorm, Block, Conv2D, Flatten, GlobalAvgPool2D, Layer, Linear, MaxPool2D, Residual
-from cnn.model.architecture import Architecture, Published, Recipe
+from cnn.model.architecture import Architecture, Published, Recipe, one_cycle
 from cnn.optimizers import SGD
-from cnn.schedules import MultiStep, OneCycle
+from cnn.schedules import MultiStep
 
 CIFAR, IMAGENET = (32, 32, 3), (224, 224, 3)
 
@@ -44,15 +44,7 @@ def resnet8(classes: int = 10) -> Architecture:
             Linear(classes, weights=He()),
         ],
         CIFAR,
-        Recipe(
-            epochs=60,
-            batch_size=128,
-            optimizer=SGD(0.9, 5e-4, nesterov=True),
-            schedule=OneCycle(0.2),
-            preprocessing="standardise",
-            validation=0.0,
-            augmentation=Augmentation(flip=True, pad_crop=4),
-        ),
+        one_cycle(60, 0.2, pad_crop=4),
         published=Published("cifar10", 0.85, "MLPerf Tiny"),
     )
 
@@ -73,15 +65,7 @@ def resnet20(classes: int = 10, *, zero_last: bool = False) -> Architecture:
         "resnet20",
         [*_conv_norm(16, 3), *blocks, GlobalAvgPool2D(), Linear(classes, weights=He())],
         CIFAR,
-        Recipe(
-            epochs=50,
-            batch_size=128,
-            optimizer=SGD(0.9, 5e-4, nesterov=True),
-            schedule=OneCycle(0.2),
-            preprocessing="standardise",
-            validation=0.0,
-            augmentation=Augmentation(flip=True, pad_crop=4),
-        ),
+        one_cycle(50, 0.2, pad_crop=4),
         published=Published("cifar10", 0.9125, "He et al. 2015, table 6"),
     )
 

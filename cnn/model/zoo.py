@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from cnn.config import whole
-from cnn.data.augmentation import Augmentation
 from cnn.errors import UsageError
 from cnn.initializers import Gaussian, He, Xavier
 from cnn.layers import (
@@ -23,9 +22,9 @@ from cnn.layers import (
 )
 from cnn.losses import MeanSquaredError
 from cnn.model import airbench, imagenet, resnets
-from cnn.model.architecture import Architecture, Published, Recipe, read_architecture
+from cnn.model.architecture import Architecture, Published, Recipe, one_cycle, read_architecture
 from cnn.optimizers import SGD
-from cnn.schedules import Constant, Inv, MultiStep, OneCycle
+from cnn.schedules import Constant, Inv, MultiStep
 from cnn.words import unknown
 
 
@@ -172,15 +171,7 @@ def vgg6(classes: int = 10) -> Architecture:
         "vgg6",
         [*pairs, Flatten(), Linear(256, activation="relu", weights=He()), Linear(classes)],
         (32, 32, 3),
-        Recipe(
-            epochs=20,
-            batch_size=128,
-            optimizer=SGD(0.9, 5e-4, nesterov=True),
-            schedule=OneCycle(0.05),
-            preprocessing="standardise",
-            validation=0.0,
-            augmentation=Augmentation(flip=True, pad_crop=4),
-        ),
+        one_cycle(20, 0.05, pad_crop=4),
     )
 
 
@@ -200,15 +191,7 @@ def fashion(classes: int = 10) -> Architecture:
         "fashion",
         [*pairs, Flatten(), Dropout(0.3), Linear(128, activation="relu", weights=He()), Linear(classes)],
         (28, 28, 1),
-        Recipe(
-            epochs=15,
-            batch_size=128,
-            optimizer=SGD(0.9, 5e-4, nesterov=True),
-            schedule=OneCycle(0.1),
-            preprocessing="standardise",
-            validation=0.0,
-            augmentation=Augmentation(flip=True, pad_crop=2),
-        ),
+        one_cycle(15, 0.1, pad_crop=2),
         published=Published("fashion-mnist", 0.932, "the data set's own list of benchmarks"),
     )
 
