@@ -12,14 +12,11 @@ import llvmlite.binding as llvm
 import numpy as np
 import pytest
 from helpers import stand_in_card
-from helpers.bf16 import CONVOLUTIONS, check_convolution
+from helpers.bf16 import CONVOLUTIONS, check_convolution, compiled_with_amx
 from helpers.ready_backends import ready
-from llvmlite import ir
-from numba import types
 
 from cnn.arrays import Buffers
-from cnn.compiled import amx, bfloat16, tileproduct, tiles
-from cnn.compiled.called import INT, REAL
+from cnn.compiled import amx, bfloat16, tileproduct
 from cnn.testing import CASES, check_case
 
 SOURCE = Path(__file__).with_name("helpers") / "amx.c"
@@ -48,23 +45,9 @@ def machine(tmp_path_factory):
 @pytest.fixture(scope="module")
 def microkernel(machine):
     """The address of the microkernel as LLVM makes it for this processor with AMX added."""
-    module = ir.Module("tiles")
-    module.triple = llvm.get_process_triple()
-    kinds = [REAL if kind == types.float32 else INT for kind in tileproduct.ARGUMENTS]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "product")
-    builder = ir.IRBuilder(function.append_basic_block())
-    tileproduct.generate(tiles.Amx(), builder, [*function.args])
-    builder.ret_void()
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     features = ",".join([llvm.get_host_cpu_features().flatten(), *(f"+{name}" for name in amx.NEEDED)])
-    target = llvm.Target.from_triple(module.triple).create_target_machine(
-        cpu=llvm.get_host_cpu_name(), features=features, opt=3
-    )
-    parsed = llvm.parse_assembly(str(module))
-    passes = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(parsed, passes)
-    engine = llvm.create_mcjit_compiler(parsed, target)
+    module, target = compiled_with_amx(llvm.get_process_triple(), features, llvm.get_host_cpu_name())
+    engine = llvm.create_mcjit_compiler(module, target)
     engine.finalize_object()
     yield np.uintp(engine.get_function_address("product"))
     del engine

@@ -10,7 +10,16 @@ from pathlib import Path
 import llvmlite.binding as llvm
 import numpy as np
 import pytest
-from helpers.bf16 import CONVOLUTIONS, HARD, check_convolution, check_nan, check_stale_padding, rounded, widened
+from helpers.bf16 import (
+    CONVOLUTIONS,
+    HARD,
+    check_convolution,
+    check_nan,
+    check_stale_padding,
+    compiled_with_amx,
+    rounded,
+    widened,
+)
 from helpers.ready_backends import ready
 from llvmlite import ir
 from numba import cfunc, njit, types
@@ -19,7 +28,6 @@ from numba.core.extending import intrinsic
 from cnn import registry
 from cnn.arrays import Buffers
 from cnn.compiled import amx, bfloat16, direct_tiles, rounding, tileproduct, tiles
-from cnn.compiled.called import INT, REAL
 from cnn.compiled.kernels import RARE
 from cnn.compiled.parts import limited, thread_count
 from cnn.compiled.tileproduct import SIDE, SPACE, TERMS, configured, emulated, multiply, released
@@ -299,28 +307,12 @@ def test_each_part_of_a_kernel_configures_its_tiles_once_and_releases_them(monke
         assert done.sum() == products or (done == products).all()
 
 
-def machine_code(features):
-    """The assembly of the microkernel with the instructions of AMX, for a processor of x86-64 with these features."""
-    module = ir.Module("tiles")
-    module.triple = "x86_64-unknown-linux-gnu"
-    kinds = [REAL if kind == types.float32 else INT for kind in tileproduct.ARGUMENTS]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "product")
-    builder = ir.IRBuilder(function.append_basic_block())
-    tileproduct.generate(tiles.Amx(), builder, [*function.args])
-    builder.ret_void()
-    llvm.initialize_all_targets()
-    llvm.initialize_all_asmprinters()
-    parsed = llvm.parse_assembly(str(module))
-    parsed.verify()
-    target = llvm.Target.from_triple(module.triple).create_target_machine(features=features, opt=3)
-    passes = llvm.create_pass_builder(target, llvm.create_pipeline_tuning_options(speed_level=3))
-    passes.getModulePassManager().run(parsed, passes)
-    return target.emit_assembly(parsed)
-
-
 @pytest.fixture(scope="module")
 def code():
-    return machine_code("+avx512f,+avx512bw,+avx512vl,+avx512bf16,+amx-tile,+amx-bf16")
+    """The assembly of the microkernel with the instructions of AMX, for such a processor of x86-64."""
+    features = "+avx512f,+avx512bw,+avx512vl,+avx512bf16,+amx-tile,+amx-bf16"
+    module, machine = compiled_with_amx("x86_64-unknown-linux-gnu", features)
+    return machine.emit_assembly(module)
 
 
 def test_machine_code_of_amx_multiplies_tiles(code):

@@ -1,11 +1,15 @@
 """What the tests of bfloat16's kernels share, in pairs and in tiles."""
 
+import llvmlite.binding as llvm
 import numpy as np
 import pytest
+from llvmlite import ir
+from numba import types
 
 from cnn import registry
 from cnn.arrays import Buffers
-from cnn.compiled import rounding
+from cnn.compiled import rounding, tileproduct, tiles
+from cnn.compiled.called import INT, REAL
 from cnn.convolution import Convolution, Window
 from cnn.precision import BFLOAT16, round_bfloat16
 from cnn.testing import CASES, ContractViolation, check_case
@@ -88,3 +92,22 @@ def check_stale_padding(backend, monkeypatch):
     monkeypatch.setattr(rounding, "panels", stale)
     with pytest.raises(ContractViolation, match=r"is nan, expected|elements are wrong"):
         check_case(backend, case, np.float32)
+
+
+def compiled_with_amx(triple, features, cpu=""):
+    """The microkernel of tiles with AMX's instructions, as LLVM makes it for a processor: (its module, the machine)."""
+    module = ir.Module("tiles")
+    module.triple = triple
+    kinds = [REAL if kind == types.float32 else INT for kind in tileproduct.ARGUMENTS]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), "product")
+    builder = ir.IRBuilder(function.append_basic_block())
+    tileproduct.generate(tiles.Amx(), builder, [*function.args])
+    builder.ret_void()
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    parsed = llvm.parse_assembly(str(module))
+    parsed.verify()
+    machine = llvm.Target.from_triple(triple).create_target_machine(cpu=cpu, features=features, opt=3)
+    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=3))
+    passes.getModulePassManager().run(parsed, passes)
+    return parsed, machine
