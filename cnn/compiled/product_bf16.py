@@ -63,11 +63,7 @@ def product(
     """out (M, N) = or += op(a) (M, K) @ op(b) (K, N) with both rounded; contiguous float32."""
     (m, n), k = out.shape, a.shape[0 if transpose_a else 1]
     pairs = -(-k // 2)
-    panels = scratch.get("right panels", (-(-n // ACROSS), pairs * ACROSS), np.uint32)
-    if transpose_b:
-        rounding.turned_panels(b.reshape(-1), n, k, ACROSS, panels, min(parts_for(b.size), len(panels)))
-    else:
-        rounding.panels(b.reshape(-1), 1, k, n, ACROSS, panels, min(parts_for(b.size), len(panels)))
+    panels = rounding.right_panels(b, k, n, 2 * pairs, ACROSS, scratch, transposed=transpose_b)
     if transpose_a:
         # Pairs of rows side by side, so that no matrix is transposed: a row of the factor is a column of pairs.
         left = scratch.get("left pairs", (1, pairs * m), np.uint32)

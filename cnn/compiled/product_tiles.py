@@ -80,11 +80,7 @@ def product(
     """out (M, N) = or += op(a) (M, K) @ op(b) (K, N) with both rounded; contiguous float32 and none empty."""
     (m, n), k = out.shape, a.shape[0 if transpose_a else 1]
     terms, count = whole(k), -(-n // SIDE)
-    panels = scratch.get("right panels", (count, terms // 2 * SIDE), np.uint32)
-    if transpose_b:
-        rounding.turned_panels(b.reshape(-1), n, k, SIDE, panels, min(parts_for(b.size), count))
-    else:
-        rounding.panels(b.reshape(-1), 1, k, n, SIDE, panels, min(parts_for(b.size), count))
+    panels = rounding.right_panels(b, k, n, terms, SIDE, scratch, transposed=transpose_b)
     # Tiles read whole rows, as many as fit into tiles. Rows a power of two apart would share places in caches.
     left = scratch.get("left rows", (-(-m // SIDE) * SIDE, terms + TERMS), np.uint16)
     if transpose_a:

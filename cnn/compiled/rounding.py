@@ -12,8 +12,9 @@ from numba import njit, prange, types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
+from cnn.arrays import Array, Buffers
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, parts_for, start_of
 from cnn.compiled.vectors import spread
 
 SHORTS, PAIRS = types.Array(types.uint16, 1, "C"), types.Array(types.uint32, 1, "C")
@@ -348,3 +349,14 @@ def turned_panels(x, width, run, across, out, parts):
     for part in prange(parts):
         for number in range(count * part // parts, count * (part + 1) // parts):
             _turned_panel(x, width, run, number * across, across, out.shape[1] // across, out[number])
+
+
+def right_panels(b: Array, k: int, n: int, terms: int, across: int, scratch: Buffers, *, transposed: bool) -> Array:
+    """The panels of `across` columns of op(b) (K, N), rounded, with `terms` terms: zeros beyond K."""
+    found = scratch.get("right panels", (-(-n // across), terms // 2 * across), np.uint32)
+    parts = min(parts_for(b.size), len(found))
+    if transposed:
+        turned_panels(b.reshape(-1), n, k, across, found, parts)
+    else:
+        panels(b.reshape(-1), 1, k, n, across, found, parts)
+    return found
