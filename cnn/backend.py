@@ -101,6 +101,15 @@ class Backend(Memory, Input, Elementwise, Normalization, Pooling, Losses, Update
         """How it computes products in bfloat16, in the words of a header."""
         return "bfloat16: rounded, multiplied in float32, no faster here"
 
+    @property
+    def stores_bfloat16(self) -> bool:
+        """Whether operations take activations and their gradients as arrays of `cnn.precision.SHORT`, too.
+
+        All of one call that are images, vectors or gradients of either have the same type, except for convolutions
+        and products: each of their arrays is float32 or SHORT. Weights, sums and statistics are float32.
+        """
+        return False
+
     @abstractmethod
     def gemm(
         self,

@@ -3,6 +3,8 @@
 In bfloat16 the operands of products are rounded to nearest even, to 8 significant bits and float32's exponents. Their
 products are exact in float32, and sums, weights and everything else are float32. Source: Kalamkar et al. 2019, "A study
 of bfloat16 for deep learning training", section 2.
+
+A backend that `stores_bfloat16` also takes activations and their gradients as arrays of SHORT.
 """
 
 import os
@@ -19,6 +21,9 @@ FLOAT32, BFLOAT16, FLOAT64 = "float32", "bfloat16", "float64"
 PRECISIONS = (FLOAT32, BFLOAT16, FLOAT64)
 VARIABLE = "CNN_PRECISION"
 """The environment variable that says in which precision networks are computed that do not say so themselves."""
+
+SHORT = np.dtype(np.uint16)
+"""The type of arrays that are bfloat16 in memory: NumPy has none, and each element is the upper half of a float32."""
 
 _asked: ContextVar[str | None] = ContextVar("precision", default=None)
 
@@ -65,3 +70,15 @@ def round_bfloat16(x: npt.NDArray[np.float32], out: npt.NDArray[np.float32]) -> 
     nan = np.isnan(x)
     np.copyto(rounded, (bits + _BITS + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000), where=~nan)
     np.copyto(rounded, (bits & np.uint32(0xFFFF0000)) | _QUIET, where=nan)
+
+
+def shortened(x: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """A copy of x in SHORT, rounded to the nearest bfloat16, ties to even."""
+    rounded = np.array(x, np.float32, order="C")
+    round_bfloat16(rounded, rounded)
+    return (rounded.view(np.uint32) >> np.uint32(16)).astype(SHORT)
+
+
+def widened(x: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """A copy of x, which is in SHORT, in float32."""
+    return (x.astype(np.uint32) << np.uint32(16)).view(np.float32)

@@ -7,6 +7,7 @@ from cnn.testing.losses import loss_cases
 from cnn.testing.normalization import normalization_cases
 from cnn.testing.pooling import pooling_cases
 from cnn.testing.products import all_conv_cases, gemm_cases
+from cnn.testing.stored import stored_cases
 from cnn.testing.updates import update_cases
 
 CASES: tuple[Case, ...] = (
@@ -18,5 +19,6 @@ CASES: tuple[Case, ...] = (
     *normalization_cases(),
     *loss_cases(),
     *update_cases(),
+    *stored_cases(),
 )
 """Every operation of a backend, for tests and benchmarks alike."""
