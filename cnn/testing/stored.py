@@ -59,9 +59,10 @@ def stored(case: Case, names: Collection[str]) -> Case:
 def stored_cases() -> list[Case]:
     """What networks do with activations and gradients in SHORT, on some of the shapes of each operation."""
     cases = list[Case]()
-    for name in POOLS:
-        window = pooling.WINDOWS[name]
+    for pool in POOLS:
+        window = pooling.WINDOWS[pool]
         for size in ((2, 3), (1, 20)):
+            name = f"{pool} of {size}"
             cases.append(stored(pooling.max_pool_case(name, window, *size), ("x", "out")))
             cases.append(stored(pooling.max_pool_inference_case(name, window, *size), ("x", "out")))
             cases.append(stored(pooling.max_pool_gradient_case(name, window, *size), ("dy", "out")))
