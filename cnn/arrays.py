@@ -62,6 +62,14 @@ class Buffers:
             view = self._views[name, shape, dtype] = self._view(name, shape, dtype)
         return view
 
+    def beginning(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Array:
+        """The beginning of the memory of the buffer `name`, which has been requested, as an array of another type."""
+        key = (name, shape, f"beginning as {np.dtype(dtype)}")
+        view = self._views.get(key)
+        if view is None:
+            view = self._views[key] = self._flat[name].view(dtype)[: prod(shape)].reshape(shape)
+        return view
+
     def _view(self, name: str, shape: Shape, dtype: npt.DTypeLike | None) -> Array:
         kind = self.dtype if dtype is None else np.dtype(dtype)
         size = prod(shape)

@@ -7,7 +7,7 @@ from math import isfinite, prod
 from cnn.arithmetic import Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.layers.layer import Layer, Lives
+from cnn.layers.layer import Layer, Lives, Stores
 from cnn.ops.elementwise import FUSED, SLOPE
 
 
@@ -15,6 +15,7 @@ class Activation(Layer):
     """Applies one function to every element."""
 
     repeatable = True
+    stores = Stores(True, True)
 
     @property
     @abstractmethod

@@ -12,7 +12,7 @@ from cnn.config import require
 from cnn.convolution import Convolution, Padding, Window, kernel_extent, padded_size, pair, resolve_padding
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
-from cnn.layers.layer import image_shape
+from cnn.layers.layer import Stores, image_shape
 from cnn.layers.weighted import Weighted
 
 
@@ -61,6 +61,11 @@ class Conv2D(Weighted):
         )
         if self.connections is not None and len(self.connections) != self.filters:
             raise ShapeError(f"connections lists {len(self.connections)} filters, but there are {self.filters}.")
+
+    @property
+    def stores(self) -> Stores:
+        plain = self.groups == 1 and self._dilation == (1, 1)
+        return Stores(inputs=plain, output=plain, apart=True)
 
     @property
     def kind(self) -> str:

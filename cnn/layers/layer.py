@@ -18,6 +18,7 @@ from cnn.config import Configurable
 from cnn.errors import ShapeError, UsageError
 from cnn.initializers import Initializer
 from cnn.ops.elementwise import ACTIVATIONS, FUSED
+from cnn.precision import SHORT
 from cnn.shard import Shard
 
 LINE = 16
@@ -115,6 +116,17 @@ class Lives(NamedTuple):
     in_place: bool = False
 
 
+class Stores(NamedTuple):
+    """Which arrays of a layer may be bfloat16 in memory where the backend `stores_bfloat16`, each with its gradient.
+
+    All of them have the same type, unless inputs and output may lie `apart`.
+    """
+
+    inputs: bool = False
+    output: bool = False
+    apart: bool = False
+
+
 UNKNOWN = Lives(True, True, True, True, makes_output=False, makes_gradients=0)
 """A layer that says nothing may keep everything and share anything, and writes to buffers of its own."""
 
@@ -127,19 +139,26 @@ class SlotMemory:
         self._buffers, self._sizes = buffers, sizes
         self._names = [f"slot {number}" for number in range(len(sizes))]
 
-    def get(self, slot: int, batch: int, shape: Shape) -> Array:
-        """An array (batch, *shape) in a slot."""
+    def get(self, slot: int, batch: int, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
+        """An array (batch, *shape) in a slot; `dtype` defaults to that of the buffers."""
         name = self._names[slot]
         self._buffers.get(name, (batch * self._sizes[slot],))
-        return self._buffers.get(name, (batch, *shape))
+        if dtype is None:
+            return self._buffers.get(name, (batch, *shape))
+        return self._buffers.beginning(name, (batch, *shape), dtype)
 
 
 class Slots(NamedTuple):
-    """Where a layer writes its output and the gradients of its inputs: slots, or None for buffers of its own."""
+    """Where a layer writes its output and the gradients of its inputs: slots, or None for buffers of its own.
+
+    And in which type each of them is stored, None for that of the network's numbers.
+    """
 
     memory: SlotMemory
     output: int | None
     gradients: tuple[int | None, ...]
+    output_type: npt.DTypeLike | None
+    gradient_types: tuple[npt.DTypeLike | None, ...]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -199,12 +218,26 @@ class Layer(Configurable):
     @property
     def known_lives(self) -> Lives:
         """`lives`, unless a subclass has passes of its own and does not say what they do with memory."""
+        return self.lives if self._says("lives") else UNKNOWN
+
+    @property
+    def stores(self) -> Stores:
+        """Which of its arrays may be bfloat16 in memory. It does not hold for a subclass with passes of its own."""
+        return Stores()
+
+    @property
+    def known_stores(self) -> Stores:
+        """`stores`, unless a subclass has passes of its own and does not say what they can read and write."""
+        return self.stores if self._says("stores") else Stores()
+
+    def _says(self, name: str) -> bool:
+        """Whether the property `name` comes from the class that the passes come from, or from a subclass of it."""
         for kind in type(self).__mro__:
-            if "lives" in vars(kind):
-                return self.lives
+            if name in vars(kind):
+                return True
             if {"forward", "backward", "backward_parameters"} & vars(kind).keys():
                 break
-        return UNKNOWN
+        return False
 
     @property
     def repeatable(self) -> bool:
@@ -289,7 +322,7 @@ class Layer(Configurable):
         """An array (batch, *output_shape) in the same memory at every call."""
         if self.slots is None or self.slots.output is None:
             return self.buffers.get("y", (batch, *self.output_shape))
-        return self.slots.memory.get(self.slots.output, batch, self.output_shape)
+        return self.slots.memory.get(self.slots.output, batch, self.output_shape, self.slots.output_type)
 
     def input_gradient_buffer(self, batch: int, number: int = 0) -> Array:
         """An array (batch, *input_shapes[number]) in the same memory at every call."""
@@ -297,7 +330,12 @@ class Layer(Configurable):
         slot = self.slots.gradients[number] if self.slots else None
         if self.slots is None or slot is None:
             return self.buffers.get(f"dx{number}", (batch, *shape))
-        return self.slots.memory.get(slot, batch, shape)
+        return self.slots.memory.get(slot, batch, shape, self.slots.gradient_types[number])
+
+    def temporary(self, name: str, like: Array) -> Array:
+        """Temporary space of the shape and the type of another array."""
+        scratch = self.context.scratch
+        return scratch.get(f"short {name}", like.shape, SHORT) if like.dtype == SHORT else scratch.get(name, like.shape)
 
 
 def image_shape(layer: Layer, shape: Shape) -> tuple[int, int, int]:

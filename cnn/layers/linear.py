@@ -7,6 +7,7 @@ from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.errors import ShapeError
 from cnn.initializers import Glorot, Initializer
+from cnn.layers.layer import Stores
 from cnn.layers.weighted import Weighted
 
 
@@ -20,6 +21,8 @@ class Linear(Weighted):
     weights: Initializer = field(default_factory=Glorot)
     weight_multipliers: tuple[float, float] = (1.0, 1.0)
     bias_multipliers: tuple[float, float] = (1.0, 1.0)
+
+    stores = Stores(inputs=True, apart=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()

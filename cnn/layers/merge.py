@@ -8,7 +8,7 @@ from math import prod
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError
-from cnn.layers.layer import Layer, Lives, checked_activation
+from cnn.layers.layer import Layer, Lives, Stores, checked_activation
 
 
 @dataclass(eq=False)
@@ -19,6 +19,7 @@ class Add(Layer):
     """None, "relu", "tanh" or "sigmoid", applied to the sum."""
 
     repeatable = True
+    stores = Stores(True, True)
 
     def __post_init__(self) -> None:
         checked_activation(self.activation)
@@ -77,6 +78,7 @@ class Concat(Layer):
     repeatable = True
 
     lives = Lives(makes_gradients=None)
+    stores = Stores(True, True)
 
     def shape_after(self, *input_shapes: Shape) -> Shape:
         _at_least_two(self, input_shapes)

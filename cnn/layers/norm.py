@@ -10,7 +10,7 @@ from cnn.arrays import Array, Shape
 from cnn.config import require
 from cnn.convolution import Window
 from cnn.initializers import Gaussian, Initializer, Ones, Zeros
-from cnn.layers.layer import Layer, Lives, Parameter, image_shape
+from cnn.layers.layer import Layer, Lives, Parameter, Stores, image_shape
 
 MOST_SIZE = 1024
 """Neighbours that a response may be normalised by."""
@@ -60,6 +60,7 @@ class BatchNorm(Layer):
         return not self.context.shard.divided
 
     lives = Lives(keeps_input=True, in_place=True)
+    stores = Stores(True, True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return input_shape
@@ -140,7 +141,7 @@ class BatchNorm(Layer):
         mean, variance = self._running
         dx = self.input_gradient_buffer(len(dy))
         if self.activation == "relu":
-            y, dz = self.context.scratch.get("frozen y", dy.shape), self.context.scratch.get("frozen dz", dy.shape)
+            y, dz = self.temporary("frozen y", dy), self.temporary("frozen dz", dy)
             factors = (self.gamma.value, self.beta.value)
             self.backend.batch_norm(self._x, mean, variance, *factors, y, epsilon=self.epsilon, relu=True)
             self.backend.activation_gradient("relu", y, dy, dz)

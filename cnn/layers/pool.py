@@ -9,7 +9,7 @@ from cnn.arithmetic import FLOAT, Footprint, Operation, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.convolution import Padding, Window, pair, resolve_padding
 from cnn.errors import ShapeError
-from cnn.layers.layer import Layer, Lives, image_shape
+from cnn.layers.layer import Layer, Lives, Stores, image_shape
 from cnn.ops.pooling import mean_weights, pixels_inside
 
 
@@ -68,6 +68,7 @@ class MaxPool2D(Pool2D):
     ceil: bool = False
 
     lives = Lives()
+    stores = Stores(True, True)
 
     def work(self, batch: int, input_shape: Shape, *, training: bool) -> Work:
         return self._work(batch, input_shape, routed=True, training=training)
@@ -109,6 +110,10 @@ class AvgPool2D(Pool2D):
     count_padding: bool = True
 
     lives = Lives()
+
+    @property
+    def stores(self) -> Stores:
+        return Stores() if self._factors is not None else Stores(True, True)
 
     @property
     def repeatable(self) -> bool:
@@ -158,6 +163,7 @@ class GlobalAvgPool2D(Layer):
     repeatable = True
 
     lives = Lives()
+    stores = Stores(True, True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return image_shape(self, input_shape)[2:]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from cnn.arithmetic import Footprint, Work, elementwise
 from cnn.arrays import Array, Shape
 from cnn.config import require
-from cnn.layers.layer import Layer, Lives
+from cnn.layers.layer import Layer, Lives, Stores
 
 
 @dataclass(eq=False)
@@ -19,6 +19,7 @@ class Flatten(Layer):
     repeatable = True
 
     lives = Lives(shares_output=True, shares_gradient=True, makes_output=False, makes_gradients=0)
+    stores = Stores(True, True)
 
     def shape_after(self, input_shape: Shape) -> Shape:
         return (prod(input_shape),)

@@ -117,7 +117,7 @@ class Weighted(Layer):
 
     def _parameter_gradients(self, dy: Array) -> Array:
         """Fills the gradients of weights and bias; returns the gradient of the sum before the activation."""
-        dz = dy if self.activation is None else self.context.scratch.get("dz", dy.shape)
+        dz = dy if self.activation is None else self.temporary("dz", dy)
         if self.activation is None:
             if self.b:
                 self.backend.bias_gradient(dz, self.b.gradient)

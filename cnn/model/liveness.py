@@ -1,9 +1,10 @@
 """Which arrays of a network's walks may share memory, found from when each is written first and read last."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from typing import NamedTuple
 
+from cnn.arrays import Shape
 from cnn.layers.layer import Lives
 from cnn.model.node import Node
 
@@ -21,12 +22,16 @@ class Plan:
         readers: Mapping[int, Sequence[int]],
         turns: Mapping[tuple[int, int], int],
         trained: set[int],
+        stored: Collection[int],
         *,
         training: bool,
     ) -> None:
-        """`readers` and `turns` are a network's; `trained` are the places whose gradient is computed."""
+        """`readers` and `turns` are a network's; `trained` are the places whose gradient is computed.
+
+        `stored` are those whose output and its gradient are bfloat16 in memory, half as large.
+        """
         self._nodes, self._readers, self._turns, self._trained = nodes, readers, turns, trained
-        self._training = training
+        self._stored, self._training = stored, training
         self._end = 2 * len(nodes) if training else len(nodes)
         self.sizes: list[int] = []
         """Elements per image of each slot."""
@@ -46,6 +51,10 @@ class Plan:
 
     def _lives(self, place: int) -> Lives:
         return self._nodes[place].layer.known_lives
+
+    def _size(self, source: int, shape: Shape) -> int:
+        """The elements of float32 that the output of a node, or its gradient, takes per image."""
+        return -(-prod(shape) // 2) if source in self._stored else prod(shape)
 
     def _back(self, place: int) -> int:
         """The time at which a node computes on the way back."""
@@ -70,7 +79,8 @@ class Plan:
                 continue
             source = node.inputs[0]
             before = source if lives.in_place and last.get(source) == node.place else None
-            found.append(_Array(node.place, last[node.place], prod(node.output_shape), (node.place, None), before))
+            size = self._size(node.place, node.output_shape)
+            found.append(_Array(node.place, last[node.place], size, (node.place, None), before))
         return found
 
     def _gradients(self) -> list["_Array"]:
@@ -98,11 +108,13 @@ class Plan:
                 if (node.place, k) in ends:
                     # One array may be handed to several inputs.
                     end = max(ends.get((node.place, j), 0) for j in (range(len(node.inputs)) if made == 1 else (k,)))
-                    found.append(_Array(self._back(node.place), end, prod(shape), (node.place, k), None))
+                    size = self._size(node.inputs[k], shape)
+                    found.append(_Array(self._back(node.place), end, size, (node.place, k), None))
         for source, readers in self._readers.items():
             if source in self._trained and len(readers) > 1:
                 born = self._back(readers[1])
-                found.append(_Array(born, last[source], prod(self._nodes[source].output_shape), (source, -1), None))
+                size = self._size(source, self._nodes[source].output_shape)
+                found.append(_Array(born, last[source], size, (source, -1), None))
         return found
 
     def _assign(self, arrays: Sequence["_Array"]) -> None:

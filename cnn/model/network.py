@@ -18,6 +18,7 @@ from cnn.layers.weighted import Weighted
 from cnn.model.liveness import Plan
 from cnn.model.node import Node
 from cnn.model.wiring import INPUT, INPUT_NAME, wire
+from cnn.precision import SHORT
 
 FORWARD, BACKWARD = "forward", "backward"
 
@@ -111,6 +112,8 @@ class Network:
                 self.readers[source].append(node.place)
                 self._turns[node.place, k] = len(self.readers[source])
         self._folds = self._find_folds()
+        self.stored: frozenset[int] = frozenset()
+        """The places whose outputs, and gradients of these, are bfloat16 in memory."""
         self.observer: Observer | None = None
         self.random_state: Any = None
         """The state of the random generator before the last training pass, if a layer may draw from it."""
@@ -136,7 +139,8 @@ class Network:
         # As large as they will ever be, so that they never move.
         for layer, norm, _ in self._folds.values():
             norm.folding_buffers(layer.w.value.shape)
-        # Only now is it known whether a user's own layer has parameters.
+        # Only now is it known whether a user's own layer has parameters, and what the backend can store.
+        self.stored = self._find_stored()
         self._find_trained()
         self._slots = {training: self._planned(training=training) for training in (False, True)}
 
@@ -159,6 +163,25 @@ class Network:
                 found[source] = _Fold(before, norm, -(-weights // outputs))
         return found
 
+    def _find_stored(self) -> frozenset[int]:
+        """Outputs that the layers on both sides can store, unless a layer with one type for all joins them to others.
+
+        The network's input and output stay as they are.
+        """
+        if not self.context.backend.stores_bfloat16:
+            return frozenset()
+        refused, last = {INPUT, self.order[-1]}, self.order[-1]
+        joined: list[set[int]] = []
+        for node in self.nodes:
+            stores = node.layer.known_stores
+            refused |= set() if stores.inputs else set(node.inputs)
+            refused |= set() if stores.output else {node.place}
+            if not stores.apart:
+                joined.append({node.place, *node.inputs})
+        while any(refused & each and not each <= refused for each in joined):
+            refused.update(*(each for each in joined if refused & each))
+        return frozenset(range(last)) - refused
+
     def folds(self, place: int, batch: int) -> bool:
         """Whether, at inference, a BatchNorm scales the weights of this node."""
         return place in self._folds and batch >= self._folds[place].least
@@ -179,13 +202,22 @@ class Network:
     def plan(self, *, training: bool) -> Plan:
         """Which arrays of a pass share memory."""
         if training not in self._plans:
-            self._plans[training] = Plan(self.nodes, self.readers, self._turns, self.trained, training=training)
+            self._plans[training] = Plan(
+                *(self.nodes, self.readers, self._turns, self.trained, self.stored), training=training
+            )
         return self._plans[training]
 
     def _planned(self, *, training: bool) -> "_Memory":
         plan = self.plan(training=training)
         memory = SlotMemory(self.context.buffers(), plan.sizes)
-        layers = [Slots(memory, plan.output(place), plan.gradients(place)) for place in self.order]
+        types = {place: SHORT if place in self.stored else None for place in (INPUT, *self.order)}
+        layers = [
+            Slots(
+                *(memory, plan.output(node.place), plan.gradients(node.place)),
+                *(types[node.place], tuple(types[source] for source in node.inputs)),
+            )
+            for node in self.nodes
+        ]
         return _Memory(memory, layers, plan.sums)
 
     def wants_input_gradient(self, node: Node) -> bool:
@@ -297,17 +329,18 @@ class Network:
                 store = arrays.gradients if len(self.readers[source]) == 1 else arrays.first_gradients
                 self._put(store, source, gradient)
                 continue
-            total = self._sum_buffer(source, gradient.shape)
+            total = self._sum_buffer(source, gradient)
             before = arrays.first_gradients[source] if number == 2 else total
             self.context.backend.add(before, gradient, None, total)
             arrays.gradients[source] = total
 
-    def _sum_buffer(self, source: int, shape: Shape) -> Array:
-        """Where the gradients of an output that several nodes read are added up."""
+    def _sum_buffer(self, source: int, gradient: Array) -> Array:
+        """Where the gradients of an output that several nodes read are added up, each as large as the given one."""
         memory, _, sums = self._slots[True]
         if source in sums:
-            return memory.get(sums[source], shape[0], shape[1:])
-        return self.buffers.get(f"gradient {source}", shape)  # of the network's input
+            kind = SHORT if source in self.stored else None
+            return memory.get(sums[source], len(gradient), gradient.shape[1:], kind)
+        return self.buffers.get(f"gradient {source}", gradient.shape)  # of the network's input
 
     def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
         there = store.setdefault(place, array)

@@ -14,6 +14,7 @@ from PIL import Image
 from cnn.layers import Conv2D
 from cnn.model.sequential import Sequential
 from cnn.model.wiring import INPUT
+from cnn.precision import widened
 
 LARGEST = 64
 """Pixels of a side of a picture of one image."""
@@ -68,7 +69,8 @@ def activation_pictures(model: Sequential, image: npt.NDArray[np.uint8]) -> list
     def keep(place: int, direction: str, run: Callable[[], None]) -> None:
         run()
         if place in chosen:  # a later layer may use its memory
-            kept[place] = model.backend.to_numpy(model.network.arrays.outputs[place]).copy()[0]
+            maps = model.backend.to_numpy(model.network.arrays.outputs[place])[0]
+            kept[place] = widened(maps) if place in model.network.stored else maps
 
     model.network.observer = keep
     try:
