@@ -6,7 +6,7 @@ depthwise ones, which need neither.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 FLOAT = 4
@@ -35,13 +35,18 @@ class Sizes(NamedTuple):
 class Operation:
     """One pass over arrays: `kind` is "gemm", "depthwise", "im2col", "col2im" or "elementwise".
 
-    Only a "gemm" has `sizes`.
+    Only a "gemm" has `sizes`. `integers` are those of the bytes that are no numbers of the network.
     """
 
     kind: str
     flops: int
     bytes: int
     sizes: Sizes | None = None
+    integers: int = 0
+
+    def with_numbers_of(self, size: int) -> "Operation":
+        """The same with numbers of `size` bytes instead of FLOAT."""
+        return replace(self, bytes=(self.bytes - self.integers) * size // FLOAT + self.integers)
 
     @property
     def macs(self) -> int:

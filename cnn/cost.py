@@ -1,11 +1,14 @@
 """FLOP and bytes of every layer and phase, computed from shapes alone by the layers.
 
+Bytes are those of float32, unless another precision is named. In bfloat16 they are those of a backend that stores what
+it can in it: both operands of a product, column buffers, and activations and gradients between layers that can.
+
 As in `cnn.arithmetic`, convolutions count as im2col + GEMM. Column buffers count as written and read in full for the
 batch; a backend that lowers tile by tile keeps them in the cache and moves fewer bytes, and direct convolution and
 Winograd execute a different number of FLOP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from math import prod
 from typing import NamedTuple, Protocol
@@ -16,6 +19,7 @@ from cnn.errors import UsageError
 from cnn.layers import Conv2D
 from cnn.model.network import Network
 from cnn.model.node import Node
+from cnn.precision import FLOAT32, FLOAT64
 
 FORWARD, WEIGHT, DATA, UPDATE = ("forward", "weight gradient", "data gradient", "update")
 
@@ -107,7 +111,7 @@ class Described(Protocol):
         """Its layers with their shapes."""
 
 
-def count(described: Described, batch: int, *, training: bool) -> Cost:
+def count(described: Described, batch: int, *, training: bool, precision: str = FLOAT32) -> Cost:
     """The cost of one step on `batch` images; nothing is built or allocated.
 
     A training step reads the batch, goes forward and backward and updates by SGD with momentum and weight decay. The
@@ -131,6 +135,9 @@ def count(described: Described, batch: int, *, training: bool) -> Cost:
                 gradients = [each for each in gradients if each.phase == WEIGHT] or gradients
             stages += gradients
         stages.append(update_stage(sum(gradient_bytes(described).values()) // FLOAT))
+    if precision != FLOAT32:
+        nodes = {node.name: node for node in network.nodes}
+        stages = [_in_precision(each, nodes.get(each.layer), network.storable, precision) for each in stages]
     return Cost(described.name, batch, training, tuple(stages))
 
 
@@ -157,9 +164,30 @@ def _stage(node: Node, batch: int, work: Work, phase: str, operations: Sequence[
     return Stage(node.name, node.layer.kind, phase, tuple(operations), extent, work.activation, convolution)
 
 
+def _in_precision(stage: Stage, node: Node | None, storable: Set[int], precision: str) -> Stage:
+    """The stage with the bytes of another precision; `node` is None for what is no layer."""
+
+    def changed(operation: Operation) -> Operation:
+        if precision == FLOAT64:
+            return operation.with_numbers_of(8)
+        return operation if node is None else _short(operation, stage.phase, node, storable)
+
+    return replace(stage, operations=tuple(map(changed, stage.operations)))
+
+
+def _short(operation: Operation, phase: str, node: Node, storable: Set[int]) -> Operation:
+    """An operation of a layer with the bytes of bfloat16."""
+    if operation.sizes is not None:
+        operands, result = operation.sizes.operands
+        written = {FORWARD: node.place in storable, DATA: not storable.isdisjoint(node.inputs)}
+        return replace(operation, bytes=operands // 2 + (result // 2 if written.get(phase) else result))
+    short = node.place in storable or operation.kind in ("im2col", "col2im")
+    return operation.with_numbers_of(2) if short else operation
+
+
 def input_stage(elements: int) -> Stage:
     """Reading pixels as bytes, shifting and scaling them."""
-    return _pass("input", FORWARD, elements, 2, 1 + FLOAT)
+    return _pass("input", FORWARD, elements, 2, 1 + FLOAT, integers=1)
 
 
 def loss_stage(scores: int) -> Stage:
@@ -172,7 +200,7 @@ def update_stage(parameters: int) -> Stage:
     return _pass("update", UPDATE, parameters, 6, 5 * FLOAT)
 
 
-def _pass(kind: str, phase: str, elements: int, flops: int, moved: int) -> Stage:
-    """One pass over `elements`, with `flops` FLOP and `moved` bytes per element."""
-    operation = Operation("elementwise", flops * elements, moved * elements)
+def _pass(kind: str, phase: str, elements: int, flops: int, moved: int, integers: int = 0) -> Stage:
+    """One pass over `elements`, with `flops` FLOP and `moved` bytes per element, some of them of `integers`."""
+    operation = Operation("elementwise", flops * elements, moved * elements, integers=integers * elements)
     return Stage(kind, kind, phase, (operation,), Extent(elements, 1, 1, 1))

@@ -10,7 +10,7 @@ from cnn.arithmetic import Sizes
 from cnn.cli import main
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, count
 from cnn.errors import UsageError
-from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, ReLU
+from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import SMALL, architecture
@@ -92,6 +92,30 @@ def test_bytes_of_a_padded_convolution_by_hand():
     assert stages["conv1", FORWARD].intensity == pytest.approx(
         stages["conv1", FORWARD].flops / stages["conv1", FORWARD].bytes
     )
+
+
+def test_bytes_in_other_precisions_by_hand():
+    """4x4x1 images, 2 filters of 1x1, pooled to 2x2x2, 3 classes; between layers bfloat16 has two bytes."""
+    layers = [Conv2D(2, 1, activation="relu"), MaxPool2D(2), Flatten(), Linear(3)]
+    architecture = Architecture("small", layers, (4, 4, 1), Recipe())
+    expected = {
+        "float32": {"conv1": 4 * (16 + 2 + 32) + 4 * 2 * 32, "maxpool1": 4 * (32 + 8) + 8, "linear1": 4 * (8 + 24 + 3)},
+        "bfloat16": {
+            "conv1": 2 * (16 + 2 + 32) + 2 * 2 * 32,
+            "maxpool1": 2 * (32 + 8) + 8,
+            "linear1": 2 * (8 + 24) + 12,
+        },
+        "float64": {"conv1": 8 * (16 + 2 + 32) + 8 * 2 * 32, "maxpool1": 8 * (32 + 8) + 8, "linear1": 8 * (8 + 24 + 3)},
+    }
+    for precision, layers_bytes in expected.items():
+        stages = count(architecture, 1, training=True, precision=precision).stages
+        found = {each.layer: each.bytes for each in stages if each.phase == FORWARD}
+        # The linear layer's bias is a pass over scores, which stay in float32.
+        bias = 2 * 3 * (8 if precision == "float64" else 4)
+        layers_bytes["linear1"] += bias
+        assert {name: found[name] for name in layers_bytes} == layers_bytes, precision
+        pixels = {"float64": 8}.get(precision, 4)
+        assert found["input"] == 16 * (1 + pixels)
 
 
 def test_an_empty_batch_is_refused():

@@ -20,6 +20,8 @@ from cnn.layers import (
     Multiply,
     ReLU,
 )
+from cnn.measure.benchmark import layer_jobs
+from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.precision import BFLOAT16, FLOAT32, SHORT
 from cnn.testing import check_case
@@ -127,6 +129,18 @@ def test_training_is_that_of_float32_arrays_within_the_rounding_of_what_is_store
         assert error <= 0.1 * np.linalg.norm(other.gradient) + 1e-6, one.name
     scores = [model.predict(IMAGES) for model in models]
     np.testing.assert_allclose(scores[0], scores[1], atol=0.02)
+
+
+def test_layers_are_timed_on_what_is_stored():
+    small = Architecture("small", chain(), (8, 8, 3), Recipe(), precision=BFLOAT16)
+    short = []
+    for job in layer_jobs(small, Storing().in_precision(BFLOAT16), 4):
+        job.run()
+        if job.run.args[0].dtype == SHORT:
+            short.append(job.group)
+    forward = [f"small {name} forward" for name in ("maxpool1", "conv2", "relu1", "avgpool1", "flatten1", "linear1")]
+    names = ("conv1", "maxpool1", "conv2", "relu1", "avgpool1", "flatten1")
+    assert sorted(short) == sorted([*forward, *(f"small {name} backward" for name in names)])
 
 
 def test_slots_are_half_as_large():

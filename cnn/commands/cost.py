@@ -1,7 +1,7 @@
 """Counts FLOP and bytes of a step by layer and phase, from shapes alone, as im2col + GEMM executes them.
 
 Bytes are those of the arrays that each operation reads and writes, including column buffers; intensity is FLOP per
-byte.
+byte. In bfloat16, operands of products and activations between layers have two bytes, as where the processor has AMX.
 """
 
 import argparse
@@ -10,23 +10,26 @@ from typing import Any
 from cnn.commands import _common
 from cnn.cost import Cost, count
 from cnn.model.modelfile import architecture_of
+from cnn.precision import FLOAT32, chosen
 from cnn.terminal.printing import print_json, print_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """MODEL and the options."""
     _common.add_workload_options(parser)
+    _common.add_precision_option(parser)
     _common.add_json_option(parser)
     _common.add_wide_option(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table."""
-    cost = count(architecture_of(options.model), options.batch_size, training=options.mode == "train")
+    training, precision = options.mode == "train", chosen()
+    cost = count(architecture_of(options.model), options.batch_size, training=training, precision=precision)
     if options.json:
-        print_json(to_dict(cost))
+        print_json(to_dict(cost) | {"precision": precision})
         return
-    print(f"{cost.net}, batch {cost.batch}, {options.mode}")
+    print(f"{cost.net}, batch {cost.batch}, {options.mode}{'' if precision == FLOAT32 else f', {precision}'}")
     rows = [
         [
             stage.layer,

@@ -47,9 +47,10 @@ class Pool2D(Layer):
         """With `routed` a gradient goes to one element per window, whose position, a byte, is kept in training."""
         window = self.window_on(input_shape)
         x, y = batch * prod(input_shape), batch * prod(window.out) * input_shape[2]
-        positions = y if routed else 0
-        forward = Operation("elementwise", window.taps * y, FLOAT * (x + y) + (positions if training else 0))
-        backward = Operation("elementwise", y if routed else window.taps * y, FLOAT * (x + y) + positions)
+        positions = y if routed and training else 0
+        moved = FLOAT * (x + y) + positions
+        forward = Operation("elementwise", window.taps * y, moved, integers=positions)
+        backward = Operation("elementwise", y if routed else window.taps * y, moved, integers=positions)
         return Work([forward], data_gradient=[backward], taps=window.taps)
 
     def create(self) -> None:
@@ -113,7 +114,8 @@ class AvgPool2D(Pool2D):
 
     @property
     def stores(self) -> Stores:
-        return Stores() if self._factors is not None else Stores(True, True)
+        # Without counting padding, factors per pixel are applied by NumPy on every backend.
+        return Stores(self.count_padding, self.count_padding)
 
     @property
     def repeatable(self) -> bool:

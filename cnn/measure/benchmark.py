@@ -15,7 +15,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.precision import BFLOAT16, FLOAT32, dtype_of
+from cnn.precision import BFLOAT16, FLOAT32, dtype_of, shortened
 from cnn.system.timing import Times, in_turns
 
 STEP = "training step"
@@ -43,7 +43,8 @@ def layer_jobs(architecture: Architecture, backend: Backend, batch: int) -> Iter
     model.network.forward(x, training=True)
     for node in model.network.nodes:
         inputs = model.network.arrays.inputs(node)
-        dy = backend.asarray(rng.standard_normal((batch, *node.output_shape)), model.dtype)
+        gradient = rng.standard_normal((batch, *node.output_shape)).astype(model.dtype)
+        dy = backend.asarray(shortened(gradient) if node.place in model.network.stored else gradient)
         ahead, *back = (stage.gemm_flops for stage in layer_stages(node, batch))
         name = f"{model.name} {node.name}"
         yield Job(f"{name} forward", backend.name, partial(node.layer.forward, *inputs, training=True), ahead, batch)

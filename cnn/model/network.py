@@ -112,8 +112,10 @@ class Network:
                 self.readers[source].append(node.place)
                 self._turns[node.place, k] = len(self.readers[source])
         self._folds = self._find_folds()
+        self.storable = self._find_storable()
+        """The places whose outputs, and gradients of these, are bfloat16 in memory where the backend stores that."""
         self.stored: frozenset[int] = frozenset()
-        """The places whose outputs, and gradients of these, are bfloat16 in memory."""
+        """Those that are."""
         self.observer: Observer | None = None
         self.random_state: Any = None
         """The state of the random generator before the last training pass, if a layer may draw from it."""
@@ -139,8 +141,8 @@ class Network:
         # As large as they will ever be, so that they never move.
         for layer, norm, _ in self._folds.values():
             norm.folding_buffers(layer.w.value.shape)
-        # Only now is it known whether a user's own layer has parameters, and what the backend can store.
-        self.stored = self._find_stored()
+        # Only now is it known whether a user's own layer has parameters.
+        self.stored = self.storable if context.backend.stores_bfloat16 else frozenset()
         self._find_trained()
         self._slots = {training: self._planned(training=training) for training in (False, True)}
 
@@ -163,13 +165,11 @@ class Network:
                 found[source] = _Fold(before, norm, -(-weights // outputs))
         return found
 
-    def _find_stored(self) -> frozenset[int]:
+    def _find_storable(self) -> frozenset[int]:
         """Outputs that the layers on both sides can store, unless a layer with one type for all joins them to others.
 
         The network's input and output stay as they are.
         """
-        if not self.context.backend.stores_bfloat16:
-            return frozenset()
         refused, last = {INPUT, self.order[-1]}, self.order[-1]
         joined: list[set[int]] = []
         for node in self.nodes:
