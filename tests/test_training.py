@@ -296,7 +296,7 @@ def test_weights_that_overflow_in_the_last_step_reach_no_checkpoint_and_end_in_a
         ({"patience": 1}, "needs a validation split"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, not 0"),
         ({"validation": split(9, classes=9)}, "label 8, but net has only 3 classes"),
-        ({"epochs": 0}, "epochs must be a number above 0, not 0"),
+        ({"epochs": 0}, "epochs must be a number above 0 and at most 1,000,000, not 0"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

@@ -90,7 +90,7 @@ def run(options: argparse.Namespace) -> None:
             if world.rank == 0:
                 folder = stack.enter_context(RunFolder(options.out, f"{model.name}-{data.name}", resume=options.resume))
             trainer = _trainer(model, train, validation, architecture, batch_size, options, folder, meter, world)
-            epochs = _whole(options.epochs or architecture.recipe.epochs)
+            epochs = _whole(architecture.recipe.epochs)
         if world.size > 1:
             check_agreement(world, _facts(trainer, data, options.seed, epochs))
         places = world.describe(resources.budget.count, sorted(allowed_cpus() or ()))
@@ -172,7 +172,8 @@ def _adjusted(architecture: Architecture, options: argparse.Namespace) -> Archit
     if options.scale_lr:
         larger = (options.batch_size or recipe.batch_size) / recipe.batch_size
         schedule = schedule.at(schedule.lr * larger)
-    return replace(changed, recipe=replace(recipe, schedule=schedule, tta=options.tta or recipe.tta))
+    epochs, tta = options.epochs or recipe.epochs, options.tta or recipe.tta
+    return replace(changed, recipe=replace(recipe, epochs=epochs, schedule=schedule, tta=tta))
 
 
 def _meter(architecture: Architecture, batch_size: int, resources: _common.Resources, watts: float | None) -> Meter:

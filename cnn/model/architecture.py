@@ -30,6 +30,8 @@ ENTRIES = ("name", "input", "layers", "recipe")
 """What a network's TOML file may hold."""
 RECIPE_BESIDES = " (`cnn reference Recipe` says what they are)"
 PREPROCESSINGS = ("scale", "mean_image", "standardise")
+MOST_EPOCHS = 1_000_000
+"""No run needs more; a number with too many zeros is a mistake."""
 
 
 @dataclass
@@ -92,8 +94,9 @@ class Recipe:
         share = self.validation
         require(share is None or 0 <= share < 1, f"validation must be at least 0 and below 1, not {share}.")
         require(
-            0 < self.epochs < inf and self.batch_size >= 1,
-            f"epochs ({self.epochs}) must be above 0 and finite, and batch_size ({self.batch_size}) at least 1.",
+            0 < self.epochs <= MOST_EPOCHS and self.batch_size >= 1,
+            f"epochs ({self.epochs:g}) must be above 0 and at most {MOST_EPOCHS:,}, and batch_size "
+            f"({self.batch_size}) at least 1.",
         )
         require(
             self.pixel_scale > 0 and isfinite(self.pixel_scale),

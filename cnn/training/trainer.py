@@ -21,7 +21,7 @@ from cnn.data.mixup import Mix
 from cnn.data.stored import blocks
 from cnn.errors import Interrupted, NonFiniteError, UsageError
 from cnn.meter import NO_ENERGY, Meter, Unmetered
-from cnn.model.architecture import check_mixup_and_clip
+from cnn.model.architecture import MOST_EPOCHS, check_mixup_and_clip
 from cnn.model.sequential import Sequential, load_arrays
 from cnn.optimizers import SGD, Multiplier, Optimizer, SlowWeights, multiplied
 from cnn.schedules import Constant, Schedule
@@ -269,8 +269,8 @@ class Trainer:
         epochs, position = plain(epochs), self.position
         number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
         require(
-            number and 0 < epochs < math.inf,
-            f"The number of epochs must be a number above 0, not {epochs!r}.",
+            number and 0 < epochs <= MOST_EPOCHS,
+            f"The number of epochs must be a number above 0 and at most {MOST_EPOCHS:,}, not {epochs!r}.",
         )
         self._steps = max(1, math.ceil(round(epochs * self.steps_per_epoch, 6)))
         whole = self._steps % self.steps_per_epoch == 0
