@@ -89,6 +89,8 @@ def numbers(world, backends):
     found["accumulated"] = outcome(world, trainer(world, accumulate=3))
     found["averaged each step"] = outcome(world, trainer(world, plain=True, average_every=1))
     found["plain"] = outcome(world, trainer(world, plain=True))
+    with within("bfloat16"):
+        found["in bfloat16"] = outcome(world, trainer(world, backends[-1]))
     return found | exactly(world)
 
 
