@@ -174,26 +174,32 @@ def test_microkernel(microkernel, rows, columns):
         assert (each[:, columns:] == 7).all()
 
 
-@pytest.mark.parametrize(("terms", "width"), [(5, 7), (32, 16), (33, 17), (97, 50)])
+@pytest.mark.parametrize(("terms", "width"), [(5, 7), (32, 16), (33, 17), (97, 50), (64, 200)])
 def test_rows_are_turned_in_pairs_with_zeros_behind_them(terms, width):
-    """In blocks, and the rest around them."""
+    """In blocks, and the rest around them, of either type."""
     x = np.random.default_rng(0).standard_normal((terms, width)).astype(np.float32)
     x[: len(HARD), 0] = HARD[:terms]
     pairs = direct_tiles.whole(terms) // 2 + TERMS // 2
-    out, expected = np.full((width, pairs), 7, np.uint32), np.zeros((width, 2 * pairs), np.float32)
-    rounding.turned_rows(x.reshape(-1), terms, width, out, 2)
+    expected = np.zeros((width, 2 * pairs), np.float32)
     expected[:, :terms] = rounded(x).T
-    np.testing.assert_array_equal(widened(out.view(np.uint16)), expected)
+    for numbers in (x, shortened(x)):
+        out = np.full((width, pairs), 7, np.uint32)
+        rounding.turned_rows(numbers.reshape(-1), terms, width, out, 2)
+        np.testing.assert_array_equal(widened(out.view(np.uint16)), expected)
 
 
 @pytest.mark.parametrize(("run", "width"), [(5, 7), (32, 16), (33, 49), (70, 100)])
 def test_turned_panels_are_panels_of_the_transpose_with_whole_tiles_of_terms(run, width):
     x = np.random.default_rng(0).standard_normal((run, width)).astype(np.float32)
     shape = -(-width // SIDE), direct_tiles.whole(run) // 2 * SIDE
-    panels, turned = np.full(shape, 7, np.uint32), np.full(shape, 8, np.uint32)
+    panels = np.full(shape, 7, np.uint32)
     rounding.panels(x.reshape(-1), 1, run, width, SIDE, panels, 2)
-    rounding.turned_panels(np.ascontiguousarray(x.T).reshape(-1), width, run, SIDE, turned, 2)
-    np.testing.assert_array_equal(turned, panels)
+    for numbers in (x, shortened(x)):
+        turned, again = np.full(shape, 8, np.uint32), np.full(shape, 9, np.uint32)
+        rounding.turned_panels(np.ascontiguousarray(numbers.T).reshape(-1), width, run, SIDE, turned, 2)
+        rounding.panels(numbers.reshape(-1), 1, run, width, SIDE, again, 2)
+        np.testing.assert_array_equal(turned, panels)
+        np.testing.assert_array_equal(again, panels)
 
 
 TILES = bfloat16.Direct(bfloat16.forward_in_tiles, bfloat16.weight_gradient_in_tiles)

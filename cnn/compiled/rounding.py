@@ -6,7 +6,7 @@ A pair is one of 32 bits: two neighbouring terms of a sum, the first in the lowe
 Arrays that are bfloat16 already, of `precision.SHORT`, are laid out as they are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -104,6 +104,36 @@ def _turn_pairs_of_rows(
 
 
 @intrinsic
+def _turn_whole_pairs_of_rows(typing_context: Any, x: Any, source: Any, source_row: Any, target: Any, target_row: Any):
+    """As `_turn_pairs_of_rows`, of BLOCK whole pairs of rows: BLOCK columns of float32, or twice as many of bfloat16.
+
+    Two rows of bfloat16 are interleaved quarter by quarter, first the first halves of all quarters, then the second
+    ones, as one instruction of the processor does.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, source, source_row, target, target_row = arguments
+        if signature.args[0].dtype != types.uint16:
+            real = ir.FloatType()
+            lines = [_rounded(builder, _load(builder, real, source, source_row, i, BLOCK)) for i in range(2 * BLOCK)]
+            highs = (builder.shl(line, ir.Constant(_BLOCK_ROW, [16] * BLOCK)) for line in lines[1::2])
+            pairs = [builder.or_(low, high) for low, high in zip(lines[::2], highs, strict=True)]
+            _store_turned(builder, pairs, target, target_row)
+            return context.get_dummy_value()
+        for half in (0, 4):
+            columns = [8 * (k // 4) + half + k % 4 for k in range(BLOCK)]
+            order = ir.Constant(_BLOCK_ROW_OF_TWO, [each for k in columns for each in (k, 2 * BLOCK + k)])
+            pairs = []
+            for i in range(0, 2 * BLOCK, 2):
+                both = (_load(builder, _HALF, source, source_row, i + k, 2 * BLOCK) for k in range(2))
+                pairs.append(builder.bitcast(builder.shuffle_vector(*both, order), _BLOCK_ROW))
+            _store_turned(builder, pairs, target, target_row, places=columns)
+        return context.get_dummy_value()
+
+    return types.void(x, *[types.uintp] * 4), generate
+
+
+@intrinsic
 def turn(typing_context: Any, source: Any, source_row: Any, rows: Any, columns: Any, target: Any, target_row: Any):
     """At most BLOCK rows of at most BLOCK float32, transposed. All are addresses, strides in bytes and counts."""
 
@@ -137,7 +167,7 @@ def _turn_rows_of_pairs(typing_context: Any, x: Any, source: Any, source_row: An
 
 BLOCK = 16
 """Pairs that are transposed at once, across and down: as many as a cache line holds."""
-_BLOCK_ROW = ir.VectorType(_WORD, BLOCK)
+_BLOCK_ROW, _BLOCK_ROW_OF_TWO = (ir.VectorType(_WORD, count) for count in (BLOCK, 2 * BLOCK))
 
 
 def _load(builder: Any, kind: Any, address: Any, stride: Any, row: int, count: int) -> Any:
@@ -178,11 +208,17 @@ def first_words(builder: Any, count: Any) -> Any:
 
 
 def _store_turned(
-    builder: Any, rows: list[Any], address: Any, stride: Any, count: Any = None, mask: Any = None
+    builder: Any,
+    rows: list[Any],
+    address: Any,
+    stride: Any,
+    count: Any = None,
+    mask: Any = None,
+    places: Sequence[int] = range(BLOCK),
 ) -> None:
     """Stores BLOCK rows, transposed: each step exchanges one bit of the numbers of rows and columns.
 
-    Of the results only `count` are stored, and of each what the mask allows.
+    Of the results only `count` are stored, and of each what the mask allows. `places` are the numbers of their rows.
     """
     for bit in (1, 2, 4, 8):
         low = [k if not k & bit else BLOCK + k - bit for k in range(BLOCK)]
@@ -197,7 +233,8 @@ def _store_turned(
     kind = ir.FunctionType(ir.VoidType(), [_BLOCK_ROW, _BLOCK_ROW.as_pointer(), _WORD, everything.type])
     store = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{BLOCK}i32.p0")
     for i, row in enumerate(rows):
-        at = builder.inttoptr(builder.add(address, builder.mul(stride, stride.type(i))), _BLOCK_ROW.as_pointer())
+        target = builder.add(address, builder.mul(stride, stride.type(places[i])))
+        at = builder.inttoptr(target, _BLOCK_ROW.as_pointer())
         wanted = ir.IntType(1)(1) if count is None else builder.icmp_unsigned("<", count.type(i), count)
         with builder.if_then(wanted):
             builder.call(store, [row, at, _WORD(4), everything if mask is None else mask])
@@ -408,9 +445,17 @@ def turned(x, terms, width, first, last, pairs, out, step):
     """
     source, target, across = np.uintp(x.ctypes.data), np.uintp(out.ctypes.data), np.uintp(width)
     size = np.uintp(x.itemsize)
+    many = np.uintp(2 * BLOCK if x.itemsize == 2 else BLOCK)
     for i in range(np.uintp(0), np.uintp(pairs), np.uintp(BLOCK)):
         rows = np.uintp(max(0, terms - 2 * np.intp(i)))
-        for j in range(np.uintp(first), np.uintp(last), np.uintp(BLOCK)):
+        inside = (np.uintp(last) - np.uintp(first)) // many * many if rows >= 2 * BLOCK else np.uintp(0)
+        edge = np.uintp(first) + inside
+        for j in range(np.uintp(first), edge, many):
+            _turn_whole_pairs_of_rows(
+                *(x, source + (2 * i * across + j) * size, across * size),
+                *(target + (j * np.uintp(step) + i) * 4, np.uintp(step) * 4),
+            )
+        for j in range(edge, np.uintp(last), np.uintp(BLOCK)):
             _turn_pairs_of_rows(
                 *(x, source + (2 * i * across + j) * size, across * size, rows, np.uintp(last) - j),
                 *(target + (j * np.uintp(step) + i) * 4, np.uintp(step) * 4),
