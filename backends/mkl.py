@@ -7,9 +7,8 @@ from typing import Any, ClassVar
 from cnn.arrays import Array, Buffers
 from cnn.backend import Library, gemm_sizes
 from cnn.cblas import CblasBackend
-from cnn.compiled import library_bf16
+from cnn.compiled import library_bf16, rounding
 from cnn.compiled.convolution import TILE_BYTES, TileBytes
-from cnn.compiled.parts import flat
 from cnn.errors import BackendUnavailable
 from cnn.system.machine import this_machine
 from cnn.system.threads import libraries
@@ -66,11 +65,13 @@ class MklBackend(CblasBackend):
         accumulate: bool = False,
     ) -> None:
         how: dict[str, Any] = {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": accumulate}
-        if self._bfloat16 is None or not self.rounds or not (a.size and b.size) or flat(a, b, out) is None:
+        if self._bfloat16 is None or not self.rounds or not (a.size and b.size) or rounding.flat(a, b, out) is None:
             super().product(a, b, out=out, scratch=scratch, **how)
             return
-        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
-        library_bf16.product(self._bfloat16, a, b, out=out, scratch=scratch, multiplies=self.multiplies, **how)
+        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, mixed=True)
+        results = rounding.float32_for(out, scratch, kept=accumulate)
+        library_bf16.product(self._bfloat16, a, b, out=results, scratch=scratch, multiplies=self.multiplies, **how)
+        rounding.store(results, out)
 
     @property
     def bfloat16_by(self) -> str:

@@ -268,8 +268,13 @@ class Downloadable(ABC):
         """
 
 
-def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b: bool) -> tuple[int, int, int]:
-    """(M, N, K) of a product; raises ShapeError unless all are row-major matrices of one type that fit together."""
+def gemm_sizes(
+    a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b: bool, mixed: bool = False
+) -> tuple[int, int, int]:
+    """(M, N, K) of a product; raises ShapeError unless all are row-major matrices that fit together.
+
+    They must have one type, too, unless `mixed`.
+    """
     for name, x in (("a", a), ("b", b), ("out", out)):
         if x.ndim != 2:
             raise ShapeError(f"gemm takes matrices; {name} has shape {x.shape}.")
@@ -280,6 +285,6 @@ def gemm_sizes(a: Array, b: Array, out: Array, *, transpose_a: bool, transpose_b
     depth, n = b.shape[::-1] if transpose_b else b.shape
     if k != depth or out.shape != (m, n):
         raise ShapeError(f"gemm: ({m}, {k}) times ({depth}, {n}) does not give {out.shape}.")
-    if not a.dtype == b.dtype == out.dtype:
+    if not (mixed or a.dtype == b.dtype == out.dtype):
         raise ShapeError(f"gemm takes matrices of one type, not {a.dtype}, {b.dtype} and {out.dtype}.")
     return m, n, k

@@ -10,12 +10,12 @@ import numpy as np
 import cnn.system.threads as threads
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend, gemm_sizes
-from cnn.compiled import bfloat16, im2col
+from cnn.compiled import bfloat16, im2col, rounding
 from cnn.compiled.calls import NO, ROW_MAJOR, YES, leading_dimension
 from cnn.compiled.convolution import TILE_BYTES, CompiledConvolution, TileBytes
 from cnn.compiled.kernels import timed
 from cnn.compiled.ops import CompiledOps
-from cnn.compiled.parts import flat, parts_for_flops, thread_count
+from cnn.compiled.parts import parts_for_flops, thread_count
 from cnn.compiled.preparing import prepare
 from cnn.compiled.recording import KernelRecording
 from cnn.errors import BackendUnavailable, ShapeError
@@ -105,11 +105,18 @@ class CblasBackend(CompiledOps, CompiledConvolution):
         accumulate: bool = False,
     ) -> None:
         how: dict[str, Any] = {"transpose_a": transpose_a, "transpose_b": transpose_b, "accumulate": accumulate}
-        gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b)
-        if self.rounds and bfloat16.here() and a.size and b.size and flat(a, b, out) is not None:
+        if self.rounds and bfloat16.here() and a.size and b.size and rounding.flat(a, b, out) is not None:
+            gemm_sizes(a, b, out, transpose_a=transpose_a, transpose_b=transpose_b, mixed=True)
             bfloat16.product(a, b, out=out, scratch=scratch, multiplies=self.multiplies, **how)
         else:
-            super().product(a, b, out=out, scratch=scratch, **how)
+            a, b = rounding.in_float32(a, "wide a", scratch), rounding.in_float32(b, "wide b", scratch)
+            results = rounding.float32_for(out, scratch, kept=accumulate)
+            super().product(a, b, out=results, scratch=scratch, **how)
+            rounding.store(results, out)
+
+    @property
+    def stores_bfloat16(self) -> bool:
+        return self.rounds and bfloat16.engine() is not None
 
     @property
     def bfloat16_by(self) -> str:

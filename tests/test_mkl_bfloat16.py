@@ -8,6 +8,7 @@ from helpers.ready_backends import ready
 
 from cnn import plugins
 from cnn.arrays import Buffers
+from cnn.compiled import bfloat16, tileproduct
 from cnn.errors import ShapeError
 from cnn.registry import construct
 from cnn.system.machine import this_machine
@@ -19,9 +20,10 @@ XEON = replace(this_machine(), vendor="GenuineIntel", vector=("AVX-512 (F, BW, B
 
 @pytest.fixture
 def backend(monkeypatch):
-    """MKL as on a processor of Intel that multiplies bfloat16."""
+    """MKL as on a processor of Intel that multiplies bfloat16; its arrays may be bfloat16, too."""
     ready("mkl")
     on(monkeypatch, XEON)
+    monkeypatch.setattr(bfloat16, "engine", tileproduct.emulated)
     return construct("mkl")
 
 
@@ -34,6 +36,7 @@ def on(monkeypatch, machine):
 @pytest.mark.parametrize("case", PRODUCTS, ids=lambda case: case.name)
 def test_its_products_are_those_of_the_contract(backend, case):
     assert backend._bfloat16
+    assert backend.in_precision("bfloat16").stores_bfloat16
     check_case(backend, case, np.float32)
 
 

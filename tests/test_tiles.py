@@ -13,6 +13,7 @@ import pytest
 from helpers.bf16 import (
     CONVOLUTIONS,
     HARD,
+    IN_BFLOAT16,
     check_convolution,
     check_nan,
     check_stale_padding,
@@ -34,8 +35,8 @@ from cnn.compiled.tileproduct import SIDE, SPACE, TERMS, configured, emulated, m
 from cnn.convolution import Convolution, Window
 from cnn.layers import Conv2D, Flatten, Linear
 from cnn.model.sequential import Sequential
-from cnn.precision import BFLOAT16
-from cnn.testing import CASES, check_case
+from cnn.precision import BFLOAT16, shortened
+from cnn.testing import check_case
 
 ENGINES = {"emulated": emulated} | ({} if amx.trouble() else {"amx": tileproduct.engine})
 TINY = np.finfo(np.float32).tiny
@@ -57,12 +58,12 @@ def in_tiles(microkernel, monkeypatch):
 
 
 @njit
-def run(microkernel, sizes, a, table, steps, b, start, start_row, floor, out, space, ready):
+def run(microkernel, sizes, a, table, steps, b, start, start_row, floor, out, space, ready, narrow=0):
     own = configured(microkernel, space) if ready else np.intp(space.ctypes.data)
     multiply(
         *(microkernel, own, sizes[0], sizes[1], a.ctypes.data, a.strides[0]),
         *(table.ctypes.data, len(table) // 2, steps, b.ctypes.data, b.strides[0]),
-        *(start.ctypes.data, start_row, np.float32(floor), out.ctypes.data, out.strides[0]),
+        *(start.ctypes.data, start_row, np.float32(floor), out.ctypes.data, out.strides[0], narrow),
     )
     released(microkernel, own)
 
@@ -140,7 +141,7 @@ def test_tiles_without_a_configuration_give_nan():
 @pytest.mark.parametrize("rows", [1, 16, 17, SIDE])
 @pytest.mark.parametrize("columns", [1, 15, 16, 17, 31, SIDE])
 def test_microkernel(microkernel, rows, columns):
-    """Pieces from anywhere, on top of what was there; nothing is written beyond the results."""
+    """Pieces from anywhere, on top of what was there; nothing is written beyond the results, in either type."""
     rng, pieces, steps = np.random.default_rng(rows), 3, 2
     terms = steps * TERMS
     a = np.full((SIDE, pieces * terms), np.nan, np.float32)
@@ -162,30 +163,43 @@ def test_microkernel(microkernel, rows, columns):
     for i, j in zip(*orders, strict=True):
         exact += a[:rows].reshape(rows, pieces, terms)[:, i].astype(float) @ whole_b[j]
     np.testing.assert_allclose(out[:rows, :columns], np.maximum(exact, -2), rtol=1e-5, atol=1e-5)
-    assert (out[rows] == 7).all()
-    assert (out[:, columns:] == 7).all()
+    short = np.full(out.shape, 7, np.uint16)
+    run(
+        *(microkernel, np.array([rows, columns]), left, table, steps, right.view(np.uint32)[..., 0]),
+        *(start, start.strides[0], -2, short, np.zeros(SPACE // 4, np.uint32), True, 1),
+    )
+    np.testing.assert_array_equal(short[:rows, :columns], shortened(out[:rows, :columns]))
+    for each in (out, short):
+        assert (each[rows] == 7).all()
+        assert (each[:, columns:] == 7).all()
 
 
-@pytest.mark.parametrize(("terms", "width"), [(5, 7), (32, 16), (33, 17), (97, 50)])
+@pytest.mark.parametrize(("terms", "width"), [(5, 7), (32, 16), (33, 17), (97, 50), (64, 200)])
 def test_rows_are_turned_in_pairs_with_zeros_behind_them(terms, width):
-    """In blocks, and the rest around them."""
+    """In blocks, and the rest around them, of either type."""
     x = np.random.default_rng(0).standard_normal((terms, width)).astype(np.float32)
     x[: len(HARD), 0] = HARD[:terms]
     pairs = direct_tiles.whole(terms) // 2 + TERMS // 2
-    out, expected = np.full((width, pairs), 7, np.uint32), np.zeros((width, 2 * pairs), np.float32)
-    rounding.turned_rows(x.reshape(-1), terms, width, out, 2)
+    expected = np.zeros((width, 2 * pairs), np.float32)
     expected[:, :terms] = rounded(x).T
-    np.testing.assert_array_equal(widened(out.view(np.uint16)), expected)
+    for numbers in (x, shortened(x)):
+        out = np.full((width, pairs), 7, np.uint32)
+        rounding.turned_rows(numbers.reshape(-1), terms, width, out, 2)
+        np.testing.assert_array_equal(widened(out.view(np.uint16)), expected)
 
 
 @pytest.mark.parametrize(("run", "width"), [(5, 7), (32, 16), (33, 49), (70, 100)])
 def test_turned_panels_are_panels_of_the_transpose_with_whole_tiles_of_terms(run, width):
     x = np.random.default_rng(0).standard_normal((run, width)).astype(np.float32)
     shape = -(-width // SIDE), direct_tiles.whole(run) // 2 * SIDE
-    panels, turned = np.full(shape, 7, np.uint32), np.full(shape, 8, np.uint32)
+    panels = np.full(shape, 7, np.uint32)
     rounding.panels(x.reshape(-1), 1, run, width, SIDE, panels, 2)
-    rounding.turned_panels(np.ascontiguousarray(x.T).reshape(-1), width, run, SIDE, turned, 2)
-    np.testing.assert_array_equal(turned, panels)
+    for numbers in (x, shortened(x)):
+        turned, again = np.full(shape, 8, np.uint32), np.full(shape, 9, np.uint32)
+        rounding.turned_panels(np.ascontiguousarray(numbers.T).reshape(-1), width, run, SIDE, turned, 2)
+        rounding.panels(numbers.reshape(-1), 1, run, width, SIDE, again, 2)
+        np.testing.assert_array_equal(turned, panels)
+        np.testing.assert_array_equal(again, panels)
 
 
 TILES = bfloat16.Direct(bfloat16.forward_in_tiles, bfloat16.weight_gradient_in_tiles)
@@ -205,9 +219,6 @@ def test_long_products_in_pieces(in_tiles, m, n, k, accumulate):
     expected = rounded(a).astype(float) @ rounded(b).astype(float) + (out if accumulate else 0)
     in_tiles.in_precision(BFLOAT16).product(a, b, out=out, scratch=Buffers(in_tiles), accumulate=accumulate)
     np.testing.assert_allclose(out, expected, atol=1e-6 * k)
-
-
-IN_BFLOAT16 = [case for case in CASES if case.name.endswith("in bfloat16")]
 
 
 @pytest.mark.parametrize("convolution", [*CONVOLUTIONS, *PIXELS], ids=str)
@@ -280,7 +291,9 @@ def count_up(typing_context, address):
     return types.void(types.int64), generate
 
 
-def counting(what, space, m, n, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row):
+def counting(
+    what, space, m, n, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row, narrow
+):
     """In place of a microkernel: counts in the space of a thread what it is asked for."""
     count_up(space + 8 * what)
 
@@ -361,9 +374,9 @@ def test_the_configuration_makes_all_tiles_whole(code):
 
 
 def test_float32_networks_compile_no_kernel_of_tiles():
-    rare = {kernel.compiled.py_func.__name__ for kernel in RARE}
-    assert {"amx_product", "emulated_product", "turned_rows"} <= rare
-    assert direct_tiles.forward in RARE
+    rare = {kernel.compiled.py_func for kernel in RARE}
+    assert {"amx_product", "emulated_product", "turned_rows"} <= {function.__name__ for function in rare}
+    assert direct_tiles.__name__ in {function.__module__ for function in rare if function.__name__ == "forward"}
 
 
 class TestPermission:

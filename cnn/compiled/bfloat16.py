@@ -99,8 +99,9 @@ def forward(
 ) -> None:
     """out (N, P, Q, K) = x (N, H, W, C) correlated with w (R, S, C, K), plus bias (K,), with ReLU if `relu`.
 
-    Arrays are contiguous float32, the convolution is plain, and x and w are not rounded yet.
+    Arrays are contiguous, the convolution is plain, and x and w are not rounded yet. x and out are float32 or SHORT.
     """
+    x, results = rounding.in_float32(x, "wide x", scratch), rounding.float32_for(out, scratch)
     images, filters, (rows, columns) = len(x), convolution.filters, convolution.window.kernel
     panels = scratch.get("panels", (direct_bf16.panel_count(convolution), direct_bf16.weights_size(convolution)), _PAIR)
     run = columns * convolution.channels
@@ -111,15 +112,20 @@ def forward(
     added = np.zeros(filters, np.float32) if bias is None else bias
     if multiplies:
         direct_bf16.forward(
-            *(dotproduct.address(), x.reshape(-1), panels, added, relu, out.reshape(-1)),
+            *(dotproduct.address(), x.reshape(-1), panels, added, relu, results.reshape(-1)),
             *(of_convolution(convolution), count, planes),
         )
+    rounding.store(results, out)
 
 
 def weight_gradient(
     x: Array, dy: Array, convolution: Convolution, out: Array, scratch: Buffers, *, multiplies: bool = True
 ) -> None:
-    """out (R, S, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `forward`."""
+    """out (R, S, C, K) = the gradient of w from x (N, H, W, C) and dy (N, P, Q, K); else as `forward`.
+
+    x and dy are float32 or SHORT.
+    """
+    x, dy = rounding.in_float32(x, "wide x", scratch), rounding.in_float32(dy, "wide dy", scratch)
     images = len(x)
     parts = parts_for_flops(2 * images * convolution.macs, most=images)
     together = min(direct_bf16.group(convolution), -(-images // parts))
@@ -160,7 +166,8 @@ def forward_in_tiles(
     added = np.zeros(filters, np.float32) if bias is None else bias
     if multiplies:
         direct_tiles.forward(
-            *(engine(), x.reshape(-1), panels, added, relu, out.reshape(-1), of_convolution(convolution), pixels),
+            *(engine(), x.reshape(-1), panels, added, relu, out.reshape(-1).view(np.uint8), out.itemsize),
+            *(of_convolution(convolution), pixels),
             *(direct_tiles.forward_table(convolution), count, lines, planes, spaces),
         )
 

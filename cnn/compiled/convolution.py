@@ -1,6 +1,7 @@
 """Convolutions by the fastest algorithm for their shape: tiles of im2col + GEMM, one GEMM, direct, or Winograd.
 
-In bfloat16 there are direct algorithms that round as they read, see `bfloat16.py`.
+In bfloat16 there are direct algorithms that round as they read, see `bfloat16.py`. Arrays that are stored in bfloat16
+are widened, and results shortened, by whatever does not read and write them itself.
 
 Depthwise convolutions have kernels of their own.
 """
@@ -15,13 +16,14 @@ import numpy as np
 
 from cnn.arrays import Array, Buffers
 from cnn.backend import Backend
-from cnn.compiled import bfloat16, depthwise, direct, im2col, sliding
+from cnn.compiled import bfloat16, depthwise, direct, im2col, rounding, sliding
 from cnn.compiled.algorithms import Chooser
 from cnn.compiled.calls import nothing
 from cnn.compiled.elementproduct import address as elementproduct
 from cnn.compiled.geometry import Geometry, of_convolution
 from cnn.compiled.microkernel import address as microkernel
-from cnn.compiled.parts import flat, parts_for, parts_for_flops, thread_count
+from cnn.compiled.parts import parts_for, parts_for_flops, thread_count
+from cnn.compiled.rounding import flat
 from cnn.compiled.winograd import (
     UNLIMITED,
     tiles,
@@ -32,6 +34,7 @@ from cnn.compiled.winograd import (
 from cnn.config import require
 from cnn.convolution import Convolution
 from cnn.instruments import AlgorithmChoice
+from cnn.precision import SHORT
 from cnn.system.threads import in_words
 
 FEW_CHANNELS = 8
@@ -76,7 +79,7 @@ class Problem(NamedTuple):
 
 
 class CompiledConvolution(Backend):
-    """conv2d and its gradients on contiguous float32 arrays; all else in the base class.
+    """conv2d and its gradients on contiguous arrays of float32 or SHORT; all else in the base class.
 
     `sgemm` is the address of a single-threaded cblas_sgemm, which the kernels call from their own threads.
     """
@@ -120,6 +123,11 @@ class CompiledConvolution(Backend):
     ) -> None:
         # An image that is one window is a row of a single product, which is divided among threads by filters.
         single = convolution.copyless and convolution.window.kernel != (1, 1)
+        if out.dtype == SHORT and (single or convolution.depthwise or activation not in (None, "relu")):
+            results = rounding.float32_for(out, scratch)  # which are rounded once, after all has been added
+            self.conv2d(x, w, bias, convolution, activation, results, scratch)
+            rounding.store(results, out)
+            return
         vectors = None if single or not len(x) else flat(x, w, out)
         if vectors is None:
             if single and self._pairs(x, w, out):
@@ -127,11 +135,15 @@ class CompiledConvolution(Backend):
                 self.product(*factors, out=out.reshape(len(x), -1), scratch=scratch)
                 self.bias_activation(out, bias, activation)
             else:
-                super().conv2d(x, w, bias, convolution, activation, out, scratch)
+                x, results = rounding.in_float32(x, "wide x", scratch), rounding.float32_for(out, scratch)
+                super().conv2d(x, w, bias, convolution, activation, results, scratch)
+                rounding.store(results, out)
             return
-        given, result, relu = (x, w), vectors[2], activation == "relu"
+        given, relu, target = (x, w), activation == "relu", out
+        problem = self._problem("forward", convolution, len(x), x=x, out=out)
         x, w, rounded = self._rounded_later(x, w, scratch)
-        images, kernels = x.reshape(-1), w.reshape(-1)
+        out, stored = _stored_later(out, scratch)
+        images, kernels, result = x.reshape(-1), w.reshape(-1), out.reshape(-1)
         if convolution.depthwise:
             rounded()
             self._depthwise(x, kernels, bias, out, convolution, scratch, relu=relu)
@@ -168,11 +180,11 @@ class CompiledConvolution(Backend):
         elif convolution.plain:
             candidates["direct"] = unlowered
 
-        def rounding(forward: Callable[..., None]) -> None:
-            forward(*given, bias, convolution, out, scratch, relu=relu, multiplies=self.multiplies)
+        def itself(forward: Callable[..., None]) -> None:
+            forward(*given, bias, convolution, target, scratch, relu=relu, multiplies=self.multiplies)
 
-        unrounded = {name: partial(rounding, each.forward) for name, each in self._unrounded(convolution).items()}
-        self._fastest(self._problem("forward", convolution, len(x)), candidates, winograd, rounded, unrounded)
+        unrounded = {name: partial(itself, each.forward) for name, each in self._unrounded(convolution).items()}
+        self._fastest(problem, candidates, winograd, (rounded, stored), unrounded)
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
@@ -189,9 +201,11 @@ class CompiledConvolution(Backend):
                     factors, target = (x.reshape(len(x), -1), dy.reshape(len(x), -1)), out.reshape(-1, out.shape[-1])
                     self.product(*factors, transpose_a=True, out=target, scratch=scratch)
             else:
+                x, dy = rounding.in_float32(x, "wide x", scratch), rounding.in_float32(dy, "wide dy", scratch)
                 super().conv2d_weight_gradient(x, dy, convolution, out, scratch)
             return
         given, result = (x, dy), vectors[2]
+        problem = self._problem("weight gradient", convolution, len(x), x=x, dy=dy)
         x, dy, rounded = self._rounded_later(x, dy, scratch)
         images, gradients = x.reshape(-1), dy.reshape(-1)
         if convolution.depthwise:
@@ -220,15 +234,19 @@ class CompiledConvolution(Backend):
 
         candidates = {"im2col": tiled} | ({"direct": unlowered} if convolution.plain else {})
 
-        def rounding(weight_gradient: Callable[..., None]) -> None:
+        def itself(weight_gradient: Callable[..., None]) -> None:
             weight_gradient(*given, convolution, out, scratch, multiplies=self.multiplies)
 
         own = self._unrounded(convolution)
-        unrounded = {name: partial(rounding, each.weight_gradient) for name, each in own.items()}
-        problem = self._problem("weight gradient", convolution, len(x))
-        self._fastest(problem, candidates, winograd, rounded, unrounded)
+        unrounded = {name: partial(itself, each.weight_gradient) for name, each in own.items()}
+        self._fastest(problem, candidates, winograd, (rounded, _nothing), unrounded)
 
     def conv2d_data_gradient(self, dy: Array, w: Array, convolution: Convolution, out: Array, scratch: Buffers) -> None:
+        if out.dtype == SHORT and convolution.depthwise:
+            results = rounding.float32_for(out, scratch)
+            self.conv2d_data_gradient(dy, w, convolution, results, scratch)
+            rounding.store(results, out)
+            return
         vectors = _vectors(convolution, dy, w, out)
         if vectors is None:
             if convolution.copyless and self._pairs(dy, w, out):
@@ -237,11 +255,15 @@ class CompiledConvolution(Backend):
                 target = out.reshape(len(factors[0]), -1)
                 self.product(*factors, transpose_b=True, out=target, scratch=scratch)
             else:
-                super().conv2d_data_gradient(dy, w, convolution, out, scratch)
+                dy, results = rounding.in_float32(dy, "wide dy", scratch), rounding.float32_for(out, scratch)
+                super().conv2d_data_gradient(dy, w, convolution, results, scratch)
+                rounding.store(results, out)
             return
-        given, result = (dy, w), vectors[2]
+        given, target = (dy, w), out
+        problem = self._problem("data gradient", convolution, len(dy), dy=dy, out=out)
         dy, w, rounded = self._rounded_later(dy, w, scratch)
-        gradients, kernels = dy.reshape(-1), w.reshape(-1)
+        out, stored = _stored_later(out, scratch)
+        gradients, kernels, result = dy.reshape(-1), w.reshape(-1), out.reshape(-1)
         if convolution.depthwise:
             rounded()
             self._depthwise_data_gradient(dy, kernels, convolution, out, scratch)
@@ -266,13 +288,13 @@ class CompiledConvolution(Backend):
 
         candidates = {"im2col": tiled} | ({} if turned is None else {"direct": partial(unlowered, turned)})
 
-        def rounding(forward: Callable[..., None]) -> None:
+        def itself(forward: Callable[..., None]) -> None:
             (dy, w), run = given, {"relu": False, "multiplies": self.multiplies}
-            forward(dy, _exchanged(w, True, scratch), None, turned, out, scratch, **run)
+            forward(dy, _exchanged(w, True, scratch), None, turned, target, scratch, **run)
 
         own = {} if turned is None else self._unrounded(turned)
-        unrounded = {name: partial(rounding, each.forward) for name, each in own.items()}
-        self._fastest(self._problem("data gradient", convolution, len(dy)), candidates, winograd, rounded, unrounded)
+        unrounded = {name: partial(itself, each.forward) for name, each in own.items()}
+        self._fastest(problem, candidates, winograd, (rounded, stored), unrounded)
 
     def _direct(
         self,
@@ -354,10 +376,11 @@ class CompiledConvolution(Backend):
         """The operands of a product as float32 multiplies them, once the function that comes with them has run."""
         if not self.rounds:
             return x, y, _nothing
-        copies = scratch.get("rounded x", x.shape, x.dtype), scratch.get("rounded y", y.shape, y.dtype)
+        copies = scratch.get("rounded x", x.shape, np.float32), scratch.get("rounded y", y.shape, np.float32)
 
         def both() -> None:
-            self._operands(x, y, scratch)
+            for operand, copy in zip((x, y), copies, strict=True):
+                (rounding.widen if operand.dtype == SHORT else self.round_bfloat16)(operand, copy)
 
         return *copies, both
 
@@ -365,8 +388,11 @@ class CompiledConvolution(Backend):
         """The direct algorithms that round operands themselves, the default last."""
         return bfloat16.algorithms(convolution) if self.rounds else {}
 
-    def _problem(self, direction: str, convolution: Convolution, images: int) -> Problem:
+    def _problem(self, direction: str, convolution: Convolution, images: int, **arrays: Array) -> Problem:
         in_words = f"{direction} in bfloat16" if self.rounds else direction
+        stored = [name for name, x in arrays.items() if x.dtype == SHORT]
+        if stored:
+            in_words += f" with {' and '.join(stored)} stored in it"
         return Problem(in_words, convolution, images, thread_count())
 
     def _fastest(
@@ -374,17 +400,18 @@ class CompiledConvolution(Backend):
         problem: Problem,
         candidates: dict[str, Run],
         winograd: Callable[[int], None],
-        rounded: Run,
+        around: tuple[Run, Run],
         unrounded: Mapping[str, Run],
     ) -> None:
         """Runs the fastest of the candidates and of the Winograd tiles that fit.
 
-        If the backend rounds, they run after `rounded`, and `unrounded` are the algorithms that do without.
+        If the backend rounds, they run between the two of `around`, and `unrounded` are the algorithms that do without.
         """
         for tile in tiles(problem.convolution):
             candidates[f"winograd{tile}"] = partial(winograd, tile)
         if self.rounds:
-            candidates = {name: partial(_in_turn, rounded, run) for name, run in candidates.items()}
+            before, after = around
+            candidates = {name: partial(_in_turn, before, run, after) for name, run in candidates.items()}
         candidates |= unrounded
         chosen = self._chosen.get(problem)
         if chosen is None:
@@ -412,9 +439,15 @@ def _nothing() -> None:
     """What has to be done before a product of operands that are not rounded."""
 
 
-def _in_turn(first: Run, second: Run) -> None:
-    first()
-    second()
+def _in_turn(*runs: Run) -> None:
+    for run in runs:
+        run()
+
+
+def _stored_later(out: Array, scratch: Buffers) -> tuple[Array, Run]:
+    """Where float32 results go, and what then puts them into out."""
+    results = rounding.float32_for(out, scratch)
+    return results, _nothing if results is out else partial(rounding.store, results, out)
 
 
 def _vectors(convolution: Convolution, *arrays: Array) -> list[Array] | None:

@@ -23,8 +23,20 @@ from numba import njit, prange, types
 from cnn.compiled.direct import UNBOUNDED, ZERO, ceiling
 from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, start_of
-from cnn.compiled.rounding import BLOCK, PAIR_ROWS, SHORT_ROWS, columns_of, joined, nearest, rows_of, turn, turned
+from cnn.compiled.parts import ADDRESS, BYTES, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, start_of
+from cnn.compiled.rounding import (
+    BLOCK,
+    NUMBERS,
+    PAIR_ROWS,
+    SHORT_ROWS,
+    columns_of,
+    nearest,
+    pair,
+    rare_kernels,
+    rows_of,
+    turn,
+    turned,
+)
 from cnn.compiled.tileproduct import SIDE, TERMS, configured, multiply, released
 from cnn.convolution import Convolution, padded_size
 
@@ -209,13 +221,13 @@ def _pixels(x, g, image, cell, plane):
 
 
 @njit(**INNER)
-def _forward_part(microkernel, x, w, bias, floor, y, g, pixels, table, first, last, line, plane, space):
+def _forward_part(microkernel, x, w, bias, floor, y, size, g, pixels, table, first, last, line, plane, space):
     R, C, S, P, Q, K = g.kernel_rows, g.channels, g.kernel_columns, g.out_rows, g.out_columns, g.filters
     cell = ceiling(C if pixels else S * C, TERMS) * TERMS
     steps = cell // TERMS * (S if pixels else 1)
     # Outputs are counted along rows of cells: in each row anew, or on and on.
     strips, length, width = (P, Q, columns_of(g)) if pixels else (1, P * Q, Q)
-    outputs, filters, blocks = P * Q, 4 * K, ceiling(length, SIDE)
+    outputs, filters, blocks = P * Q, size * K, ceiling(length, SIDE)
     count = w.shape[0]
     left, right, added = np.intp(plane.ctypes.data), np.intp(w.ctypes.data), np.intp(bias.ctypes.data)
     line[:] = np.uint16(0)
@@ -237,31 +249,34 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, pixels, table, first, la
             *(left + (strip * width + m) * cell * 2, cell * 2, np.intp(table.ctypes.data), R, steps),
             *(right + number * w.shape[1] * 4, 4 * SIDE),
             *(added + 4 * k, 0, floor),
-            *(np.intp(y.ctypes.data) + (image * outputs + strip * length + m) * filters + 4 * k, filters),
+            *(np.intp(y.ctypes.data) + (image * outputs + strip * length + m) * filters + size * k, filters),
+            size == 2,
         )
     released(microkernel, own)
 
 
-@rare_kernel(
+@rare_kernels(
     PARALLEL,
-    *(ADDRESS, FLOATS, PAIR_ROWS, FLOATS, FLAG, FLOATS, GEOMETRY, FLAG, INTEGERS, INTEGER),
+    *(ADDRESS, NUMBERS, PAIR_ROWS, FLOATS, FLAG, BYTES, INTEGER, GEOMETRY, FLAG, INTEGERS, INTEGER),
     *(SHORT_ROWS, SHORT_ROWS, PAIR_ROWS),
 )
-def forward(microkernel, x, w, bias, relu, y, g, pixels, table, count, lines, planes, spaces):
+def forward(microkernel, x, w, bias, relu, y, size, g, pixels, table, count, lines, planes, spaces):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w, in panels, + bias (K,), with ReLU if `relu`.
 
-    `pixels` is `by_pixels`, `count` the number of `units`. A thread has a row of lines (line_size), of planes
-    (plane_size) and of spaces.
+    y is bytes, `size` for each number: 4 for float32, 2 for bfloat16. `pixels` is `by_pixels`, `count` the number of
+    `units`. A thread has a row of lines (line_size), of planes (plane_size) and of spaces.
     """
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
     if parts == 1:
-        _forward_part(microkernel, x, w, bias, floor, y, g, pixels, table, 0, count, lines[0], planes[0], spaces[0])
+        _forward_part(
+            *(microkernel, x, w, bias, floor, y, size, g, pixels, table, 0, count, lines[0], planes[0], spaces[0])
+        )
     else:
         for part in prange(parts):
             first, last = count * part // parts, count * (part + 1) // parts
             _forward_part(
-                *(microkernel, x, w, bias, floor, y, g, pixels, table, first, last),
+                *(microkernel, x, w, bias, floor, y, size, g, pixels, table, first, last),
                 *(lines[part], planes[part], spaces[part]),
             )
 
@@ -285,10 +300,10 @@ def _paired_cells(x, g, image, first, rows, phase, cell, line, pairs):
             beside = source + np.uintp(step)
             if 2 * i + 1 < Q:
                 for j in range(run):
-                    pairs[to + j] = joined(line[source + j], line[beside + j])
+                    pairs[to + j] = pair(line[source + j], line[beside + j])
             else:
                 for j in range(run):
-                    pairs[to + j] = joined(line[source + j], np.uint16(0))
+                    pairs[to + j] = pair(line[source + j], np.uint16(0))
 
 
 @njit(**INNER)
@@ -337,14 +352,14 @@ def _weight_part(microkernel, x, dy, g, table, first, last, blocks, line, room, 
                         *(microkernel, own, min(SIDE, K - k), min(SIDE, run - j)),
                         *(a + k * row * 4, row * 4, np.intp(table.ctypes.data), count, steps),
                         *(meets + 4 * j, cell * 4),
-                        *(to, width, UNBOUNDED, to, width),
+                        *(to, width, UNBOUNDED, to, width, 0),
                     )
     released(microkernel, own)
 
 
-@rare_kernel(
+@rare_kernels(
     PARALLEL,
-    *(ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGERS, INTEGER, BLOCKS),
+    *(ADDRESS, NUMBERS, NUMBERS, GEOMETRY, INTEGERS, INTEGER, BLOCKS),
     *(SHORT_ROWS, PAIR_ROWS, PAIR_ROWS, MATRIX),
 )
 def weight_gradient(microkernel, x, dy, g, table, count, blocks, lines, rooms, spaces, sums):

@@ -9,26 +9,17 @@ from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import (
     ADDRESS,
     FLAG,
-    FLOATS,
     INNER,
     INTEGER,
     MATRIX,
     PARALLEL,
     parts_for,
     parts_for_flops,
-    start_of,
 )
-from cnn.compiled.rounding import SHORT_ROWS, SHORTS, nearest
+from cnn.compiled.rounding import SHORT_ROWS, to_bfloat16
+from cnn.precision import SHORT
 
 U = np.uintp
-
-
-@rare_kernel(PARALLEL, FLOATS, SHORTS, INTEGER)
-def to_bfloat16(x, out, parts):
-    """out = x rounded to bfloat16."""
-    for part in prange(parts):
-        for i in range(start_of(part, parts, x.size), start_of(part + 1, parts, x.size)):
-            out[i] = nearest(x[i])
 
 
 @njit(**INNER)
@@ -67,14 +58,19 @@ def product(
     accumulate: bool = False,
     multiplies: bool = True,
 ) -> None:
-    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N), all contiguous float32 and none empty, with both rounded.
+    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N), with both rounded; all contiguous and none empty.
+
+    a and b are float32 or SHORT, out is float32.
 
     `library` is the address of a cblas_gemm_bf16bf16f32 that runs on one thread. Without `multiplies` it only rounds.
     """
     factors = []
     for name, x in (("bfloat16 a", a), ("bfloat16 b", b)):
-        factors.append(scratch.get(name, x.shape, np.uint16))
-        to_bfloat16(x.reshape(-1), factors[-1].reshape(-1), parts_for(x.size))
+        if x.dtype != SHORT:
+            rounded = scratch.get(name, x.shape, np.uint16)
+            to_bfloat16(x.reshape(-1), rounded.reshape(-1), parts_for(x.size))
+            x = rounded
+        factors.append(x)
     if multiplies:
         depth = a.shape[0 if transpose_a else 1]
         parts = parts_for_flops(2 * out.size * depth, most=max(out.shape))

@@ -60,7 +60,11 @@ def product(
     accumulate: bool = False,
     multiplies: bool = True,
 ) -> None:
-    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N) with both rounded; contiguous float32."""
+    """out (M, N) = or += op(a) (M, K) @ op(b) (K, N) with both rounded; all contiguous.
+
+    Each is float32 or SHORT.
+    """
+    results = rounding.float32_for(out, scratch, kept=accumulate)
     (m, n), k = out.shape, a.shape[0 if transpose_a else 1]
     pairs = -(-k // 2)
     panels = rounding.right_panels(b, k, n, 2 * pairs, ACROSS, scratch, transposed=transpose_b)
@@ -77,5 +81,6 @@ def product(
         parts = parts_for_flops(2 * m * n * k, most=len(panels) * -(-m // ROWS))
         _multiply(
             *(address(), np.uintp(left.ctypes.data), down, along, panels, m, n, k, accumulate, _NOTHING),
-            *(out.reshape(-1), parts),
+            *(results.reshape(-1), parts),
         )
+    rounding.store(results, out)

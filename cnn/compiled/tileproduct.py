@@ -21,6 +21,7 @@ from cnn.compiled import amx
 from cnn.compiled.called import INT, address_of, calling, first_lanes, read, unpacked, write
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import INNER, INTEGER
+from cnn.compiled.rounding import write_nearest
 from cnn.compiled.tiles import EMULATED_SPACE, ROW_BYTES, ROW_WORDS, ROWS, Amx, Emulated
 from cnn.compiled.vectors import WIDTH, floored, spread
 
@@ -47,6 +48,7 @@ ARGUMENTS = (
     *(INTEGER,) * 2,  # start, its stride
     types.float32,  # floor
     *(INTEGER,) * 2,  # out, its stride
+    INTEGER,  # whether out is bfloat16
 )
 """The types of its arguments."""
 
@@ -95,6 +97,7 @@ def _choose(
     floor: Any,
     out: Any,
     out_row: Any,
+    narrow: Any,
 ) -> None:
     """The product in as many tiles as it takes, a piece of code for each number, and then its rows."""
     tall, wide = (builder.icmp_signed(">", each, INT(ROWS)) for each in (rows, columns))
@@ -108,7 +111,10 @@ def _choose(
         _sum_up(tiles, builder, down, across, space, a, a_row, table, pieces, steps, b, b_row)
         builder.branch(ready)
     builder.position_at_end(ready)
-    _write_rows(builder, space, rows, columns, start, start_row, floor, out, out_row)
+    with builder.if_else(builder.icmp_signed("!=", narrow, INT(0))) as (bfloat16, float32):
+        for branch, store in ((bfloat16, write_nearest), (float32, write)):
+            with branch:
+                _write_rows(builder, space, rows, columns, start, start_row, floor, out, out_row, store)
 
 
 def _sum_up(
@@ -153,9 +159,18 @@ def _sum_up(
 
 
 def _write_rows(
-    builder: Any, space: Any, rows: Any, columns: Any, start: Any, start_row: Any, floor: Any, out: Any, out_row: Any
+    builder: Any,
+    space: Any,
+    rows: Any,
+    columns: Any,
+    start: Any,
+    start_row: Any,
+    floor: Any,
+    out: Any,
+    out_row: Any,
+    store: Callable[..., None],
 ) -> None:
-    """out = max(floor, start + the sums in the space)."""
+    """out = max(floor, start + the sums in the space), by `write` or what is called like it."""
     least, masks = spread(builder, floor, ir.VectorType(ir.FloatType(), WIDTH)), []
     for vector in range(SIDE // WIDTH):
         rest = builder.sub(columns, INT(vector * WIDTH))
@@ -166,7 +181,7 @@ def _write_rows(
         source, before, target = (builder.add(at, builder.mul(step, loop.index)) for at, step in places)
         for vector, mask in enumerate(masks):
             total = builder.fadd(read(builder, before, vector, mask), read(builder, source, vector))
-            write(builder, floored(builder, total, least), target, vector, mask)
+            store(builder, floored(builder, total, least), target, vector, mask)
 
 
 def _with(tiles: Amx | Emulated) -> Any:
@@ -187,29 +202,30 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 @rare_kernel(_OPTIONS, *ARGUMENTS)
 def amx_product(
-    what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row
+    what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row, narrow
 ):
     """out[m] = max(floor, start[m] + sum over pieces of a piece of a[m] @ a piece of b) for `rows` rows m, by AMX.
 
     All are addresses, and strides bytes. An entry of the table is two offsets, where a piece begins in a and in b. A
     piece has `steps` times TERMS terms. In a they lie side by side; b has a row for each two of them, which holds pairs
-    for at least `columns` columns, rounded up to ROWS. Both are bfloat16. `rows` and `columns` are 1 to SIDE. That is
-    for MULTIPLY; CONFIGURE and RELEASE, before and after, read none of these but `space`, SPACE bytes of the thread.
+    for at least `columns` columns, rounded up to ROWS. Both are bfloat16, and out is if `narrow`, of float32 sums.
+    `rows` and `columns` are 1 to SIDE. That is for MULTIPLY; CONFIGURE and RELEASE, before and after, read none of
+    these but `space`, SPACE bytes of the thread.
     """
     _by_amx(
         *(what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row),
-        *(start, start_row, floor, out, out_row),
+        *(start, start_row, floor, out, out_row, narrow),
     )
 
 
 @rare_kernel(_OPTIONS, *ARGUMENTS)
 def emulated_product(
-    what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row
+    what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row, narrow
 ):
     """As `amx_product`, on every processor."""
     _by_emulation(
         *(what, space, rows, columns, a, a_row, table, pieces, steps, b, b_row),
-        *(start, start_row, floor, out, out_row),
+        *(start, start_row, floor, out, out_row, narrow),
     )
 
 
@@ -229,22 +245,38 @@ def engine() -> Any:
 def configured(microkernel, space):
     """The address of the thread's space, a row of words, once its tiles are configured."""
     address = np.intp(space.ctypes.data)
-    run(microkernel, CONFIGURE, address, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, np.float32(0), 0, 0)
+    run(microkernel, CONFIGURE, address, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, np.float32(0), 0, 0, 0)
     return address
 
 
 @njit(**INNER)
 def released(microkernel, space):
     """After the thread's last product."""
-    run(microkernel, RELEASE, space, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, np.float32(0), 0, 0)
+    run(microkernel, RELEASE, space, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, np.float32(0), 0, 0, 0)
 
 
 @njit(**INNER)
 def multiply(
-    microkernel, space, rows, columns, a, a_row, table, pieces, steps, b, b_row, start, start_row, floor, out, out_row
+    microkernel,
+    space,
+    rows,
+    columns,
+    a,
+    a_row,
+    table,
+    pieces,
+    steps,
+    b,
+    b_row,
+    start,
+    start_row,
+    floor,
+    out,
+    out_row,
+    narrow,
 ):
     """See `amx_product`."""
     run(
         *(microkernel, MULTIPLY, space, rows, columns, a, a_row, table, pieces, steps, b, b_row),
-        *(start, start_row, floor, out, out_row),
+        *(start, start_row, floor, out, out_row, narrow),
     )

@@ -41,6 +41,16 @@ CONVOLUTIONS = [
 ]
 
 
+IN_BFLOAT16 = [
+    case
+    for case in CASES
+    if case.name.endswith("in bfloat16") and (case.operation.startswith("conv2d") or case.operation == "product")
+]
+"""The contract's convolutions and products of rounded operands."""
+STORED_PRODUCTS = [case for case in IN_BFLOAT16 if case.name.endswith("stored in bfloat16")]
+"""Those whose arrays are bfloat16 in memory."""
+
+
 def check_convolution(direct, convolution):
     """A direct algorithm gives what rounded operands give: five images, on two threads, in buffers full of NaN."""
     rng, reference = np.random.default_rng(0), registry.create("reference").in_precision(BFLOAT16)
