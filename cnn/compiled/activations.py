@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit, prange, types
 
 from cnn.compiled.elementwise import BLOCK, ONE, ZERO, F, U, exp_negative
-from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.parts import FLAG, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.widening import STORED, memory_for, place_in, read, twin_kernels, write
 
 LEAKY_RELU, RELU6, GELU, SILU, HARD_SWISH = range(5)
 KINDS = {"leaky_relu": LEAKY_RELU, "relu6": RELU6, "gelu": GELU, "silu": SILU, "hard_swish": HARD_SWISH}
@@ -37,58 +37,63 @@ def _sigmoid(x: Any) -> Any:
 
 
 @njit(**INNER)
-def _forward(kind: int, x: Any, slope: Any, out: Any, start: int, end: int) -> None:
+def _forward(kind: int, x: Any, at: Any, slope: Any, out: Any, to: Any, count: Any) -> None:
     if kind == LEAKY_RELU:
-        for i in range(start, end):
-            out[i] = x[i] if x[i] > ZERO else slope * x[i]
+        for i in range(count):
+            out[to + i] = x[at + i] if x[at + i] > ZERO else slope * x[at + i]
     elif kind == RELU6:
-        for i in range(start, end):
-            out[i] = ZERO if x[i] <= ZERO else (SIX if x[i] >= SIX else x[i])
+        for i in range(count):
+            out[to + i] = ZERO if x[at + i] <= ZERO else (SIX if x[at + i] >= SIX else x[at + i])
     elif kind == GELU:
-        for i in range(start, end):
-            out[i] = x[i] * _normal(x[i])[0]
+        for i in range(count):
+            out[to + i] = x[at + i] * _normal(x[at + i])[0]
     elif kind == SILU:
-        for i in range(start, end):
-            out[i] = x[i] * _sigmoid(x[i])
+        for i in range(count):
+            out[to + i] = x[at + i] * _sigmoid(x[at + i])
     else:
-        for i in range(start, end):
-            gate = x[i] + THREE
-            out[i] = x[i] * ((ZERO if gate <= ZERO else (SIX if gate >= SIX else gate)) * SIXTH)
+        for i in range(count):
+            gate = x[at + i] + THREE
+            out[to + i] = x[at + i] * ((ZERO if gate <= ZERO else (SIX if gate >= SIX else gate)) * SIXTH)
 
 
 @njit(**INNER)
-def _backward(kind: int, x: Any, dy: Any, slope: Any, out: Any, start: int, end: int) -> None:
+def _backward(kind: int, x: Any, at: Any, dy: Any, there: Any, slope: Any, out: Any, to: Any, count: Any) -> None:
     if kind == LEAKY_RELU:
-        for i in range(start, end):
-            out[i] = dy[i] * (ONE if x[i] > ZERO else slope)
+        for i in range(count):
+            out[to + i] = dy[there + i] * (ONE if x[at + i] > ZERO else slope)
     elif kind == RELU6:
-        for i in range(start, end):
-            out[i] = dy[i] * (ZERO if x[i] <= ZERO or x[i] >= SIX else ONE)
+        for i in range(count):
+            out[to + i] = dy[there + i] * (ZERO if x[at + i] <= ZERO or x[at + i] >= SIX else ONE)
     elif kind == GELU:
-        for i in range(start, end):
-            below, density = _normal(x[i])
-            out[i] = dy[i] * (below + x[i] * density * ROOT_TWO_PI)
+        for i in range(count):
+            below, density = _normal(x[at + i])
+            out[to + i] = dy[there + i] * (below + x[at + i] * density * ROOT_TWO_PI)
     elif kind == SILU:
-        for i in range(start, end):
-            s = _sigmoid(x[i])
-            out[i] = dy[i] * (s * (ONE + x[i] * _sigmoid(-x[i])))
+        for i in range(count):
+            s = _sigmoid(x[at + i])
+            out[to + i] = dy[there + i] * (s * (ONE + x[at + i] * _sigmoid(-x[at + i])))
     else:
-        for i in range(start, end):
-            inner = x[i] * THIRD + HALF
-            out[i] = dy[i] * (ZERO if x[i] <= -THREE else (ONE if x[i] >= THREE else inner))
+        for i in range(count):
+            inner = x[at + i] * THIRD + HALF
+            out[to + i] = dy[there + i] * (ZERO if x[at + i] <= -THREE else (ONE if x[at + i] >= THREE else inner))
 
 
 @njit(**INNER)
-def _part(kind: int, x: Any, dy: Any, slope: Any, out: Any, back: bool, first: int, last: int) -> None:
-    for start in range(first, last, U(BLOCK)):
-        end = min(start + U(BLOCK), last)
+def _part(kind: int, x: Any, dy: Any, slope: Any, out: Any, back: bool, first: Any, last: Any) -> None:
+    step = U(BLOCK)
+    source, gradients, results = memory_for(x, step), memory_for(dy, step), memory_for(out, step)
+    for start in range(first, last, step):
+        end = min(start + step, last)
+        at, to = read(x, start, end, source), place_in(out, start)
         if back:
-            _backward(kind, x, dy, slope, out, start, end)
+            there = read(dy, start, end, gradients)
+            _backward(kind, source, at, gradients, there, slope, results, to, end - start)
         else:
-            _forward(kind, x, slope, out, start, end)
+            _forward(kind, source, at, slope, results, to, end - start)
+        write(results, out, start, end)
 
 
-@rare_kernel(PARALLEL, INTEGER, FLOATS, FLOATS, types.float32, FLOATS, FLAG, INTEGER)
+@twin_kernels(PARALLEL, INTEGER, STORED, STORED, types.float32, STORED, FLAG, INTEGER, rare=True)
 def apply(kind: int, x: Any, dy: Any, slope: Any, out: Any, back: bool, parts: int) -> None:
     """out = activation(x), or with `back` dy * activation'(x)."""
     if parts == 1:

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from cnn.compiled.kernels import rare_kernel
-from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.parts import INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.widening import STORED, twin_kernels
 
 U = np.uintp
 
@@ -20,7 +20,7 @@ def _copy_part(x: Any, out: Any, width: int, start: int, wide: int, at: int, cou
             target[c] = source[c]
 
 
-@rare_kernel(PARALLEL, FLOATS, FLOATS, *[INTEGER] * 6)
+@twin_kernels(PARALLEL, STORED, STORED, *[INTEGER] * 6, rare=True)
 def copy(x: Any, out: Any, width: int, start: int, wide: int, at: int, count: int, parts: int) -> None:
     """In each row, `count` elements from `start` of x's `width` to `at` of out's `wide`."""
     rows, sizes = U(x.size) // U(width), (U(width), U(start), U(wide), U(at), U(count))

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange, types
 
-from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.widening import STORED, memory_for, place_in, twin_kernels, wide, write
 
 LINEAR, RELU, TANH, SIGMOID = range(4)
 KINDS = {None: LINEAR, "relu": RELU, "tanh": TANH, "sigmoid": SIGMOID}
@@ -100,22 +100,25 @@ def _activate(kind: int, out: Any, start: int, end: int) -> None:
 
 
 @njit(**INNER)
-def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
+def _forward_part(x: Any, bias: Any, out: Any, apart: bool, kind: int, step: Any, first: Any, last: Any) -> None:
     """Elements first to last in blocks of `step`; `bias` is empty or repeated to the size of a block."""
+    sums = memory_for(out, step)
     for start in range(first, last, step):
         end = min(start + step, last)
+        to = place_in(out, start)
         if apart:
-            for i in range(start, end):
-                out[i] = x[i]
+            for i in range(end - start):
+                sums[to + i] = wide(x[start + i])
         if bias.size:
             for i in range(end - start):
-                out[start + i] += bias[i]
-        _activate(kind, out, start, end)
+                sums[to + i] += bias[i]
+        _activate(kind, sums, to, to + (end - start))
+        write(sums, out, start, end)
 
 
-@kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
+@twin_kernels(PARALLEL, STORED, FLOATS, STORED, FLAG, INTEGER, INTEGER)
 def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
-    """out = activation(x + bias), bias (K,) in every row, empty for none; `apart` if out is not x."""
+    """out = activation(x + bias), bias (K,) in every row, empty for none; `apart` for SHORTS, and if out is not x."""
     row = max(U(bias.size), U(1))
     step = block_size(row, BLOCK)
     added = repeated(bias, step if bias.size else U(0))
@@ -129,21 +132,24 @@ def forward(x: Any, bias: Any, out: Any, apart: bool, kind: int, parts: int) -> 
 
 
 @njit(**INNER)
-def _add_part(x: Any, y: Any, out: Any, apart: bool, kind: int, step: int, first: int, last: int) -> None:
+def _add_part(x: Any, y: Any, out: Any, apart: bool, kind: int, step: Any, first: Any, last: Any) -> None:
+    sums = memory_for(out, step)
     for start in range(first, last, step):
         end = min(start + step, last)
+        to = place_in(out, start)
         if apart:
-            for i in range(start, end):
-                out[i] = x[i] + y[i]
+            for i in range(end - start):
+                sums[to + i] = wide(x[start + i]) + wide(y[start + i])
         else:
-            for i in range(start, end):
-                out[i] += y[i]
-        _activate(kind, out, start, end)
+            for i in range(end - start):
+                sums[to + i] += wide(y[start + i])
+        _activate(kind, sums, to, to + (end - start))
+        write(sums, out, start, end)
 
 
-@kernel(PARALLEL, FLOATS, FLOATS, FLOATS, FLAG, INTEGER, INTEGER)
+@twin_kernels(PARALLEL, STORED, STORED, STORED, FLAG, INTEGER, INTEGER)
 def add(x: Any, y: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
-    """out = activation(x + y); `apart` if out is neither x nor y, else out must be x."""
+    """out = activation(x + y); `apart` for SHORTS, and if out is neither x nor y; else out must be x."""
     if parts == 1:
         _add_part(x, y, out, apart, kind, U(BLOCK), U(0), U(out.size))
     else:
@@ -153,35 +159,50 @@ def add(x: Any, y: Any, out: Any, apart: bool, kind: int, parts: int) -> None:
 
 
 @njit(**INNER)
-def _gradient_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: int, first: int, last: int) -> None:
+def _gradient_part(kind: int, y: Any, dy: Any, out: Any, sums: Any, step: Any, first: Any, last: Any) -> None:
     """Elements first to last of the gradient; unless sums is empty, all blocks are added up in it."""
+    gradients = memory_for(out, step)
     for start in range(first, last, step):
         end = min(start + step, last)
+        to = place_in(out, start)
         if kind == RELU:
-            for i in range(start, end):
-                out[i] = dy[i] * (ONE if y[i] > ZERO else ZERO)
-        elif kind == TANH:
-            for i in range(start, end):
-                out[i] = dy[i] * (ONE - y[i] * y[i])
-        elif kind == SIGMOID:
-            for i in range(start, end):
-                out[i] = dy[i] * (y[i] * (ONE - y[i]))
-        if sums.size:
             for i in range(end - start):
-                sums[i] += out[start + i]
+                gradients[to + i] = wide(dy[start + i]) * (ONE if wide(y[start + i]) > ZERO else ZERO)
+        elif kind == TANH:
+            for i in range(end - start):
+                v = wide(y[start + i])
+                gradients[to + i] = wide(dy[start + i]) * (ONE - v * v)
+        elif kind == SIGMOID:
+            for i in range(end - start):
+                v = wide(y[start + i])
+                gradients[to + i] = wide(dy[start + i]) * (v * (ONE - v))
+        if kind != LINEAR:
+            if sums.size:
+                for i in range(end - start):
+                    sums[i] += gradients[to + i]
+            write(gradients, out, start, end)
+        elif sums.size:
+            for i in range(end - start):
+                sums[i] += wide(dy[start + i])
 
 
 @njit(**INNER)
-def _scale_part(x: Any, factors: Any, factor: Any, out: Any, first: int, last: int) -> None:
-    if factors.size:
-        for i in range(first, last):
-            out[i] = x[i] * factors[i]
-    else:
-        for i in range(first, last):
-            out[i] = x[i] * factor
+def _scale_part(x: Any, factors: Any, factor: Any, out: Any, first: Any, last: Any) -> None:
+    step = U(BLOCK)
+    products = memory_for(out, step)
+    for start in range(first, last, step):
+        end = min(start + step, last)
+        to = place_in(out, start)
+        if factors.size:
+            for i in range(end - start):
+                products[to + i] = wide(x[start + i]) * factors[start + i]
+        else:
+            for i in range(end - start):
+                products[to + i] = wide(x[start + i]) * factor
+        write(products, out, start, end)
 
 
-@kernel(PARALLEL, FLOATS, FLOATS, types.float32, FLOATS, INTEGER)
+@twin_kernels(PARALLEL, STORED, FLOATS, types.float32, STORED, INTEGER)
 def scale(x: Any, factors: Any, factor: Any, out: Any, parts: int) -> None:
     """out = x * factors, or x * factor if factors is empty."""
     if parts == 1:
@@ -191,11 +212,11 @@ def scale(x: Any, factors: Any, factor: Any, out: Any, parts: int) -> None:
             _scale_part(x, factors, factor, out, start_of(part, parts, out.size), start_of(part + 1, parts, out.size))
 
 
-@kernel(PARALLEL, INTEGER, *[FLOATS] * 4, INTEGER)
+@twin_kernels(PARALLEL, INTEGER, *[STORED] * 3, FLOATS, INTEGER)
 def backward(kind: int, y: Any, dy: Any, out: Any, bias: Any, parts: int) -> None:
     """out = dy * activation'(x), from the output y, and bias (K,) = its sum over the rows, unless empty.
 
-    LINEAR leaves out unchanged and only sums it.
+    LINEAR leaves out unchanged and sums dy.
     """
     k = U(bias.size)
     row = max(k, U(1))

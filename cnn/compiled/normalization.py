@@ -13,6 +13,7 @@ from numba import njit, prange, types
 from cnn.compiled.elementwise import ZERO, block_size, repeated
 from cnn.compiled.kernels import kernel
 from cnn.compiled.parts import FLAG, FLOATS, INNER, INTEGER, PARALLEL, SINGLE, start_of
+from cnn.compiled.widening import STORED, memory_for, place_in, twin_kernels, wide, write
 
 BLOCK = 1024
 """The approximate elements of a block."""
@@ -31,7 +32,7 @@ def _tables(numbers: Any, step: int) -> Any:
 
 @njit(**INNER)
 def _add_part(
-    x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int, step: int, sums: Any, products: Any
+    x: Any, dy: Any, tables: Any, relu: bool, first: Any, last: Any, step: Any, sums: Any, products: Any
 ) -> None:
     """Adds up all blocks of elements first to last; tables hold the pivot, the factor and the shift of `normalise`."""
     pivot, factor, shift = tables[0], tables[1], tables[2]
@@ -39,23 +40,23 @@ def _add_part(
         count = min(step, last - start)
         if relu:
             for i in range(count):
-                distance = x[start + i] - pivot[i]
-                gradient = D(dy[start + i] if distance * factor[i] + shift[i] > ZERO else ZERO)
+                distance = wide(x[start + i]) - pivot[i]
+                gradient = D(wide(dy[start + i]) if distance * factor[i] + shift[i] > ZERO else ZERO)
                 sums[i] += gradient
                 products[i] += gradient * D(distance)
         elif dy.size:
             for i in range(count):
-                gradient = D(dy[start + i])
+                gradient = D(wide(dy[start + i]))
                 sums[i] += gradient
-                products[i] += gradient * D(x[start + i] - pivot[i])
+                products[i] += gradient * D(wide(x[start + i]) - pivot[i])
         else:
             for i in range(count):
-                distance = D(x[start + i] - pivot[i])
+                distance = D(wide(x[start + i]) - pivot[i])
                 sums[i] += distance
                 products[i] += distance * distance
 
 
-@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLAG, FLOATS, FLOATS, INTEGER)
+@twin_kernels(PARALLEL, STORED, STORED, *[FLOATS] * 4, types.float64, FLAG, FLOATS, FLOATS, INTEGER)
 def moments(
     x: Any,
     dy: Any,
@@ -75,7 +76,7 @@ def moments(
     numbers = np.zeros((3, first.size), np.float32)
     for c in range(channels):
         # Distances from a row lose no digits if the mean is far from zero.
-        numbers[0, c] = mean[c] if dy.size else x[c]
+        numbers[0, c] = mean[c] if dy.size else wide(x[c])
         if relu:
             numbers[1, c] = gamma[c] * (1 / sqrt(D(variance[c]) + epsilon))
             numbers[2, c] = beta[c]
@@ -96,23 +97,26 @@ def moments(
             second[c] = product / sqrt(D(variance[c]) + epsilon)
         else:
             total /= rows
-            first[c] = D(x[c]) + total
+            first[c] = D(wide(x[c])) + total
             second[c] = max(0.0, product / rows - total * total)
 
 
 @njit(**INNER)
-def _apply_part(x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int, out: Any) -> None:
+def _apply_part(x: Any, dy: Any, tables: Any, relu: bool, first: Any, last: Any, out: Any) -> None:
     """out = (x - mean) * factor + shift, or with dy, (x - mean) * slope + intercept + dz * factor.
 
     Tables hold these five in the order mean, factor, shift, slope, intercept.
     """
     step = U(tables.shape[1])
     mean, factor, shift, slope, intercept = tables[0], tables[1], tables[2], tables[3], tables[4]
+    memory = memory_for(out, step)
     for start in range(first, last, step):
-        block = out[start : min(start + step, last)]
+        end = min(start + step, last)
+        to = place_in(out, start)
+        block = memory[to : to + (end - start)]
         # Loops with few arrays, because one whose input and output might overlap is not vectorised.
         for i in range(U(block.size)):
-            block[i] = x[start + i] - mean[i]
+            block[i] = wide(x[start + i]) - mean[i]
         if not dy.size:
             for i in range(U(block.size)):
                 block[i] *= factor[i]
@@ -123,7 +127,7 @@ def _apply_part(x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int,
                     block[i] = ZERO if block[i] <= ZERO else block[i]
         elif relu:
             for i in range(U(block.size)):
-                dz = dy[start + i] if block[i] * factor[i] + shift[i] > ZERO else ZERO
+                dz = wide(dy[start + i]) if block[i] * factor[i] + shift[i] > ZERO else ZERO
                 block[i] = block[i] * slope[i] + intercept[i] + dz * factor[i]
         else:
             for i in range(U(block.size)):
@@ -131,10 +135,11 @@ def _apply_part(x: Any, dy: Any, tables: Any, relu: bool, first: int, last: int,
             for i in range(U(block.size)):
                 block[i] += intercept[i]
             for i in range(U(block.size)):
-                block[i] += dy[start + i] * factor[i]
+                block[i] += wide(dy[start + i]) * factor[i]
+        write(memory, out, start, end)
 
 
-@kernel(PARALLEL, *[FLOATS] * 6, types.float64, FLAG, FLOATS, FLOATS, INTEGER, FLOATS, INTEGER)
+@twin_kernels(PARALLEL, STORED, STORED, *[FLOATS] * 4, types.float64, FLAG, FLOATS, FLOATS, INTEGER, STORED, INTEGER)
 def normalise(
     x: Any,
     dy: Any,

@@ -25,20 +25,34 @@ from cnn.compiled import (
 from cnn.compiled.elementwise import KINDS, LINEAR
 from cnn.compiled.input import Constants
 from cnn.compiled.parts import flat, parts_for
+from cnn.compiled.widening import alike, in_float32
 from cnn.convolution import Window
 from cnn.ops.elementwise import ACTIVATIONS, SLOPE, Elementwise
 from cnn.ops.input import Changes, Input
 from cnn.ops.losses import Losses, checked_count
+from cnn.ops.memory import Memory
 from cnn.ops.normalization import Normalization
 from cnn.ops.updates import Updates
+from cnn.precision import SHORT
 
 NOTHING = np.empty(0, np.float32)
+NO_SHORTS = np.empty(0, SHORT)
 NO_TAPS = np.empty(0, np.uint8)
 """Stand for arrays that are absent."""
 
 
-class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
-    """Overrides operations that are faster for contiguous float32 arrays; all else goes to the next base class."""
+EXPONENT = np.uint16(0x7F80)
+"""The bits of a bfloat16 that are all set only in infinity and NaN."""
+
+
+class CompiledOps(Memory, Input, Elementwise, Normalization, Losses, Updates):
+    """Operations that are faster for contiguous float32 or SHORT arrays; all else goes to the next base class.
+
+    That class computes on float32 copies of SHORT arrays.
+    """
+
+    def all_finite(self, x: Array) -> bool:
+        return not ((x & EXPONENT) == EXPONENT).any() if x.dtype == SHORT else super().all_finite(x)
 
     def load_batch(
         self,
@@ -73,13 +87,13 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             )
 
     def scale(self, x: Array, factors: Array | float, out: Array) -> None:
-        arrays = flat(x, factors, out) if isinstance(factors, np.ndarray) else flat(x, out)
-        if arrays is None or x.shape != out.shape or np.shape(factors) not in ((), x.shape):
-            super().scale(x, factors, out)
-        elif isinstance(factors, np.ndarray):
-            elementwise.scale(*arrays[:2], 1.0, arrays[2], parts_for(x.size))
+        arrays = alike(x, out)
+        given = flat(factors) if isinstance(factors, np.ndarray) else [NOTHING]
+        if arrays is None or given is None or x.shape != out.shape or np.shape(factors) not in ((), x.shape):
+            in_float32(super().scale, x, factors, out)
         else:
-            elementwise.scale(arrays[0], NOTHING, float(factors), arrays[1], parts_for(x.size))
+            factor = 1.0 if isinstance(factors, np.ndarray) else float(factors)
+            elementwise.scale(arrays[0], *given, factor, arrays[1], parts_for(x.size))
 
     def round_bfloat16(self, x: Array, out: Array) -> None:
         arrays = flat(x, out)
@@ -89,50 +103,48 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             rounding.round_bfloat16(*arrays, parts_for(x.size))
 
     def bias_activation(self, y: Array, bias: Array | None, activation: str | None) -> None:
-        arrays = flat(y) if bias is None else flat(y, bias)
+        arrays, added = alike(y), [NOTHING] if bias is None else flat(bias)
         fits = bias is None or bias.shape == y.shape[-1:]
-        if arrays is None or not fits or activation not in KINDS:
-            super().bias_activation(y, bias, activation)
+        if arrays is None or added is None or not fits or activation not in KINDS:
+            in_float32(super().bias_activation, y, bias, activation)
         elif bias is not None or activation is not None:
-            x, added = arrays[0], NOTHING if bias is None else arrays[1]
-            elementwise.forward(x, added, x, False, KINDS[activation], parts_for(x.size))
+            x = arrays[0]
+            elementwise.forward(x, added[0], x, _apart(x, x), KINDS[activation], parts_for(x.size))
 
     def add(self, x: Array, y: Array, activation: str | None, out: Array) -> None:
-        arrays = flat(x, y, out)
+        arrays = alike(x, y, out)
         if arrays is None or not x.shape == y.shape == out.shape or activation not in KINDS:
-            super().add(x, y, activation, out)
+            in_float32(super().add, x, y, activation, out)
         else:
             first, second, result = arrays
             if second.ctypes.data == result.ctypes.data:
                 first, second = second, first
-            apart = first.ctypes.data != result.ctypes.data
-            elementwise.add(first, second, result, apart, KINDS[activation], parts_for(out.size))
+            elementwise.add(first, second, result, _apart(first, result), KINDS[activation], parts_for(out.size))
 
     def copy_channels(self, x: Array, out: Array, *, channels: int, source: int = 0, target: int = 0) -> None:
-        arrays = flat(x, out)
+        arrays = alike(x, out)
         if arrays is None or x.shape[:-1] != out.shape[:-1]:
-            super().copy_channels(x, out, channels=channels, source=source, target=target)
+            in_float32(super().copy_channels, x, out, channels=channels, source=source, target=target)
         else:
             parts = parts_for(x.size // x.shape[-1] * channels)
             channel_copy.copy(*arrays, x.shape[-1], source, out.shape[-1], target, channels, parts)
 
     def activation(self, name: str, x: Array, out: Array, *, slope: float = SLOPE) -> None:
-        arrays = flat(x, out)
+        arrays = alike(x, out)
         if arrays is None or x.shape != out.shape or name not in ACTIVATIONS:
-            super().activation(name, x, out, slope=slope)
+            in_float32(super().activation, name, x, out, slope=slope)
             return
         given, result = arrays
         parts = parts_for(x.size)
         if name in KINDS:
-            apart = given.ctypes.data != result.ctypes.data
-            elementwise.forward(given, NOTHING, result, apart, KINDS[name], parts)
+            elementwise.forward(given, NOTHING, result, _apart(given, result), KINDS[name], parts)
         else:
-            activations.apply(activations.KINDS[name], given, NOTHING, slope, result, False, parts)
+            activations.apply(activations.KINDS[name], given, _nothing(x), slope, result, False, parts)
 
     def activation_gradient(self, name: str, source: Array, dy: Array, out: Array, *, slope: float = SLOPE) -> None:
-        arrays = flat(source, dy, out)
+        arrays = alike(source, dy, out)
         if arrays is None or not source.shape == dy.shape == out.shape or name not in ACTIVATIONS:
-            super().activation_gradient(name, source, dy, out, slope=slope)
+            in_float32(super().activation_gradient, name, source, dy, out, slope=slope)
         elif name in KINDS:
             elementwise.backward(KINDS[name], *arrays, NOTHING, parts_for(dy.size))
         else:
@@ -141,22 +153,20 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             activations.apply(activations.KINDS[name], given, gradients, slope, result, True, parts)
 
     def bias_gradient(self, dy: Array, out: Array) -> None:
-        arrays = flat(dy, out)
-        if arrays is None or out.shape != dy.shape[-1:] or not dy.size:
-            super().bias_gradient(dy, out)
+        arrays, sums = alike(dy), flat(out)
+        if arrays is None or sums is None or out.shape != dy.shape[-1:] or not dy.size:
+            in_float32(super().bias_gradient, dy, out)
         else:
-            gradients, sums = arrays
-            elementwise.backward(LINEAR, gradients, gradients, gradients, sums, parts_for(dy.size))
+            elementwise.backward(LINEAR, *arrays * 3, *sums, parts_for(dy.size))
 
     def activation_bias_gradient(self, name: str, y: Array, dy: Array, out: Array, bias: Array) -> None:
         """`activation_gradient`, and `bias_gradient` of its result into bias (K,), in one pass."""
-        arrays = flat(y, dy, out, bias)
+        arrays, sums = alike(y, dy, out), flat(bias)
         fits = y.shape == dy.shape == out.shape and bias.shape == y.shape[-1:] and y.size > 0
-        if arrays is None or not fits or name not in KINDS:
-            self.activation_gradient(name, y, dy, out)
-            self.bias_gradient(out, bias)
+        if arrays is None or sums is None or not fits or name not in KINDS:
+            in_float32(super().activation_bias_gradient, name, y, dy, out, bias)
         else:
-            elementwise.backward(KINDS[name], *arrays, parts_for(y.size))
+            elementwise.backward(KINDS[name], *arrays, *sums, parts_for(y.size))
 
     def running_mean(self, running: Array, new: Array, *, momentum: float) -> None:
         arrays = flat(running, new)
@@ -166,12 +176,12 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             normalization.running_mean(*arrays, momentum)
 
     def batch_statistics(self, x: Array, mean: Array, variance: Array) -> None:
-        arrays = flat(x, mean, variance)
-        if arrays is None or not x.size:
-            super().batch_statistics(x, mean, variance)
+        arrays, results = alike(x), flat(mean, variance)
+        if arrays is None or results is None or not x.size:
+            in_float32(super().batch_statistics, x, mean, variance)
         else:
-            rows, *results = arrays
-            normalization.moments(rows, *[NOTHING] * 5, 0.0, False, *results, parts_for(x.size))
+            absent = [_nothing(x), *[NOTHING] * 4]
+            normalization.moments(*arrays, *absent, 0.0, False, *results, parts_for(x.size))
 
     def batch_norm(
         self,
@@ -185,13 +195,13 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         epsilon: float,
         relu: bool = False,
     ) -> None:
-        arrays = flat(x, mean, variance, gamma, beta, out)
-        if arrays is None or not x.size:
-            super().batch_norm(x, mean, variance, gamma, beta, out, epsilon=epsilon, relu=relu)
+        arrays, numbers = alike(x, out), flat(mean, variance, gamma, beta)
+        if arrays is None or numbers is None or not x.size:
+            in_float32(super().batch_norm, x, mean, variance, gamma, beta, out, epsilon=epsilon, relu=relu)
         else:
-            rows, *numbers, result = arrays
+            rows, result = arrays
             parts = parts_for(x.size)
-            normalization.normalise(rows, NOTHING, *numbers, epsilon, relu, NOTHING, NOTHING, 1, result, parts)
+            normalization.normalise(rows, _nothing(x), *numbers, epsilon, relu, NOTHING, NOTHING, 1, result, parts)
 
     def batch_norm_sums(
         self,
@@ -208,12 +218,13 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         epsilon: float,
         relu: bool = False,
     ) -> None:
-        inputs = (x, dy, mean, variance, gamma, beta)
-        arrays = flat(*inputs, dbeta, dgamma)
-        if arrays is None or not x.size:
-            super().batch_norm_sums(*inputs, dgamma, dbeta, scratch, epsilon=epsilon, relu=relu)
+        numbers = (mean, variance, gamma, beta)
+        arrays, others = alike(x, dy), flat(*numbers, dbeta, dgamma)
+        if arrays is None or others is None or not x.size:
+            sums = (dgamma, dbeta, scratch)
+            in_float32(super().batch_norm_sums, x, dy, *numbers, *sums, epsilon=epsilon, relu=relu)
         else:
-            normalization.moments(*arrays[:6], epsilon, relu, *arrays[6:], parts_for(x.size))
+            normalization.moments(*arrays, *others[:4], epsilon, relu, *others[4:], parts_for(x.size))
 
     def batch_norm_gradient(
         self,
@@ -231,20 +242,20 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         rows: int,
         relu: bool = False,
     ) -> None:
-        inputs = (x, dy, mean, variance, gamma, beta, dgamma, dbeta)
-        arrays = flat(*inputs, out)
-        if arrays is None or not x.size:
-            super().batch_norm_gradient(*inputs, out, epsilon=epsilon, rows=rows, relu=relu)
+        numbers = (mean, variance, gamma, beta, dgamma, dbeta)
+        arrays, others = alike(x, dy, out), flat(*numbers)
+        if arrays is None or others is None or not x.size:
+            in_float32(super().batch_norm_gradient, x, dy, *numbers, out, epsilon=epsilon, rows=rows, relu=relu)
         else:
-            parts = parts_for(x.size)
-            normalization.normalise(*arrays[:6], epsilon, relu, *arrays[6:8], rows, arrays[8], parts)
+            given, parts = (*arrays[:2], *others[:4]), parts_for(x.size)
+            normalization.normalise(*given, epsilon, relu, *others[4:], rows, arrays[2], parts)
 
     def lrn_scale(
         self, x: Array, out: Array, scratch: Buffers, *, size: int, window: Window | None, alpha: float, k: float
     ) -> None:
         arrays, lines = flat(x, out), _neighbourhoods(x, size, window, mirrored=False)
         if arrays is None or lines is None or x.shape != out.shape:
-            super().lrn_scale(x, out, scratch, size=size, window=window, alpha=alpha, k=k)
+            in_float32(super().lrn_scale, x, out, scratch, size=size, window=window, alpha=alpha, k=k)
         else:
             pixels, result = arrays
             factor = alpha / (size if window is None else window.taps)
@@ -254,7 +265,7 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     def lrn(self, x: Array, scale: Array, out: Array, *, beta: float) -> None:
         arrays = flat(x, scale, out)
         if arrays is None or not x.shape == scale.shape == out.shape:
-            super().lrn(x, scale, out, beta=beta)
+            in_float32(super().lrn, x, scale, out, beta=beta)
         else:
             lrn.normalise(*arrays[:2], float(beta), arrays[2], parts_for(x.size))
 
@@ -274,7 +285,9 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     ) -> None:
         arrays, lines = flat(x, y, dy, scale, out), _neighbourhoods(x, size, window, mirrored=True)
         if arrays is None or lines is None or not x.shape == y.shape == dy.shape == scale.shape == out.shape:
-            super().lrn_gradient(x, y, dy, scale, out, scratch, size=size, window=window, alpha=alpha, beta=beta)
+            in_float32(
+                super().lrn_gradient, x, y, dy, scale, out, scratch, size=size, window=window, alpha=alpha, beta=beta
+            )
         else:
             factor = -2 * alpha * beta / (size if window is None else window.taps)
             lrn.neighbours(True, *arrays, *lines, factor, 0.0, float(beta), parts_for(x.size))
@@ -282,24 +295,24 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
     def max_pool2d(self, x: Array, window: Window, out: Array, winners: Array | None, scratch: Buffers) -> None:
         taps = scratch.get("winners", out.shape, np.uint8) if winners is None else winners
         if window.taps > 256 or not (_taps(taps, out) and _pool(pooling.MAX, x, window, out, taps)):
-            super().max_pool2d(x, window, out, winners, scratch)
+            in_float32(super().max_pool2d, x, window, out, winners, scratch)
 
     def max_pool2d_gradient(self, dy: Array, winners: Array, window: Window, out: Array, scratch: Buffers) -> None:
         if not (_taps(winners, dy) and _pool(pooling.MAX_GRADIENT, out, window, dy, winners)):
-            super().max_pool2d_gradient(dy, winners, window, out, scratch)
+            in_float32(super().max_pool2d_gradient, dy, winners, window, out, scratch)
 
     def avg_pool2d(self, x: Array, window: Window, out: Array) -> None:
         if not _pool(pooling.MEAN, x, window, out, NO_TAPS):
-            super().avg_pool2d(x, window, out)
+            in_float32(super().avg_pool2d, x, window, out)
 
     def avg_pool2d_gradient(self, dy: Array, window: Window, out: Array, scratch: Buffers) -> None:
         if not _pool(pooling.MEAN_GRADIENT, out, window, dy, NO_TAPS):
-            super().avg_pool2d_gradient(dy, window, out, scratch)
+            in_float32(super().avg_pool2d_gradient, dy, window, out, scratch)
 
     def softmax(self, scores: Array, out: Array) -> None:
         arrays = flat(scores, out)
         if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
-            super().softmax(scores, out)
+            in_float32(super().softmax, scores, out)
         else:
             losses.softmax(*arrays, scores.shape[1])
 
@@ -310,12 +323,12 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
         if arrays is not None:
             width = scores.shape[1]
             return checked_count(losses.cross_entropy(*arrays, float(smoothing), width), width)
-        return super().softmax_cross_entropy(scores, labels, out, smoothing=smoothing)
+        return in_float32(super().softmax_cross_entropy, scores, labels, out, smoothing=smoothing)
 
     def target_probabilities(self, scores: Array, out: Array, *, low: float, high: float) -> None:
         arrays = flat(scores, out)
         if arrays is None or scores.ndim != 2 or scores.shape != out.shape or not scores.size:
-            super().target_probabilities(scores, out, low=low, high=high)
+            in_float32(super().target_probabilities, scores, out, low=low, high=high)
         else:
             losses.target_probabilities(*arrays, float(low), float(high), scores.shape[1])
 
@@ -327,7 +340,7 @@ class CompiledOps(Input, Elementwise, Normalization, Losses, Updates):
             rows, targets, gradients = arrays
             width = scores.shape[1]
             return checked_count(losses.squared_error(rows, targets, float(low), float(high), gradients, width), width)
-        return super().squared_error(scores, labels, out, low=low, high=high)
+        return in_float32(super().squared_error, scores, labels, out, low=low, high=high)
 
     def squared_norm(self, x: Array) -> float:
         arrays = flat(x)
@@ -425,9 +438,19 @@ def _neighbourhoods(x: Array, size: int, window: Window | None, *, mirrored: boo
     return width * channels, height, reach, 2 * reach + 1, reach, channels
 
 
+def _nothing(x: Array) -> Array:
+    """Stands for an absent array of x's type."""
+    return NO_SHORTS if x.dtype == SHORT else NOTHING
+
+
+def _apart(x: Array, out: Array) -> bool:
+    """Whether kernels compute out elsewhere than in x: the blocks of SHORT are buffers."""
+    return bool(out.dtype == SHORT or x.ctypes.data != out.ctypes.data)
+
+
 def _pool(step: int, image: Array, window: Window, pooled: Array, winners: Array) -> bool:
     """Runs a pooling step between images (N, H, W, C) and pooled (N, P, Q, C); False if the kernel cannot."""
-    vectors = flat(image, pooled)
+    vectors = alike(image, pooled)
     if vectors is None or image.ndim != 4 or image.shape[1:3] != window.size or window.dilated:
         return False
     if pooled.shape != (len(image), *window.out, image.shape[3]):

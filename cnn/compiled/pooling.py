@@ -1,4 +1,4 @@
-"""Compiled maximum and average pooling of NHWC float32 images."""
+"""Compiled maximum and average pooling of NHWC images."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import numpy as np
 from numba import njit, prange
 
 from cnn.compiled.geometry import GEOMETRY
-from cnn.compiled.kernels import kernel
-from cnn.compiled.parts import BYTES, FLOATS, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.parts import BYTES, INNER, INTEGER, PARALLEL, start_of
+from cnn.compiled.widening import STORED, memory_for, place_in, read, twin_kernels, write
 
 MAX, MAX_GRADIENT, MEAN, MEAN_GRADIENT = range(4)
 """The steps of `pool`."""
@@ -33,72 +33,98 @@ def _winner(v: float, best: float, tap: int, won: int) -> int:
 
 
 @njit(**INNER)
-def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: int, last: int) -> None:
+def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: Any, last: Any) -> None:
     """Output rows first to last of all N * P; taps in the padding are skipped."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
+    line, out_line = U(width) * c, U(columns) * c
     # As wide as the pixels, because a loop over elements of two widths is not vectorised for few channels.
-    won = np.empty(U(columns) * c, np.int32)
+    won = np.empty(out_line, np.int32)
+    largest, one, two = memory_for(out, out_line), memory_for(x, line), memory_for(x, line)
     for row in range(first, last):
-        image, start = row // U(rows), row * U(columns) * c
+        image, start = row // U(rows), row * out_line
+        to = place_in(out, start)
         h = np.int64(row % U(rows)) * down - g.top
         r_first, r_last = max(0, -h), min(taps_down, height - h)
-        for q in range(columns):
-            w = q * g.right - g.left
-            s_first, s_last = max(0, -w), min(taps_right, width - w)
-            there = U(q) * c
-            to = start + there
-            if taps_down == 2 and taps_right == 2 and r_last - r_first == 2 and s_last - s_first == 2:
-                # All four taps at once, without a pass over the results for each.
-                a = ((image * U(height) + U(h)) * U(width) + U(w)) * c
-                b = a + U(width) * c
+        four = taps_down == 2 and taps_right == 2 and r_last - r_first == 2
+        if four:
+            # All four taps at once, without a pass over the results for each.
+            at = (image * U(height) + U(h)) * line
+            above, below = read(x, at, at + line, one), read(x, at + line, at + line + line, two)
+            for q in range(columns):
+                w = q * g.right - g.left
+                if w < 0 or w + 2 > width:
+                    continue
+                there = U(q) * c
+                here, a, b = to + there, above + U(w) * c, below + U(w) * c
                 for k in range(c):
-                    best, tap = x[a + k], np.int32(0)
-                    v = x[a + c + k]
+                    best, tap = one[a + k], np.int32(0)
+                    v = one[a + c + k]
                     tap, best = _winner(v, best, np.int32(1), tap), _larger(v, best)
-                    v = x[b + k]
+                    v = two[b + k]
                     tap, best = _winner(v, best, np.int32(2), tap), _larger(v, best)
-                    v = x[b + c + k]
-                    won[there + k], out[to + k] = _winner(v, best, np.int32(3), tap), _larger(v, best)
-                continue
-            for k in range(c):
-                out[to + k], won[there + k] = NEVER, np.int32(0)
-            for r in range(r_first, r_last):
-                for s in range(s_first, s_last):
-                    at = ((image * U(height) + U(h + r)) * U(width) + U(w + s)) * c
-                    tap = np.int32(r * taps_right + s)
-                    for k in range(c):
-                        v, best = x[at + k], out[to + k]
-                        won[there + k], out[to + k] = _winner(v, best, tap, won[there + k]), _larger(v, best)
-        for i in range(U(columns) * c):
+                    v = two[b + c + k]
+                    won[there + k], largest[here + k] = _winner(v, best, np.int32(3), tap), _larger(v, best)
+        if not four or g.left > 0 or (columns - 1) * g.right - g.left + 2 > width:
+            _max_taps(x, one, largest, to, won, g, image, h, four)
+        for i in range(out_line):
             winners[start + i] = np.uint8(won[i])
+        write(largest, out, start, start + out_line)
 
 
 @njit(**INNER)
-def _max_gradient_rows(dy: Any, winners: Any, out: Any, g: Any, first: int, last: int) -> None:
+def _max_taps(x: Any, pixels: Any, largest: Any, to: int, won: Any, g: Any, image: int, h: int, partial: bool) -> None:
+    """The largest elements of one row of windows, whose first row is h; with `partial`, only where columns lack."""
+    height, width, columns, taps_right, c = g.height, g.width, g.out_columns, g.kernel_columns, U(g.channels)
+    line = U(width) * c
+    for q in range(columns):
+        w, there = q * g.right - g.left, U(q) * c
+        if not partial or w < 0 or w + taps_right > width:
+            for k in range(c):
+                largest[to + there + k], won[there + k] = NEVER, np.int32(0)
+    for r in range(max(0, -h), min(g.kernel_rows, height - h)):
+        start = (image * U(height) + U(h + r)) * line
+        first = read(x, start, start + line, pixels)
+        for q in range(columns):
+            w, there = q * g.right - g.left, U(q) * c
+            if partial and w >= 0 and w + taps_right <= width:
+                continue
+            for s in range(max(0, -w), min(taps_right, width - w)):
+                at, here, tap = first + U(w + s) * c, to + there, np.int32(r * taps_right + s)
+                for k in range(c):
+                    v, best = pixels[at + k], largest[here + k]
+                    won[there + k], largest[here + k] = _winner(v, best, tap, won[there + k]), _larger(v, best)
+
+
+@njit(**INNER)
+def _max_gradient_rows(dy: Any, winners: Any, out: Any, g: Any, first: Any, last: Any) -> None:
     """Input rows first to last of all N * H: each is cleared and receives its gradients while it is in the cache."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
-    won = np.empty(U(columns) * c, np.int32)
+    line, dy_line = U(width) * c, U(columns) * c
+    won = np.empty(dy_line, np.int32)
+    sums, gradients = memory_for(out, line), memory_for(dy, dy_line)
     for row in range(first, last):
         image, h = row // U(height), np.int64(row % U(height)) + g.top
-        start = row * U(width) * c
-        for i in range(U(width) * c):
-            out[start + i] = ZERO
+        start = row * line
+        place = place_in(out, start)
+        for i in range(line):
+            sums[place + i] = ZERO
         # Window p covers rows p * down to p * down + taps_down - 1 of the padded image.
         for p in range(max(0, (h - taps_down) // down + 1), min(rows, h // down + 1)):
-            base = (image * U(rows) + U(p)) * U(columns) * c
-            for i in range(U(columns) * c):
+            base = (image * U(rows) + U(p)) * dy_line
+            at = read(dy, base, base + dy_line, gradients)
+            for i in range(dy_line):
                 won[i] = np.int32(winners[base + i])
             for q in range(columns):
                 w = q * g.right - g.left
                 there = U(q) * c
-                at = base + there
                 for s in range(max(0, -w), min(taps_right, width - w)):
                     tap = np.int32((h - p * down) * taps_right + s)
-                    to = start + U(w + s) * c
+                    to, here = place + U(w + s) * c, at + there
                     for k in range(c):
-                        out[to + k] += dy[at + k] if won[there + k] == tap else ZERO
+                        sums[to + k] += gradients[here + k] if won[there + k] == tap else ZERO
+        write(sums, out, start, start + line)
 
 
 @njit(**INNER)
@@ -109,54 +135,68 @@ def _pixels(at: int, step: int, before: int, taps: int, size: int, after: int) -
 
 
 @njit(**INNER)
-def _mean_rows(x: Any, out: Any, g: Any, first: int, last: int) -> None:
+def _mean_rows(x: Any, out: Any, g: Any, first: Any, last: Any) -> None:
     """Output rows first to last of all N * P."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
+    line, out_line = U(width) * c, U(columns) * c
+    sums, pixels = memory_for(out, out_line), memory_for(x, line)
     for row in range(first, last):
         image, p = row // U(rows), np.int64(row % U(rows))
+        start = row * out_line
+        place = place_in(out, start)
         h = p * down - g.top
-        pixels = _pixels(p, down, g.top, taps_down, height, g.bottom)
-        for q in range(columns):
-            w = q * g.right - g.left
-            to = (row * U(columns) + U(q)) * c
-            for k in range(c):
-                out[to + k] = ZERO
-            for r in range(max(0, -h), min(taps_down, height - h)):
+        count = _pixels(p, down, g.top, taps_down, height, g.bottom)
+        for i in range(out_line):
+            sums[place + i] = ZERO
+        for r in range(max(0, -h), min(taps_down, height - h)):
+            at = (image * U(height) + U(h + r)) * line
+            first_pixel = read(x, at, at + line, pixels)
+            for q in range(columns):
+                w = q * g.right - g.left
+                to = place + U(q) * c
                 for s in range(max(0, -w), min(taps_right, width - w)):
-                    at = ((image * U(height) + U(h + r)) * U(width) + U(w + s)) * c
+                    here = first_pixel + U(w + s) * c
                     for k in range(c):
-                        out[to + k] += x[at + k]
-            weight = np.float32(1 / (pixels * _pixels(q, g.right, g.left, taps_right, width, g.over)))
+                        sums[to + k] += pixels[here + k]
+        for q in range(columns):
+            weight = np.float32(1 / (count * _pixels(q, g.right, g.left, taps_right, width, g.over)))
+            to = place + U(q) * c
             for k in range(c):
-                out[to + k] *= weight
+                sums[to + k] *= weight
+        write(sums, out, start, start + out_line)
 
 
 @njit(**INNER)
-def _mean_gradient_rows(dy: Any, out: Any, g: Any, first: int, last: int) -> None:
+def _mean_gradient_rows(dy: Any, out: Any, g: Any, first: Any, last: Any) -> None:
     """Input rows first to last of all N * H."""
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
+    line, dy_line = U(width) * c, U(columns) * c
+    sums, gradients = memory_for(out, line), memory_for(dy, dy_line)
     for row in range(first, last):
         image, h = row // U(height), np.int64(row % U(height)) + g.top
-        start = row * U(width) * c
-        for i in range(start, start + U(width) * c):
-            out[i] = ZERO
+        start = row * line
+        place = place_in(out, start)
+        for i in range(line):
+            sums[place + i] = ZERO
         for p in range(max(0, (h - taps_down) // down + 1), min(rows, h // down + 1)):
-            base = (image * U(rows) + U(p)) * U(columns) * c
+            base = (image * U(rows) + U(p)) * dy_line
+            at = read(dy, base, base + dy_line, gradients)
             pixels = _pixels(p, down, g.top, taps_down, height, g.bottom)
             for q in range(columns):
                 w = q * g.right - g.left
-                at = base + U(q) * c
+                there = U(q) * c
                 weight = np.float32(1 / (pixels * _pixels(q, g.right, g.left, taps_right, width, g.over)))
                 for s in range(max(0, -w), min(taps_right, width - w)):
-                    to = start + U(w + s) * c
+                    to, here = place + U(w + s) * c, at + there
                     for k in range(c):
-                        out[to + k] += dy[at + k] * weight
+                        sums[to + k] += gradients[here + k] * weight
+        write(sums, out, start, start + line)
 
 
 @njit(**INNER, inline="always")
-def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int, last: int) -> None:
+def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: Any, last: Any) -> None:
     if step == MAX:
         _max_rows(source, result, winners, g, first, last)
     elif step == MAX_GRADIENT:
@@ -167,7 +207,7 @@ def _part(step: int, source: Any, winners: Any, result: Any, g: Any, first: int,
         _mean_gradient_rows(source, result, g, first, last)
 
 
-@kernel(PARALLEL, INTEGER, FLOATS, BYTES, FLOATS, GEOMETRY, INTEGER, INTEGER)
+@twin_kernels(PARALLEL, INTEGER, STORED, BYTES, STORED, GEOMETRY, INTEGER, INTEGER)
 def pool(step: int, source: Any, winners: Any, result: Any, g: Any, images: int, parts: int) -> None:
     """result = the step on source; winners are written by MAX, read by MAX_GRADIENT and may be empty for the others.
 
