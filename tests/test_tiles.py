@@ -209,6 +209,17 @@ PIXELS = [
     Convolution(Window((4, 26), (1, 3)), 30, 3),
 ]
 """Convolutions whose cells are pixels."""
+WHOLE_WINDOWS = [
+    Convolution(Window((5, 5), (5, 5)), 3, 16),
+    Convolution(Window((9, 40), (3, 2), padding=(2, 0, 1, 0)), 1, 50),
+    Convolution(Window((6, 6), (2, 2), stride=(3, 3)), 2, 64),
+    Convolution(Window((4, 4), (3, 3), padding=(5, 4, 3, 6)), 3, 3),
+    Convolution(Window((28, 28), (5, 5)), 1, 20),
+    Convolution(Window((7, 9), (4, 1), stride=(2, 1), padding=(1, 0, 0, 2)), 16, 5),
+    Convolution(Window((11, 8), (2, 8), stride=(2, 1), padding=(0, 1, 3, 3)), 1, 33),
+]
+"""Convolutions whose cells are whole windows."""
+EVERY = list(dict.fromkeys([*CONVOLUTIONS, *PIXELS, *WHOLE_WINDOWS]))
 
 
 @pytest.mark.parametrize(("m", "n", "k"), [(300, 40, 1100), (40, 300, 1100), (257, 33, 513)])
@@ -221,9 +232,11 @@ def test_long_products_in_pieces(in_tiles, m, n, k, accumulate):
     np.testing.assert_allclose(out, expected, atol=1e-6 * k)
 
 
-@pytest.mark.parametrize("convolution", [*CONVOLUTIONS, *PIXELS], ids=str)
+@pytest.mark.parametrize("convolution", EVERY, ids=str)
 def test_convolutions_are_those_of_rounded_operands(in_tiles, convolution):
-    assert direct_tiles.by_pixels(convolution) == (convolution in PIXELS)
+    kind = direct_tiles.cells_of(convolution)
+    assert (kind == direct_tiles.PIXELS) == (convolution in PIXELS)
+    assert (kind == direct_tiles.WINDOWS) == (convolution in WHOLE_WINDOWS)
     check_convolution(TILES, convolution)
 
 
@@ -248,6 +261,22 @@ def test_images_are_taken_in_blocks_of_rows(in_tiles, small_blocks, convolution)
 
 def test_nan_stays_in_the_windows_that_hold_it(in_tiles):
     check_nan(TILES)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.uint16])
+def test_what_lies_behind_a_whole_window_is_not_in_its_sum(in_tiles, kind):
+    """Each pixel is NaN in turn, on an image whose cells are copied with what follows them."""
+    convolution = Convolution(Window((5, 6), (2, 3)), 1, 2)
+    assert direct_tiles.cells_of(convolution) == direct_tiles.WINDOWS
+    w, scratch = np.ones(convolution.weights_shape, np.float32), Buffers(in_tiles)
+    for row, column in np.ndindex(5, 6):
+        x, y = np.ones((2, 5, 6, 1), np.float32), np.empty((2, *convolution.output_shape), np.float32)
+        x[0, row, column] = np.nan
+        images = x if kind == np.float32 else shortened(x)
+        bfloat16.forward_in_tiles(images, w, None, convolution, y, scratch, relu=False)
+        holds = [[row - 2 < p <= row and column - 3 < q <= column for q in range(4)] for p in range(4)]
+        assert np.isnan(y[0]).all(axis=2).tolist() == holds
+        assert (y[~np.isnan(y)] == 6).all()
 
 
 def test_the_contract_holds_in_tiles(in_tiles):

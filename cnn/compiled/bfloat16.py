@@ -152,22 +152,20 @@ def forward_in_tiles(
     multiplies: bool = True,
 ) -> None:
     """As `forward`, where there is an `engine`."""
-    images, filters, (rows, columns) = len(x), convolution.filters, convolution.window.kernel
+    images, filters = len(x), convolution.filters
     panels = scratch.get("panels", (direct_tiles.panel_count(convolution), direct_tiles.panel_size(convolution)), _PAIR)
-    pixels, run = direct_tiles.by_pixels(convolution), columns * convolution.channels
-    if pixels:
-        rows, run = rows * columns, convolution.channels
-    rounding.panels(w.reshape(-1), rows, run, filters, tileproduct.SIDE, panels, _parts(w, rows * len(panels)))
+    sums, run = direct_tiles.parts_of_sums(convolution)
+    rounding.panels(w.reshape(-1), sums, run, filters, tileproduct.SIDE, panels, _parts(w, sums * len(panels)))
     count = direct_tiles.units(convolution, images)
     parts = parts_for_flops(2 * images * convolution.macs, most=count)
     planes = scratch.get("rounded planes", (parts, direct_tiles.plane_size(convolution)), np.uint16)
-    lines = scratch.get("lines", (parts, direct_tiles.line_size(convolution)), np.uint16)
+    lines = scratch.get("lines", (parts, direct_tiles.lines_size(convolution)), np.uint16)
     spaces = scratch.get("tile spaces", (parts, tileproduct.SPACE // 4), _PAIR)
     added = np.zeros(filters, np.float32) if bias is None else bias
     if multiplies:
         direct_tiles.forward(
             *(engine(), x.reshape(-1), panels, added, relu, out.reshape(-1).view(np.uint8), out.itemsize),
-            *(of_convolution(convolution), pixels),
+            *(of_convolution(convolution), direct_tiles.cells_of(convolution)),
             *(direct_tiles.forward_table(convolution), count, lines, planes, spaces),
         )
 

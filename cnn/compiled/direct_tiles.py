@@ -9,6 +9,8 @@ cut into pieces of SIDE without regard to the ends of rows.
 Where rows of outputs and numbers of channels fill tiles well, a cell is a single pixel instead, and several cells in a
 row are what an output reads: nothing is copied twice, but each row of outputs is cut into pieces of its own.
 
+With a few channels, a cell is all an output reads of an image, where cells of rows would be full of zeros.
+
 For the gradient of the weights, positions are the terms: the left factor is the gradient of an image, turned, with two
 neighbouring positions in a pair, and the right one the cells, two neighbouring ones in pairs.
 """
@@ -25,12 +27,16 @@ from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import ADDRESS, BYTES, FLAG, FLOATS, INNER, INTEGER, INTEGERS, MATRIX, PARALLEL, start_of
 from cnn.compiled.rounding import (
+    AT_ONCE,
     BLOCK,
     NUMBERS,
     PAIR_ROWS,
     SHORT_ROWS,
     columns_of,
+    copy,
+    copy_with_zeros,
     nearest,
+    pad,
     pair,
     rare_kernels,
     rows_of,
@@ -39,6 +45,9 @@ from cnn.compiled.rounding import (
 )
 from cnn.compiled.tileproduct import SIDE, TERMS, configured, multiply, released
 from cnn.convolution import Convolution, padded_size
+
+ROWS, PIXELS, WINDOWS = range(3)
+"""What a cell of the forward pass is: what an output reads of one row, a pixel, or all that an output reads."""
 
 MOSTLY = 0.75
 """The part of tiles that has to be filled for cells of pixels."""
@@ -57,11 +66,24 @@ def cell_size(convolution: Convolution) -> int:
     return whole(convolution.window.kernel[1] * convolution.channels)
 
 
-def by_pixels(convolution: Convolution) -> bool:
-    """Whether a cell is a pixel in the forward pass."""
-    (_, columns), channels, wide = convolution.window.kernel, convolution.channels, convolution.out[1]
+def cells_of(convolution: Convolution) -> int:
+    """What a cell of the forward pass is."""
+    (rows, columns), channels, wide = convolution.window.kernel, convolution.channels, convolution.out[1]
     filled = wide >= MOSTLY * -(-wide // SIDE) * SIDE and cell_size(convolution) >= MOSTLY * columns * whole(channels)
-    return columns > 1 and convolution.window.stride[1] == 1 and filled
+    if columns > 1 and convolution.window.stride[1] == 1 and filled:
+        return PIXELS
+    # Copying pixels once for each row of kernels takes less time than a third of the steps.
+    few = 3 * whole(rows * columns * channels) <= 2 * rows * cell_size(convolution)
+    return WINDOWS if few and columns * channels <= AT_ONCE else ROWS
+
+
+def parts_of_sums(convolution: Convolution) -> tuple[int, int]:
+    """How many parts the sum of an output has in the panels of the forward pass, and the numbers of each."""
+    (rows, columns), channels = convolution.window.kernel, convolution.channels
+    kind = cells_of(convolution)
+    if kind == PIXELS:
+        return rows * columns, channels
+    return (1, rows * columns * channels) if kind == WINDOWS else (rows, columns * channels)
 
 
 def panel_count(convolution: Convolution) -> int:
@@ -71,20 +93,16 @@ def panel_count(convolution: Convolution) -> int:
 
 def panel_size(convolution: Convolution) -> int:
     """Pairs of a panel of weights."""
-    return convolution.window.kernel[0] * _run(convolution) // 2 * SIDE
-
-
-def _run(convolution: Convolution) -> int:
-    """Numbers of the cells that an output reads of a row."""
-    columns, channels = convolution.window.kernel[1], convolution.channels
-    return columns * whole(channels) if by_pixels(convolution) else cell_size(convolution)
+    parts, numbers = parts_of_sums(convolution)
+    return parts * whole(numbers) // 2 * SIDE
 
 
 def _line(convolution: Convolution) -> int:
     """Numbers of a row of cells in the forward pass."""
-    if by_pixels(convolution):
-        return padded_size(convolution.window)[1] * whole(convolution.channels)
-    return convolution.out[1] * cell_size(convolution)
+    numbers = parts_of_sums(convolution)[1]
+    if cells_of(convolution) == PIXELS:
+        return padded_size(convolution.window)[1] * whole(numbers)
+    return convolution.out[1] * whole(numbers)
 
 
 def _slots(convolution: Convolution) -> int:
@@ -95,6 +113,8 @@ def _slots(convolution: Convolution) -> int:
 
 def plane_size(convolution: Convolution) -> int:
     """Numbers of the cells of an image, and of those that the last tiles read beyond them."""
+    if cells_of(convolution) == WINDOWS:
+        return (convolution.out[0] * convolution.out[1] + SIDE) * whole(parts_of_sums(convolution)[1])
     return _slots(convolution) * _line(convolution) + SIDE * cell_size(convolution)
 
 
@@ -103,10 +123,18 @@ def line_size(convolution: Convolution) -> int:
     return whole(padded_size(convolution.window)[1] * convolution.channels)
 
 
+def lines_size(convolution: Convolution) -> int:
+    """Numbers of the padded rows that the forward pass needs at a time: of one, or of an image and some beyond it."""
+    if cells_of(convolution) != WINDOWS:
+        return line_size(convolution)
+    rows, columns = padded_size(convolution.window)
+    return whole(rows * columns * convolution.channels) + AT_ONCE
+
+
 def units(convolution: Convolution, images: int) -> int:
     """How many units the forward pass divides among threads: SIDE outputs of an image in one panel of filters."""
     rows, columns = convolution.out
-    pieces = rows * -(-columns // SIDE) if by_pixels(convolution) else -(-rows * columns // SIDE)
+    pieces = rows * -(-columns // SIDE) if cells_of(convolution) == PIXELS else -(-rows * columns // SIDE)
     return images * panel_count(convolution) * pieces
 
 
@@ -146,12 +174,12 @@ def _block_sizes(convolution: Convolution, height: int) -> tuple[int, int]:
 
 @cache
 def forward_table(convolution: Convolution) -> npt.NDArray[np.int64]:
-    """Where the pieces of a sum begin, one for each row of the kernels: bytes from the first cell, and in the panel."""
-    line, run = _line(convolution), _run(convolution)
-    offsets = [
-        (_first_slot(convolution, r) * line * 2, r * run * SIDE * 2) for r in range(convolution.window.kernel[0])
-    ]
-    return np.array(offsets, np.int64).reshape(-1)
+    """Where the pieces of a sum begin, one for each row of cells: bytes from the first cell, and in the panel."""
+    if cells_of(convolution) == WINDOWS:
+        return np.zeros(2, np.int64)
+    line, rows = _line(convolution), convolution.window.kernel[0]
+    row = panel_size(convolution) // rows * 4
+    return np.array([(_first_slot(convolution, r) * line * 2, r * row) for r in range(rows)], np.int64).reshape(-1)
 
 
 @cache
@@ -221,9 +249,31 @@ def _pixels(x, g, image, cell, plane):
 
 
 @njit(**INNER)
-def _forward_part(microkernel, x, w, bias, floor, y, size, g, pixels, table, first, last, line, plane, space):
+def _windows(x, g, image, cell, padded, plane):
+    """As `_cells`, a cell for each output, from the padded image, which is zero wherever nothing of x lies.
+
+    Each run is copied with what lies behind it in the image, on which the next one is then put, or the next cell. The
+    last one of a cell comes with zeros.
+    """
+    R, C, Q, columns = g.kernel_rows, g.channels, g.out_columns, columns_of(g)
+    run = np.uintp(g.kernel_columns * C)
+    rest = np.uintp(cell) - np.uintp(R - 1) * run
+    pad(x, g, image, padded)
+    for p in range(g.out_rows):
+        for q in range(Q):
+            source = np.uintp(padded.ctypes.data) + np.uintp((p * g.down * columns + q * g.right) * C * 2)
+            to = np.uintp(plane.ctypes.data) + np.uintp((p * Q + q) * cell * 2)
+            for _ in range(R - 1):
+                copy(source, to)
+                source, to = source + np.uintp(columns * C * 2), to + run * 2
+            copy_with_zeros(source, to, run, rest)
+
+
+@njit(**INNER)
+def _forward_part(microkernel, x, w, bias, floor, y, size, g, cells, table, first, last, line, plane, space):
     R, C, S, P, Q, K = g.kernel_rows, g.channels, g.kernel_columns, g.out_rows, g.out_columns, g.filters
-    cell = ceiling(C if pixels else S * C, TERMS) * TERMS
+    pixels = cells == PIXELS
+    cell = ceiling(C if pixels else R * S * C if cells == WINDOWS else S * C, TERMS) * TERMS
     steps = cell // TERMS * (S if pixels else 1)
     # Outputs are counted along rows of cells: in each row anew, or on and on.
     strips, length, width = (P, Q, columns_of(g)) if pixels else (1, P * Q, Q)
@@ -240,13 +290,15 @@ def _forward_part(microkernel, x, w, bias, floor, y, size, g, pixels, table, fir
         if image != filled:
             if pixels:
                 _pixels(x, g, image, cell, plane)
+            elif cells == WINDOWS:
+                _windows(x, g, image, cell, line, plane)
             else:
                 _cells(x, g, image, cell, line, plane)
             filled = image
         k, m = number * SIDE, block * SIDE
         multiply(
             *(microkernel, own, min(SIDE, length - m), min(SIDE, K - k)),
-            *(left + (strip * width + m) * cell * 2, cell * 2, np.intp(table.ctypes.data), R, steps),
+            *(left + (strip * width + m) * cell * 2, cell * 2, np.intp(table.ctypes.data), len(table) // 2, steps),
             *(right + number * w.shape[1] * 4, 4 * SIDE),
             *(added + 4 * k, 0, floor),
             *(np.intp(y.ctypes.data) + (image * outputs + strip * length + m) * filters + size * k, filters),
@@ -257,26 +309,26 @@ def _forward_part(microkernel, x, w, bias, floor, y, size, g, pixels, table, fir
 
 @rare_kernels(
     PARALLEL,
-    *(ADDRESS, NUMBERS, PAIR_ROWS, FLOATS, FLAG, BYTES, INTEGER, GEOMETRY, FLAG, INTEGERS, INTEGER),
+    *(ADDRESS, NUMBERS, PAIR_ROWS, FLOATS, FLAG, BYTES, INTEGER, GEOMETRY, INTEGER, INTEGERS, INTEGER),
     *(SHORT_ROWS, SHORT_ROWS, PAIR_ROWS),
 )
-def forward(microkernel, x, w, bias, relu, y, size, g, pixels, table, count, lines, planes, spaces):
+def forward(microkernel, x, w, bias, relu, y, size, g, cells, table, count, lines, planes, spaces):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w, in panels, + bias (K,), with ReLU if `relu`.
 
-    y is bytes, `size` for each number: 4 for float32, 2 for bfloat16. `pixels` is `by_pixels`, `count` the number of
-    `units`. A thread has a row of lines (line_size), of planes (plane_size) and of spaces.
+    y is bytes, `size` for each number: 4 for float32, 2 for bfloat16. `cells` is `cells_of`, `count` the number of
+    `units`. A thread has a row of lines (lines_size), of planes (plane_size) and of spaces.
     """
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
     if parts == 1:
         _forward_part(
-            *(microkernel, x, w, bias, floor, y, size, g, pixels, table, 0, count, lines[0], planes[0], spaces[0])
+            *(microkernel, x, w, bias, floor, y, size, g, cells, table, 0, count, lines[0], planes[0], spaces[0])
         )
     else:
         for part in prange(parts):
             first, last = count * part // parts, count * (part + 1) // parts
             _forward_part(
-                *(microkernel, x, w, bias, floor, y, size, g, pixels, table, first, last),
+                *(microkernel, x, w, bias, floor, y, size, g, cells, table, first, last),
                 *(lines[part], planes[part], spaces[part]),
             )
 

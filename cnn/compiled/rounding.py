@@ -165,6 +165,43 @@ def _turn_rows_of_pairs(typing_context: Any, x: Any, source: Any, source_row: An
     return types.void(x, *[types.uintp] * 4), generate
 
 
+@intrinsic
+def copy(typing_context: Any, source: Any, target: Any):
+    """Copies AT_ONCE numbers that are bfloat16 from one address to another."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target = (builder.inttoptr(each, _ROW_AT_ONCE.as_pointer()) for each in arguments)
+        builder.store(builder.load(source, align=2), target, align=2)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp), generate
+
+
+@intrinsic
+def copy_with_zeros(typing_context: Any, source: Any, target: Any, count: Any, total: Any):
+    """Copies `count` numbers that are bfloat16, and writes zeros behind them, at most AT_ONCE numbers in `total`."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        source, target = (builder.inttoptr(each, _ROW_AT_ONCE.as_pointer()) for each in arguments[:2])
+        numbers = ir.VectorType(_HALF, AT_ONCE)
+        counts = (spread(builder, builder.trunc(each, _HALF), numbers) for each in arguments[2:])
+        order = ir.Constant(numbers, list(range(AT_ONCE)))
+        there, wanted = (builder.icmp_unsigned("<", order, each) for each in counts)
+        zeros, name = ir.Constant(_ROW_AT_ONCE, [0] * AT_ONCE), f"v{AT_ONCE}i16.p0"
+        kind = ir.FunctionType(_ROW_AT_ONCE, [source.type, _WORD, there.type, _ROW_AT_ONCE])
+        read = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.{name}")
+        kind = ir.FunctionType(ir.VoidType(), [_ROW_AT_ONCE, source.type, _WORD, there.type])
+        write = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.{name}")
+        builder.call(write, [builder.call(read, [source, _WORD(2), there, zeros]), target, _WORD(2), wanted])
+        return context.get_dummy_value()
+
+    return types.void(*[types.uintp] * 4), generate
+
+
+AT_ONCE = 32
+"""Numbers that are bfloat16 in a cache line."""
+_ROW_AT_ONCE = ir.VectorType(_HALF, AT_ONCE)
+
 BLOCK = 16
 """Pairs that are transposed at once, across and down: as many as a cache line holds."""
 _BLOCK_ROW, _BLOCK_ROW_OF_TWO = (ir.VectorType(_WORD, count) for count in (BLOCK, 2 * BLOCK))
