@@ -12,8 +12,8 @@ Timed on both sides:
   recipe's momentum, weight decay and multipliers. Each returns the loss as a Python number; this library also counts
   correct answers, PyTorch does not. The learning rate is 0, which costs the same and keeps the work the same.
   Dropout is on while it is timed and off while numbers are compared, because neither side can draw the other's.
-- infer: the same preprocessing, forward, and the loss's probabilities as a NumPy array: `model.predict` here,
-  `torch.inference_mode` there.
+- infer: the same preprocessing, forward, and the loss's probabilities as a NumPy array: `predict` of a model's copy
+  `for_inference` here, `torch.inference_mode` there.
 
 PyTorch runs in four settings, and the ratio is to the fastest: NCHW and channels_last, each in eager mode and through
 torch.compile (with the option `freezing` for inference). ReLU works in place and SGD is fused, which are the

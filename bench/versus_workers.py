@@ -95,6 +95,7 @@ class OurSide:
         self.images, self.labels = split.images[: work.batch], split.labels[: work.batch]
         self.model = chosen.build(data=data, backend=self.backend, seed=1)
         self._mix_statistics(rng)
+        self.classifier = self.model.for_inference()
         self.recipe = chosen.recipe
         self._attach()
 
@@ -108,7 +109,7 @@ class OurSide:
         lr = self.recipe.schedule.lr
         values = self.model.state()
         scores = self.backend.to_numpy(self.model.forward(self.model.load_images(self.images))).copy()
-        probabilities = self.model.predict(self.images, batch_size=self.work.batch)
+        probabilities = self.classifier.predict(self.images, batch_size=self.work.batch)
         with self._without_dropout():
             loss, _ = self.model.train_step(self.images, self.labels)
         gradients = [self.backend.to_numpy(each.gradient).copy() for each in self.model.parameters]
@@ -157,7 +158,7 @@ class OurSide:
         self.optimizer.step(0.0)
 
     def _infer(self) -> None:
-        self.model.predict(self.images, batch_size=self.work.batch)
+        self.classifier.predict(self.images, batch_size=self.work.batch)
 
     def _mix_statistics(self, rng: np.random.Generator) -> None:
         """Makes the running statistics numbers that an error would show."""

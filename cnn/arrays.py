@@ -51,6 +51,8 @@ class Buffers:
         self._on_move = on_move
         self._flat: dict[str, Array] = {}
         self._views: dict[tuple[str, Shape, object], Array] = {}
+        self.constants: set[int] = set()
+        """The addresses of arrays that nobody changes."""
 
     def get(self, name: str, shape: Shape, dtype: npt.DTypeLike | None = None) -> Array:
         """The buffer `name` as an array of `shape`; `dtype` defaults to `self.dtype`."""
@@ -61,6 +63,40 @@ class Buffers:
                 self._views.clear()
             view = self._views[name, shape, dtype] = self._view(name, shape, dtype)
         return view
+
+    def made_of(
+        self, source: Array, name: str, shape: Shape, dtype: npt.DTypeLike | None, make: Callable[[Array], None]
+    ) -> Array:
+        """The buffer `name`, filled by `make` from `source`.
+
+        What is made of an array that nobody changes is kept in a buffer of its own, and made only once.
+        """
+        address = source.ctypes.data
+        if address not in self.constants:
+            found = self.get(name, shape, dtype)
+            make(found)
+            return found
+        own = f"{name} {shape} of {address}"
+        made = own in self._flat
+        found = self.get(own, shape, dtype)
+        if not made:
+            make(found)
+            self.constants.add(found.ctypes.data)
+        return found
+
+    def forget(self, source: Array) -> None:
+        """Frees all that was made of an array and kept."""
+        ending = f" of {source.ctypes.data}"
+        for name in [each for each in self._flat if each.endswith(ending)]:
+            made = self._flat.pop(name)
+            self.forget(made)
+            self.constants.discard(made.ctypes.data)
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            self._on_move()
+
+    def keeps(self, source: Array) -> bool:
+        """Whether nobody changes the array, so that what is made of it is kept."""
+        return source.ctypes.data in self.constants
 
     def beginning(self, name: str, shape: Shape, dtype: npt.DTypeLike) -> Array:
         """The beginning of the memory of the buffer `name`, which has been requested, as an array of another type."""

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from helpers.ready_backends import ready
 from helpers.storing import Storing
 
 from cnn import registry
+from cnn.compiled import bfloat16, tileproduct
 from cnn.layers import (
     Add,
     AvgPool2D,
@@ -141,6 +143,25 @@ def test_layers_are_timed_on_what_is_stored():
     forward = [f"small {name} forward" for name in ("maxpool1", "conv2", "relu1", "avgpool1", "flatten1", "linear1")]
     names = ("conv1", "maxpool1", "conv2", "relu1", "avgpool1", "flatten1")
     assert sorted(short) == sorted([*forward, *(f"small {name} backward" for name in names)])
+
+
+@pytest.mark.parametrize("layers", [chain, residual])
+def test_networks_in_tiles_do_what_the_truth_does(layers, monkeypatch):
+    """From recordings, too, and in a copy for inference."""
+    monkeypatch.setattr(bfloat16, "engine", tileproduct.emulated)
+    models = [built(layers(), backend) for backend in (Storing(), ready("openblas"))]
+    for _ in range(5):
+        losses = [model.train_step(IMAGES, LABELS)[0] for model in models]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert models[1].network.stored == models[0].network.stored != frozenset()
+    for one, other in zip(*(model.network.parameters for model in models), strict=True):
+        error = np.linalg.norm(one.gradient - other.gradient)
+        assert error <= 1e-4 * np.linalg.norm(other.gradient), one.name
+    scores = models[1].predict(IMAGES)
+    np.testing.assert_allclose(scores, models[0].predict(IMAGES), atol=1e-5)
+    copy = models[1].for_inference()
+    for _ in range(4):
+        assert copy.predict(IMAGES).tobytes() == scores.tobytes()
 
 
 def test_slots_are_half_as_large():

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn.arrays import Array, Buffers
+from cnn.arrays import Array, Buffers, Shape
 from cnn.compiled import (
     amx,
     direct,
@@ -102,14 +102,13 @@ def forward(
     Arrays are contiguous, the convolution is plain, and x and w are not rounded yet. x and out are float32 or SHORT.
     """
     x, results = rounding.in_float32(x, "wide x", scratch), rounding.float32_for(out, scratch)
-    images, filters, (rows, columns) = len(x), convolution.filters, convolution.window.kernel
-    panels = scratch.get("panels", (direct_bf16.panel_count(convolution), direct_bf16.weights_size(convolution)), _PAIR)
-    run = columns * convolution.channels
-    rounding.panels(w.reshape(-1), rows, run, filters, ACROSS, panels, _parts(w, rows * len(panels)))
+    images, (rows, columns) = len(x), convolution.window.kernel
+    size, run = direct_bf16.weights_size(convolution), columns * convolution.channels
+    panels = _panels(w, rows, run, ACROSS, (direct_bf16.panel_count(convolution), size), scratch)
     count = direct.units(convolution, images)
     parts = parts_for_flops(2 * images * convolution.macs, most=count)
     planes = scratch.get("rounded planes", (parts, direct_bf16.plane_size(convolution)), np.uint16)
-    added = np.zeros(filters, np.float32) if bias is None else bias
+    added = np.zeros(convolution.filters, np.float32) if bias is None else bias
     if multiplies:
         direct_bf16.forward(
             *(dotproduct.address(), x.reshape(-1), panels, added, relu, results.reshape(-1)),
@@ -153,9 +152,8 @@ def forward_in_tiles(
 ) -> None:
     """As `forward`, where there is an `engine`."""
     images, filters = len(x), convolution.filters
-    panels = scratch.get("panels", (direct_tiles.panel_count(convolution), direct_tiles.panel_size(convolution)), _PAIR)
-    sums, run = direct_tiles.parts_of_sums(convolution)
-    rounding.panels(w.reshape(-1), sums, run, filters, tileproduct.SIDE, panels, _parts(w, sums * len(panels)))
+    shape = direct_tiles.panel_count(convolution), direct_tiles.panel_size(convolution)
+    panels = _panels(w, *direct_tiles.parts_of_sums(convolution), tileproduct.SIDE, shape, scratch)
     count = direct_tiles.units(convolution, images)
     parts = parts_for_flops(2 * images * convolution.macs, most=count)
     planes = scratch.get("rounded planes", (parts, direct_tiles.plane_size(convolution)), np.uint16)
@@ -191,8 +189,14 @@ def weight_gradient_in_tiles(
         direct_tiles.add_up_turned(sums, convolution.filters, out.reshape(-1), parts_for(sums.size))
 
 
-def _parts(x: Array, most: int) -> int:
-    return min(parts_for(x.size), most)
+def _panels(w: Array, sums: int, run: int, across: int, shape: Shape, scratch: Buffers) -> Array:
+    """The weights (sums, run, K) in panels of `across` filters."""
+
+    def lay_out(panels: Array) -> None:
+        parts = min(parts_for(w.size), sums * len(panels))
+        rounding.panels(w.reshape(-1), sums, run, w.shape[-1], across, panels, parts)
+
+    return scratch.made_of(w, f"panels of {across}", shape, _PAIR, lay_out)
 
 
 _PAIR = np.uint32

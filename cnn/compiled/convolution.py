@@ -140,7 +140,8 @@ class CompiledConvolution(Backend):
                 rounding.store(results, out)
             return
         given, relu, target = (x, w), activation == "relu", out
-        problem = self._problem("forward", convolution, len(x), x=x, out=out)
+        kept = " with weights laid out before" if scratch.keeps(w) else ""
+        problem = self._problem(f"forward{kept}", convolution, len(x), x=x, out=out)
         x, w, rounded = self._rounded_later(x, w, scratch)
         out, stored = _stored_later(out, scratch)
         images, kernels, result = x.reshape(-1), w.reshape(-1), out.reshape(-1)
@@ -184,7 +185,7 @@ class CompiledConvolution(Backend):
             forward(*given, bias, convolution, target, scratch, relu=relu, multiplies=self.multiplies)
 
         unrounded = {name: partial(itself, each.forward) for name, each in self._unrounded(convolution).items()}
-        self._fastest(problem, candidates, winograd, (rounded, stored), unrounded)
+        self._fastest(problem, candidates, winograd, (rounded, stored), unrounded, partial(scratch.forget, given[1]))
         if activation is not None and not relu:
             self.activation(activation, out, out)
 
@@ -376,13 +377,16 @@ class CompiledConvolution(Backend):
         """The operands of a product as float32 multiplies them, once the function that comes with them has run."""
         if not self.rounds:
             return x, y, _nothing
-        copies = scratch.get("rounded x", x.shape, np.float32), scratch.get("rounded y", y.shape, np.float32)
 
-        def both() -> None:
-            for operand, copy in zip((x, y), copies, strict=True):
-                (rounding.widen if operand.dtype == SHORT else self.round_bfloat16)(operand, copy)
+        def rounded(operand: Array, copy: Array) -> None:
+            (rounding.widen if operand.dtype == SHORT else self.round_bfloat16)(operand, copy)
 
-        return *copies, both
+        first = scratch.get("rounded x", x.shape, np.float32)
+        if scratch.keeps(y):
+            second = scratch.made_of(y, "rounded y", y.shape, np.float32, partial(rounded, y))
+            return first, second, partial(rounded, x, first)
+        second = scratch.get("rounded y", y.shape, np.float32)
+        return first, second, partial(_in_turn, partial(rounded, x, first), partial(rounded, y, second))
 
     def _unrounded(self, convolution: Convolution) -> Mapping[str, bfloat16.Direct]:
         """The direct algorithms that round operands themselves, the default last."""
@@ -402,8 +406,9 @@ class CompiledConvolution(Backend):
         winograd: Callable[[int], None],
         around: tuple[Run, Run],
         unrounded: Mapping[str, Run],
+        tidy: Run | None = None,
     ) -> None:
-        """Runs the fastest of the candidates and of the Winograd tiles that fit.
+        """Runs the fastest of the candidates and of the Winograd tiles that fit; `tidy` follows its choice.
 
         If the backend rounds, they run between the two of `around`, and `unrounded` are the algorithms that do without.
         """
@@ -422,6 +427,8 @@ class CompiledConvolution(Backend):
             chosen = self._chosen[problem] = self._chooser.choose(
                 *(str(problem), candidates, default, problem.alike), weights=4 * prod(problem.convolution.weights_shape)
             )
+            if tidy is not None:
+                tidy()
         candidates[chosen]()
 
 

@@ -545,10 +545,13 @@ def turned_panels(x, width, run, across, out, parts):
 
 def right_panels(b: Array, k: int, n: int, terms: int, across: int, scratch: Buffers, *, transposed: bool) -> Array:
     """The panels of `across` columns of op(b) (K, N), rounded, with `terms` terms: zeros beyond K."""
-    found = scratch.get("right panels", (-(-n // across), terms // 2 * across), np.uint32)
-    parts = min(parts_for(b.size), len(found))
-    if transposed:
-        turned_panels(b.reshape(-1), n, k, across, found, parts)
-    else:
-        panels(b.reshape(-1), 1, k, n, across, found, parts)
-    return found
+
+    def lay_out(found: Array) -> None:
+        parts = min(parts_for(b.size), len(found))
+        if transposed:
+            turned_panels(b.reshape(-1), n, k, across, found, parts)
+        else:
+            panels(b.reshape(-1), 1, k, n, across, found, parts)
+
+    name = f"right panels of {across}{', turned' if transposed else ''}"
+    return scratch.made_of(b, name, (-(-n // across), terms // 2 * across), np.uint32, lay_out)

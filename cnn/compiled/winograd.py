@@ -192,12 +192,15 @@ def _convolve(
     channels, filters, span = x.shape[3], out.shape[3], len(w)
     side = tile + span - 1
     planes, columns = side**2, channels * filters
-    weights = _space(scratch, "winograd weights", planes * _spacing(columns))
     matrix = _MATRICES[tile, span][1 if turned else 0]
-    combine(
-        *(np.uintp(blas), threads, _address(matrix), planes, span**2, 1, _address(w), 0, columns),
-        *(weights, _spacing(columns), columns),
-    )
+
+    def transform(space: Array) -> None:
+        combine(
+            *(np.uintp(blas), threads, _address(matrix), planes, span**2, 1, _address(w), 0, columns),
+            *(_line(space), _spacing(columns), columns),
+        )
+
+    weights = _line(scratch.made_of(w, "winograd weights", (planes * _spacing(columns) + LINE,), None, transform))
     parts, block = _division(images, out.shape[1:3], tile=tile, side=side, threads=threads, depth=channels + filters)
     size = _spacing(filters) + planes * (_spacing(block * channels) + _spacing(block * filters))
     space, zeros = _space(scratch, "winograd", parts * size), _zeros(scratch, max(channels, filters))
@@ -239,8 +242,13 @@ def _zeros(scratch: Buffers, count: int) -> Array:
 
 def _space(scratch: Buffers, name: str, size: int) -> int:
     """The address of a buffer of `size` elements that starts on a cache line."""
+    return _line(scratch.get(name, (size + LINE,)))
+
+
+def _line(space: Array) -> int:
+    """The address of the first cache line that begins in a buffer."""
     line = 4 * LINE
-    return -(-_address(scratch.get(name, (size + LINE,))) // line) * line
+    return -(-_address(space) // line) * line
 
 
 def _address(array: Array) -> int:

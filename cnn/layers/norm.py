@@ -12,6 +12,9 @@ from cnn.convolution import Window
 from cnn.initializers import Gaussian, Initializer, Ones, Zeros
 from cnn.layers.layer import Layer, Lives, Parameter, Stores, image_shape
 
+FOLDED_WEIGHTS, FOLDED_BIAS = "folded weights", "folded bias"
+"""Names of buffers."""
+
 MOST_SIZE = 1024
 """Neighbours that a response may be normalised by."""
 
@@ -110,16 +113,23 @@ class BatchNorm(Layer):
         """Weights (..., C) and a bias (C,) for the layer before it, whose output is then normalised as at inference."""
         mean, variance = self._running
         gamma, beta, zeros = self.gamma.value, self.beta.value, self._zeros
-        weights, shifted = self.folding_buffers(w.shape)
-        self.backend.batch_norm(w, zeros, variance, gamma, zeros, weights, epsilon=self.epsilon)
-        old = zeros if bias is None else bias
-        self.backend.batch_norm(old, mean, variance, gamma, beta, shifted, epsilon=self.epsilon)
-        return weights, shifted
+        old, scratch = zeros if bias is None else bias, self.context.scratch
 
-    def folding_buffers(self, shape: Shape) -> tuple[Array, Array]:
-        """Space for weights of that shape and a bias, which all layers share."""
-        scratch = self.context.scratch
-        return scratch.get("folded weights", shape), scratch.get("folded bias", shape[-1:])
+        def scale(out: Array) -> None:
+            self.backend.batch_norm(w, zeros, variance, gamma, zeros, out, epsilon=self.epsilon)
+
+        def shift(out: Array) -> None:
+            self.backend.batch_norm(old, mean, variance, gamma, beta, out, epsilon=self.epsilon)
+
+        return (
+            scratch.made_of(w, FOLDED_WEIGHTS, w.shape, None, scale),
+            scratch.made_of(w, FOLDED_BIAS, w.shape[-1:], None, shift),
+        )
+
+    def reserve_folded(self, shape: Shape) -> None:
+        """Makes space for folded weights of that shape and a bias, which all layers share, so that it never moves."""
+        self.context.scratch.get(FOLDED_WEIGHTS, shape)
+        self.context.scratch.get(FOLDED_BIAS, shape[-1:])
 
     def backward(self, dy: Array) -> Array:
         if self.frozen:

@@ -49,7 +49,8 @@ class Weighted(Layer):
     def forward_normalised(self, x: Array, norm: BatchNorm) -> Array:
         """At inference, the output of `norm` for this layer's output: one product, with weights that norm has scaled.
 
-        The weights are scaled anew each time, so that they are never those of an earlier step of training.
+        Unless nobody changes them, the weights are scaled anew each time, so that they are never those of an earlier
+        step of training.
         """
         y = self.output_buffer(len(x))
         w, bias = norm.folded_into(self.w.value, self.b.value if self.b else None)

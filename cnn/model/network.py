@@ -140,7 +140,7 @@ class Network:
             _named(node.name, partial(node.layer.build, context=context), *node.input_shapes)
         # As large as they will ever be, so that they never move.
         for layer, norm, _ in self._folds.values():
-            norm.folding_buffers(layer.w.value.shape)
+            norm.reserve_folded(layer.w.value.shape)
         # Only now is it known whether a user's own layer has parameters.
         self.stored = self.storable if context.backend.stores_bfloat16 else frozenset()
         self._find_trained()

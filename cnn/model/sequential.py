@@ -100,6 +100,8 @@ class Sequential:
             raise UsageError(f"Backend {self.backend.name!r} does not compute in {self.dtype}.")
         self._check_memory()
         self.rng = generator(seed)
+        self.only_classifies = False
+        """Whether it is a copy that `for_inference` made."""
         self._build()
         self.awaits_images = bool(awaiting(self.network.nodes))
         """Whether weights are still to be made of the images that it is first trained on."""
@@ -134,6 +136,12 @@ class Sequential:
         trained = (each for layer in self.layers if not layer.frozen for each in layer.parameters)
         self.groups = packed(self.backend, trained)
         """The parameters that are trained as a few long ones, for an optimizer."""
+        if self.only_classifies:
+            self._keep_weights()
+
+    def _keep_weights(self) -> None:
+        """Lets what is made of weights and statistics be kept, as nobody changes them."""
+        self.context.scratch.constants.update(each.ctypes.data for each in self._arrays().values())
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
@@ -144,12 +152,30 @@ class Sequential:
         arrays, random_state = state.pop("arrays"), state.pop("random_state")
         vars(self).update(state)
         self._build()
-        self.load_state(arrays)
+        load_arrays(self.backend, self._arrays(), arrays, self.name)
         self.awaits_images = state.get("awaits_images", False)
         self.rng.bit_generator.state = random_state  # building has drawn weights
 
     def __copy__(self) -> Self:
         return deepcopy(self)
+
+    def for_inference(self) -> Self:
+        """A copy that only classifies, and faster where its input is a few images: it cannot be trained or changed.
+
+        What products need of weights is made at the first image and kept, which takes up to four times their memory.
+        """
+        copied = deepcopy(self)
+        copied.only_classifies = True
+        copied._keep_weights()
+        return copied
+
+    def _check_changeable(self) -> None:
+        """Raises UsageError if nothing may change its weights."""
+        if self.only_classifies:
+            raise UsageError(
+                f"{self.name} is a copy for inference, whose weights stay as they are; change or train the model that "
+                "it was made of, and make a new copy."
+            )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -163,8 +189,9 @@ class Sequential:
 
     @property
     def parameters(self) -> list[Parameter]:
-        """Every trained array, in the order of the layers."""
-        return self.network.parameters
+        """Every trained array, in the order of the layers; those of a copy for inference cannot be written to."""
+        found = self.network.parameters
+        return [replace(each, value=_read_only(each.value)) for each in found] if self.only_classifies else found
 
     def parameter_count(self) -> int:
         """The total of trained numbers."""
@@ -192,14 +219,23 @@ class Sequential:
 
     def arrays(self) -> dict[str, Array]:
         """Every array of the model's state by name: parameters and running statistics."""
-        return {parameter.name: parameter.value for parameter in self.parameters} | self.network.statistics
+        found = self._arrays()
+        return {name: _read_only(array) for name, array in found.items()} if self.only_classifies else found
+
+    def _arrays(self) -> dict[str, Array]:
+        """The arrays themselves, not what can only be read of them."""
+        return {parameter.name: parameter.value for parameter in self.network.parameters} | self.network.statistics
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Copies of all `arrays` in host memory."""
         return {name: self.backend.to_numpy(array) for name, array in self.arrays().items()}
 
     def load_state(self, state: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Overwrites all `arrays`. Raises FileFormatError if one is missing, unknown, or of another shape or type."""
+        """Overwrites all `arrays`. Raises FileFormatError if one is missing, unknown, or of another shape or type.
+
+        Raises UsageError for a copy for inference.
+        """
+        self._check_changeable()
         load_arrays(self.backend, self.arrays(), state, self.name)
         self.awaits_images = False
 
@@ -295,6 +331,7 @@ class Sequential:
         loss that is returned. `after_layer` is passed to `backward`. Raises ShapeError for images or labels that do not
         fit, UsageError for an index or a label that does not exist.
         """
+        self._check_changeable()
         with self._lock:
             x = self.load_images(images, order, changes)
             labels = np.asarray(labels)
@@ -573,6 +610,12 @@ def _image_shape(shape: Shape) -> Shape:
     if len(found) != 3 or min(found) < 1:
         raise ShapeError(f"A model takes images (H, W, C) of at least one pixel, not {shape!r}.")
     return found
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _probabilities(loss: Loss, backend: Backend, out: Array, scores: Array) -> Array:
