@@ -7,7 +7,7 @@ from numba import njit, prange
 
 from cnn.compiled.geometry import GEOMETRY
 from cnn.compiled.parts import BYTES, INNER, INTEGER, PARALLEL, start_of
-from cnn.compiled.widening import STORED, memory_for, place_in, read, twin_kernels, write
+from cnn.compiled.widening import STORED, memory_for, place_in, read, twin_kernels, wide, write
 
 MAX, MAX_GRADIENT, MEAN, MEAN_GRADIENT = range(4)
 """The steps of `pool`."""
@@ -66,14 +66,14 @@ def _max_rows(x: Any, out: Any, winners: Any, g: Any, first: Any, last: Any) -> 
                     v = two[b + c + k]
                     won[there + k], largest[here + k] = _winner(v, best, np.int32(3), tap), _larger(v, best)
         if not four or g.left > 0 or (columns - 1) * g.right - g.left + 2 > width:
-            _max_taps(x, one, largest, to, won, g, image, h, four)
+            _max_taps(x, largest, to, won, g, image, h, four)
         for i in range(out_line):
             winners[start + i] = np.uint8(won[i])
         write(largest, out, start, start + out_line)
 
 
 @njit(**INNER)
-def _max_taps(x: Any, pixels: Any, largest: Any, to: int, won: Any, g: Any, image: int, h: int, partial: bool) -> None:
+def _max_taps(x: Any, largest: Any, to: int, won: Any, g: Any, image: int, h: int, partial: bool) -> None:
     """The largest elements of one row of windows, whose first row is h; with `partial`, only where columns lack."""
     height, width, columns, taps_right, c = g.height, g.width, g.out_columns, g.kernel_columns, U(g.channels)
     line = U(width) * c
@@ -84,15 +84,14 @@ def _max_taps(x: Any, pixels: Any, largest: Any, to: int, won: Any, g: Any, imag
                 largest[to + there + k], won[there + k] = NEVER, np.int32(0)
     for r in range(max(0, -h), min(g.kernel_rows, height - h)):
         start = (image * U(height) + U(h + r)) * line
-        first = read(x, start, start + line, pixels)
         for q in range(columns):
             w, there = q * g.right - g.left, U(q) * c
             if partial and w >= 0 and w + taps_right <= width:
                 continue
             for s in range(max(0, -w), min(taps_right, width - w)):
-                at, here, tap = first + U(w + s) * c, to + there, np.int32(r * taps_right + s)
+                at, here, tap = start + U(w + s) * c, to + there, np.int32(r * taps_right + s)
                 for k in range(c):
-                    v, best = pixels[at + k], largest[here + k]
+                    v, best = wide(x[at + k]), largest[here + k]
                     won[there + k], largest[here + k] = _winner(v, best, tap, won[there + k]), _larger(v, best)
 
 
@@ -140,7 +139,7 @@ def _mean_rows(x: Any, out: Any, g: Any, first: Any, last: Any) -> None:
     height, width, rows, columns = g.height, g.width, g.out_rows, g.out_columns
     taps_down, taps_right, down, c = g.kernel_rows, g.kernel_columns, g.down, U(g.channels)
     line, out_line = U(width) * c, U(columns) * c
-    sums, pixels = memory_for(out, out_line), memory_for(x, line)
+    sums = memory_for(out, out_line)
     for row in range(first, last):
         image, p = row // U(rows), np.int64(row % U(rows))
         start = row * out_line
@@ -151,14 +150,13 @@ def _mean_rows(x: Any, out: Any, g: Any, first: Any, last: Any) -> None:
             sums[place + i] = ZERO
         for r in range(max(0, -h), min(taps_down, height - h)):
             at = (image * U(height) + U(h + r)) * line
-            first_pixel = read(x, at, at + line, pixels)
             for q in range(columns):
                 w = q * g.right - g.left
                 to = place + U(q) * c
                 for s in range(max(0, -w), min(taps_right, width - w)):
-                    here = first_pixel + U(w + s) * c
+                    here = at + U(w + s) * c
                     for k in range(c):
-                        sums[to + k] += pixels[here + k]
+                        sums[to + k] += wide(x[here + k])
         for q in range(columns):
             weight = np.float32(1 / (count * _pixels(q, g.right, g.left, taps_right, width, g.over)))
             to = place + U(q) * c
