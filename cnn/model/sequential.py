@@ -80,7 +80,8 @@ class Sequential:
         loss defaults to softmax cross-entropy, preprocessing to what suits the first images that it is trained on
         (pixels / 256 for those of 8 bits), classes (their names) to numbers, backend to the current one
         (`cnn.registry.choose`), and precision to that of CNN_PRECISION or float32. In "bfloat16" the operands of
-        products are rounded, and everything is kept in float32 (`cnn.precision`).
+        products are rounded; weights and sums are float32, and so is what lies between layers, except where a backend
+        stores that in bfloat16 (`cnn.precision`).
         Raises ShapeError naming the layer that does not fit the one before it, UsageError for an impossible setting.
         """
         self.name = str(name)
