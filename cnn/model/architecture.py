@@ -120,7 +120,7 @@ class Recipe:
         return Preprocessing.suiting(data.train, self.preprocessing, self.pixel_scale)
 
 
-def one_cycle(epochs: float, lr: float, pad_crop: int) -> Recipe:
+def one_cycle(epochs: float, lr: float, pad_crop: int, *, cutout: int = 0, label_smoothing: float = 0.0) -> Recipe:
     """The recipe of networks without one of their own, or with a long one: a cycle of the rate, no images held out."""
     return Recipe(
         epochs=epochs,
@@ -129,7 +129,8 @@ def one_cycle(epochs: float, lr: float, pad_crop: int) -> Recipe:
         schedule=OneCycle(lr),
         preprocessing="standardise",
         validation=0.0,
-        augmentation=Augmentation(flip=True, pad_crop=pad_crop),
+        augmentation=Augmentation(flip=True, pad_crop=pad_crop, cutout=cutout),
+        loss=SoftmaxCrossEntropy(label_smoothing=label_smoothing),
     )
 
 
