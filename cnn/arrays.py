@@ -76,23 +76,23 @@ class Buffers:
             found = self.get(name, shape, dtype)
             make(found)
             return found
-        own = f"{name} {shape} of {address}"
-        made = own in self._flat
-        found = self.get(own, shape, dtype)
-        if not made:
+        found = self.get(f"{name} {shape} of {address}", shape, dtype)
+        if found.ctypes.data not in self.constants:
             make(found)
-            self.constants.add(found.ctypes.data)
+            self.constants.add(found.ctypes.data)  # only now: it may have been interrupted
         return found
 
     def forget(self, source: Array) -> None:
         """Frees all that was made of an array and kept."""
         ending = f" of {source.ctypes.data}"
         for name in [each for each in self._flat if each.endswith(ending)]:
-            made = self._flat.pop(name)
-            self.forget(made)
+            made = self._flat[name]
+            # The memory goes last, so that an interruption leaves nothing that names it.
             self.constants.discard(made.ctypes.data)
-            self._views = {key: view for key, view in self._views.items() if key[0] != name}
             self._on_move()
+            self.forget(made)
+            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            del self._flat[name]
 
     def keeps(self, source: Array) -> bool:
         """Whether nobody changes the array, so that what is made of it is kept."""

@@ -598,6 +598,7 @@ def test_the_rate_of_another_schedule_may_be_given_by_its_own_option(net: str, t
     [
         ("epochs", "An option is given as NAME=VALUE, not as 'epochs'"),
         ("epochs=1e300", "epochs (1e+300) must be above 0 and at most 1,000,000"),
+        ("epochs=1000001", "epochs (1000001) must be above 0 and at most 1,000,000"),
         ("epochs=two", "recipe: epochs must be float, not 'two'"),
         ("loss.smoothing=1", "SoftmaxCrossEntropy has no setting 'smoothing'; did you mean 'label_smoothing'"),
         ("augmentation.flip=3", "augmentation: flip must be bool, not 3"),

@@ -72,7 +72,9 @@ def test_nothing_changes_a_copy():
     for change in (
         lambda: copy.train_step(IMAGES, LABELS),
         lambda: copy.load_state(copy.state()),
-        lambda: [*cnn.fit(copy, cnn.Split(IMAGES, LABELS), epochs=1)],
+        lambda: [*cnn.fit(copy, cnn.Split(IMAGES / 255, LABELS), epochs=1)],
+        lambda: copy.get_to_know(cnn.Split(IMAGES / 255, LABELS)),
+        lambda: copy.forward(copy.load_images(IMAGES), training=True),
     ):
         with pytest.raises(UsageError, match="is a copy for inference, whose weights stay as they are"):
             change()
@@ -100,6 +102,30 @@ def test_a_copy_of_a_copy_is_one(again):
     assert other.predict(IMAGES).tobytes() == copy.predict(IMAGES).tobytes()
     with pytest.raises(UsageError, match="copy for inference"):
         other.train_step(IMAGES, LABELS)
+
+
+def test_a_pickle_of_a_version_without_copies_for_inference_is_read():
+    model = built(create("numpy"))
+    kept, state = model.predict(IMAGES), deepcopy(model.__getstate__())
+    del state["only_classifies"]
+    read = Sequential.__new__(Sequential)
+    read.__setstate__(state)
+    assert read.predict(IMAGES).tobytes() == kept.tobytes()
+    read.train_step(IMAGES, LABELS)
+
+
+def test_an_interrupted_pass_leaves_nothing_that_is_made_in_part(monkeypatch):
+    model = built(create("numpy"))
+    copy, kind = model.for_inference(), type(model.backend)
+
+    def interrupted(*arrays, **numbers):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "batch_norm", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            copy.predict(IMAGES)
+    np.testing.assert_allclose(copy.predict(IMAGES), model.predict(IMAGES), atol=1e-5)
 
 
 def test_a_copy_is_saved_as_any_model(tmp_path):
@@ -136,3 +162,22 @@ def test_buffers_make_what_changes_anew_and_what_does_not_once():
     assert not {first.ctypes.data, address} & buffers.constants
     buffers.made_of(source, "doubled", (6,), None, doubled)
     assert len(calls) == 4
+
+
+def test_interrupted_forgetting_leaves_nothing_that_seems_to_be_made():
+    def interrupted():
+        raise KeyboardInterrupt
+
+    buffers, source = Buffers(create("numpy"), on_move=interrupted), np.arange(6, dtype=np.float32)
+    buffers.constants.add(source.ctypes.data)
+
+    def made():
+        return buffers.made_of(source, "copied", (6,), None, lambda out: np.copyto(out, source))
+
+    first = made()
+    with pytest.raises(KeyboardInterrupt):
+        buffers.forget(source)
+    assert buffers.constants == {source.ctypes.data}
+    assert np.may_share_memory(buffers.arrays()[0], first)  # recordings that are still there may name it
+    first[...] = 0
+    assert made().tolist() == [0, 1, 2, 3, 4, 5]

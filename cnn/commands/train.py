@@ -373,7 +373,7 @@ def _whole(epochs: float) -> float:
 
 
 def _epochs(epochs: float) -> str:
-    return counted(epochs, "epoch") if isinstance(epochs, int) else f"{epochs:g} epochs"
+    return counted(epochs, "epoch") if isinstance(epochs, int) else f"{epochs:.7g} epochs"
 
 
 def _manner(trainer: Trainer) -> str:

@@ -95,7 +95,7 @@ class Recipe:
         require(share is None or 0 <= share < 1, f"validation must be at least 0 and below 1, not {share}.")
         require(
             0 < self.epochs <= MOST_EPOCHS and self.batch_size >= 1,
-            f"epochs ({self.epochs:g}) must be above 0 and at most {MOST_EPOCHS:,}, and batch_size "
+            f"epochs ({self.epochs:.7g}) must be above 0 and at most {MOST_EPOCHS:,}, and batch_size "
             f"({self.batch_size}) at least 1.",
         )
         require(

@@ -151,6 +151,7 @@ class Sequential:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         arrays, random_state = state.pop("arrays"), state.pop("random_state")
+        self.only_classifies = False  # in the pickle of an earlier version
         vars(self).update(state)
         self._build()
         load_arrays(self.backend, self._arrays(), arrays, self.name)
@@ -242,7 +243,12 @@ class Sequential:
 
     @np.errstate(all="ignore")
     def forward(self, x: Array, *, training: bool = False) -> Array:
-        """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them."""
+        """Scores (N, K) for x (N, *input_shape), both the backend's arrays; the next call overwrites them.
+
+        Raises ShapeError for another shape, UsageError if a copy for inference is `training`.
+        """
+        if training:
+            self._check_changeable()
         shape = getattr(x, "shape", type(x).__name__)
         if shape[1:] != self.input_shape:
             raise ShapeError(f"{self.name} takes inputs (N, {', '.join(map(str, self.input_shape))}), not {shape}.")
@@ -543,8 +549,9 @@ class Sequential:
         """Keeps what it will be asked about its training images: their kind of pixels, borders, and class names.
 
         A model that was given no preprocessing gets one that suits the first images that it is trained on. Weights that
-        are made of training images are made of these.
+        are made of training images are made of these. Raises UsageError for a copy for inference.
         """
+        self._check_changeable()
         if not self.met and self.adapts:
             self.preprocessing = Preprocessing.suiting(split)
         elif not self.met:

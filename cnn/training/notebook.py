@@ -27,7 +27,7 @@ class NotebookBar(Callback):
             if self.bar is None:
                 self.bar = tqdm(total=round(self.epochs * len(trainer.train)), unit=" images")
             self.bar.set_postfix_str(
-                f"epoch {position.epoch + 1}/{self.epochs:g}, loss {position.loss / position.seen:.3f}, "
+                f"epoch {position.epoch + 1}/{self.epochs:.7g}, loss {position.loss / position.seen:.3f}, "
                 f"accuracy {position.correct / position.seen:.1%}",
                 refresh=False,
             )
@@ -37,7 +37,7 @@ class NotebookBar(Callback):
         if result.val_accuracy is not None and self.bar is not None:
             with output_may_fail("stderr"):
                 self.bar.set_postfix_str(
-                    f"epoch {result.epoch}/{self.epochs:g}, loss {result.train_loss:.3f}, accuracy "
+                    f"epoch {result.epoch}/{self.epochs:.7g}, loss {result.train_loss:.3f}, accuracy "
                     f"{result.train_accuracy:.1%}, validation {result.val_accuracy:.1%}"
                 )
 

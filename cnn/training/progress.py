@@ -59,7 +59,7 @@ class Bar(PlainLines):
             if self.bar is None:
                 total = round(self.epochs * len(trainer.train))
                 self.bar = progress_bar(total=total, initial=done, unit=" images", leave=False, bar_format=BAR)
-            self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs:g}", refresh=False)
+            self.bar.set_description(f"epoch {position.epoch + 1}/{self.epochs:.7g}", refresh=False)
             self.bar.set_postfix_str(f"loss {loss:.3f}, accuracy {accuracy:.1%}", refresh=False)
             self.bar.update(done - self.bar.n)
 
@@ -74,7 +74,7 @@ class Bar(PlainLines):
 
 def epoch_line(result: EpochResult, epochs: float) -> str:
     """The results of one epoch as a line of text: loss and accuracy, in training and validation, speed and energy."""
-    total = f"{epochs:g}"
+    total = f"{epochs:.7g}"
     line = f"epoch {result.epoch:>{len(total)}}/{total}  loss {result.train_loss:.4f} {result.train_accuracy:.1%}"
     if result.val_loss is not None and result.val_accuracy is not None:
         line += f"  validation {result.val_loss:.4f} {result.val_accuracy:.1%}"

@@ -277,7 +277,7 @@ class Trainer:
         if position.step and position.steps not in (0, self._steps):
             raise UsageError(
                 f"The run was begun for {position.steps:,} steps, on which its numbers depend, and "
-                f"{epochs:g} epochs are {self._steps:,}; go on with as many epochs as it was begun for."
+                f"{epochs:.7g} epochs are {self._steps:,}; go on with as many epochs as it was begun for."
             )
         if self.schedule.needs_steps or self.slow_weights is not None or not whole:
             position.steps = self._steps
