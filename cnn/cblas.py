@@ -116,7 +116,7 @@ class CblasBackend(CompiledOps, CompiledConvolution):
 
     @property
     def stores_bfloat16(self) -> bool:
-        return self.rounds and bfloat16.engine() is not None
+        return self.rounds and bfloat16.here()
 
     @property
     def bfloat16_by(self) -> str:

@@ -14,12 +14,13 @@ from math import prod
 from typing import NamedTuple, Protocol
 
 from cnn.arithmetic import FLOAT, Operation, Sizes, Work
+from cnn.backend import Backend
 from cnn.convolution import Convolution
 from cnn.errors import UsageError
 from cnn.layers import Conv2D
 from cnn.model.network import Network
 from cnn.model.node import Node
-from cnn.precision import FLOAT32, FLOAT64
+from cnn.precision import BFLOAT16, FLOAT32, FLOAT64
 
 FORWARD, WEIGHT, DATA, UPDATE = ("forward", "weight gradient", "data gradient", "update")
 
@@ -139,6 +140,12 @@ def count(described: Described, batch: int, *, training: bool, precision: str = 
         nodes = {node.name: node for node in network.nodes}
         stages = [_in_precision(each, nodes.get(each.layer), network.storable, precision) for each in stages]
     return Cost(described.name, batch, training, tuple(stages))
+
+
+def moved_precision(precision: str, backend: Backend) -> str:
+    """The precision whose bytes a backend moves when it computes in this one: it need not store bfloat16."""
+    stores = precision != BFLOAT16 or backend.in_precision(precision).stores_bfloat16
+    return precision if stores else FLOAT32
 
 
 def gradient_bytes(described: Described) -> dict[str, int]:

@@ -11,6 +11,7 @@ from cnn.cli import main
 from cnn.cost import DATA, FORWARD, UPDATE, WEIGHT, count
 from cnn.errors import UsageError
 from cnn.layers import BatchNorm, Conv2D, Dropout, Flatten, Linear, MaxPool2D, ReLU
+from cnn.model import network
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
 from cnn.model.zoo import SMALL, architecture
@@ -94,8 +95,9 @@ def test_bytes_of_a_padded_convolution_by_hand():
     )
 
 
-def test_bytes_in_other_precisions_by_hand():
+def test_bytes_in_other_precisions_by_hand(monkeypatch):
     """4x4x1 images, 2 filters of 1x1, pooled to 2x2x2, 3 classes; between layers bfloat16 has two bytes."""
+    monkeypatch.setattr(network, "LEAST_STORED", 0)
     layers = [Conv2D(2, 1, activation="relu"), MaxPool2D(2), Flatten(), Linear(3)]
     architecture = Architecture("small", layers, (4, 4, 1), Recipe())
     expected = {

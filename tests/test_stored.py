@@ -23,11 +23,19 @@ from cnn.layers import (
     ReLU,
 )
 from cnn.measure.benchmark import layer_jobs
+from cnn.model import network
 from cnn.model.architecture import Architecture, Recipe
 from cnn.model.sequential import Sequential
+from cnn.model.zoo import architecture
 from cnn.precision import BFLOAT16, FLOAT32, SHORT
 from cnn.testing import check_case
 from cnn.testing.stored import stored_cases
+
+
+@pytest.fixture(autouse=True)
+def even_small_networks(monkeypatch):
+    monkeypatch.setattr(network, "LEAST_STORED", 0)
+
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
 LABELS = np.arange(20) % 5
@@ -92,6 +100,13 @@ def test_the_networks_input_and_output_stay():
     assert stored([Flatten(), Linear(4), Linear(5), Multiply(0.5)]) == []
 
 
+def test_small_networks_stay(monkeypatch):
+    monkeypatch.undo()
+    assert not built(chain()).network.stored
+    assert not architecture("lenet").network.storable
+    assert architecture("cifar10_quick").network.storable
+
+
 def test_a_layer_with_passes_of_its_own_is_given_float32():
     class Doubled(MaxPool2D):
         def forward(self, x, *, training):
@@ -145,10 +160,12 @@ def test_layers_are_timed_on_what_is_stored():
     assert sorted(short) == sorted([*forward, *(f"small {name} backward" for name in names)])
 
 
+@pytest.mark.parametrize("engine", [tileproduct.emulated, lambda: None], ids=["tiles", "pairs"])
 @pytest.mark.parametrize("layers", [chain, residual])
-def test_networks_in_tiles_do_what_the_truth_does(layers, monkeypatch):
+def test_networks_on_kernels_do_what_the_truth_does(layers, engine, monkeypatch):
     """From recordings, too, and in a copy for inference."""
-    monkeypatch.setattr(bfloat16, "engine", tileproduct.emulated)
+    monkeypatch.setattr(bfloat16, "engine", engine)
+    monkeypatch.setattr(bfloat16, "in_pairs", lambda: True)
     models = [built(layers(), backend) for backend in (Storing(), ready("openblas"))]
     for _ in range(5):
         losses = [model.train_step(IMAGES, LABELS)[0] for model in models]

@@ -54,6 +54,15 @@ def test_the_contract_holds_in_tiles(backend, threads):
             check_case(backend, case, np.float32)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_contract_holds_in_pairs(backend, monkeypatch, threads):
+    monkeypatch.setattr(bfloat16, "engine", lambda: None)
+    monkeypatch.setenv("CNN_ALGORITHM", "direct")
+    with limited(threads):
+        for case in STORED_PRODUCTS:
+            check_case(backend, case, np.float32)
+
+
 UNUSUAL = {
     **{name: Convolution(window, 3, 5) for name, window in products.WINDOWS.items()},
     **products.GROUPED,
@@ -164,10 +173,12 @@ def test_a_profile_leaves_out_the_products_only(backend):
     idle.product(x.reshape(2, -1), np.ones((x[0].size, 3), np.float32), out=np.empty((2, 3), SHORT), scratch=scratch)
 
 
-def test_only_a_backend_with_tiles_that_rounds_stores_bfloat16(backend, monkeypatch):
-    assert backend.in_precision(BFLOAT16).stores_bfloat16
+def test_only_a_backend_that_multiplies_bfloat16_and_rounds_stores_it(backend, monkeypatch):
     assert not backend.stores_bfloat16
+    assert backend.in_precision(BFLOAT16).stores_bfloat16
     monkeypatch.setattr(bfloat16, "engine", lambda: None)
+    assert backend.in_precision(BFLOAT16).stores_bfloat16
+    monkeypatch.setattr(bfloat16, "in_pairs", lambda: False)
     assert not backend.in_precision(BFLOAT16).stores_bfloat16
 
 

@@ -1,7 +1,8 @@
 """Counts FLOP and bytes of a step by layer and phase, from shapes alone, as im2col + GEMM executes them.
 
 Bytes are those of the arrays that each operation reads and writes, including column buffers; intensity is FLOP per
-byte. In bfloat16, operands of products and activations between layers have two bytes, as where the processor has AMX.
+byte. In bfloat16, operands of products and most activations between layers have two bytes, as where the processor
+multiplies it.
 """
 
 import argparse

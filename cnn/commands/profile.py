@@ -21,6 +21,7 @@ from typing import Any
 from cnn.commands import _common
 from cnn.commands._config_file import add_config_option
 from cnn.compiled.stream import triad_bytes_per_second
+from cnn.cost import moved_precision
 from cnn.measure.benchmark import busy, gemm_flops_per_second, spread
 from cnn.measure.change import change
 from cnn.measure.other_work import OtherWork
@@ -388,6 +389,7 @@ def _roofline(
         peak=profile.peak,
         bandwidth=profile.memory,
         title=f"{architecture.name}, batch {options.batch_size}, {options.mode}, {resources.backend.name}",
+        precision=moved_precision(chosen(), resources.backend),
     )
     return standalone(chart)
 

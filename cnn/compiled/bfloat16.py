@@ -101,20 +101,19 @@ def forward(
 
     Arrays are contiguous, the convolution is plain, and x and w are not rounded yet. x and out are float32 or SHORT.
     """
-    x, results = rounding.in_float32(x, "wide x", scratch), rounding.float32_for(out, scratch)
     images, (rows, columns) = len(x), convolution.window.kernel
     size, run = direct_bf16.weights_size(convolution), columns * convolution.channels
     panels = _panels(w, rows, run, ACROSS, (direct_bf16.panel_count(convolution), size), scratch)
     count = direct.units(convolution, images)
     parts = parts_for_flops(2 * images * convolution.macs, most=count)
     planes = scratch.get("rounded planes", (parts, direct_bf16.plane_size(convolution)), np.uint16)
+    spaces = scratch.get("sums of a tile", (parts, direct_bf16.SPACE), np.float32)
     added = np.zeros(convolution.filters, np.float32) if bias is None else bias
     if multiplies:
         direct_bf16.forward(
-            *(dotproduct.address(), x.reshape(-1), panels, added, relu, results.reshape(-1)),
-            *(of_convolution(convolution), count, planes),
+            *(dotproduct.address(), x.reshape(-1), panels, added, relu, out.reshape(-1)),
+            *(of_convolution(convolution), count, planes, spaces),
         )
-    rounding.store(results, out)
 
 
 def weight_gradient(
@@ -124,7 +123,6 @@ def weight_gradient(
 
     x and dy are float32 or SHORT.
     """
-    x, dy = rounding.in_float32(x, "wide x", scratch), rounding.in_float32(dy, "wide dy", scratch)
     images = len(x)
     parts = parts_for_flops(2 * images * convolution.macs, most=images)
     together = min(direct_bf16.group(convolution), -(-images // parts))

@@ -4,17 +4,33 @@ Work is divided as in `direct.py`. The right factor is laid out in panels of fil
 weights once for all images, and for the gradient of the weights the gradient of each image.
 """
 
+from typing import Any
+
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.core.extending import overload
 
 from cnn.compiled.direct import ACROSS, BLOCK_BYTES, UNBOUNDED, ZERO, ceiling
 from cnn.compiled.geometry import GEOMETRY
-from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.microkernel import ROWS, tile
 from cnn.compiled.parts import ADDRESS, FLAG, FLOATS, INNER, INTEGER, MATRIX, PARALLEL, add_up
-from cnn.compiled.rounding import PAIR_ROWS, SHORT_ROWS, columns_of, pad, pad_pairs, panel, rows_of
+from cnn.compiled.rounding import (
+    NUMBERS,
+    PAIR_ROWS,
+    SHORT_ROWS,
+    columns_of,
+    nearest,
+    pad,
+    pad_pairs,
+    panel,
+    rare_kernels,
+    rows_of,
+)
 from cnn.compiled.vectors import WIDTH
 from cnn.convolution import Convolution, padded_size
+
+SPACE = ROWS * ACROSS
+"""Sums that the microkernel computes at a time, which are rounded where the results are stored in bfloat16."""
 
 GROUP_BYTES = 1 << 18
 """Bytes of several small images that the weight gradient takes together: a part of a second-level cache."""
@@ -57,11 +73,46 @@ def group(convolution: Convolution) -> int:
     return max(1, GROUP_BYTES // (4 * (plane_size(convolution) + gradients_size(convolution))))
 
 
+def _target(y: Any, at: Any, filters: Any, space: Any) -> Any:
+    """Where sums go that belong to element `at` of y and to the rows behind it, and bytes from row to row."""
+    raise NotImplementedError
+
+
+def _finish(y: Any, at: Any, filters: Any, space: Any, rows: Any, across: Any) -> None:
+    """Brings them into y, if they are not there."""
+    raise NotImplementedError
+
+
+_OPTIONS: Any = INNER
+
+
+@overload(_target, jit_options=_OPTIONS)
+def _target_of(y, at, filters, space):
+    if y.dtype == types.float32:
+        return lambda y, at, filters, space: (np.intp(y.ctypes.data) + 4 * at, 4 * filters)
+    return lambda y, at, filters, space: (np.intp(space.ctypes.data), 4 * ACROSS)
+
+
+@overload(_finish, jit_options=_OPTIONS)
+def _finish_of(y, at, filters, space, rows, across):
+    if y.dtype == types.float32:
+        return lambda y, at, filters, space, rows, across: None
+    return lambda y, at, filters, space, rows, across: _round(y, at, filters, space, rows, across)
+
+
 @njit(**INNER)
-def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
+def _round(y, at, filters, space, rows, across):
+    for m in range(rows):
+        source, to = np.uintp(m * ACROSS), np.uintp(at + m * filters)
+        for k in range(np.uintp(across)):
+            y[to + k] = nearest(space[source + k])
+
+
+@njit(**INNER)
+def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane, space):
     C, R, S = g.channels, g.kernel_rows, g.kernel_columns
     P, Q, K, down, right = g.out_rows, g.out_columns, g.filters, g.down, g.right
-    pixel, filters = 2 * C, 4 * K
+    pixel = 2 * C
     line = pixel * columns_of(g)
     plane[:] = np.uint16(0)
     pieces, count = ceiling(Q, ROWS), w.shape[0]
@@ -78,30 +129,33 @@ def _forward_part(microkernel, x, w, bias, floor, y, g, first, last, plane):
         tail = across - (vectors - 1) * WIDTH
         for piece in range(pieces):
             q, end = Q * piece // pieces, Q * (piece + 1) // pieces
+            at = ((image * P + p) * Q + q) * K + k
+            to, step = _target(y, at, K, space)
             tile(
                 microkernel,
                 *(end - q, vectors, tail),
                 *(source + q * right * pixel, right * pixel, line, 4, R, S * C),
                 *(np.intp(w.ctypes.data) + number * w.shape[1] * 4, 4 * ACROSS),
                 *(np.intp(bias.ctypes.data) + 4 * k, 0, floor),
-                *(np.intp(y.ctypes.data) + ((image * P + p) * Q + q) * filters + 4 * k, filters),
+                *(to, step),
             )
+            _finish(y, at, K, space, end - q, across)
 
 
-@rare_kernel(PARALLEL, ADDRESS, FLOATS, PAIR_ROWS, FLOATS, FLAG, FLOATS, GEOMETRY, INTEGER, SHORT_ROWS)
-def forward(microkernel, x, w, bias, relu, y, g, count, planes):
+@rare_kernels(PARALLEL, ADDRESS, NUMBERS, PAIR_ROWS, FLOATS, FLAG, NUMBERS, GEOMETRY, INTEGER, SHORT_ROWS, MATRIX)
+def forward(microkernel, x, w, bias, relu, y, g, count, planes, spaces):
     """y (N, P, Q, K) = x (N, H, W, C) correlated with w, in panels, + bias (K,), with ReLU if `relu`.
 
-    `count` is the number of `direct.units`; planes (threads, plane_size).
+    `count` is the number of `direct.units`; planes (threads, plane_size), spaces (threads, SPACE).
     """
     floor = ZERO if relu else UNBOUNDED
     parts = planes.shape[0]
     if parts == 1:
-        _forward_part(microkernel, x, w, bias, floor, y, g, 0, count, planes[0])
+        _forward_part(microkernel, x, w, bias, floor, y, g, 0, count, planes[0], spaces[0])
     else:
         for part in prange(parts):
             first, last = count * part // parts, count * (part + 1) // parts
-            _forward_part(microkernel, x, w, bias, floor, y, g, first, last, planes[part])
+            _forward_part(microkernel, x, w, bias, floor, y, g, first, last, planes[part], spaces[part])
 
 
 @njit(**INNER)
@@ -150,7 +204,7 @@ def _weight_part(microkernel, x, dy, g, first, last, together, line, space, sums
                             )
 
 
-@rare_kernel(PARALLEL, ADDRESS, FLOATS, FLOATS, GEOMETRY, INTEGER, INTEGER, SHORT_ROWS, PAIR_ROWS, MATRIX, FLOATS)
+@rare_kernels(PARALLEL, ADDRESS, NUMBERS, NUMBERS, GEOMETRY, INTEGER, INTEGER, SHORT_ROWS, PAIR_ROWS, MATRIX, FLOATS)
 def weight_gradient(microkernel, x, dy, g, images, together, lines, spaces, sums, dw):
     """dw (R, S, C, K) from x (N, H, W, C) and dy (N, P, Q, K), all flat; `together` images at a time.
 

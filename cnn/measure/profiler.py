@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cnn.arithmetic import FLOAT, Operation
+from cnn.arithmetic import Operation
 from cnn.backend import Backend
-from cnn.cost import FORWARD, UPDATE, Stage, count
+from cnn.cost import FORWARD, UPDATE, Stage, count, moved_precision
 from cnn.instruments import AlgorithmChoice
 from cnn.layers import Conv2D
 from cnn.measure.benchmark import random_batch
@@ -18,7 +18,7 @@ from cnn.model.architecture import Architecture
 from cnn.model.passes import SETTLED
 from cnn.model.sequential import Sequential
 from cnn.optimizers import SGD
-from cnn.precision import chosen, dtype_of
+from cnn.precision import chosen
 from cnn.product import ProductReport
 from cnn.system.perf_events import Counters
 from cnn.system.timing import Stopwatch, Times, now, seconds_of
@@ -83,9 +83,9 @@ def profile_step(
     # Without products the arrays hold arbitrary values; if they overflow, it does not matter.
     with np.errstate(all="ignore"):
         bare = _steps(architecture, backend.instruments.without_products(), batch, repeats, training=training)
-    itemsize = dtype_of(chosen(architecture.precision)).itemsize
+    moved_in = moved_precision(chosen(architecture.precision), backend)
     counted: dict[LayerPass, list[Operation]] = {}
-    for stage in count(architecture, batch, training=training).stages:
+    for stage in count(architecture, batch, training=training, precision=moved_in).stages:
         if not stage.folded:
             counted.setdefault(layer_pass_of(stage), []).extend(stage.operations)
     lines = []
@@ -100,7 +100,7 @@ def profile_step(
         if lowers and not im2col:
             im2col = min(seconds, around)
         gemm = max(0.0, min(seconds - around, seconds - im2col)) if flops else 0.0
-        moved = 0 if flops else sum(each.bytes for each in operations) * itemsize // FLOAT
+        moved = 0 if flops else sum(each.bytes for each in operations)
         lines.append(Line(*place, seconds=seconds, im2col=im2col, gemm=gemm, flops=flops, bytes=moved, times=times))
     return lines
 

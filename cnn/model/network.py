@@ -22,6 +22,9 @@ from cnn.precision import SHORT
 
 FORWARD, BACKWARD = "forward", "backward"
 
+LEAST_STORED = 1 << 15
+"""Numbers that the outputs of an image have in networks that are stored in bfloat16; fewer stay in the caches."""
+
 MOST_LAYERS = 1000
 MOST_NUMBERS = 1 << 40
 """Of the output of a layer for one image, and of its parameters; they would take 4 TB."""
@@ -168,8 +171,10 @@ class Network:
     def _find_storable(self) -> frozenset[int]:
         """Outputs that the layers on both sides can store, unless a layer with one type for all joins them to others.
 
-        The network's input and output stay as they are.
+        The network's input and output stay as they are, and so do small networks.
         """
+        if sum(prod(node.output_shape) for node in self.nodes) < LEAST_STORED:
+            return frozenset()
         refused, last = {INPUT, self.order[-1]}, self.order[-1]
         joined: list[set[int]] = []
         for node in self.nodes:

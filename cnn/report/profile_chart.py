@@ -2,12 +2,10 @@
 
 from collections.abc import Mapping
 
-from cnn.arithmetic import FLOAT
 from cnn.cost import count
 from cnn.energy.interval import Interval
 from cnn.measure.profiler import LayerPass, layer_pass_of
 from cnn.model.architecture import Architecture
-from cnn.precision import chosen, dtype_of
 from cnn.report.chart import Chart
 from cnn.report.comparison import StageTime
 from cnn.report.comparison_charts import roofline
@@ -23,13 +21,16 @@ def profile_roofline(
     peak: float,
     bandwidth: float,
     title: str,
+    precision: str,
 ) -> Chart:
     """Each stage at its FLOP per byte, with the measured seconds of its layer and direction shared out by FLOP.
 
-    `peak` in FLOP/s is that of a large product here, `bandwidth` in bytes/s that of the triad. FLOP and bytes are those
-    of im2col + GEMM: an algorithm that multiplies less, or keeps its columns in the cache, can lie above the roof.
+    `precision` is that whose bytes are moved, `peak` in FLOP/s that of a large product here, `bandwidth` in bytes/s
+    that of the triad. FLOP and bytes are those of im2col + GEMM: an algorithm that multiplies less, or keeps its columns
+    in the cache, can lie above the roof.
     """
-    stages = [stage for stage in count(architecture, batch, training=training).stages if stage.flops and stage.bytes]
+    stages = count(architecture, batch, training=training, precision=precision).stages
+    stages = tuple(stage for stage in stages if stage.flops and stage.bytes)
     totals: dict[LayerPass, int] = {}
     for stage in stages:
         totals[layer_pass_of(stage)] = totals.get(layer_pass_of(stage), 0) + stage.flops
@@ -39,7 +40,5 @@ def profile_roofline(
         if seconds.get(place := layer_pass_of(stage))
     ]
     timed.sort(key=lambda each: -each.seconds.value)
-    # The counted bytes are those of float32.
-    wide = dtype_of(chosen(architecture.precision)).itemsize / FLOAT
     roof = f"{number_text(peak / 1e9)} GFLOP/s, {number_text(bandwidth / 1e9)} GB/s"
-    return roofline(f"{title}: {roof}", peak / 1e9, bandwidth / 1e9 / wide, timed)
+    return roofline(f"{title}: {roof}", peak / 1e9, bandwidth / 1e9, timed)
