@@ -26,8 +26,8 @@ def profile_roofline(
     """Each stage at its FLOP per byte, with the measured seconds of its layer and direction shared out by FLOP.
 
     `precision` is that whose bytes are moved, `peak` in FLOP/s that of a large product here, `bandwidth` in bytes/s
-    that of the triad. FLOP and bytes are those of im2col + GEMM: an algorithm that multiplies less, or keeps its columns
-    in the cache, can lie above the roof.
+    that of the triad. FLOP and bytes are those of im2col + GEMM: an algorithm that multiplies less, or keeps its
+    columns in the cache, can lie above the roof.
     """
     stages = count(architecture, batch, training=training, precision=precision).stages
     stages = tuple(stage for stage in stages if stage.flops and stage.bytes)
