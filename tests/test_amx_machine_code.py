@@ -71,9 +71,9 @@ def test_convolutions_are_those_of_rounded_operands(in_machine_code, convolution
 
 
 def test_the_contract_holds(in_machine_code):
-    """Also of arrays that are bfloat16 in memory, some of whose cases are enough: layouts are no machine code."""
+    """Some cases are enough, as layouts are no machine code; tests/test_tiles.py has all on emulated tiles."""
     assert in_machine_code.in_precision("bfloat16").stores_bfloat16
-    for case in [case for case in IN_BFLOAT16 if case not in STORED_PRODUCTS] + STORED_PRODUCTS[::5]:
+    for case in [case for case in IN_BFLOAT16 if case not in STORED_PRODUCTS][::3] + STORED_PRODUCTS[::5]:
         check_case(in_machine_code, case, np.float32)
 
 

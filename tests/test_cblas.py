@@ -77,7 +77,7 @@ class TestTile:
     @pytest.mark.parametrize("size", [1, 3000, 1 << 24])
     def test_any_size_gives_results_within_the_contract(self, name, size):
         ready(name)
-        cases = [case for case in CASES if case.operation.startswith("conv2d")]
+        cases = [case for case in CASES if case.operation.startswith("conv2d") and not case.only_float32]
         check_backend(create(name, tile_bytes=size), cases)
 
     def test_columns_are_made_a_tile_at_a_time(self):
