@@ -8,6 +8,7 @@ from math import prod
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from cnn.arrays import Array, Shape
 from cnn.errors import ShapeError, UsageError
@@ -215,15 +216,18 @@ class Network:
     def _planned(self, *, training: bool) -> "_Memory":
         plan = self.plan(training=training)
         memory = SlotMemory(self.context.buffers(), plan.sizes)
-        types = {place: SHORT if place in self.stored else None for place in (INPUT, *self.order)}
         layers = [
             Slots(
                 *(memory, plan.output(node.place), plan.gradients(node.place)),
-                *(types[node.place], tuple(types[source] for source in node.inputs)),
+                *(self._type(node.place), tuple(map(self._type, node.inputs))),
             )
             for node in self.nodes
         ]
         return _Memory(memory, layers, plan.sums)
+
+    def _type(self, place: int) -> npt.DTypeLike | None:
+        """The type of an output and its gradient in memory, None for that of the network's numbers."""
+        return SHORT if place in self.stored else None
 
     def wants_input_gradient(self, node: Node) -> bool:
         """Whether the walk backward needs the gradient of the node's input, not only those of its parameters."""
@@ -343,8 +347,7 @@ class Network:
         """Where the gradients of an output that several nodes read are added up, each as large as the given one."""
         memory, _, sums = self._slots[True]
         if source in sums:
-            kind = SHORT if source in self.stored else None
-            return memory.get(sums[source], len(gradient), gradient.shape[1:], kind)
+            return memory.get(sums[source], len(gradient), gradient.shape[1:], self._type(source))
         return self.buffers.get(f"gradient {source}", gradient.shape)  # of the network's input
 
     def _put(self, store: dict[int, Array], place: int, array: Array) -> None:
