@@ -65,11 +65,14 @@ def parts_for_flops(flops: int, *, most: int) -> int:
     return 1 if flops < 2 * PART_FLOPS else max(1, min(thread_count(), flops // PART_FLOPS, most))
 
 
-def flat(*arrays: Array) -> list[Array] | None:
-    """The arrays as vectors, or None unless all are contiguous, writeable float32, as the kernels need."""
+def flat(*arrays: Array, kinds: str = "f") -> list[Array] | None:
+    """The arrays as vectors, or None unless all are contiguous, writeable and of one of `kinds`, as the kernels need.
+
+    Kinds are NumPy's letters of types: "f" is float32, "H" SHORT.
+    """
     vectors = []
     for x in arrays:
-        if x.dtype.char != "f" or not x.flags.carray:
+        if x.dtype.char not in kinds or not x.flags.carray:
             return None
         vectors.append(x if x.ndim == 1 else x.reshape(-1))
     return vectors

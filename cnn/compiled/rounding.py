@@ -17,6 +17,7 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic
 
 from cnn.arrays import Array, Buffers
+from cnn.compiled import parts as _parts
 from cnn.compiled.called import INT
 from cnn.compiled.kernels import rare_kernel
 from cnn.compiled.parts import FLOATS, INNER, INTEGER, PARALLEL, parts_for, start_of
@@ -336,9 +337,7 @@ def to_float32(x, out, parts):
 
 def flat(*arrays: Array) -> list[Array] | None:
     """As `parts.flat`, of arrays each of which is float32 or SHORT."""
-    if any(x.dtype.char not in "fH" or not x.flags.carray for x in arrays):
-        return None
-    return [x.reshape(-1) for x in arrays]
+    return _parts.flat(*arrays, kinds="fH")
 
 
 def widen(x: Array, out: Array) -> None:

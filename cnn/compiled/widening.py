@@ -14,7 +14,7 @@ from numba.core.extending import intrinsic, overload
 
 from cnn.arrays import Array
 from cnn.compiled.kernels import Kernel, RareKernel, kernel, rare_kernel
-from cnn.compiled.parts import FLOATS, INNER
+from cnn.compiled.parts import FLOATS, INNER, flat
 from cnn.compiled.rounding import SHORTS, nearest
 from cnn.precision import SHORT, shortened, widened
 
@@ -58,12 +58,7 @@ def twin_kernels(options: dict[str, Any], *kinds: Any, rare: bool = False) -> Ca
 def alike(*arrays: Array) -> list[Array] | None:
     """The arrays as vectors, or None unless all are contiguous, writeable and of one type, float32 or SHORT."""
     kind = arrays[0].dtype.char
-    vectors = []
-    for x in arrays:
-        if x.dtype.char != kind or kind not in "fH" or not x.flags.carray:
-            return None
-        vectors.append(x if x.ndim == 1 else x.reshape(-1))
-    return vectors
+    return flat(*arrays, kinds=kind) if kind in "fH" else None
 
 
 def in_float32(operation: Callable[..., Result], *arguments: Any, **numbers: Any) -> Result:
