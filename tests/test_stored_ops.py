@@ -27,7 +27,7 @@ RNG = np.random.default_rng
 
 
 class Storing(Openblas):  # type: ignore[misc]
-    """The operations of the compiled backends, of which none says so yet."""
+    """It stores bfloat16 on every processor."""
 
     stores_bfloat16 = True
 

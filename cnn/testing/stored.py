@@ -74,9 +74,7 @@ def stored_cases() -> list[Case]:
             cases.append(stored(elementwise.activation_gradient_case(name, shape), ("source", "dy", "out")))
         for name in FUSED:
             cases.append(stored(elementwise.activation_in_place_case(name, shape), ("x",)))
-            cases.append(
-                stored(elementwise.activation_bias_gradient_case(name, shape), ("source", "dy", "out")),
-            )
+            cases.append(stored(elementwise.activation_bias_gradient_case(name, shape), ("source", "dy", "out")))
         for activation, out in (("relu", "out"), (None, "x"), (None, "y")):
             cases.append(stored(elementwise.add_case(activation, shape, out), {"x", "y", out}))
         cases.append(stored(elementwise.bias_gradient_case(shape), ("dy",)))
